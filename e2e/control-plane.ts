@@ -1,0 +1,183 @@
+/**
+ * A control plane as a user has it: a process with a data directory, reached by HTTP alone. Each gets folders of its
+ * own, may be killed and started again, and is torn down by the project's own command.
+ */
+import { type ChildProcess, spawn } from 'node:child_process'
+import {
+  chmodSync,
+  cpSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  openSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs'
+import { createServer } from 'node:net'
+import { tmpdir } from 'node:os'
+import { dirname, join } from 'node:path'
+import { testImage } from '../server/src/drivers/qemu/testing.ts'
+
+const ROOT = join(import.meta.dirname, '..')
+const MAIN = join(ROOT, 'server/src/main.ts')
+const TEARDOWN = join(ROOT, 'server/src/teardown.ts')
+
+export type Credentials = { api_url: string; live_key: string; test_key: string }
+
+export class ControlPlane {
+  readonly data_dir: string
+  readonly port: number
+  readonly env: Record<string, string>
+  child: ChildProcess | null = null
+
+  /** The beginning of each command line: node, or node as another user. */
+  readonly node: string[]
+
+  private constructor(dataDir: string, port: number, env: Record<string, string>, uid: number | undefined) {
+    this.data_dir = dataDir
+    this.port = port
+    this.env = env
+    const user = uid === undefined ? [] : ['setpriv', '--reuid', `${uid}`, '--regid', `${uid}`, '--clear-groups', '--']
+    this.node = [...user, process.execPath]
+  }
+
+  /**
+   * Prepares a data directory (with the tiny image built already, to save its time) and starts.
+   * @param config content of config.json
+   * @param uid runs as this user, who then owns the data directory
+   * @param open whether every user can walk to the data directory; else machines see it through a namespace of theirs
+   */
+  static async create(
+    options: { env?: Record<string, string>; config?: object; open?: boolean; uid?: number } = {},
+  ): Promise<ControlPlane> {
+    const dataDir = join(mkdtempSync(join(tmpdir(), 'cn-e2e-')), 'data')
+    if (options.open) chmodSync(dirname(dataDir), 0o711)
+    const { images_dir, image } = await testImage()
+    mkdirSync(join(dataDir, 'images'), { recursive: true })
+    cpSync(join(images_dir, image.folder), join(dataDir, 'images/img_microlinux'), { recursive: true })
+    if (options.config) writeFileSync(join(dataDir, 'config.json'), JSON.stringify(options.config))
+    const plane = new ControlPlane(dataDir, await freePort(), { CLOUDNEXUS_ACCEL: 'tcg', ...options.env }, options.uid)
+    if (options.uid !== undefined) await run('chown', ['-R', `${options.uid}:${options.uid}`, dirname(dataDir)])
+    await plane.start()
+    return plane
+  }
+
+  get log_file(): string {
+    return join(dirname(this.data_dir), 'control-plane.log')
+  }
+
+  get credentials(): Credentials {
+    return JSON.parse(readFileSync(join(this.data_dir, 'credentials.json'), 'utf8'))
+  }
+
+  /** Starts the process and waits until `/readyz` says yes. */
+  async start(): Promise<void> {
+    const log = openSync(this.log_file, 'a')
+    const args = [MAIN, '--port', String(this.port), '--data-dir', this.data_dir]
+    const [command, ...before] = this.node
+    this.child = spawn(command!, [...before, ...args], {
+      cwd: ROOT,
+      env: { ...process.env, ...this.env },
+      stdio: ['ignore', log, log],
+      detached: true,
+    })
+    const child = this.child
+    await until('the control plane is ready', async () => {
+      if (child.exitCode !== null || child.signalCode !== null) throw new Error(`it ended:\n${this.lastLog()}`)
+      return (await fetch(`http://127.0.0.1:${this.port}/readyz`).catch(() => null))?.status === 200
+    })
+  }
+
+  lastLog(): string {
+    return existsSync(this.log_file) ? readFileSync(this.log_file, 'utf8').slice(-4_000) : ''
+  }
+
+  /** Ends the process by a signal and waits for it. */
+  async end(signal: NodeJS.Signals): Promise<{ code: number | null }> {
+    const child = this.child
+    this.child = null
+    if (!child || child.exitCode !== null || child.signalCode !== null) return { code: child?.exitCode ?? null }
+    const ended = new Promise<number | null>((resolve) => child.once('exit', resolve))
+    process.kill(child.pid!, signal)
+    return { code: await ended }
+  }
+
+  /** Removes everything by the project's own command. */
+  async teardown(): Promise<void> {
+    await this.end('SIGTERM')
+    const [command, ...before] = this.node
+    await run(command!, [...before, TEARDOWN, '--data-dir', this.data_dir, '--yes'])
+    rmSync(dirname(this.data_dir), { recursive: true, force: true })
+  }
+
+  /** Calls the API with the live key (or another). Answers status, headers and the parsed body. */
+  async call(method: string, path: string, body?: unknown, key = this.credentials.live_key): Promise<Answer> {
+    const response = await fetch(`http://127.0.0.1:${this.port}${path}`, {
+      method,
+      headers: {
+        authorization: `Bearer ${key}`,
+        ...(body === undefined ? {} : { 'content-type': 'application/json' }),
+      },
+      ...(body === undefined ? {} : { body: typeof body === 'string' ? body : JSON.stringify(body) }),
+    })
+    const text = await response.text()
+    const json = response.headers.get('content-type')?.includes('json')
+    return { status: response.status, headers: response.headers, body: json ? JSON.parse(text) : text }
+  }
+
+  /** Long-polls until the instance has one of the statuses (by comma); throws with its reason when it gets another. */
+  async waitFor(id: string, statuses: string, seconds = 120): Promise<any> {
+    const deadline = performance.now() + seconds * 1000
+    for (;;) {
+      const { body } = await this.call('GET', `/v2/instances/${id}?wait_for=${statuses}&timeout=10`)
+      if (statuses.split(',').includes(body.status)) return body
+      if (body.status === 'failed' || performance.now() > deadline) {
+        throw new Error(`${id} is ${body.status}, not ${statuses}: ${JSON.stringify(body.status_reason ?? body)}`)
+      }
+    }
+  }
+}
+
+export type Answer = { status: number; headers: Headers; body: any }
+
+/** A port that nobody listens on now. */
+export async function freePort(): Promise<number> {
+  const server = createServer()
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
+  const { port } = server.address() as { port: number }
+  await new Promise((resolve) => server.close(resolve))
+  return port
+}
+
+/** Runs a program to its end; throws with what it printed when it fails or takes too long. */
+export function run(
+  command: string,
+  args: string[],
+  options: { env?: Record<string, string>; cwd?: string; timeout_ms?: number } = {},
+): Promise<string> {
+  return new Promise((resolve, reject) => {
+    const { env, cwd, timeout_ms: timeout = 120_000 } = options
+    const child = spawn(command, args, {
+      cwd,
+      env: { ...process.env, ...env },
+      timeout,
+      stdio: ['ignore', 'pipe', 'pipe'],
+    })
+    let out = ''
+    for (const stream of [child.stdout, child.stderr]) stream.on('data', (chunk) => (out += chunk))
+    child.on('error', reject)
+    child.on('close', (code) =>
+      code === 0 ? resolve(out) : reject(new Error(`${command} ${args.join(' ')}: ${code}\n${out}`)),
+    )
+  })
+}
+
+/** Looks every 50 ms until the condition holds; throws after the deadline, which names what did not come. */
+export async function until(what: string, condition: () => unknown, seconds = 120): Promise<void> {
+  const deadline = performance.now() + seconds * 1000
+  while (!(await condition())) {
+    if (performance.now() > deadline) throw new Error(`it did not come to this within ${seconds} s: ${what}`)
+    await new Promise((resolve) => setTimeout(resolve, 50))
+  }
+}

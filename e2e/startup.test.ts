@@ -1,0 +1,99 @@
+/** What the operator meets: one clear line for each mistake, and installations that live side by side. */
+import assert from 'node:assert/strict'
+import { spawnSync } from 'node:child_process'
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { after, before, describe, test } from 'node:test'
+import { ControlPlane, until } from './control-plane.ts'
+
+const ROOT = join(import.meta.dirname, '..')
+const MAIN = join(ROOT, 'server/src/main.ts')
+
+let plane: ControlPlane
+let folder: string
+before(async () => {
+  folder = mkdtempSync(join(tmpdir(), 'cn-startup-'))
+  plane = await ControlPlane.create()
+})
+after(async () => {
+  await plane?.teardown()
+  rmSync(folder, { recursive: true, force: true })
+})
+
+/** Starts with these arguments, where a start must be refused; answers what it said. */
+function refused(args: string[], env: Record<string, string> = {}): string {
+  const { status, stdout, stderr } = spawnSync(process.execPath, [MAIN, ...args], {
+    encoding: 'utf8',
+    env: { ...process.env, ...env },
+    timeout: 30_000,
+  })
+  assert.equal(status, 1, `${args.join(' ')}: exit code ${status}\n${stderr}`)
+  assert.equal(stdout, '')
+  assert.equal(stderr.trim().split('\n').length, 1, `more than one line:\n${stderr}`)
+  return stderr.trim()
+}
+const fresh = (name: string) => ['--data-dir', join(folder, name), '--port', '0']
+
+describe('start', { timeout: 300_000 }, () => {
+  test('a wrong option', () => {
+    assert.match(refused(['--prot=8080']), /--prot.*--port/)
+    assert.match(refused(['--port', 'http']), /--port/)
+    assert.match(refused(fresh('env'), { CLOUDNEXUS_PROT: '1' }), /CLOUDNEXUS_PROT/)
+  })
+
+  test('a taken port', () => {
+    const said = refused(['--data-dir', join(folder, 'port'), '--port', String(plane.port)])
+    assert.match(said, new RegExp(`${plane.port}.*--port`))
+  })
+
+  test('a second start on the same data directory', () => {
+    assert.match(refused(['--data-dir', plane.data_dir, '--port', '0']), new RegExp(String(plane.port)))
+  })
+
+  test('a data directory of a newer version, and one that is something else', () => {
+    const newer = join(folder, 'newer')
+    mkdirSync(newer)
+    writeFileSync(join(newer, 'installation.json'), JSON.stringify({ format: 99, id: 'x' }))
+    assert.match(refused(fresh('newer')), /newer version/)
+    const other = join(folder, 'photos')
+    mkdirSync(other)
+    writeFileSync(join(other, 'cat.jpg'), '')
+    assert.match(refused(fresh('photos')), /--data-dir/)
+  })
+
+  test('two installations run side by side, with addresses and guests of their own', async () => {
+    const other = await ControlPlane.create()
+    try {
+      const create = (on: ControlPlane) =>
+        on.call('POST', '/v2/instances', {
+          ...{ region: 'us-east-1', plan: 'micro-1x', image: 'micro-linux', network: { assign_public_ip: true } },
+        })
+      const [a, b] = (await Promise.all([create(plane), create(other)])).map((answer) => answer.body)
+      assert.notEqual(a.public_ip, b.public_ip)
+      await Promise.all([plane.waitFor(a.id, 'running'), other.waitFor(b.id, 'running')])
+      assert.equal((await plane.call('GET', `/v2/instances/${b.id}`)).status, 404)
+      assert.equal((await plane.call('GET', '/v2/instances', undefined, other.credentials.live_key)).status, 401)
+    } finally {
+      await other.teardown()
+    }
+  })
+
+  test('SIGTERM ends it in order within ten seconds, guests live on; teardown ends them', async () => {
+    const { body } = await plane.call('GET', '/v2/instances')
+    const before = performance.now()
+    assert.equal((await plane.end('SIGTERM')).code, 0)
+    assert.ok(performance.now() - before < 10_000)
+    const pid = Number(readFileSync(join(plane.data_dir, 'instances', body.data[0].id, 'qemu.pid'), 'utf8'))
+    process.kill(pid, 0)
+    await plane.teardown()
+    await until('the guest has ended', () => {
+      try {
+        return !process.kill(pid, 0)
+      } catch {
+        return true
+      }
+    })
+    assert.throws(() => readFileSync(join(plane.data_dir, 'installation.json')))
+  })
+})

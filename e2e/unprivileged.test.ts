@@ -1,0 +1,53 @@
+/** Without root: the same API; QEMU runs as the user, and low ports appear as high ones. */
+import assert from 'node:assert/strict'
+import { spawnSync } from 'node:child_process'
+import { statSync } from 'node:fs'
+import { join } from 'node:path'
+import { test } from 'node:test'
+import { ControlPlane, run } from './control-plane.ts'
+import { leftovers, qemuProcesses } from './leaks.ts'
+
+const UID = 12345
+const asUser = ['--reuid', `${UID}`, '--regid', `${UID}`, '--clear-groups', '--']
+const canRead = (path: string) => spawnSync('setpriv', [...asUser, 'test', '-r', path]).status === 0
+
+/** Why another user cannot be tried here; the tests then run without root, or where nobody else can read them. */
+function hindrance(): string | false {
+  if (process.getuid?.() !== 0) return 'skipped: not root, so all other tests run without root already'
+  const main = join(import.meta.dirname, '../server/src/main.ts')
+  return canRead(main) && canRead(process.execPath) ? false : 'skipped: other users cannot read this checkout'
+}
+
+test('an ordinary user has machines too', { timeout: 240_000, skip: hindrance() }, async () => {
+  const plane = await ControlPlane.create({ uid: UID })
+  try {
+    const { body } = await plane.call('POST', '/v2/instances', {
+      ...{ region: 'us-east-1', plan: 'micro-1x', image: 'micro-linux', name: 'mine' },
+      network: { assign_public_ip: true },
+    })
+    const instance = await plane.waitFor(body.id, 'running')
+    assert.deepEqual(
+      instance.network.ports,
+      [
+        [22, 2222],
+        [80, 8080],
+        [443, 8443],
+      ].map(([port, public_port]) => ({ port, public_port })),
+    )
+    assert.equal(instance.ssh.port, 2222)
+    const [machine] = qemuProcesses(plane.data_dir)
+    assert.equal(statSync(`/proc/${machine!.pid}`).uid, UID)
+    const options = ['BatchMode=yes', 'StrictHostKeyChecking=no', 'UserKnownHostsFile=/dev/null'].flatMap((o) => [
+      '-o',
+      o,
+    ])
+    const login = ['-p', '2222', `root@${instance.ssh.host}`, 'hostname']
+    const out = await run('ssh', ['-q', ...options, '-i', join(plane.data_dir, 'ssh/id_ed25519'), ...login])
+    assert.equal(out.trim(), 'mine')
+    await plane.call('DELETE', `/v2/instances/${body.id}`)
+    await plane.waitFor(body.id, 'terminated')
+    assert.deepEqual(leftovers(plane.data_dir), [])
+  } finally {
+    await plane.teardown()
+  }
+})

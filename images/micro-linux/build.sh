@@ -1,0 +1,93 @@
+#!/bin/bash
+# micro-linux: the smallest guest that a person can work in. Kernel, busybox and dropbear from the host's own Debian or
+# Ubuntu packages, root on ext4, configured through fw_cfg; rootfs/ holds every file that is ours.
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
+begin micro-linux "${1:-}"
+need mke2fs:e2fsprogs qemu-img:qemu-utils fakeroot:fakeroot depmod:kmod cpio:cpio lz4:lz4 zstd:zstd xz:xz-utils
+
+disk_bytes=$((64 << 20))
+parts=(busybox-static dropbear-bin libtommath1 libtomcrypt1 libgmp10 openssh-sftp-server)
+
+# dependency PACKAGE KIND: the versioned package of that kind which it depends on, if there is one.
+dependency() {
+  { apt-cache depends "$1" 2>/dev/null || true; } | awk -v kind="^$2-[0-9]" '$1 ~ /Depends:$/ && $2 ~ kind && !found++ { print $2 }'
+}
+
+# Debian's cloud kernel is one package. Ubuntu's meta package for guests is linux-image-virtual; the kernel it depends on
+# has its drivers in a package of their own.
+kernel_packages() {
+  local meta image
+  for meta in linux-image-cloud-amd64 linux-image-virtual; do
+    image=$(dependency "$meta" linux-image)
+    [[ -n $image ]] || continue
+    echo "$image"
+    dependency "$image" linux-modules
+    return
+  done
+}
+
+progress 0.02 'looking up the packages'
+mapfile -t kernel < <(kernel_packages)
+if ((${#kernel[@]} == 0)) || ! known dropbear-bin; then
+  refresh_lists 'the package lists of this host lack the kernel or dropbear-bin'
+  mapfile -t kernel < <(kernel_packages)
+  ((${#kernel[@]} > 0)) || die 'no linux-image-cloud-amd64 (Debian) or linux-image-virtual (Ubuntu) in the apt sources: add the main section of your distribution, then run: apt-get update'
+  known dropbear-bin || die 'no dropbear-bin in the apt sources: on Ubuntu add the universe section, then run: apt-get update'
+fi
+
+progress 0.05 "downloading ${kernel[0]}, busybox and dropbear"
+fetch "${kernel[@]}" "${parts[@]}"
+
+progress 0.35 'unpacking the packages'
+unpack
+packages=$work/packages
+[[ -d $packages/lib/modules ]] || ln -sfn usr/lib "$packages/lib"
+version=$(basename "$(echo "$packages"/boot/vmlinuz-*)")
+version=${version#vmlinuz-}
+busybox=$(find "$packages" -name busybox -type f -perm -u+x | head -n 1)
+install -m 644 "$packages/boot/vmlinuz-$version" "$out/kernel"
+
+progress 0.60 'making the initrd'
+make_initrd "$packages" "$version" "$busybox"
+
+progress 0.75 'filling the root file system'
+root=$work/root
+mkdir -p "$root"/{boot,dev,etc/dropbear,mnt,proc,root,run,srv,sys,tmp,usr/bin,usr/lib,usr/lib64,usr/local/bin,var/lib/cloudnexus,var/log,var/tmp}
+chmod 700 "$root/root" && chmod 1777 "$root/tmp" "$root/var/tmp"
+for name in bin sbin; do ln -s usr/bin "$root/$name"; done
+ln -s bin "$root/usr/sbin"
+ln -s usr/lib "$root/lib" && ln -s usr/lib64 "$root/lib64"
+ln -s ../run "$root/var/run" && ln -s ../proc/mounts "$root/etc/mtab"
+
+install -m 755 "$busybox" "$root/usr/bin/busybox"
+for applet in $("$busybox" --list); do [[ $applet == busybox ]] || ln -s busybox "$root/usr/bin/$applet"; done
+for applet in acpid httpd init ip nc switch_root syslogd udhcpc usleep vi wget; do
+  [[ -L $root/usr/bin/$applet ]] || die "this host's busybox-static has no $applet; micro-linux needs the one of Debian 12, Ubuntu 22.04 or newer"
+done
+
+# add_program FILE PATH: a program and the shared libraries it names. libc and the like are the host's own (the packages are
+# of the same release), what is only in the downloaded packages comes from there.
+add_program() {
+  local library
+  install -D -m 755 "$1" "$root$2"
+  LD_LIBRARY_PATH=$packages/usr/lib/x86_64-linux-gnu ldd "$1" | grep -o '/[^ ]*' | while read -r library; do
+    install -D -m 755 "$library" "$root/usr/lib/x86_64-linux-gnu/$(basename "$library")"
+  done
+}
+add_program "$packages/usr/sbin/dropbear" /usr/bin/dropbear
+add_program "$packages/usr/bin/dropbearkey" /usr/bin/dropbearkey
+add_program "$packages/usr/lib/openssh/sftp-server" /usr/lib/sftp-server
+add_program "$(command -v resize2fs)" /usr/bin/resize2fs
+ln -s ../lib/x86_64-linux-gnu/ld-linux-x86-64.so.2 "$root/usr/lib64/ld-linux-x86-64.so.2"
+
+cp -r "$images/micro-linux/rootfs/." "$root/"
+chmod 755 "$root"/usr/lib/cloudnexus/* "$root/etc/acpi/PWRF/00000080" "$root/etc/udhcpc/default.script" "$root/usr/bin/bash"
+
+progress 0.85 'making the disk'
+make_disk "$root" "$disk_bytes"
+
+# No panic= here: pvpanic tells the host of a panic, and the guest is to stay as it is until the host decides.
+make_manifest "$disk_bytes" fw_cfg 'console=ttyS0 quiet mitigations=off cryptomgr.notests rcupdate.rcu_expedited=1 no5lvl' \
+  "$(fetched_versions), e2fsprogs $(dpkg-query -W -f '${Version}' e2fsprogs)"
+progress 1 'micro-linux is ready'

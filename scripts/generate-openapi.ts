@@ -1,0 +1,17 @@
+import { createApp } from '../server/src/app.ts'
+import { readVersion } from '../server/src/config.ts'
+import type { Deps } from '../server/src/deps.ts'
+import { systemClock as clock } from '../server/src/lib/clock.ts'
+import { silentLog as log } from '../server/src/lib/log.ts'
+import { systemRandom as random } from '../server/src/lib/random.ts'
+
+/** The text of openapi.json: what the routes say of themselves, which needs no database, driver or secret. */
+export async function generateOpenapi(): Promise<string> {
+  const config = { version: readVersion(), public_url: 'http://127.0.0.1:8080' }
+  const deps = { config, clock, log, random, secrets: {}, regions: [] } as unknown as Deps
+  const app = await createApp(deps, { ready: async () => [] })
+  await app.ready()
+  const document = app.swagger()
+  await app.close()
+  return `${JSON.stringify(document, null, 2)}\n`
+}

@@ -1,0 +1,58 @@
+import { existsSync, readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { connect } from '../server/src/db/database.ts'
+import { migrate } from '../server/src/db/migrate.ts'
+import { dumpSchema } from '../server/src/db/schema-dump.ts'
+import { startTestServer } from '../server/src/db/test-server.ts'
+import { settingsTable } from '../server/src/start/help.ts'
+
+const root = join(import.meta.dirname, '..')
+
+/** A file that is made from others: where it is, and what it should say. */
+export type GeneratedFile = { path: string; text: string }
+
+/** Everything that is generated and committed, made anew. */
+export async function generateAll(): Promise<GeneratedFile[]> {
+  const files = [{ path: 'server/schema.sql', text: await schema() }]
+  const openapi = join(import.meta.dirname, 'generate-openapi.ts')
+  if (existsSync(openapi)) {
+    const { generateOpenapi } = (await import(openapi)) as { generateOpenapi(): Promise<string> }
+    files.push({ path: 'openapi.json', text: await generateOpenapi() })
+  }
+  const readme = join(root, 'README.md')
+  if (existsSync(readme)) {
+    files.push({ path: 'README.md', text: withTable(readFileSync(readme, 'utf8'), settingsTable()) })
+  }
+  return files
+}
+
+/** The text with a new table between its markers; as it is when it has none. */
+export function withTable(text: string, table: string): string {
+  return text.replace(
+    /(<!-- settings -->\n)[\s\S]*?(\n<!-- \/settings -->)/,
+    (_, open, close) => `${open}${table}${close}`,
+  )
+}
+
+async function schema(): Promise<string> {
+  const given = process.env.TEST_DATABASE_URL
+  const server = given ? null : await startTestServer()
+  const admin = connect({ url: given ?? server!.url, max: 1, name: 'generate' })
+  const name = `generate_${process.pid}`
+  try {
+    await admin.unsafe(`create database ${name}`)
+    const sql = connect({
+      url: (given ?? server!.url).replace(/\/[^/?]*(\?|$)/, `/${name}$1`),
+      max: 1,
+      name: 'generate',
+    })
+    await migrate(sql)
+    const text = await dumpSchema(sql)
+    await sql.end()
+    return text
+  } finally {
+    await admin.unsafe(`drop database if exists ${name} with (force)`)
+    await admin.end()
+    await server?.stop()
+  }
+}

@@ -1,0 +1,31 @@
+import { readdirSync, readFileSync } from 'node:fs'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { identify, isAlive, type ProcessIdentity, signal } from '../server/src/lib/processes.ts'
+
+type Leftover = ProcessIdentity & { command: string }
+
+/** The live processes, other than `except`, whose command line or environment names this folder. */
+export function processesOf(folder: string, except: number): Leftover[] {
+  return readdirSync('/proc')
+    .filter((name) => /^\d+$/.test(name) && Number(name) !== except)
+    .flatMap((name) => {
+      const command = read(`/proc/${name}/cmdline`).replaceAll('\0', ' ')
+      if (!command.includes(folder) && !read(`/proc/${name}/environ`).includes(folder)) return []
+      const identity = identify(Number(name))
+      return identity ? [{ ...identity, command }] : []
+    })
+}
+
+/** Ends exactly these processes and waits until they are gone, a few seconds at most. */
+export async function endProcesses(processes: Leftover[]): Promise<void> {
+  for (const found of processes) signal(found, 'SIGKILL')
+  for (let i = 0; i < 50 && processes.some(isAlive); i++) await sleep(100)
+}
+
+function read(file: string): string {
+  try {
+    return readFileSync(file, 'latin1')
+  } catch {
+    return ''
+  }
+}

@@ -1,0 +1,87 @@
+import { execFileSync } from 'node:child_process'
+import { isThere, run, SetupError, step, tail } from './step.mjs'
+
+/** Debian packages that we need, each with the program (or file) by which we know that it is there. */
+const START = {
+  'qemu-system-x86': 'qemu-system-x86_64',
+  'qemu-utils': 'qemu-img',
+  genisoimage: 'genisoimage',
+  e2fsprogs: 'mke2fs',
+  lz4: 'lz4',
+  zstd: 'zstd',
+  'xz-utils': 'xz',
+  cpio: 'cpio',
+  kmod: 'depmod',
+  gpgv: 'gpgv',
+  fakeroot: 'fakeroot',
+  dpkg: 'dpkg-deb',
+  'openssh-client': 'ssh-keygen',
+  'util-linux': 'setpriv',
+  mmdebstrap: 'mmdebstrap',
+}
+const TEST = {
+  ...START,
+  syslinux: 'syslinux',
+  'syslinux-common': '/usr/lib/syslinux/modules/bios/ldlinux.c32',
+  mtools: 'mcopy',
+  curl: 'curl',
+  gnupg: 'gpg',
+}
+/** Good to have; not every distribution knows it by this name. */
+const OPTIONAL = { 'debian-archive-keyring': '/usr/share/keyrings/debian-archive-keyring.gpg' }
+
+const DEADLINE_MS = 15 * 60_000
+const APT = ['-y', '-o', 'DPkg::Lock::Timeout=120', '-o', 'Acquire::Retries=2', '-o', 'Acquire::http::Timeout=30']
+
+/** Installs the missing ones as root; otherwise throws the line that root has to run. */
+export async function installPackages(mode) {
+  const needed = mode === 'test' ? TEST : START
+  const missing = Object.keys(needed).filter((name) => !isThere(needed[name]))
+  if (missing.length === 0) return
+  if (!isThere('apt-get')) {
+    const programs = missing.map((name) => needed[name])
+    throw new SetupError(`Missing on this host: ${programs.join(', ')}. Install them and try again.`)
+  }
+  if (process.getuid() !== 0) throw new SetupError(`sudo apt-get install -y ${missing.join(' ')}`)
+  for (const [name, file] of Object.entries(OPTIONAL)) if (!isThere(file)) missing.push(name)
+  await step(`installing Debian packages: ${missing.join(' ')}`, () => install(missing))
+  const still = Object.keys(needed).filter((name) => !isThere(needed[name]))
+  if (still.length > 0)
+    throw new SetupError(`apt-get has installed no ${still.map((name) => needed[name]).join(', ')}.`)
+}
+
+async function install(packages) {
+  let fresh = false
+  if (!packages.every(isKnown)) {
+    await update()
+    fresh = true
+  }
+  const found = packages.filter((name) => !(name in OPTIONAL) || isKnown(name))
+  let done = await apt(['install', '--no-install-recommends', ...found])
+  // Old lists name versions that the mirrors no longer have.
+  if (done.code !== 0 && !fresh) {
+    await update()
+    done = await apt(['install', '--no-install-recommends', ...found])
+  }
+  if (done.code !== 0) throw new SetupError(`apt-get could not install ${found.join(' ')}:\n${tail(done.output)}`)
+}
+
+async function update() {
+  const done = await apt(['update'])
+  if (done.code !== 0) throw new SetupError(`apt-get update failed:\n${tail(done.output)}`)
+}
+
+function apt(args) {
+  const env = { ...process.env, DEBIAN_FRONTEND: 'noninteractive', LC_ALL: 'C' }
+  return run('apt-get', [...APT, ...args], { env, deadlineMs: DEADLINE_MS })
+}
+
+function isKnown(name) {
+  try {
+    return (
+      execFileSync('apt-cache', ['show', '--no-all-versions', name], { stdio: ['ignore', 'pipe', 'ignore'] }).length > 0
+    )
+  } catch {
+    return false
+  }
+}

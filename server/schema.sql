@@ -1,0 +1,285 @@
+-- Generated from the migrations by `npm run generate`: the whole database on one page.
+
+-- Sequences
+
+create sequence address_tickets as bigint minvalue 0 maxvalue 9223372036854775807;
+
+create sequence subnet_segments as bigint minvalue 1 maxvalue 16000 cycle;
+
+-- Tables
+
+create table address_pools (
+  id text not null,
+  range cidr not null,
+  constraint address_pools_pkey PRIMARY KEY (id)
+);
+
+create table addresses (
+  pool_id text not null,
+  address inet not null,
+  instance_id text not null,
+  constraint addresses_pkey PRIMARY KEY (pool_id, address),
+  constraint addresses_pool_id_fkey FOREIGN KEY (pool_id) REFERENCES address_pools(id)
+);
+
+create table api_keys (
+  id text not null,
+  environment_id text not null,
+  name text not null,
+  digest bytea not null,
+  prefix text not null,
+  scopes text[] not null,
+  created_at timestamp with time zone not null,
+  expires_at timestamp with time zone,
+  revoked_at timestamp with time zone,
+  constraint api_keys_pkey PRIMARY KEY (id),
+  constraint api_keys_digest_key UNIQUE (digest),
+  constraint api_keys_environment_id_fkey FOREIGN KEY (environment_id) REFERENCES environments(id)
+);
+
+create table environment_heads (
+  environment_id text not null,
+  sequence bigint default 0 not null,
+  constraint environment_heads_pkey PRIMARY KEY (environment_id),
+  constraint environment_heads_environment_id_fkey FOREIGN KEY (environment_id) REFERENCES environments(id)
+);
+
+create table environments (
+  id text not null,
+  project_id text,
+  mode text not null,
+  clock_frozen_at timestamp with time zone,
+  clock_offset interval default '00:00:00'::interval not null,
+  constraint environments_pkey PRIMARY KEY (id),
+  constraint environments_project_id_mode_key UNIQUE NULLS NOT DISTINCT (project_id, mode),
+  constraint environments_project_id_fkey FOREIGN KEY (project_id) REFERENCES projects(id),
+  constraint environments_check CHECK ((mode = 'system'::text) = (project_id IS NULL)),
+  constraint environments_mode_check CHECK (mode = ANY (ARRAY['live'::text, 'test'::text, 'system'::text]))
+);
+
+create table events (
+  environment_id text not null,
+  sequence bigint not null,
+  id text not null,
+  type text not null,
+  resource_type text not null,
+  resource_id text not null,
+  request_id text,
+  created_at timestamp with time zone not null,
+  data jsonb not null,
+  constraint events_pkey PRIMARY KEY (environment_id, sequence),
+  constraint events_id_key UNIQUE (id),
+  constraint events_environment_id_fkey FOREIGN KEY (environment_id) REFERENCES environments(id)
+);
+
+create table images (
+  id text not null,
+  environment_id text,
+  ordinal bigint generated always as identity not null,
+  name text not null,
+  description text not null,
+  source jsonb not null,
+  ready_signal text not null,
+  ssh_user text not null,
+  created_at timestamp with time zone not null,
+  wanted_import integer default 0 not null,
+  wanted_gone boolean default false not null,
+  observed_import integer default 0 not null,
+  observed_state text default 'absent'::text not null,
+  observed_progress jsonb,
+  observed_error jsonb,
+  observed_manifest jsonb,
+  constraint images_pkey PRIMARY KEY (id),
+  constraint images_environment_id_name_key UNIQUE NULLS NOT DISTINCT (environment_id, name),
+  constraint images_environment_id_fkey FOREIGN KEY (environment_id) REFERENCES environments(id),
+  constraint images_observed_state_check CHECK (observed_state = ANY (ARRAY['absent'::text, 'importing'::text, 'present'::text, 'failed'::text])),
+  constraint images_ready_signal_check CHECK (ready_signal = ANY (ARRAY['guest'::text, 'process'::text]))
+);
+
+create table instances (
+  id text not null,
+  environment_id text not null,
+  mode text not null,
+  ordinal bigint generated always as identity not null,
+  region text not null,
+  name text not null,
+  hostname text not null,
+  image text not null,
+  image_id text not null,
+  subnet_id text not null,
+  private_ip inet not null,
+  mac macaddr not null,
+  ports integer[] not null,
+  ssh_public_keys text[] not null,
+  ssh_user text not null,
+  user_data bytea,
+  deployment_id text,
+  tags jsonb not null,
+  auto_recovery boolean not null,
+  termination_protection boolean not null,
+  ready_timeout_seconds integer not null,
+  created_at timestamp with time zone not null,
+  updated_at timestamp with time zone not null,
+  expires_at timestamp with time zone,
+  wanted_power text not null,
+  wanted_gone boolean default false not null,
+  wanted_run integer not null,
+  wanted_stop integer default 0 not null,
+  wanted_disk integer not null,
+  wanted_plan text not null,
+  wanted_vcpus integer not null,
+  wanted_memory_bytes bigint not null,
+  wanted_disk_bytes bigint not null,
+  wanted_public_ip inet,
+  wanted_activity text not null,
+  wanted_at timestamp with time zone not null,
+  wanted_stop_timeout_seconds integer default 60 not null,
+  wanted_request_id text,
+  observed_power text default 'absent'::text not null,
+  observed_run integer default 0 not null,
+  observed_stop integer default 0 not null,
+  observed_ready boolean default false not null,
+  observed_ready_run integer default 0 not null,
+  observed_disk integer default 0 not null,
+  observed_ready_disk integer default 0 not null,
+  observed_vcpus integer default 0 not null,
+  observed_memory_bytes bigint default 0 not null,
+  observed_disk_bytes bigint default 0 not null,
+  observed_public_ip inet,
+  observed_ports jsonb default '[]'::jsonb not null,
+  observed_started_at timestamp with time zone,
+  observed_recovering boolean default false not null,
+  observed_recovery_attempts integer default 0 not null,
+  observed_recoveries integer default 0 not null,
+  observed_problem jsonb,
+  status text not null,
+  status_reason jsonb,
+  version integer default 1 not null,
+  ready_at timestamp with time zone,
+  terminated_at timestamp with time zone,
+  constraint instances_pkey PRIMARY KEY (id),
+  constraint instances_environment_id_fkey FOREIGN KEY (environment_id) REFERENCES environments(id),
+  constraint instances_environment_id_subnet_id_fkey FOREIGN KEY (environment_id, subnet_id) REFERENCES subnets(environment_id, id),
+  constraint instances_image_id_fkey FOREIGN KEY (image_id) REFERENCES images(id),
+  constraint instances_mode_check CHECK (mode = ANY (ARRAY['live'::text, 'test'::text])),
+  constraint instances_observed_power_check CHECK (observed_power = ANY (ARRAY['absent'::text, 'stopped'::text, 'running'::text, 'off'::text, 'crashed'::text, 'paused'::text])),
+  constraint instances_wanted_activity_check CHECK (wanted_activity = ANY (ARRAY['provisioning'::text, 'starting'::text, 'rebooting'::text, 'resizing'::text])),
+  constraint instances_wanted_power_check CHECK (wanted_power = ANY (ARRAY['running'::text, 'stopped'::text]))
+);
+
+create table migrations (
+  number integer not null,
+  name text not null,
+  digest text not null,
+  applied_at timestamp with time zone default now() not null,
+  constraint migrations_pkey PRIMARY KEY (number)
+);
+
+create table projects (
+  id text not null,
+  name text not null,
+  created_at timestamp with time zone not null,
+  constraint projects_pkey PRIMARY KEY (id)
+);
+
+create table simulated_machines (
+  id text not null,
+  environment_id text not null,
+  machine jsonb not null,
+  constraint simulated_machines_pkey PRIMARY KEY (id)
+);
+
+create table ssh_keys (
+  environment_id text not null,
+  id text not null,
+  ordinal bigint generated always as identity not null,
+  name text not null,
+  public_key text not null,
+  fingerprint text not null,
+  is_default boolean default false not null,
+  created_at timestamp with time zone not null,
+  constraint ssh_keys_pkey PRIMARY KEY (environment_id, id),
+  constraint ssh_keys_environment_id_fingerprint_key UNIQUE (environment_id, fingerprint),
+  constraint ssh_keys_environment_id_fkey FOREIGN KEY (environment_id) REFERENCES environments(id)
+);
+
+create table subnets (
+  environment_id text not null,
+  id text not null,
+  ordinal bigint generated always as identity not null,
+  region text not null,
+  name text not null,
+  range cidr not null,
+  pool_id text not null,
+  segment integer,
+  is_default boolean default false not null,
+  created_at timestamp with time zone not null,
+  constraint subnets_pkey PRIMARY KEY (environment_id, id),
+  constraint subnets_pool_id_key UNIQUE (pool_id),
+  constraint subnets_segment_key UNIQUE (segment),
+  constraint subnets_environment_id_fkey FOREIGN KEY (environment_id) REFERENCES environments(id),
+  constraint subnets_pool_id_fkey FOREIGN KEY (pool_id) REFERENCES address_pools(id)
+);
+
+create table work (
+  kind text not null,
+  id text not null,
+  environment_id text not null,
+  due_at timestamp with time zone not null,
+  not_before timestamp with time zone default '-infinity'::timestamp with time zone not null,
+  wakes bigint default 1 not null,
+  lease bigint default 0 not null,
+  leased_by text,
+  leased_until timestamp with time zone,
+  attempts integer default 0 not null,
+  last_error text,
+  constraint work_pkey PRIMARY KEY (kind, id),
+  constraint work_environment_id_fkey FOREIGN KEY (environment_id) REFERENCES environments(id)
+);
+
+-- Indexes
+
+CREATE INDEX addresses_instance ON public.addresses USING btree (instance_id);
+
+CREATE INDEX events_resource ON public.events USING btree (environment_id, resource_id, sequence);
+
+CREATE INDEX instances_image ON public.instances USING btree (image_id) WHERE (status <> 'terminated'::text);
+
+CREATE INDEX instances_listed ON public.instances USING btree (environment_id, ordinal) WHERE (status <> 'terminated'::text);
+
+CREATE INDEX instances_name ON public.instances USING btree (environment_id, name);
+
+CREATE INDEX instances_region ON public.instances USING btree (region) WHERE ((mode = 'live'::text) AND (status <> 'terminated'::text));
+
+CREATE INDEX instances_subnet ON public.instances USING btree (environment_id, subnet_id) WHERE (status <> 'terminated'::text);
+
+CREATE INDEX instances_tags ON public.instances USING gin (tags jsonb_path_ops);
+
+CREATE INDEX instances_terminated ON public.instances USING btree (environment_id, ordinal) WHERE (status = 'terminated'::text);
+
+CREATE UNIQUE INDEX subnets_default ON public.subnets USING btree (environment_id, region) WHERE is_default;
+
+CREATE INDEX work_due ON public.work USING btree (environment_id, due_at);
+
+-- Functions
+
+CREATE OR REPLACE FUNCTION public.environment_now(environment environments)
+ RETURNS timestamp with time zone
+ LANGUAGE sql
+ STABLE
+AS $function$ select coalesce(environment.clock_frozen_at, now() + environment.clock_offset) $function$;
+
+CREATE OR REPLACE FUNCTION public.environment_now(environment_id text)
+ RETURNS timestamp with time zone
+ LANGUAGE sql
+ STABLE
+AS $function$ select coalesce(e.clock_frozen_at, now() + e.clock_offset) from environments e where e.id = environment_id $function$;
+
+CREATE OR REPLACE FUNCTION public.open_environment_head()
+ RETURNS trigger
+ LANGUAGE plpgsql
+AS $function$ begin insert into environment_heads (environment_id) values (new.id); return null; end $function$;
+
+-- Triggers
+
+CREATE TRIGGER open_head AFTER INSERT ON environments FOR EACH ROW EXECUTE FUNCTION open_environment_head();

@@ -1,0 +1,99 @@
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import fc from 'fast-check'
+import { createTestDatabase } from '../db/testing.ts'
+import { allocateAddress, releaseAddresses } from './store.ts'
+
+const { sql } = await createTestDatabase({ max: 40 })
+
+let pools = 0
+async function newPool(range: string): Promise<string> {
+  const id = `pool-${pools++}`
+  await sql`insert into address_pools (id, range) values (${id}, ${range})`
+  return id
+}
+const allocate = (pool: string, instance: string) => sql.begin((tx) => allocateAddress(tx, pool, instance))
+
+test('every address but those of network, gateway and broadcast; then none', async () => {
+  const pool = await newPool('10.1.2.16/28')
+  const got = []
+  for (let i = 0; i < 14; i++) got.push(await allocate(pool, `i${i}`))
+  assert.equal(got.pop(), null)
+  assert.deepEqual(got.sort(), Array.from({ length: 13 }, (_, i) => `10.1.2.${18 + i}`).sort())
+})
+
+test('any order of taking and giving back: never twice, and exhausted only when full', async () => {
+  const step = fc.oneof({ weight: 3, arbitrary: fc.constant('take' as const) }, fc.nat(12))
+  await fc.assert(
+    fc.asyncProperty(fc.array(step, { maxLength: 60 }), async (steps) => {
+      const pool = await newPool('192.168.7.0/28')
+      const held = new Map<string, string>()
+      for (const [i, what] of steps.entries()) {
+        if (what === 'take') {
+          const address = await allocate(pool, `${pool}-${i}`)
+          assert.equal(address === null, held.size === 13)
+          assert.ok(address === null || !held.has(address))
+          if (address) held.set(address, `${pool}-${i}`)
+        } else {
+          const [address, instance] = [...held][what] ?? []
+          if (instance) await releaseAddresses(sql, instance)
+          held.delete(address ?? '')
+        }
+      }
+    }),
+    { numRuns: 40 },
+  )
+})
+
+test('an address rests for a round before it is given out again', async () => {
+  const pool = await newPool('192.168.8.0/24')
+  const first = await allocate(pool, 'first')
+  await releaseAddresses(sql, 'first')
+  for (let i = 0; i < 252; i++) {
+    assert.notEqual(await allocate(pool, `next-${i}`), first)
+    await releaseAddresses(sql, `next-${i}`)
+  }
+})
+
+test('transactions at the same time get different addresses; the last one is decided by a commit', async () => {
+  const pool = await newPool('10.9.0.0/26')
+  const got = await Promise.all(Array.from({ length: 61 }, (_, i) => allocate(pool, `p${i}`)))
+  assert.equal(new Set(got).size, 61)
+  assert.ok(!got.includes(null))
+  assert.equal(await allocate(pool, 'one more'), null)
+  await releaseAddresses(sql, 'p7')
+  let fast: Promise<string | null> | undefined
+  const slow = sql.begin(async (tx) => {
+    const mine = await allocateAddress(tx, pool, 'slow')
+    fast = allocate(pool, 'fast')
+    return mine
+  })
+  assert.equal(await slow, got[7])
+  assert.equal(await fast, null)
+})
+
+test('an address of a transaction that is rolled back is free again', async () => {
+  const pool = await newPool('10.9.1.0/29')
+  const failed = sql.begin(async (tx) => {
+    for (let i = 0; i < 5; i++) assert.ok(await allocateAddress(tx, pool, `r${i}`))
+    throw new Error('changed my mind')
+  })
+  await assert.rejects(failed, /changed my mind/)
+  for (let i = 0; i < 5; i++) assert.ok(await allocate(pool, `s${i}`))
+  assert.equal(await allocate(pool, 's5'), null)
+})
+
+test('a single hole among many is found', async () => {
+  const pool = await newPool('10.64.0.0/18')
+  await sql`insert into addresses select ${pool}, '10.64.0.0'::inet + at, 'many' from generate_series(2, 16382) at`
+  await sql`delete from addresses where pool_id = ${pool} and address = '10.64.31.7'`
+  assert.equal(await allocate(pool, 'found'), '10.64.31.7')
+  assert.equal(await allocate(pool, 'none'), null)
+})
+
+test('many at once in a wide range: nobody is told that it is full', async () => {
+  const pool = await newPool('10.80.0.0/16')
+  const got = await Promise.all(Array.from({ length: 400 }, (_, i) => allocate(pool, `w${i}`)))
+  assert.equal(new Set(got).size, 400)
+  assert.ok(!got.includes(null))
+})

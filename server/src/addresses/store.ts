@@ -1,0 +1,66 @@
+/**
+ * Addresses: a row of `addresses` is the reservation, and its primary key keeps it single.
+ *
+ * Who allocates draws a ticket, from a sequence that no transaction holds back, and takes the address that the ticket
+ * falls on: so concurrent transactions go for different addresses without waiting for each other, and an address rests
+ * for a round of the range before it is given out again (what still talks to its last owner does not reach the next
+ * one). Only where tickets keep falling on taken addresses, in a range that is nearly full, a gap is searched for, by
+ * one transaction at a time. That there is none is said only by this search.
+ */
+import type { Query, Transaction } from '../db/database.ts'
+
+/** Addresses at the start of every range that no instance gets: the network's own and the gateway's. */
+const FIRST_OFFSET = 2
+/** Tickets that are drawn before the search. */
+const TICKETS = 16
+/** A gap that was found can be lost to a ticket of somebody else; so often in a row it is not. */
+const MAX_SEARCHES = 1_000
+
+/**
+ * Reserves a free address of a pool for an instance, in the caller's transaction.
+ * @returns its text, or null when there is none
+ */
+export async function allocateAddress(tx: Transaction, poolId: string, instanceId: string): Promise<string | null> {
+  for (let i = 0; i < TICKETS; i++) {
+    const [taken] = await tx<{ address: string }[]>`
+      with pool as (${poolOf(tx, poolId)})
+      insert into addresses (pool_id, address, instance_id)
+      select ${poolId}, base + ${FIRST_OFFSET}::bigint + nextval('address_tickets') % (last - ${FIRST_OFFSET} + 1),
+        ${instanceId} from pool
+      on conflict do nothing returning address`
+    if (taken) return taken.address
+  }
+  await tx`select pg_advisory_xact_lock(hashtextextended(${`addresses ${poolId}`}, 0))`
+  for (let i = 0; i < MAX_SEARCHES; i++) {
+    const [found] = await tx<{ gap: string | null; taken: string | null }[]>`
+      with pool as (${poolOf(tx, poolId)}),
+      gap as (
+        select at from (
+          select ${FIRST_OFFSET}::bigint as at
+          union all
+          select address - base + 1 from pool, addresses where pool_id = ${poolId}
+        ) as behind, pool
+        where at <= last and not exists (select from addresses where pool_id = ${poolId} and address = base + at)
+        order by at limit 1
+      ),
+      taken as (
+        insert into addresses (pool_id, address, instance_id)
+        select ${poolId}, base + at, ${instanceId} from pool, gap on conflict do nothing returning address
+      )
+      select (select base + at from pool, gap) as gap, (select address from taken) as taken`
+    if (found?.taken || !found?.gap) return found?.taken ?? null
+  }
+  return null
+}
+
+/** A pool's first address, and the offset of the last one that is given out: the one behind it is the broadcast's. */
+function poolOf(query: Query, poolId: string) {
+  return query`
+    select set_masklen(network(range)::inet, 32) as base, (2::numeric ^ (32 - masklen(range)))::bigint - 2 as last
+    from address_pools where id = ${poolId}`
+}
+
+/** Gives back everything that an instance holds. */
+export async function releaseAddresses(query: Query, instanceId: string): Promise<void> {
+  await query`delete from addresses where instance_id = ${instanceId}`
+}

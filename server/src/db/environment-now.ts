@@ -1,0 +1,7 @@
+import type { Query } from './database.ts'
+
+/** The time of an environment, which its owner may have frozen or advanced. */
+export async function environmentNow(query: Query, environmentId: string): Promise<Date> {
+  const [row] = await query<{ now: Date }[]>`select environment_now(${environmentId}) as now`
+  return row!.now
+}

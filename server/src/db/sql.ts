@@ -1,0 +1,119 @@
+/**
+ * SQL as tagged templates: every value becomes a parameter, so no text of a tenant can become syntax.
+ *
+ * A template that stands inside another is part of it; awaited, it runs. What may stand in a template besides values:
+ * another template, `sql.json(value)`, `sql(columns)` after `insert into t` or `set`, and `sql('name')` for an
+ * identifier.
+ */
+
+/** Rows of a statement, with the number of rows that it touched. */
+export type Rows<T> = T & { count: number }
+/** A statement as text with `$1…` and its parameters. */
+export type Compiled = { text: string; values: unknown[] }
+export type Execute = (compiled: Compiled) => Promise<Rows<unknown[]>>
+
+// biome-ignore lint/suspicious/noExplicitAny: a row whose type was not named
+type AnyRow = Record<string, any>
+
+export interface Query {
+  // biome-ignore lint/suspicious/noExplicitAny: values are checked by the database
+  <T extends readonly object[] = AnyRow[]>(strings: TemplateStringsArray, ...values: any[]): Statement<T>
+  /** Columns and their values for `insert into t ${…}` and `set ${…}`; a text: a quoted identifier. */
+  (columns: Record<string, unknown> | string): Columns | Identifier
+  /** A value for a json column, whatever it is; arrays above all, which would be arrays of SQL otherwise. */
+  json(value: unknown): Json
+  /** A text of our own, with parameters; several statements when there are none. */
+  unsafe<T extends readonly object[] = AnyRow[]>(text: string, values?: unknown[]): Promise<Rows<T>>
+}
+
+/** Runs when it is awaited, once. */
+export class Statement<T> implements PromiseLike<Rows<T>> {
+  readonly strings: readonly string[]
+  readonly values: readonly unknown[]
+  private readonly execute: Execute
+  private result: Promise<Rows<T>> | null = null
+  constructor(strings: readonly string[], values: readonly unknown[], execute: Execute) {
+    this.strings = strings
+    this.values = values
+    this.execute = execute
+  }
+  // biome-ignore lint/suspicious/noThenProperty: being awaited is what runs it
+  then<A = Rows<T>, B = never>(
+    resolve?: ((rows: Rows<T>) => A | PromiseLike<A>) | null,
+    reject?: ((error: unknown) => B | PromiseLike<B>) | null,
+  ): Promise<A | B> {
+    this.result ??= this.execute(compile(this)) as Promise<unknown> as Promise<Rows<T>>
+    return this.result.then(resolve, reject)
+  }
+  // biome-ignore lint/suspicious/noExplicitAny: as Promise.catch has it
+  catch<B>(reject: (error: any) => B | PromiseLike<B>): Promise<Rows<T> | B> {
+    return this.then(null, reject)
+  }
+}
+
+class Json {
+  readonly value: unknown
+  constructor(value: unknown) {
+    this.value = value
+  }
+}
+class Columns {
+  readonly columns: Record<string, unknown>
+  constructor(columns: Record<string, unknown>) {
+    this.columns = columns
+  }
+}
+class Identifier {
+  readonly name: string
+  constructor(name: string) {
+    this.name = name
+  }
+}
+
+/** The tag for one way of executing: a pool, or one connection. */
+export function createQuery(execute: Execute): Query {
+  const query = (first: TemplateStringsArray | Record<string, unknown> | string, ...values: unknown[]) => {
+    if (typeof first === 'string') return new Identifier(first)
+    return 'raw' in first ? new Statement(first as TemplateStringsArray, values, execute) : new Columns(first)
+  }
+  const json = (value: unknown) => new Json(value)
+  const unsafe = (text: string, values: unknown[] = []) => execute({ text, values })
+  return Object.assign(query, { json, unsafe }) as unknown as Query
+}
+
+/** The text and parameters of a statement with everything in it. Throws TypeError for `undefined`, which is a bug. */
+export function compile(statement: Pick<Statement<unknown>, 'strings' | 'values'>): Compiled {
+  const values: unknown[] = []
+  const parameter = (value: unknown): string => {
+    if (value === undefined) throw new TypeError('undefined is not a value for SQL')
+    if (value instanceof Json) values.push(JSON.stringify(value.value))
+    else values.push(isPlainObject(value) ? JSON.stringify(value) : value)
+    return `$${values.length}`
+  }
+  const expand = (value: unknown, before: string): string => {
+    if (value instanceof Statement) return join(value)
+    if (value instanceof Identifier) return quote(value.name)
+    if (value instanceof Columns) return expandColumns(value, before)
+    return parameter(value)
+  }
+  const expandColumns = ({ columns }: Columns, before: string): string => {
+    const entries = Object.entries(columns)
+    const texts = entries.map(([, value]) => expand(value, ''))
+    if (/\bset\s*$/i.test(before)) return entries.map(([name], i) => `${quote(name)} = ${texts[i]}`).join(', ')
+    return `(${entries.map(([name]) => quote(name)).join(', ')}) values (${texts.join(', ')})`
+  }
+  const join = ({ strings, values: given }: Pick<Statement<unknown>, 'strings' | 'values'>): string => {
+    let text = strings[0]!
+    given.forEach((value, i) => {
+      text += expand(value, text) + strings[i + 1]!
+    })
+    return text
+  }
+  return { text: join(statement), values }
+}
+
+const quote = (name: string): string => `"${name.replaceAll('"', '""')}"`
+
+function isPlainObject(value: unknown): boolean {
+  return typeof value === 'object' && value !== null && Object.getPrototypeOf(value) === Object.prototype
+}

@@ -1,0 +1,21 @@
+import { mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { systemClock } from '../lib/clock.ts'
+import { silentLog } from '../lib/log.ts'
+import { startEmbeddedPostgres } from './embedded.ts'
+
+/** Starts a throw-away server for tests; durability is off, because a crash of the host loses the tests anyway. */
+export async function startTestServer(): Promise<{ url: string; stop: () => Promise<void> }> {
+  const dir = mkdtempSync(join(tmpdir(), 'cloudnexus-test-'))
+  const settings = { fsync: 'off', synchronous_commit: 'off', max_connections: '300' }
+  const options = { data_dir: dir, run_dir: dir, log: silentLog, clock: systemClock, settings }
+  const server = await startEmbeddedPostgres(options)
+  return {
+    url: server.url('postgres'),
+    stop: async () => {
+      await server.stop(5_000)
+      rmSync(dir, { recursive: true, force: true })
+    },
+  }
+}

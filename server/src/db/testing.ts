@@ -1,0 +1,66 @@
+import { createHash } from 'node:crypto'
+import { after } from 'node:test'
+import { systemRandom } from '../lib/random.ts'
+import { connect, type Sql } from './database.ts'
+import { migrate, migrationFiles } from './migrate.ts'
+import { startTestServer } from './test-server.ts'
+
+/**
+ * A fresh database for one test file, copied from a migrated template. The server is the one that the test command
+ * started (TEST_DATABASE_URL); a file that is run alone starts its own.
+ */
+export async function createTestDatabase(options: { max?: number } = {}): Promise<{ sql: Sql; url: string }> {
+  const server = process.env.TEST_DATABASE_URL ?? (await ownServer())
+  const template = await ensureTemplate(server)
+  const name = `t_${Buffer.from(systemRandom.bytes(8)).toString('hex')}`
+  const admin = connect({ url: server, max: 1, name: 'test-admin' })
+  await admin.unsafe(`create database ${name} template ${template}`)
+  const url = withDatabase(server, name)
+  const sql = connect({ url, max: options.max ?? 10, name: 'test' })
+  cleanups.push(async () => {
+    await sql.end({ timeout: 2 })
+    await admin.unsafe(`drop database if exists ${name} with (force)`)
+    await admin.end()
+  })
+  return { sql, url }
+}
+
+let stopOwn: (() => Promise<void>) | undefined
+const cleanups: (() => Promise<void>)[] = []
+// Registered when this file is loaded, so that it runs after all tests of the file and not after the first.
+after(async () => {
+  for (const cleanup of cleanups) await cleanup()
+  await stopOwn?.()
+})
+
+async function ownServer(): Promise<string> {
+  const server = await startTestServer()
+  stopOwn = server.stop
+  process.env.TEST_DATABASE_URL = server.url
+  return server.url
+}
+
+/** Makes the template once per content of the migrations; test files race for it under an advisory lock. */
+async function ensureTemplate(server: string): Promise<string> {
+  const digest = createHash('sha256').update(JSON.stringify(migrationFiles())).digest('hex').slice(0, 12)
+  const name = `template_${digest}`
+  const admin = connect({ url: server, max: 1, name: 'test-template' })
+  try {
+    await admin`select pg_advisory_lock(41)`
+    const [found] = await admin`select 1 from pg_database where datname = ${name}`
+    if (!found) {
+      await admin.unsafe(`create database ${name}_new`)
+      const fresh = connect({ url: withDatabase(server, `${name}_new`), max: 1, name: 'test-template' })
+      await migrate(fresh)
+      await fresh.end()
+      await admin.unsafe(`alter database ${name}_new rename to ${name}`)
+    }
+    return name
+  } finally {
+    await admin.end()
+  }
+}
+
+function withDatabase(url: string, database: string): string {
+  return url.replace(/\/[^/?]*(\?|$)/, `/${database}$1`)
+}

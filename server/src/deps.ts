@@ -1,0 +1,42 @@
+import type { Config } from './config.ts'
+import type { Sql } from './db/database.ts'
+import type { Notifier } from './db/notify.ts'
+import type { Driver } from './drivers/driver.ts'
+import type { Clock } from './lib/clock.ts'
+import type { Log } from './lib/log.ts'
+import type { Random } from './lib/random.ts'
+
+/** Secrets that are never in the database: made at the first start, in a file that only the operator reads. */
+export type Secrets = {
+  /** Keys are stored as HMAC-SHA-256 with this pepper. */
+  pepper: Uint8Array
+  /** Signs page cursors. */
+  cursor_key: Uint8Array
+  /** Seals user data (AES-256-GCM). */
+  seal_key: Uint8Array
+}
+
+/** A region and the drivers that serve its two environments. */
+export type Region = { id: string; name: string; drivers: { live: Driver; test: Driver } }
+
+/** What the composition root hands to everything else: a plain object, no container. */
+export type Deps = {
+  config: Config
+  sql: Sql
+  clock: Clock
+  random: Random
+  log: Log
+  secrets: Secrets
+  regions: Region[]
+  /** Tells engines (`announce`) and waiting requests (`changed`) of all processes, after a commit. */
+  notifier: Notifier
+}
+
+/** Who asks: the API key and the environment that it belongs to. */
+export type Principal = {
+  key_id: string
+  project_id: string
+  environment_id: string
+  mode: 'live' | 'test'
+  scopes: string[]
+}

@@ -1,0 +1,133 @@
+/**
+ * Does KVM work here? A device that opens proves nothing: under nested virtualisation it can accept every call and
+ * still hang each guest after its firmware. So the tiny guest is booted once with KVM, by the driver itself and with
+ * the privileges it will have, and has to say that it is up. The verdict is kept per boot of the host, version of QEMU,
+ * mode and user, and nothing of the proof stays behind, not even when an earlier one was killed half-way.
+ */
+import { readFile, rm } from 'node:fs/promises'
+import { join } from 'node:path'
+import { silentLog } from '../../lib/log.ts'
+import { type Hypervisor, InvalidSpecError, type MachineImage, type MachineSpec } from '../driver.ts'
+import { QemuDriver, type QemuOptions } from './driver.ts'
+import { writeJson } from './machine-files.ts'
+import { hostBootId } from './process.ts'
+import { runProgram } from './run-program.ts'
+import { endAllMachines, PROOF_FOLDER } from './teardown.ts'
+
+export type ProofOptions = Omit<QemuOptions, 'accelerator' | 'limits'> & {
+  mode: 'auto' | 'kvm' | 'tcg'
+  /** A tiny image with direct boot that says when it is up. */
+  image: MachineImage
+  /** Where the verdict is kept. */
+  cache_file: string
+  /** How long the guest may take; with working KVM it takes one second. */
+  proof_ms?: number
+  kvm_device?: string
+}
+
+type Verdict = { works: boolean; reason: string }
+
+const PROOF_MS = 10_000
+const LOOK_MS = 20
+const MIB = 1024 * 1024
+const PROOF_ID = 'inst_kvmproof00'
+
+/** Which accelerator machines will have, and why. Throws when `kvm` is demanded and not proven. */
+export async function proveAccelerator(options: ProofOptions): Promise<Hypervisor> {
+  const version = /version (\S+)/.exec(await runProgram([options.qemu_binary, '--version']))?.[1] ?? 'unknown'
+  const name = `QEMU ${version}`
+  if (options.mode === 'tcg') return { name, accelerator: 'tcg', reason: 'TCG was asked for' }
+  const key = [await hostBootId(), version, options.mode, options.service_uid ?? 'self'].join(' ')
+  const verdict =
+    (await openKvm(options)) ?? (await readVerdict(options.cache_file, key)) ?? (await proveKvm(options, key))
+  if (verdict.works) return { name, accelerator: 'kvm', reason: verdict.reason }
+  if (options.mode === 'kvm')
+    throw new Error(
+      `KVM was asked for, but it is not proven to work: ${verdict.reason}. Use auto or tcg, or repair KVM.`,
+    )
+  return { name, accelerator: 'tcg', reason: verdict.reason }
+}
+
+async function readVerdict(file: string, key: string): Promise<Verdict | null> {
+  try {
+    const { key: known, works, reason } = JSON.parse(await readFile(file, 'utf8'))
+    return known === key && typeof works === 'boolean' && typeof reason === 'string' ? { works, reason } : null
+  } catch {
+    return null
+  }
+}
+
+async function proveKvm(options: ProofOptions, key: string): Promise<Verdict> {
+  const data_dir = join(options.data_dir, PROOF_FOLDER)
+  const run_dir = join(options.run_dir, PROOF_FOLDER)
+  const clean = async () => {
+    await endAllMachines(data_dir, run_dir)
+    for (const folder of [data_dir, run_dir]) await rm(folder, { recursive: true, force: true })
+  }
+  await clean()
+  const driver = new QemuDriver({
+    ...options,
+    ...{ data_dir, run_dir, limits: { vcpus: 1, memory_bytes: 0, disk_bytes: 0 } },
+    log: silentLog,
+    accelerator: { name: 'QEMU', accelerator: 'kvm', reason: 'to be proven' },
+  })
+  try {
+    const verdict = await bootOnce(driver, options)
+    await writeJson(options.cache_file, { key, ...verdict })
+    return verdict
+  } finally {
+    await driver.close()
+    await clean()
+  }
+}
+
+/** Why the device cannot be used at all, or null; asked anew each time, for it is cheap. Asked as the user that QEMU will be. */
+async function openKvm({ kvm_device = '/dev/kvm', service_uid }: ProofOptions): Promise<Verdict | null> {
+  const no = (reason: string): Verdict => ({ works: false, reason })
+  const test = ['test', '-r', kvm_device, '-a', '-w', kvm_device]
+  if (await fails(['test', '-e', kvm_device])) return no('this host has no KVM device')
+  if (await fails(test)) return no('KVM is present but this user may not use it')
+  if (service_uid === null) return null
+  const group = (await runProgram(['stat', '-c', '%g', kvm_device])).trim()
+  const groups = group === '0' ? ['--clear-groups'] : ['--groups', group]
+  const asUser = ['setpriv', '--reuid', `${service_uid}`, '--regid', `${service_uid}`, ...groups, '--', ...test]
+  return (await fails(asUser))
+    ? no('KVM is present but only for root, and machines do not run as root (chgrp kvm /dev/kvm; chmod 660 /dev/kvm)')
+    : null
+}
+
+const fails = (argv: string[]) =>
+  runProgram(argv).then(
+    () => false,
+    () => true,
+  )
+
+async function bootOnce(driver: QemuDriver, options: ProofOptions): Promise<Verdict> {
+  const { clock, image, proof_ms = PROOF_MS } = options
+  const spec = proofSpec(image)
+  const ref = { id: spec.id, environment_id: spec.environment_id, now: clock.now() }
+  await driver.adopt()
+  await driver.create(spec)
+  await driver.start(spec, clock.now())
+  for (const deadline = clock.monotonic() + proof_ms; clock.monotonic() < deadline; await clock.sleep(LOOK_MS)) {
+    const machine = await driver.get(ref)
+    if (machine?.ready) return { works: true, reason: 'a guest was booted with KVM and reported' }
+    if (machine?.power !== 'running')
+      return { works: false, reason: 'KVM is present but the proof guest did not start' }
+  }
+  return { works: false, reason: `KVM is present but the proof guest did not report within ${proof_ms / 1000} s` }
+}
+
+function proofSpec(image: MachineImage): MachineSpec {
+  if (!image.boot || image.ready_signal !== 'guest')
+    throw new InvalidSpecError('invalid_spec', 'not an image for a proof')
+  return {
+    ...{ id: PROOF_ID, environment_id: 'env_0000000000', disk: 1, run: 1, image },
+    ...{ vcpus: 1, memory_bytes: 128 * MIB, disk_bytes: 1024 * MIB },
+    ...{ hostname: 'proof', ssh_public_keys: [], user_data: null, tags: {} },
+    network: {
+      ...{ segment: 0, mac: '52:54:00:00:00:01', private_ip: '192.168.255.2', prefix_length: 30 },
+      ...{ public_ip: null, ports: [] },
+    },
+  }
+}

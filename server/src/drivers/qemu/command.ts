@@ -1,0 +1,163 @@
+/**
+ * The command line of a machine, as a pure function. Rule S1: no string of a tenant gets in here. Hostname, keys, user
+ * data and tags travel in files whose names are ours (seed.ts); what does get in is a number, or has passed a pattern
+ * of this file, or is a path of ours. Devices, disks and networks are JSON, where nothing needs quoting. The few
+ * options that exist only as `key=value` lists have their commas doubled.
+ *
+ * The chain of disks is spelled out down to `backing: null`, and every format is named: what a header says about other
+ * files is never followed, so neither a forged image nor a moved folder changes which file is opened.
+ */
+import { createHash } from 'node:crypto'
+import { join } from 'node:path'
+import { isId } from '../../lib/id.ts'
+import { InvalidSpecError, type MachineImage, type MachineSpec } from '../driver.ts'
+import type { MachinePaths } from './machine-files.ts'
+import type { NetworkDevices } from './network/network.ts'
+
+export type CommandHost = {
+  qemu_binary: string
+  accelerator: 'kvm' | 'tcg'
+  /** Absolute folder that `-name` carries: by it a process is recognised, whatever paths it sees itself. */
+  identity_folder: string
+  /** The image's folder, as QEMU sees it. */
+  image_folder: string
+}
+
+const MIB = 1024 * 1024
+const SANDBOX = 'on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny'
+/** Files that `micro-linux` and its like read through fw_cfg. */
+export const FW_CFG_NAMES = ['instance-id', 'hostname', 'ssh-keys', 'user-data', 'network'] as const
+
+/** A larger guest runs more code than a small cache of translations holds: systemd boots in three quarters of the time. */
+function acceleratorArguments(spec: MachineSpec, host: CommandHost): string[] {
+  if (host.accelerator === 'kvm') return ['-accel', 'kvm', '-cpu', 'host']
+  return ['-accel', `tcg,tb-size=${spec.memory_bytes < 512 * MIB ? 64 : 128}`, '-cpu', 'max']
+}
+
+/** The complete command, program first. Throws InvalidSpecError for a value that has not the form it must have. */
+export function qemuCommand(
+  spec: MachineSpec,
+  paths: MachinePaths,
+  network: NetworkDevices,
+  host: CommandHost,
+): string[] {
+  checkSpec(spec)
+  return [
+    host.qemu_binary,
+    ...['-name', list({ guest: host.identity_folder })],
+    ...['-uuid', uuidOf(spec.id)],
+    ...['-nodefaults', '-no-user-config', '-display', 'none'],
+    ...['-sandbox', SANDBOX],
+    ...['-pidfile', paths.pid_file],
+    ...['-action', 'panic=pause,shutdown=pause,reboot=reset'],
+    ...['-M', 'q35'],
+    ...acceleratorArguments(spec, host),
+    ...['-smp', `${spec.vcpus}`, '-m', `${spec.memory_bytes / MIB}`],
+    ...bootArguments(spec.image, host.image_folder),
+    ...monitorArguments(paths),
+    ...consoleArguments(paths),
+    ...diskArguments(spec, paths, join(host.image_folder, 'disk.qcow2')),
+    ...network.netdevs.flatMap((netdev) => ['-netdev', JSON.stringify(netdev)]),
+    ...network.devices.flatMap(device),
+    ...[{ driver: 'virtio-rng-pci' }, { driver: 'virtio-balloon-pci', id: 'balloon' }].flatMap(device),
+    ...device({ driver: 'pvpanic-pci' }),
+    ...seedArguments(spec.image, paths),
+  ]
+}
+
+function checkSpec(spec: MachineSpec): void {
+  must(isId('inst', spec.id), 'id', spec.id)
+  must(Number.isInteger(spec.vcpus) && spec.vcpus >= 1 && spec.vcpus <= 255, 'vcpus', spec.vcpus)
+  const { memory_bytes } = spec
+  must(memory_bytes > 0 && memory_bytes <= 2 ** 44 && memory_bytes % MIB === 0, 'memory_bytes', memory_bytes)
+  checkImage(spec.image)
+}
+
+/** Image folders and files are relative names below the images folder and stay there. */
+export function checkImage(image: MachineImage): void {
+  const name = /^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$/
+  must(
+    image.folder.split('/').every((part) => name.test(part)),
+    'image.folder',
+    image.folder,
+  )
+  if (!image.boot) return
+  must(name.test(image.boot.kernel), 'image.boot.kernel', image.boot.kernel)
+  must(name.test(image.boot.initrd), 'image.boot.initrd', image.boot.initrd)
+  must(/^[\x20-\x7e]{0,1024}$/.test(image.boot.append), 'image.boot.append', image.boot.append)
+}
+
+function must(condition: boolean, field: string, value: unknown): void {
+  if (condition) return
+  const internal = `illegal ${field}: ${JSON.stringify(value)?.slice(0, 200)}`
+  throw new InvalidSpecError('invalid_spec', `The machine cannot be made: ${field} is not valid.`, internal)
+}
+
+function bootArguments(image: MachineImage, folder: string): string[] {
+  if (!image.boot) return ['-boot', 'menu=off,strict=on']
+  const { kernel, initrd, append } = image.boot
+  return ['-kernel', join(folder, kernel), '-initrd', join(folder, initrd), '-append', append]
+}
+
+function monitorArguments(paths: MachinePaths): string[] {
+  const sockets = { control: paths.control, monitor: paths.monitor }
+  return Object.entries(sockets).flatMap(([id, path]) => [
+    ...['-chardev', `socket,${list({ id, path, server: 'on', wait: 'off' })}`],
+    ...['-mon', list({ chardev: id, mode: 'control' })],
+  ])
+}
+
+/** Both files are appended to, so that shortening them while QEMU writes is safe. */
+function consoleArguments(paths: MachinePaths): string[] {
+  return [
+    ...['-chardev', `file,${list({ id: 'console', path: paths.console, append: 'on' })}`],
+    ...['-serial', 'chardev:console'],
+    ...['-chardev', `file,${list({ id: 'ready', path: paths.ready, append: 'on' })}`],
+    ...device({ driver: 'virtio-serial-pci' }),
+    ...device({ driver: 'virtserialport', chardev: 'ready', name: 'cloudnexus.ready' }),
+  ]
+}
+
+function diskArguments(spec: MachineSpec, paths: MachinePaths, base: string): string[] {
+  const file = (filename: string, more: object = {}) => ({ driver: 'file', filename, aio: 'threads', ...more })
+  const overlay = {
+    'node-name': 'disk',
+    driver: 'qcow2',
+    discard: 'unmap',
+    file: file(paths.disk, { discard: 'unmap' }),
+    backing: { driver: 'qcow2', 'read-only': true, file: file(base, { 'read-only': true }), backing: null },
+  }
+  const onError = { werror: 'stop', rerror: 'stop' }
+  const boot = spec.image.boot ? {} : { bootindex: 0 }
+  return [
+    ...['-blockdev', JSON.stringify(overlay)],
+    ...device({ driver: 'virtio-blk-pci', drive: 'disk', serial: spec.id, ...onError, ...boot }),
+  ]
+}
+
+function seedArguments(image: MachineImage, paths: MachinePaths): string[] {
+  if (image.seed === 'fw_cfg')
+    return FW_CFG_NAMES.flatMap((name) => [
+      '-fw_cfg',
+      list({ name: `opt/cloudnexus/${name}`, file: join(paths.fw_cfg, name) }),
+    ])
+  const seed = { driver: 'file', filename: paths.seed_iso, 'read-only': true }
+  return [
+    ...['-blockdev', JSON.stringify({ 'node-name': 'seed', driver: 'raw', 'read-only': true, file: seed })],
+    ...device({ driver: 'virtio-blk-pci', drive: 'seed', serial: 'seed' }),
+  ]
+}
+
+const device = (properties: object) => ['-device', JSON.stringify(properties)]
+
+/** QEMU's `key=value` form; a comma inside a value is written twice. */
+const list = (values: Record<string, string>) =>
+  Object.entries(values)
+    .map(([key, value]) => `${key}=${value.replaceAll(',', ',,')}`)
+    .join(',')
+
+/** The same machine has the same hardware identity in every run (RFC 9562, version 8). */
+export function uuidOf(id: string): string {
+  const hex = createHash('sha256').update(id).digest('hex')
+  return `${hex.slice(0, 8)}-${hex.slice(8, 12)}-8${hex.slice(13, 16)}-a${hex.slice(17, 20)}-${hex.slice(20, 32)}`
+}

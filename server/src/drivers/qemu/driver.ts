@@ -1,0 +1,287 @@
+/**
+ * Machines as QEMU processes on this host. Nothing is remembered here that could be wrong tomorrow: files say what was
+ * made and started, the kernel says what lives, QEMU says what it does, and every method begins by reading all three
+ * (machine.ts). So the control plane may be killed at any line; the next one finds the same truth. Methods of one
+ * machine run one after the other, those of different machines at the same time. One control plane per data folder.
+ */
+import { mkdir, readdir, rename, rm } from 'node:fs/promises'
+import { join } from 'node:path'
+import type { Clock } from '../../lib/clock.ts'
+import { isId } from '../../lib/id.ts'
+import type { Log } from '../../lib/log.ts'
+import type { Capacity, Driver, Hypervisor, MachineRef, MachineSpec, ObservedMachine } from '../driver.ts'
+import { InvalidSpecError, NotFoundError, TransientError } from '../driver.ts'
+import { buildMachine, growDisk } from './build.ts'
+import { boundFile, boundReadyFile, readTail } from './console-log.ts'
+import { KeyedLock } from './keyed-lock.ts'
+import { isReachable } from './launch.ts'
+import { CONTROL_MS, endProcess, look, lookToDelete, type Machine, observe, withControl } from './machine.ts'
+import {
+  checkRoots,
+  instancesFolder,
+  machinePaths,
+  scratchName,
+  scratchOwner,
+  syncFolder,
+  writeJson,
+} from './machine-files.ts'
+import { Monitors } from './monitors.ts'
+import type { Network } from './network/network.ts'
+import { userNetwork } from './network/user.ts'
+import { findMachineProcesses } from './process.ts'
+import { detectScope, removeCgroup, SCOPE_REASONS, type Scope } from './scope.ts'
+import { startMachine } from './start.ts'
+
+export type QemuOptions = {
+  /** Absolute and without symbolic links (a process is recognised by it); machines live in `<data_dir>/instances`. */
+  data_dir: string
+  /** Absolute and short; sockets live in `<run_dir>/<instance id>`. */
+  run_dir: string
+  /** Absolute; images are folders below it. */
+  images_dir: string
+  /** Lower-case letters, digits and `-`: names our scopes among those of other installations. */
+  installation_id: string
+  /** The verdict of `proveAccelerator`. */
+  accelerator: Hypervisor
+  qemu_binary: string
+  /** First of a range of user ids, one per machine; null when we are not root. */
+  service_uid: number | null
+  /** Private segments are ports of this multicast group, counted from the base. */
+  multicast_group: string
+  multicast_port_base: number
+  limits: NonNullable<Capacity>
+  log: Log
+  clock: Clock
+}
+
+/** What the functions of this folder need to know of the host. */
+export type Host = QemuOptions & { network: Network; scope: Scope }
+
+const ADOPTIONS_AT_ONCE = 8
+const UPKEEP_MS = 10_000
+
+export class QemuDriver implements Driver {
+  readonly name = 'qemu'
+  readonly resync_seconds = 30
+  readonly #host: Host
+  readonly #locks = new KeyedLock()
+  readonly #monitors: Monitors
+  #changed: (id: string) => void = () => {}
+  #upkeep: { cancel(): void } | null = null
+  #closed = false
+
+  constructor(options: QemuOptions) {
+    checkRoots(options)
+    if (!/^[a-z0-9][a-z0-9-]{0,31}$/.test(options.installation_id)) throw new Error('installation_id is malformed')
+    this.#host = { ...options, network: userNetwork(options), scope: 'none' }
+    this.#monitors = new Monitors(options.clock, options.log, (id) => this.#changed(id))
+  }
+
+  hypervisor(): Hypervisor {
+    const { accelerator, service_uid, scope } = this.#host
+    const user =
+      service_uid === null ? 'machines run as the user of the control plane' : 'each machine as a user of its own'
+    return { ...accelerator, reason: `${accelerator.reason}; ${user}, ${SCOPE_REASONS[scope]}` }
+  }
+
+  capacity(): Capacity {
+    return this.#host.limits
+  }
+
+  async list(): Promise<{ id: string }[]> {
+    const folders = (await readdir(instancesFolder(this.#host))).filter((name) => isId('inst', name))
+    return [...new Set([...folders, ...(await this.#processIds())])].sort().map((id) => ({ id }))
+  }
+
+  get({ id }: MachineRef): Promise<ObservedMachine | null> {
+    return this.#locked(id, async (found) => {
+      if (!found) return null
+      if (found.process) this.#monitors.attach(id, found.paths, found.process)
+      return observe(id, found, this.#host.clock)
+    })
+  }
+
+  create(spec: MachineSpec): Promise<void> {
+    return this.#locked(spec.id, async (found) => {
+      if (found?.machine?.disk === spec.disk) return
+      if (found?.process) throw stillRunning(spec.id)
+      if (found?.machine && found.machine.disk > spec.disk) throw stale(spec.id)
+      // Numbers of users are given out one at a time.
+      await this.#locks.run('build', () => buildMachine(this.#host, spec, found?.machine ?? null))
+    })
+  }
+
+  start(spec: MachineSpec, now: Date): Promise<void> {
+    return this.#locked(
+      spec.id,
+      async (found) => {
+        if (!found?.machine) throw missing(spec.id)
+        if (found.machine.disk !== spec.disk) throw stale(spec.id)
+        // A run is started once: asked again, even after its end, nothing happens. A new try is a new run.
+        if (found.run && found.run.run === spec.run && found.run.disk === spec.disk) return
+        if (found.run && found.run.run > spec.run) throw stale(spec.id)
+        if (found.process) throw stillRunning(spec.id)
+        const child = await startMachine(this.#host, spec, found.machine, now)
+        child.once('exit', () => this.#childEnded(spec.id))
+        this.#monitors.attach(spec.id, found.paths, child.identity)
+      },
+      true,
+    )
+  }
+
+  powerDown({ id }: MachineRef): Promise<void> {
+    return this.#locked(id, async (found) => {
+      if (!found?.process) return
+      const powerDown = withControl(found.paths, this.#host.clock, (client) =>
+        client.execute('system_powerdown', {}, CONTROL_MS),
+      )
+      if (!(await powerDown)) throw new TransientError('no_answer', 'The machine does not answer yet.', `no QMP: ${id}`)
+    })
+  }
+
+  kill({ id }: MachineRef): Promise<void> {
+    return this.#locked(
+      id,
+      async (found) => {
+        if (found?.process) await endProcess(found, 'stopped', this.#host.clock)
+      },
+      true,
+    )
+  }
+
+  resizeDisk(spec: MachineSpec): Promise<void> {
+    return this.#locked(spec.id, async (found) => {
+      if (!found?.machine) throw missing(spec.id)
+      if (found.process) throw stillRunning(spec.id)
+      if (spec.disk_bytes < found.machine.disk_bytes)
+        throw new InvalidSpecError('disk_cannot_shrink', 'A disk cannot become smaller.')
+      await growDisk(this.#host, found.machine, spec.disk_bytes)
+    })
+  }
+
+  setPublicAddress(spec: MachineSpec): Promise<void> {
+    return this.#locked(spec.id, async (found) => {
+      const { paths, process, run } = found ?? {}
+      // A machine at rest gets its address at its next start.
+      if (!paths || !process || !run) return
+      const { public_ip, ports } = spec.network
+      const forwarded = run.ports.map((port) => port.guest_port).join()
+      const wanted = public_ip === null ? '' : [...new Set(ports)].sort((a, b) => a - b).join()
+      if (run.public_ip === public_ip && forwarded === wanted) return
+      const { clock, network } = this.#host
+      const moved = await withControl(paths, clock, async (client) => {
+        if (run.public_ip !== null) await network.remove(client, run.public_ip, run.ports)
+        await writeJson(paths.run_file, { ...run, public_ip: null, ports: [] })
+        if (public_ip === null) return
+        const added = await network.add(client, public_ip, ports)
+        await writeJson(paths.run_file, { ...run, public_ip, ports: added })
+      })
+      if (!moved) throw new TransientError('no_answer', 'The machine does not answer yet.', `no QMP: ${spec.id}`)
+    })
+  }
+
+  delete({ id }: MachineRef): Promise<void> {
+    return this.#locks.run(id, async () => {
+      const found = await lookToDelete(this.#host, id)
+      this.#monitors.detach(id)
+      if (found?.process) await endProcess(found, 'stopped', this.#host.clock)
+      const { directory, sockets } = machinePaths(this.#host, id)
+      await rm(sockets, { recursive: true, force: true })
+      // Gone under its name at once; what a crash leaves of it is swept.
+      if (found?.machine) await rename(directory, scratchName(directory, 'old'))
+      await rm(directory, { recursive: true, force: true })
+      await this.#sweep(id)
+      await removeCgroup(this.#host.installation_id, id)
+    })
+  }
+
+  consoleLog({ id }: MachineRef, tailBytes: number): Promise<Uint8Array> {
+    return readTail(machinePaths(this.#host, id).console, tailBytes)
+  }
+
+  watch(changed: (id: string) => void): void {
+    this.#changed = changed
+  }
+
+  async adopt(): Promise<void> {
+    const { run_dir, service_uid, log, installation_id } = this.#host
+    await mkdir(instancesFolder(this.#host), { recursive: true, mode: 0o711 })
+    await mkdir(run_dir, { recursive: true, mode: 0o711 })
+    if (service_uid !== null && !(await isReachable(run_dir)))
+      throw new Error(`run_dir must be reachable for every user, as machines run as users of their own: ${run_dir}`)
+    this.#host.scope = await detectScope(installation_id, process.getuid?.() === 0)
+    await this.#sweep(null)
+    const ids = (await this.list()).map(({ id }) => id)
+    const counts = { machines: ids.length, running: 0 }
+    const adoptNext = async () => {
+      for (let id = ids.pop(); id !== undefined; id = ids.pop()) {
+        // A machine that cannot be read is left exactly as it is, for the reconciler to report and the operator to see.
+        const found = await look(this.#host, id).catch((error) =>
+          log.error({ instance: id, error: String(error) }, 'machine cannot be read'),
+        )
+        if (!found?.process) continue
+        this.#monitors.attach(id, found.paths, found.process)
+        counts.running++
+      }
+    }
+    await Promise.all(Array.from({ length: ADOPTIONS_AT_ONCE }, adoptNext))
+    log.info({ ...counts, hypervisor: this.hypervisor() }, 'machines adopted')
+    this.#scheduleUpkeep()
+  }
+
+  async close(): Promise<void> {
+    this.#closed = true
+    this.#upkeep?.cancel()
+    this.#monitors.close()
+    this.#changed = () => {}
+  }
+
+  #locked<T>(id: string, work: (found: Machine | null) => Promise<T>, thorough = false): Promise<T> {
+    return this.#locks.run(id, async () => work(await look(this.#host, id, thorough)))
+  }
+
+  async #processIds(): Promise<string[]> {
+    const instances = instancesFolder(this.#host)
+    const names = (await findMachineProcesses(instances)).map(({ folder }) => folder.slice(instances.length + 1))
+    return names.filter((name) => isId('inst', name))
+  }
+
+  /** Removes what unfinished builds and deletions left, of one machine or of all. */
+  async #sweep(id: string | null): Promise<void> {
+    const instances = instancesFolder(this.#host)
+    for (const name of await readdir(instances)) {
+      const owner = scratchOwner(name)
+      if (owner && (id === null || owner === id)) await rm(join(instances, name), { recursive: true, force: true })
+    }
+    await syncFolder(instances)
+  }
+
+  /** A process that we started ourselves has ended: known before its sockets are noticed. */
+  async #childEnded(id: string): Promise<void> {
+    const { paths, run } = (await look(this.#host, id).catch(() => null)) ?? {}
+    if (paths && run && run.ended === null) {
+      const log = (await readTail(paths.log, 2000)).toString('utf8')
+      this.#host.log.warn({ instance: id, run: run.run, qemu_log: log }, 'machine ended by itself')
+    }
+    this.#changed(id)
+  }
+
+  /** Logs that a guest or QEMU fills are kept within bounds. */
+  #scheduleUpkeep(): void {
+    if (this.#closed) return
+    this.#upkeep = this.#host.clock.after(UPKEEP_MS, async () => {
+      for (const { console, log, ready } of this.#monitors.paths())
+        await Promise.all([boundFile(console), boundFile(log), boundReadyFile(ready)]).catch((error) =>
+          this.#host.log.warn({ error: String(error) }, 'log cannot be shortened'),
+        )
+      this.#scheduleUpkeep()
+    })
+  }
+}
+
+const missing = (id: string) =>
+  new NotFoundError('disk_missing', 'The machine has no disk.', `no machine folder: ${id}`)
+const stale = (id: string) =>
+  new TransientError('stale_spec', 'The machine is at another disk or run.', `stale spec: ${id}`)
+const stillRunning = (id: string) =>
+  new TransientError('still_running', 'The machine is still running.', `a process of an older run lives: ${id}`)

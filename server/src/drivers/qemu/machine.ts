@@ -1,0 +1,151 @@
+/**
+ * One machine as it is on this host: its folder, its last run and its process. Every method of the driver begins with
+ * `look`, which also finishes what a killed control plane had begun: a start leaves `starting.json` behind before the
+ * process exists, and whoever finds that file looks for the process and writes down which one it is.
+ */
+import { rm } from 'node:fs/promises'
+import type { Clock } from '../../lib/clock.ts'
+import { type MachinePower, type ObservedMachine, TransientError } from '../driver.ts'
+import {
+  instancesFolder,
+  type MachineFile,
+  type MachinePaths,
+  machinePaths,
+  type Roots,
+  type RunFile,
+  readMachine,
+  readRun,
+  readStart,
+  writeJson,
+} from './machine-files.ts'
+import { saidReady } from './monitors.ts'
+import {
+  findByPidFile,
+  findMachineProcesses,
+  isAlive,
+  killProcess,
+  type ProcessIdentity,
+  waitForEnd,
+} from './process.ts'
+import { QmpClient } from './qmp.ts'
+
+/** `machine` is null for a process whose files are gone. `process` is the live one. */
+export type Machine = {
+  paths: MachinePaths
+  machine: MachineFile | null
+  run: RunFile | null
+  process: ProcessIdentity | null
+}
+
+export const CONTROL_MS = 1000
+const QUIT_MS = 1000
+const KILL_MS = 2000
+
+/** Reads everything about a machine; null when neither a file nor a process is left of it. */
+export async function look(roots: Roots, id: string, thorough = false): Promise<Machine | null> {
+  const paths = machinePaths(roots, id)
+  const [machine, last, begun] = await Promise.all([readMachine(paths), readRun(paths), readStart(paths)])
+  const pending = begun && begun.run > (last?.run ?? 0) ? begun : null
+  const known = last && (await isAlive(last.process)) ? last.process : null
+  if (known) return { paths, machine, run: last, process: known }
+  const process = thorough || pending || !machine ? await search(roots, paths) : null
+  if (!machine) return process ? { paths, machine, run: last, process } : null
+  if (!pending || !process) return { paths, machine, run: last, process }
+  const run: RunFile = { ...pending, process }
+  await writeJson(paths.run_file, run)
+  await rm(paths.start_file, { force: true })
+  return { paths, machine, run, process }
+}
+
+/** Like `look`, for one that is to be deleted: damaged files do not protect it. */
+export async function lookToDelete(roots: Roots, id: string): Promise<Machine | null> {
+  const paths = machinePaths(roots, id)
+  return look(roots, id, true).catch(async () => ({
+    paths,
+    machine: null,
+    run: null,
+    process: await search(roots, paths),
+  }))
+}
+
+async function search(roots: Roots, paths: MachinePaths): Promise<ProcessIdentity | null> {
+  const byFile = await findByPidFile(paths.pid_file, paths.directory)
+  if (byFile) return byFile
+  const all = await findMachineProcesses(instancesFolder(roots))
+  return all.find((each) => each.folder === paths.directory)?.process ?? null
+}
+
+/** Opens the control socket for one piece of work. Null when QEMU does not answer (just born, dying or hanging). */
+export async function withControl<T>(paths: MachinePaths, clock: Clock, work: (client: QmpClient) => Promise<T>) {
+  const client = await QmpClient.connect(paths.control, CONTROL_MS, clock).catch(() => null)
+  if (!client) return null
+  try {
+    return { result: await work(client) }
+  } finally {
+    client.close()
+  }
+}
+
+/**
+ * Ends the process for good and writes down how. The reason is written first: killed in between, we find a live machine
+ * and are asked again. QEMU is asked to quit, so that its disk is complete, and then not asked.
+ */
+export async function endProcess(found: Machine, ended: 'off' | 'stopped', clock: Clock): Promise<void> {
+  const { paths, run, process } = found
+  if (run && run.ended === null) await writeJson(paths.run_file, { ...run, ended })
+  if (!process) return
+  const asked = await withControl(paths, clock, (client) => client.execute('quit', {}, CONTROL_MS)).catch(() => null)
+  if (asked && (await waitForEnd(process, QUIT_MS, clock))) return
+  if (await killProcess(process, KILL_MS, clock)) return
+  throw new TransientError('still_running', 'The machine has not ended yet.', `process ${process.pid} outlives SIGKILL`)
+}
+
+type Seen = Pick<ObservedMachine, 'power' | 'trouble'>
+
+const STATUSES: Record<string, Seen> = {
+  running: { power: 'running', trouble: null },
+  'guest-panicked': { power: 'paused', trouble: 'panic' },
+  'internal-error': { power: 'paused', trouble: 'panic' },
+  'io-error': { power: 'paused', trouble: 'disk_error' },
+  paused: { power: 'paused', trouble: null },
+  shutdown: { power: 'off', trouble: null },
+}
+
+/** What the machine does now. One whose guest has powered itself off is ended here, for it waits for just that. */
+export async function observePower(found: Machine, clock: Clock): Promise<Seen> {
+  const { paths, run, process } = found
+  if (!process) return { power: powerAtRest(run), trouble: null }
+  const answer = await withControl(paths, clock, (client) => client.execute('query-status', {}, CONTROL_MS)).catch(
+    () => null,
+  )
+  const status = (answer?.result as { status?: string } | undefined)?.status ?? 'running'
+  const seen = STATUSES[status] ?? STATUSES.running!
+  if (!answer && !(await isAlive(process))) return { power: powerAtRest(run), trouble: null }
+  if (seen.power === 'off') await endProcess(found, 'off', clock)
+  return seen
+}
+
+const powerAtRest = (run: RunFile | null): MachinePower => (run ? (run.ended ?? 'crashed') : 'stopped')
+
+/** The machine as the reconciler sees it. */
+export async function observe(id: string, found: Machine, clock: Clock): Promise<ObservedMachine> {
+  const { machine, run, paths } = found
+  const { power, trouble } = await observePower(found, clock)
+  const byGuest = machine?.image.ready_signal !== 'process'
+  const ready = run !== null && (byGuest ? await saidReady(paths.ready) : power === 'running')
+  const size = run ?? machine
+  return {
+    id,
+    power,
+    disk: machine?.disk ?? 0,
+    run: run?.run ?? 0,
+    ready,
+    started_at: run ? new Date(run.started_at) : null,
+    vcpus: size?.vcpus ?? 0,
+    memory_bytes: size?.memory_bytes ?? 0,
+    disk_bytes: machine?.disk_bytes ?? 0,
+    public_ip: run?.public_ip ?? null,
+    ports: run?.ports ?? [],
+    trouble,
+  }
+}

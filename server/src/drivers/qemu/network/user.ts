@@ -1,0 +1,172 @@
+/**
+ * A network that needs no privilege. The first card is QEMU's own user-mode stack: it gives the guest its way out, and
+ * the guest's ports appear on a loopback address of the host that belongs to this machine alone. The second card is the
+ * private network: guests of one segment exchange frames over a multicast port bound to the loopback interface.
+ *
+ * What it does not do: the guest reaches the host's own 127.0.0.1 through its gateway (QEMU has no switch against it),
+ * and any local process can join a multicast port. The bridge has neither flaw, and needs root.
+ */
+import { createHash } from 'node:crypto'
+import { createServer, isIPv4 } from 'node:net'
+import { AddressInUseError, InvalidSpecError, type MachineSpec, type PortForward } from '../../driver.ts'
+import type { QmpClient } from '../qmp.ts'
+import type { Network, NetworkDevices } from './network.ts'
+
+/** Carrier-grade space (RFC 6598): a tenant's subnet, which is RFC 1918 space, never collides with it. */
+const PUBLIC_SIDE = { net: '100.96.0.0/24', host: '100.96.0.2', dns: '100.96.0.3', dhcpstart: '100.96.0.15' }
+const PUBLIC_CARD = 'public'
+
+/** Where a usual port goes when the host does not let us have it: below 1024 without root, or a listener on all addresses. */
+const SECOND_CHOICE: Record<number, number> = { 22: 2222, 80: 8080, 443: 8443 }
+const HMP_DEADLINE_MS = 2000
+
+export type MulticastOptions = { multicast_group: string; multicast_port_base: number }
+
+const MAC = /^[0-9a-f]{2}(:[0-9a-f]{2}){5}$/
+
+/** User-mode network with multicast segments. */
+export function userNetwork(options: MulticastOptions): Network {
+  return {
+    plan: (spec) => planPorts(spec.network.public_ip, spec.network.ports),
+    devices: (spec, ports) => userDevices(spec, ports, options),
+    add: (control, ip, ports) => addForwards(control, ip, ports),
+    remove: (control, ip, ports) =>
+      removeForwards(
+        control,
+        ip,
+        ports.map((port) => port.host_port),
+      ),
+  }
+}
+
+/** The address of the first card: fixed per machine, local, and never that of the second. */
+export function publicMac(id: string, privateMac: string): string {
+  const bytes = createHash('sha256').update(id).digest().subarray(0, 3)
+  const mac = ['52:55:0a', ...[...bytes].map((byte) => byte.toString(16).padStart(2, '0'))].join(':')
+  return mac === privateMac ? mac.replace(/^52/, '56') : mac
+}
+
+/** Refuses addresses that are none. They are the only strings of a network that reach a command line. */
+export function checkNetwork(network: MachineSpec['network']): void {
+  check(MAC.test(network.mac) && !isGroupAddress(network.mac), 'mac', network.mac)
+  check(isIPv4(network.private_ip), 'private_ip', network.private_ip)
+  check(
+    Number.isInteger(network.prefix_length) && network.prefix_length >= 8 && network.prefix_length <= 30,
+    'prefix_length',
+    network.prefix_length,
+  )
+  check(network.public_ip === null || isIPv4(network.public_ip), 'public_ip', network.public_ip)
+  for (const port of network.ports) checkPort(port)
+}
+
+const isGroupAddress = (mac: string) => (Number.parseInt(mac.slice(0, 2), 16) & 1) === 1
+
+function checkPort(port: number): void {
+  check(Number.isInteger(port) && port >= 1 && port <= 65535, 'ports', port)
+}
+
+function check(condition: boolean, field: string, value: unknown): void {
+  if (condition) return
+  const internal = `illegal network.${field}: ${JSON.stringify(value)?.slice(0, 200)}`
+  throw new InvalidSpecError('invalid_spec', `The machine cannot be made: network.${field} is not valid.`, internal)
+}
+
+function userDevices(spec: MachineSpec, ports: PortForward[], options: MulticastOptions): NetworkDevices {
+  const { network } = spec
+  checkNetwork(network)
+  const port = options.multicast_port_base + network.segment
+  check(Number.isInteger(network.segment) && network.segment >= 0 && port <= 65535, 'segment', network.segment)
+  const hostfwd =
+    network.public_ip === null ? [] : ports.map((each) => ({ str: forwardRule(network.public_ip!, each) }))
+  const mcast = `${options.multicast_group}:${port}`
+  const card = (netdev: string, mac: string) => ({ driver: 'virtio-net-pci', netdev, mac, romfile: '' })
+  return {
+    netdevs: [
+      { type: 'user', id: PUBLIC_CARD, ipv6: false, ...PUBLIC_SIDE, ...(hostfwd.length > 0 ? { hostfwd } : {}) },
+      { type: 'socket', id: 'private', mcast, localaddr: '127.0.0.1' },
+    ],
+    devices: [card(PUBLIC_CARD, publicMac(spec.id, network.mac)), card('private', network.mac)],
+  }
+}
+
+function listener(ip: string, port: number): string {
+  check(isIPv4(ip), 'public_ip', ip)
+  checkPort(port)
+  return `tcp:${ip}:${port}`
+}
+
+const forwardRule = (ip: string, port: PortForward) => {
+  checkPort(port.guest_port)
+  return `${listener(ip, port.host_port)}-:${port.guest_port}`
+}
+
+/** Chooses a host port for each guest port by asking the kernel, with the privilege that QEMU will have. */
+export async function planPorts(ip: string | null, ports: number[]): Promise<PortForward[]> {
+  if (ip === null) return []
+  const planned: PortForward[] = []
+  const taken = (port: number) => planned.some((each) => each.host_port === port)
+  // The usual ports choose last, so that a second choice never takes a port that was asked for by number.
+  const order = [...new Set(ports)].sort((a, b) => Number(a in SECOND_CHOICE) - Number(b in SECOND_CHOICE) || a - b)
+  for (const guest_port of order) {
+    const choices = [guest_port, SECOND_CHOICE[guest_port]].filter((port) => port !== undefined && !taken(port))
+    planned.push({ guest_port, host_port: await firstFree(ip, choices as number[], guest_port) })
+  }
+  return planned.sort((a, b) => a.guest_port - b.guest_port)
+}
+
+async function firstFree(ip: string, choices: number[], guestPort: number): Promise<number> {
+  for (const port of choices) {
+    const code = await tryBind(ip, port)
+    if (code === null) return port
+    if (code !== 'EADDRINUSE' && code !== 'EACCES')
+      throw new InvalidSpecError(
+        'address_unavailable',
+        `The public address ${ip} does not belong to this host.`,
+        `bind: ${code}`,
+      )
+  }
+  throw addressInUse(ip, choices.at(-1) ?? guestPort)
+}
+
+function addressInUse(ip: string, port: number, internal?: string) {
+  return new AddressInUseError(
+    'address_in_use',
+    `Port ${port} of ${ip} is taken by something else on the host.`,
+    internal,
+  )
+}
+
+function tryBind(ip: string, port: number): Promise<string | null> {
+  return new Promise((resolve) => {
+    const server = createServer()
+    server.once('error', (error: NodeJS.ErrnoException) => resolve(error.code ?? 'unknown'))
+    server.listen({ host: ip, port, exclusive: true }, () => server.close(() => resolve(null)))
+  })
+}
+
+async function addForwards(control: QmpClient, ip: string, guestPorts: number[]): Promise<PortForward[]> {
+  // Taken away first: forwards of ours from an attempt that was cut short would look like a stranger's.
+  const ours = guestPorts.flatMap((port) => [port, SECOND_CHOICE[port]]).filter((port) => port !== undefined)
+  const removeAll = () => removeForwards(control, ip, ours)
+  await removeAll()
+  try {
+    const ports = await planPorts(ip, guestPorts)
+    for (const port of ports) {
+      const answer = await human(control, `hostfwd_add ${PUBLIC_CARD} ${forwardRule(ip, port)}`)
+      if (answer !== '') throw addressInUse(ip, port.host_port, answer)
+    }
+    return ports
+  } catch (error) {
+    await removeAll()
+    throw error
+  }
+}
+
+async function removeForwards(control: QmpClient, ip: string, hostPorts: number[]): Promise<void> {
+  for (const port of hostPorts) await human(control, `hostfwd_remove ${PUBLIC_CARD} ${listener(ip, port)}`)
+}
+
+async function human(control: QmpClient, line: string): Promise<string> {
+  const answer = await control.execute('human-monitor-command', { 'command-line': line }, HMP_DEADLINE_MS)
+  return typeof answer === 'string' ? answer.trim() : ''
+}

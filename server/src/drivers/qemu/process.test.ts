@@ -1,0 +1,110 @@
+import assert from 'node:assert/strict'
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { test } from 'node:test'
+import fc from 'fast-check'
+import { systemClock } from '../../lib/clock.ts'
+import {
+  findByPidFile,
+  findMachineProcesses,
+  folderOf,
+  identify,
+  isAlive,
+  killProcess,
+  type ProcessIdentity,
+  parseStat,
+  waitForEnd,
+} from './process.ts'
+
+/** A process that lives until it is killed, with a command line like that of a machine. */
+function sleeper(folder: string) {
+  const code = 'setInterval(() => {}, 1e6); console.log("up")'
+  return spawn(process.execPath, ['-e', code, '--', '-name', `guest=${folder}`], {
+    stdio: ['ignore', 'pipe', 'ignore'],
+  })
+}
+
+test('a process is known by its start, not by its number', async () => {
+  const child = sleeper('/x')
+  await once(child.stdout, 'data')
+  const identity = await identify(child.pid!)
+  assert.ok(identity && (await isAlive(identity)))
+  for (const other of [{ start_time: identity.start_time + 1 }, { boot_id: 'another boot' }]) {
+    const stranger: ProcessIdentity = { ...identity, ...other }
+    assert.equal(await isAlive(stranger), false)
+    assert.equal(await killProcess(stranger, 1000, systemClock), true)
+    assert.ok(await isAlive(identity), 'a stranger with the same number is left alone')
+  }
+  assert.equal(await waitForEnd(identity, 1, systemClock), false)
+  assert.equal(await killProcess(identity, 5000, systemClock), true)
+  assert.equal(await isAlive(identity), false)
+  assert.equal(await killProcess(identity, 5000, systemClock), true)
+})
+
+test('a zombie is dead', async () => {
+  // The shell starts a child, says its number, and turns into a program that never collects it.
+  const parent = spawn('sh', ['-c', 'sleep 1000 & echo $!; exec sleep 1000'], { stdio: ['ignore', 'pipe', 'ignore'] })
+  const pid = Number(String((await once(parent.stdout, 'data'))[0]))
+  try {
+    const turned = async () => (await readFile(`/proc/${parent.pid}/comm`, 'utf8')) === 'sleep\n'
+    for (let looks = 0; !(await turned()); looks++) {
+      assert.ok(looks < 1000)
+      await systemClock.sleep(10)
+    }
+    assert.ok(await identify(pid))
+    process.kill(pid, 'SIGKILL')
+    for (let looks = 0; (await identify(pid)) !== null; looks++) {
+      assert.ok(looks < 1000)
+      await systemClock.sleep(10)
+    }
+    process.kill(pid, 0) // It does exist: this would throw otherwise.
+  } finally {
+    parent.kill('SIGKILL')
+  }
+})
+
+test('a machine is found by its pid file or by its command line, and nothing else is', async () => {
+  const root = await mkdtemp(join(tmpdir(), 'processes-'))
+  const folder = join(root, 'inst_0123456789')
+  const child = sleeper(folder)
+  try {
+    await once(child.stdout, 'data')
+    const found = await findMachineProcesses(root)
+    assert.deepEqual(
+      found.map((each) => [each.folder, each.process.pid]),
+      [[folder, child.pid]],
+    )
+    assert.deepEqual(await findMachineProcesses(join(root, 'inst')), [])
+    const file = join(root, 'pid')
+    assert.equal(await findByPidFile(file, folder), null)
+    for (const text of ['', 'garbage', '-1', '0', '1', `${process.pid}`, '99999999999']) {
+      await writeFile(file, text)
+      assert.equal(await findByPidFile(file, folder), null, text)
+    }
+    await writeFile(file, `${child.pid}\n`)
+    assert.equal((await findByPidFile(file, folder))?.pid, child.pid)
+    assert.equal(await findByPidFile(file, `${folder}x`), null)
+  } finally {
+    child.kill('SIGKILL')
+    await rm(root, { recursive: true })
+  }
+})
+
+test('the command name of a process may hold anything', () => {
+  const rest = `S ${Array.from({ length: 18 }, (_, index) => index).join(' ')} 4711 0 0`
+  fc.assert(
+    fc.property(fc.string(), (name) => {
+      assert.deepEqual(parseStat(`12 (${name}) ${rest}`), { state: 'S', start_time: 4711 })
+    }),
+  )
+  for (const text of ['', '12 (x', '12 (x) S 1 2']) assert.equal(parseStat(text), null)
+})
+
+test('only a machine names a folder', () => {
+  assert.equal(folderOf(['qemu', '-name', 'guest=/a,,b/c']), '/a,b/c')
+  for (const argv of [[], ['-name'], ['-name', 'x'], ['guest=/a'], ['-name', 'guest=a']])
+    assert.equal(folderOf(argv), null)
+})

@@ -1,0 +1,22 @@
+import { execFile } from 'node:child_process'
+
+/** Programs find theirs here whatever the environment of the control plane says; nothing of that environment is passed on. */
+export const PROGRAM_ENVIRONMENT = { PATH: '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin', LANG: 'C' }
+
+/** Runs a short-lived program without a shell and gives its standard output. Rejects with its last words when it fails. */
+export function runProgram(argv: string[], timeoutMs = 30_000): Promise<string> {
+  const [program, ...args] = argv
+  return new Promise((resolve, reject) => {
+    const options = {
+      cwd: '/',
+      env: PROGRAM_ENVIRONMENT,
+      timeout: timeoutMs,
+      killSignal: 'SIGKILL',
+      maxBuffer: 1 << 20,
+    } as const
+    execFile(program!, args, options, (error, stdout, stderr) => {
+      if (!error) return resolve(stdout)
+      reject(new Error(`${program}: ${stderr.trim().slice(-500) || error.message.slice(0, 200)}`, { cause: error }))
+    })
+  })
+}

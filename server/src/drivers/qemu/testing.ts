@@ -1,0 +1,135 @@
+/** What tests with real guests share: an image, a world of folders and addresses of their own, and its removal. */
+import { createHash, randomInt } from 'node:crypto'
+import { chmod, mkdir, mkdtemp, readFile, rm, stat } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { dirname, join } from 'node:path'
+import { systemClock } from '../../lib/clock.ts'
+import { newId } from '../../lib/id.ts'
+import { silentLog } from '../../lib/log.ts'
+import { systemRandom } from '../../lib/random.ts'
+import type { Driver, MachineImage, MachineSpec, ObservedMachine } from '../driver.ts'
+import { QemuDriver, type QemuOptions } from './driver.ts'
+import { runProgram } from './run-program.ts'
+import { endAllMachines } from './teardown.ts'
+
+const REPOSITORY = join(import.meta.dirname, '../../../..')
+const MIB = 1024 * 1024
+const IMAGE = 'micro-linux'
+
+/** Builds once, whoever comes first; the lock ends with its holder. */
+const BUILD = '[ -e "$1/manifest.json" ] || { rm -rf "$1.new" && bash "$2" "$1.new" >&2 && mv "$1.new" "$1"; }'
+
+/** The images folder for tests and the tiny image in it; built at first use, and again when its recipe has changed. */
+export async function testImage(): Promise<{ images_dir: string; image: MachineImage }> {
+  const images_dir = process.env.TEST_IMAGES_DIR ?? (await defaultFolder())
+  const folder = join(images_dir, IMAGE)
+  const recipe = join(REPOSITORY, 'images', IMAGE, 'build.sh')
+  await runProgram(['flock', `${folder}.lock`, 'sh', '-c', BUILD, 'sh', folder, recipe], 600_000)
+  const { boot, seed, ready_signal } = JSON.parse(await readFile(join(folder, 'manifest.json'), 'utf8'))
+  return { images_dir, image: { id: 'img_0000000000', folder: IMAGE, boot, seed, ready_signal } }
+}
+
+async function defaultFolder(): Promise<string> {
+  const sources = ['lib.sh', 'initrd', IMAGE].map((name) => join(REPOSITORY, 'images', name))
+  const listing = ['find', ...sources, '-type', 'f', '-exec', 'sha256sum', '{}', '+']
+  const lines = (await runProgram(listing)).split('\n').sort().join('\n')
+  const version = createHash('sha256').update(lines).digest('hex').slice(0, 12)
+  const folder = join(tmpdir(), `cloudnexus-test-images-${process.getuid?.() ?? 0}`, version)
+  await mkdir(folder, { recursive: true, mode: 0o755 })
+  if ((await stat(dirname(folder))).uid !== process.getuid?.())
+    throw new Error(`${dirname(folder)} belongs to somebody else`)
+  return folder
+}
+
+export type World = {
+  options: QemuOptions
+  driver: QemuDriver
+  spec(changes?: Partial<MachineSpec>): MachineSpec
+  publicAddress(): string
+  /** Another driver over the same folders, adopted. */
+  reopen(): Promise<QemuDriver>
+  remove(): Promise<void>
+}
+
+/** Users of machines start here; no account of a usual host is that high. */
+const TEST_UID = 1_700_000_000
+const isRoot = process.getuid?.() === 0
+
+/** An empty world with an adopted driver. `closed`: its data folder lies where no other user can walk to. */
+export async function makeWorld(changes: Partial<QemuOptions> & { closed?: boolean } = {}): Promise<World> {
+  const { closed = false, ...given } = changes
+  const { images_dir, image } = await testImage()
+  const root = await mkdtemp(join(tmpdir(), 'cn-'))
+  const data_dir = join(root, 'data')
+  const run_dir = join(root, 'run')
+  await chmod(root, 0o711)
+  await mkdir(data_dir, { mode: closed ? 0o700 : 0o711 })
+  const [block, third] = [randomInt(64, 128), randomInt(256)]
+  const options: QemuOptions = {
+    ...{ data_dir, run_dir, images_dir, installation_id: 'test', qemu_binary: 'qemu-system-x86_64' },
+    accelerator: { name: 'QEMU', accelerator: 'tcg', reason: 'test' },
+    service_uid: isRoot ? TEST_UID : null,
+    ...{ multicast_group: `230.${block}.${third}.1`, multicast_port_base: 20000 },
+    limits: { vcpus: 16, memory_bytes: 8192 * MIB, disk_bytes: 1024 ** 4 },
+    ...{ log: silentLog, clock: systemClock },
+    ...given,
+  }
+  let made = 0
+  const spec = (more: Partial<MachineSpec> = {}): MachineSpec => {
+    const number = ++made
+    const address = `10.77.0.${number + 1}`
+    return {
+      ...{ id: newId('inst', systemRandom), environment_id: 'env_0000000000', disk: 1, run: 1, image },
+      ...{ vcpus: 1, memory_bytes: 128 * MIB, disk_bytes: 1024 * MIB },
+      ...{ hostname: `guest-${number}`, ssh_public_keys: [], user_data: null, tags: {} },
+      network: {
+        ...{ segment: 1, mac: `52:54:00:77:00:${(number + 1).toString(16).padStart(2, '0')}` },
+        ...{ private_ip: address, prefix_length: 24, public_ip: null, ports: [] },
+      },
+      ...more,
+    }
+  }
+  let addresses = 0
+  const drivers: QemuDriver[] = []
+  const reopen = async () => {
+    const driver = new QemuDriver(options)
+    drivers.push(driver)
+    await driver.adopt()
+    return driver
+  }
+  const remove = async () => {
+    for (const driver of drivers) await driver.close()
+    await endAllMachines(data_dir, run_dir)
+    await rm(root, { recursive: true, force: true })
+  }
+  const publicAddress = () => `127.${block}.${third}.${++addresses}`
+  return { options, driver: await reopen(), spec, publicAddress, reopen, remove }
+}
+
+/** Looks until the machine is as expected; fails after two minutes. */
+export async function until(
+  driver: Driver,
+  spec: MachineSpec,
+  holds: (machine: ObservedMachine) => boolean,
+): Promise<ObservedMachine> {
+  const ref = { id: spec.id, environment_id: spec.environment_id, now: systemClock.now() }
+  for (let attempt = 0; ; attempt++) {
+    const machine = await driver.get(ref)
+    if (machine && holds(machine)) return machine
+    if (attempt > 1200) throw new Error(`still ${JSON.stringify(machine)}`)
+    await systemClock.sleep(100)
+  }
+}
+
+/** A fresh key pair and a way to run commands in a guest with it. */
+export async function sshKey(folder: string) {
+  const key = join(folder, 'id_ed25519')
+  await runProgram(['ssh-keygen', '-q', '-t', 'ed25519', '-N', '', '-C', 'test', '-f', key])
+  const options = ['StrictHostKeyChecking=no', 'UserKnownHostsFile=/dev/null', 'LogLevel=ERROR', 'BatchMode=yes']
+  const run = ({ public_ip, ports }: ObservedMachine, command: string) => {
+    const port = ports.find((each) => each.guest_port === 22)?.host_port
+    const settings = options.flatMap((option) => ['-o', option])
+    return runProgram(['ssh', '-F', 'none', '-i', key, ...settings, '-p', `${port}`, `root@${public_ip}`, command])
+  }
+  return { public_key: (await readFile(`${key}.pub`, 'utf8')).trim(), run }
+}

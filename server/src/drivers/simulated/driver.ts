@@ -1,0 +1,234 @@
+/**
+ * The simulated hypervisor: the same lifecycles, timings and failures as a real one, and no host resources.
+ *
+ * It is a product: test keys run on it. Its world is a table, so a restart of the control plane changes nothing, and
+ * its only time is the `now` of the environment that each call brings: a frozen clock freezes its machines. A machine
+ * is never changed by a timer; what time has done to it (booted, powered off, failed) is computed when it is looked
+ * at. How long things take comes from a seed, so that a history can be repeated.
+ */
+import type { Sql } from '../../db/database.ts'
+import {
+  CapacityError,
+  type Driver,
+  InvalidSpecError,
+  type MachinePower,
+  type MachineRef,
+  type MachineSpec,
+  NotFoundError,
+  type ObservedMachine,
+  TransientError,
+} from '../driver.ts'
+import { bootSeconds, type Fault, faultOf, POWER_OFF_SECONDS } from './timing.ts'
+
+/** What the table keeps of one machine; times are ISO texts of the environment's clock. */
+type Machine = {
+  disk: number
+  run: number
+  power: MachinePower
+  started_at: string | null
+  /** When the guest of this run says that it is up; null: never. */
+  ready_at: string | null
+  /** When it will be off, because it was asked, or will fail, because it was told to. */
+  off_at: string | null
+  crash_at: string | null
+  vcpus: number
+  memory_bytes: number
+  disk_bytes: number
+  public_ip: string | null
+  ports: number[]
+  fault: Fault | null
+}
+
+/** @param seed makes the durations of this installation its own, and repeatable */
+export function createSimulatedDriver({ sql, seed }: { sql: Sql; seed: number }): Driver {
+  const load = async (id: string): Promise<Machine | null> => {
+    const [row] = await sql<{ machine: Machine }[]>`select machine from simulated_machines where id = ${id}`
+    return row?.machine ?? null
+  }
+  const save = (id: string, environmentId: string, machine: Machine) =>
+    sql`insert into simulated_machines (id, environment_id, machine)
+      values (${id}, ${environmentId}, ${sql.json(machine)})
+      on conflict (id) do update set machine = excluded.machine`
+
+  const watchers: ((id: string) => void)[] = []
+
+  /** Edits a machine as it is now; false when there is none. */
+  async function change(ref: MachineRef, edit: (machine: Machine) => Machine): Promise<boolean> {
+    const machine = await load(ref.id)
+    if (!machine) return false
+    const settled = settle(machine, ref.now)
+    const edited = edit(settled)
+    if (edited === settled) return true
+    await save(ref.id, ref.environment_id, edited)
+    for (const changed of watchers) changed(ref.id)
+    return true
+  }
+
+  return {
+    name: 'simulated',
+    resync_seconds: 3600,
+    hypervisor: () => ({ name: 'simulated', accelerator: 'none', reason: 'Test keys run on simulated machines.' }),
+    capacity: () => null,
+    list: async () => await sql<{ id: string }[]>`select id from simulated_machines`,
+
+    async get(ref) {
+      const stored = await load(ref.id)
+      if (!stored) return null
+      return describe(ref.id, settle(stored, ref.now), ref.now)
+    },
+
+    async create(spec) {
+      if (faultOf(spec.tags) === 'create_fails') {
+        throw new InvalidSpecError('simulated_failure', 'The instance asked for a failed creation by its tags.')
+      }
+      if (faultOf(spec.tags) === 'no_capacity') {
+        throw new CapacityError('host_full', 'The instance asked for a host without room by its tags.')
+      }
+      const existing = await load(spec.id)
+      if (existing?.disk === spec.disk) return
+      const on = existing?.power === 'running' || existing?.power === 'paused'
+      if (on) throw new TransientError('still_running', 'The machine of an older disk has not ended yet.')
+      await save(spec.id, spec.environment_id, {
+        disk: spec.disk,
+        run: 0,
+        power: 'stopped',
+        started_at: null,
+        ready_at: null,
+        off_at: null,
+        crash_at: null,
+        vcpus: spec.vcpus,
+        memory_bytes: spec.memory_bytes,
+        disk_bytes: spec.disk_bytes,
+        public_ip: null,
+        ports: [],
+        fault: faultOf(spec.tags),
+      })
+    },
+
+    async start(spec, now) {
+      const ref = { id: spec.id, environment_id: spec.environment_id, now }
+      const found = await change(ref, (machine) => {
+        const on = machine.power === 'running' || machine.power === 'paused'
+        if (on && machine.run === spec.run) return machine
+        if (on) throw new TransientError('still_running', 'An older run has not ended yet.')
+        const boot = bootSeconds(seed, spec.id, spec.run)
+        const neverReady = machine.fault === 'never_ready'
+        const crashes = machine.fault === 'crash_once' && machine.run === 0
+        return {
+          ...machine,
+          ...sizeOf(spec, machine),
+          power: 'running',
+          run: spec.run,
+          started_at: now.toISOString(),
+          ready_at: neverReady ? null : after(now, boot),
+          off_at: machine.fault === 'guest_powers_off' ? after(now, boot + 30) : null,
+          crash_at: crashes ? after(now, boot + 30) : null,
+          public_ip: spec.network.public_ip,
+          ports: spec.network.public_ip ? spec.network.ports : [],
+        }
+      })
+      if (!found)
+        throw new NotFoundError('disk_lost', 'The disk of the machine is not there. A rebuild makes a new one.')
+    },
+
+    powerDown: async (ref) => {
+      await change(ref, (machine) => {
+        if (machine.power !== 'running' || machine.fault === 'ignores_power_down') return machine
+        const off = after(ref.now, POWER_OFF_SECONDS)
+        return machine.off_at && machine.off_at <= off ? machine : { ...machine, off_at: off }
+      })
+    },
+
+    kill: async (ref) => {
+      await change(ref, (machine) =>
+        machine.power === 'running' || machine.power === 'paused' ? ended(machine, 'stopped') : machine,
+      )
+    },
+
+    resizeDisk: async (spec, now) => {
+      await change({ id: spec.id, environment_id: spec.environment_id, now }, (machine) => {
+        if (machine.power === 'running') throw new TransientError('still_running', 'The machine still runs.')
+        return { ...machine, disk_bytes: Math.max(machine.disk_bytes, spec.disk_bytes) }
+      })
+    },
+
+    setPublicAddress: async (spec, now) => {
+      await change({ id: spec.id, environment_id: spec.environment_id, now }, (machine) => ({
+        ...machine,
+        public_ip: spec.network.public_ip,
+        ports: spec.network.public_ip ? spec.network.ports : [],
+      }))
+    },
+
+    async delete(ref) {
+      await sql`delete from simulated_machines where id = ${ref.id}`
+    },
+
+    async consoleLog(ref, tailBytes) {
+      const stored = await load(ref.id)
+      if (!stored?.started_at) return new Uint8Array()
+      const machine = settle(stored, ref.now)
+      const lines = [`[${machine.started_at}] simulated machine ${ref.id}: run ${machine.run} started`]
+      if (machine.ready_at && machine.ready_at <= ref.now.toISOString()) {
+        lines.push(`[${machine.ready_at}] simulated machine ${ref.id}: guest is up`)
+      }
+      if (machine.power !== 'running') lines.push(`simulated machine ${ref.id}: ${machine.power}`)
+      return Buffer.from(`${lines.join('\n')}\n`).subarray(-tailBytes)
+    },
+
+    watch: (changed) => void watchers.push(changed),
+    async adopt() {},
+    async close() {},
+  }
+}
+
+/** What time has done to a machine until `now`. */
+function settle(machine: Machine, now: Date): Machine {
+  if (machine.power !== 'running') return machine
+  const at = now.toISOString()
+  if (machine.crash_at && machine.crash_at <= at) return ended(machine, 'crashed')
+  if (machine.off_at && machine.off_at <= at) return ended(machine, 'off')
+  return machine
+}
+
+const ended = (machine: Machine, power: MachinePower): Machine => ({
+  ...machine,
+  power,
+  ready_at: null,
+  off_at: null,
+  crash_at: null,
+  public_ip: null,
+  ports: [],
+})
+
+function sizeOf(spec: MachineSpec, machine: Machine): Pick<Machine, 'vcpus' | 'memory_bytes' | 'disk_bytes'> {
+  const disk_bytes = Math.max(machine.disk_bytes, spec.disk_bytes)
+  return { vcpus: spec.vcpus, memory_bytes: spec.memory_bytes, disk_bytes }
+}
+
+function describe(id: string, machine: Machine, now: Date): ObservedMachine {
+  return {
+    id,
+    power: machine.power,
+    disk: machine.disk,
+    run: machine.run,
+    ready: machine.power === 'running' && machine.ready_at !== null && machine.ready_at <= now.toISOString(),
+    started_at: machine.started_at ? new Date(machine.started_at) : null,
+    vcpus: machine.vcpus,
+    memory_bytes: machine.memory_bytes,
+    disk_bytes: machine.disk_bytes,
+    public_ip: machine.public_ip,
+    ports: machine.ports.map((port) => ({ guest_port: port, host_port: port })),
+    trouble: null,
+    changes_at: nextChange(machine, now),
+  }
+}
+
+function nextChange(machine: Machine, now: Date): Date | null {
+  if (machine.power !== 'running') return null
+  const times = [machine.ready_at, machine.off_at, machine.crash_at]
+  const ahead = times.filter((time) => time !== null).filter((time) => time > now.toISOString())
+  return ahead.length > 0 ? new Date(ahead.sort()[0]!) : null
+}
+
+const after = (now: Date, seconds: number): string => new Date(now.getTime() + seconds * 1000).toISOString()

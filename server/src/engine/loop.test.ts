@@ -1,0 +1,131 @@
+import assert from 'node:assert/strict'
+import { fork } from 'node:child_process'
+import { once } from 'node:events'
+import { after, before, describe, test } from 'node:test'
+import type { Sql } from '../db/database.ts'
+import { createTestDatabase } from '../db/testing.ts'
+import { systemClock } from '../lib/clock.ts'
+import { silentLog } from '../lib/log.ts'
+import { createEngine, type Engine, type Reconcilers } from './loop.ts'
+import { LEASE_SECONDS, WORK_CHANNEL, wake } from './work.ts'
+
+let sql: Sql
+let url: string
+const engines: Engine[] = []
+before(async () => {
+  ;({ sql, url } = await createTestDatabase({ max: 20 }))
+  await sql`insert into projects (id, name, created_at) values ('proj_1', 'p', now())`
+  await sql`insert into environments (id, project_id, mode) values ('env_1', 'proj_1', 'live')`
+})
+after(() => Promise.all(engines.map((engine) => engine.stop(5_000))))
+
+async function start(reconcilers: Reconcilers, options: { poll_ms?: number; concurrency?: number } = {}) {
+  const worker = `w${engines.length}`
+  const engine = createEngine({ sql, clock: systemClock, log: silentLog, worker, reconcilers, ...options })
+  engines.push(engine)
+  await engine.start()
+  return engine
+}
+
+const announce = () => sql.notify(WORK_CHANNEL, '')
+/** Resolves when the condition holds; the test's own deadline bounds it. */
+async function until(condition: () => boolean | Promise<boolean>): Promise<void> {
+  while (!(await condition())) await systemClock.sleep(10)
+}
+
+describe('engine', { timeout: 60_000 }, () => {
+  test('a notification is enough: the poll is far away', async () => {
+    const looked: string[] = []
+    const one = async ({ id }: { id: string }) => {
+      looked.push(id)
+      return { after_seconds: null }
+    }
+    await start({ told: one }, { poll_ms: 3_600_000 })
+    await wake(sql, 'told', 'a', 'env_1')
+    await announce()
+    await until(() => looked.length === 1)
+  })
+
+  test('the poll is enough: nobody notifies', async () => {
+    let looks = 0
+    await start({ polled: async () => ({ after_seconds: looks++ === 0 ? 0.2 : null }) }, { poll_ms: 50 })
+    await wake(sql, 'polled', 'a', 'env_1')
+    await until(() => looks === 2)
+  })
+
+  test('a short rest is kept without a poll', async () => {
+    let looks = 0
+    await start({ rested: async () => ({ after_seconds: looks++ < 3 ? 0.05 : null }) }, { poll_ms: 3_600_000 })
+    await wake(sql, 'rested', 'a', 'env_1')
+    await announce()
+    await until(() => looks === 4)
+  })
+
+  test('never more steps at once than allowed, and all keys come to their turn', async () => {
+    let now = 0
+    let most = 0
+    const done = new Set<string>()
+    const step = async ({ id }: { id: string }) => {
+      most = Math.max(most, ++now)
+      await systemClock.sleep(5)
+      now--
+      done.add(id)
+      return { after_seconds: null }
+    }
+    for (let i = 0; i < 60; i++) await wake(sql, 'many', `k${i}`, 'env_1')
+    await start({ many: step }, { concurrency: 4 })
+    await until(() => done.size === 60)
+    assert.equal(most, 4)
+  })
+
+  test('a step that throws is tried again, and its error can be read', async () => {
+    let tries = 0
+    const step = async () => {
+      if (++tries < 3) throw new Error(`try ${tries}`)
+      return { after_seconds: 3600 }
+    }
+    await start({ failing: step }, { poll_ms: 50 })
+    await wake(sql, 'failing', 'a', 'env_1')
+    await until(async () => (await sql`select 1 from work where kind = 'failing' and last_error = 'try 2'`).length > 0)
+    await until(() => tries === 3)
+  })
+
+  test('stop waits for the running step and takes no new one', async () => {
+    let release = () => {}
+    let looks = 0
+    const step = () =>
+      new Promise<{ after_seconds: null }>((resolve) => {
+        looks++
+        release = () => resolve({ after_seconds: null })
+      })
+    const engine = await start({ slow: step })
+    await wake(sql, 'slow', 'a', 'env_1')
+    await announce()
+    await until(() => looks === 1)
+    const stopped = engine.stop(10_000)
+    await wake(sql, 'slow', 'b', 'env_1')
+    await announce()
+    release()
+    await stopped
+    assert.equal(looks, 1)
+    assert.deepEqual(
+      [...(await sql`select id from work where kind = 'slow'`)].map((r) => r.id),
+      ['b'],
+    )
+  })
+
+  test('a worker that is killed -9 in a step is replaced when its lease ends', async () => {
+    await wake(sql, 'orphaned', 'a', 'env_1')
+    const child = fork(new URL('./testing-worker.ts', import.meta.url), [url], { stdio: 'inherit' })
+    const [message] = await once(child, 'message')
+    assert.equal(message, 'in step')
+    child.kill('SIGKILL')
+    await once(child, 'exit')
+    const [left] = await sql<{ seconds: number }[]>`
+      select extract(epoch from leased_until - now())::float8 as seconds from work where kind = 'orphaned'`
+    assert.ok(left!.seconds <= LEASE_SECONDS && LEASE_SECONDS <= 15)
+    let taken = false
+    await start({ orphaned: async () => ((taken = true), { after_seconds: null }) }, { poll_ms: 100 })
+    await until(() => taken)
+  })
+})

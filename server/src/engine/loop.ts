@@ -1,0 +1,135 @@
+/**
+ * The engine's loop: claim due keys, call their reconciler, give them back.
+ *
+ * It knows no resource. A reconciler gets a name and the environment's time, re-reads everything, does at most one
+ * step and says when to look again. The loop sleeps until it is told of a wake (NOTIFY, or a driver's hint in this
+ * process) and looks once a second anyway, so a lost notification costs a second and never a change.
+ */
+import type { Sql } from '../db/database.ts'
+import type { Clock } from '../lib/clock.ts'
+import type { Log } from '../lib/log.ts'
+import { type Claim, claim, fail, finish, renew, WORK_CHANNEL } from './work.ts'
+
+/** Looks at one key. Answers when to look again: seconds of environment time, or null for never. */
+export type Reconcile = (claimed: Claim) => Promise<{ after_seconds: number | null }>
+export type Reconcilers = Record<string, Reconcile>
+
+export type EngineOptions = {
+  sql: Sql
+  clock: Clock
+  log: Log
+  /** Name of this worker in `leased_by`; unique per process. */
+  worker: string
+  reconcilers: Reconcilers
+  /** Steps that run at the same time. */
+  concurrency?: number
+  /** Real milliseconds between two looks when nobody calls. */
+  poll_ms?: number
+}
+
+export type Engine = {
+  start(): Promise<void>
+  /** Looks now; for hints from drivers and for writers in this process. */
+  nudge(): void
+  /** Takes no new key and waits for running steps, at most `deadlineMs`; leases of the rest run out by themselves. */
+  stop(deadlineMs: number): Promise<void>
+  /** Null, or why the engine cannot work, for `/readyz`. */
+  problem(): string | null
+}
+
+const RENEW_MS = 5_000
+
+export function createEngine(options: EngineOptions): Engine {
+  const { sql, clock, log, worker, reconcilers } = options
+  const concurrency = options.concurrency ?? 16
+  const pollMs = options.poll_ms ?? 1_000
+  const kinds = Object.keys(reconcilers)
+  const running = new Map<Claim, Promise<void>>()
+  let wanted = false
+  let stopping = false
+  let looking: Promise<void> | null = null
+  let problem: string | null = 'engine has not started'
+  let alarm: { cancel(): void } | null = null
+  let renewal: { cancel(): void } | null = null
+  let listener: { unlisten(): Promise<void> } | null = null
+
+  async function run(claimed: Claim): Promise<void> {
+    try {
+      const { after_seconds } = await reconcilers[claimed.kind]!(claimed)
+      await finish(sql, claimed, after_seconds)
+      // Where the look is due before the next poll, somebody has to remember it.
+      if (after_seconds !== null && after_seconds * 1000 < pollMs) clock.after(after_seconds * 1000 + 1, nudge)
+    } catch (error) {
+      const message = error instanceof Error ? error.message : String(error)
+      log.warn({ kind: claimed.kind, id: claimed.id, attempts: claimed.attempts + 1, error: message }, 'step failed')
+      // The database may be the very thing that failed: then the lease runs out and the key comes back by itself.
+      await fail(sql, claimed, message).catch(() => {})
+    } finally {
+      running.delete(claimed)
+      nudge()
+    }
+  }
+
+  async function look(): Promise<void> {
+    while (wanted && !stopping) {
+      wanted = false
+      const room = concurrency - running.size
+      if (room <= 0) return
+      try {
+        const claims = await claim(sql, worker, kinds, room)
+        problem = null
+        for (const claimed of claims) running.set(claimed, run(claimed))
+        if (claims.length === room) return
+      } catch (error) {
+        problem = 'the database does not answer the engine'
+        log.warn({ error: error instanceof Error ? error.message : String(error) }, 'cannot claim work')
+        return
+      }
+    }
+  }
+
+  function nudge(): void {
+    wanted = true
+    if (looking || stopping) return
+    looking = look().finally(() => {
+      looking = null
+      if (wanted && running.size < concurrency && problem === null) nudge()
+    })
+  }
+
+  function poll(): void {
+    alarm = clock.after(pollMs, () => {
+      nudge()
+      if (!stopping) poll()
+    })
+  }
+
+  function renewLeases(): void {
+    renewal = clock.after(RENEW_MS, () => {
+      void renew(sql, worker, [...running.keys()]).catch(() => {})
+      renewLeases()
+    })
+  }
+
+  return {
+    async start() {
+      stopping = false
+      listener = await sql.listen(WORK_CHANNEL, nudge, nudge)
+      poll()
+      renewLeases()
+      nudge()
+    },
+    nudge,
+    async stop(deadlineMs) {
+      stopping = true
+      alarm?.cancel()
+      await listener?.unlisten().catch(() => {})
+      const settled = Promise.all([looking, ...running.values()])
+      const deadline = new AbortController()
+      await Promise.race([settled, clock.sleep(deadlineMs, deadline.signal)])
+      deadline.abort()
+      renewal?.cancel()
+    },
+    problem: () => problem,
+  }
+}

@@ -1,0 +1,84 @@
+import { Readable } from 'node:stream'
+import type { FastifyRequest } from 'fastify'
+import type { Clock } from '../lib/clock.ts'
+import { ApiError } from '../lib/errors.ts'
+import type { App } from './types.ts'
+
+/** Bytes that a JSON body may have. */
+export const BODY_LIMIT_BYTES = 2 ** 20
+const MAX_DEPTH = 32
+const BODY_DEADLINE_MS = 30_000
+
+/** JSON in UTF-8 and nothing else; an empty body is no body, whatever its Content-Type says. */
+export function acceptJson(app: App): void {
+  const decoder = new TextDecoder('utf-8', { fatal: true })
+  const parse = app.getDefaultJsonParser('error', 'error')
+  app.removeAllContentTypeParsers()
+  app.addContentTypeParser<Buffer>(
+    ['application/json', 'application/merge-patch+json'],
+    { parseAs: 'buffer' },
+    (request, body, done) => {
+      if (body.length === 0) return done(null, undefined)
+      let text: string
+      try {
+        text = decoder.decode(body)
+      } catch {
+        return done(malformed('The body is not valid UTF-8.'))
+      }
+      parse(request, text, (error, value) => {
+        if (error) return done(malformed(`The body is not valid JSON${position(text)}.`))
+        if (isDeeper(value, MAX_DEPTH)) return done(malformed(`The body is nested more than ${MAX_DEPTH} levels deep.`))
+        done(null, value)
+      })
+    },
+  )
+  app.addContentTypeParser('*', (request, payload, done) => {
+    const { raw_body } = request.routeOptions.config
+    if (raw_body && request.headers['content-type'] === 'application/octet-stream') return done(null, payload)
+    const { 'content-length': length, 'transfer-encoding': encoding } = request.headers
+    if (encoding === undefined && (length === undefined || length === '0')) return done(null, undefined)
+    done(
+      new ApiError('unsupported_media_type', 'Send the body as JSON, with the header Content-Type: application/json.'),
+    )
+  })
+}
+
+/** The body of a route with `raw_body`, to be read by its handler. */
+export function rawBody(request: FastifyRequest): Readable {
+  if (request.body instanceof Readable) return request.body
+  throw new ApiError('unsupported_media_type', 'Send the bytes with the header Content-Type: application/octet-stream.')
+}
+
+/** Ends a request whose body trickles in: the whole of it must be here within the deadline. */
+export function limitBodyTime(request: FastifyRequest, clock: Clock): void {
+  const { raw } = request
+  if (raw.method === 'GET' || raw.method === 'HEAD' || raw.complete) return
+  const timer = clock.after(request.routeOptions.config.body_deadline_ms ?? BODY_DEADLINE_MS, () => {
+    // Whoever reads the body sees the error, and the socket carries the answer. Without a reader the answer has gone out.
+    if (raw.listenerCount('error') === 0) return void raw.destroy()
+    const detail = 'The body did not arrive in time. Send it faster or in one piece.'
+    raw.emit('error', new ApiError('request_timeout', detail, { headers: { connection: 'close' } }))
+  })
+  raw.once('end', timer.cancel)
+  raw.once('close', timer.cancel)
+}
+
+function malformed(detail: string): ApiError {
+  return new ApiError('malformed_json', detail)
+}
+
+/** Where the parser stopped, without the text around it. */
+function position(text: string): string {
+  try {
+    JSON.parse(text)
+    return ': the names __proto__ and constructor are not allowed in it'
+  } catch (error) {
+    const found = /at position \d+( \(line \d+ column \d+\))?/.exec(String(error))
+    return found ? ` (${found[0]})` : ''
+  }
+}
+
+function isDeeper(value: unknown, levels: number): boolean {
+  if (typeof value !== 'object' || value === null) return false
+  return levels === 0 || Object.values(value).some((child) => isDeeper(child, levels - 1))
+}

@@ -1,0 +1,35 @@
+import { createHash } from 'node:crypto'
+import type { FastifyReply, FastifyRequest } from 'fastify'
+import { ApiError } from '../lib/errors.ts'
+
+/** A strong validator: the object's `version` where it has one, else a digest of what is shown. */
+export function etagOf(object: object): string {
+  if ('version' in object) return `"${object.version}"`
+  return `"${createHash('sha256').update(JSON.stringify(object)).digest('base64url').slice(0, 22)}"`
+}
+
+/** Answers one object with its ETag, or 304 when the client has it already. */
+export function answerObject<T extends object>(request: FastifyRequest, reply: FastifyReply, object: T): T {
+  const etag = etagOf(object)
+  reply.header('etag', etag)
+  const known = request.headers['if-none-match']
+  if (known === undefined || (request.method !== 'GET' && request.method !== 'HEAD')) return object
+  if (!lists(known.replaceAll('W/', ''), etag)) return object
+  return reply.code(304).send() as unknown as T
+}
+
+/** Refuses a write whose `If-Match` is not the object as it is now (412). Call it on the locked row. */
+export function checkIfMatch(ifMatch: string | undefined, object: object): void {
+  if (ifMatch === undefined || lists(ifMatch, etagOf(object))) return
+  throw new ApiError(
+    'precondition_failed',
+    'The resource is not as your If-Match says. Get it again, apply your change to what it is now, and send the new ETag.',
+  )
+}
+
+function lists(header: string, etag: string): boolean {
+  return header.split(',').some((entry) => {
+    const tag = entry.trim()
+    return tag === '*' || tag === etag
+  })
+}

@@ -1,0 +1,92 @@
+import type { FastifyReply, FastifyRequest } from 'fastify'
+import { type Static, type TSchema, Type } from 'typebox'
+import type { Query } from '../db/database.ts'
+import type { Deps } from '../deps.ts'
+import { type CursorContext, readCursor, writeCursor } from '../lib/page.ts'
+import { Nullable, OneOf, ref } from './schemas.ts'
+
+/** Query parameters of every list; spread them into the route's own. */
+export const listParameters = {
+  limit: Type.Optional(
+    Type.Integer({ minimum: 1, maximum: 100, default: 20, description: 'How many to return at most.' }),
+  ),
+  cursor: Type.Optional(
+    Type.String({ maxLength: 200, description: '`pagination.next_cursor` of the page before, with the same filters.' }),
+  ),
+  sort: Type.Optional({
+    ...OneOf(['-created_at', 'created_at'], 'Newest first (`-created_at`) or oldest first.'),
+    default: '-created_at',
+  }),
+}
+
+/** Parameters of lists that the operator configures, in the order of the configuration. */
+export const fixedListParameters = { limit: listParameters.limit, cursor: listParameters.cursor }
+
+export const Pagination = Type.Object(
+  {
+    next_cursor: Nullable(Type.String({ description: 'Give it as `cursor` to get the next page; null on the last.' })),
+    has_more: Type.Boolean({ description: 'Whether there is a next page.' }),
+  },
+  { $id: 'Pagination', description: 'Where a list goes on.', additionalProperties: false },
+)
+
+/** The named schema of a page of a named schema. */
+export function PageOf<T extends TSchema & { $id?: string }>(item: T) {
+  return Type.Object(
+    { data: Type.Array(ref(item)), pagination: ref(Pagination) },
+    { $id: `${item.$id}Page`, description: `A page of a list of ${item.$id}.`, additionalProperties: false },
+  )
+}
+
+/** The part of a list to read: rows beyond an ordinal, in one direction. */
+export type Window = { after: number | null; descending: boolean; limit: number }
+
+/** The end of a list's statement: `where <filters> ${windowSql(sql, window)}`. The table has a column `ordinal`. */
+export function windowSql(query: Query, { after, descending, limit }: Window) {
+  const order = descending ? query`desc` : query`asc`
+  if (after === null) return query`order by ordinal ${order} limit ${limit}`
+  const beyond = descending ? query`ordinal < ${after}` : query`ordinal > ${after}`
+  return query`and ${beyond} order by ordinal ${order} limit ${limit}`
+}
+
+type ListQuery = { limit?: number; cursor?: string; sort?: string }
+
+/**
+ * Answers one page: reads one row more than asked for to know whether there are more.
+ * @param select reads the rows of a window, in its order
+ * @param show makes of a row what the API shows
+ */
+export async function answerPage<Row extends { ordinal: number }, T>(
+  deps: Deps,
+  request: FastifyRequest,
+  reply: FastifyReply,
+  select: (window: Window) => Promise<Row[]>,
+  show: (row: Row) => T,
+): Promise<{ data: T[]; pagination: Static<typeof Pagination> }> {
+  const { limit = 20, cursor, ...filters } = request.query as ListQuery
+  const path = request.url.split('?', 1)[0]!
+  const context: CursorContext = { environment_id: request.principal.environment_id, path, filters }
+  const after = cursor === undefined ? null : readCursor(deps.secrets.cursor_key, context, cursor)
+  const rows = await select({ after, descending: filters.sort !== 'created_at', limit: limit + 1 })
+  const shown = rows.slice(0, limit)
+  const has_more = rows.length > limit
+  const next_cursor = has_more ? writeCursor(deps.secrets.cursor_key, context, shown.at(-1)!.ordinal) : null
+  if (next_cursor !== null) {
+    const next = new URLSearchParams(request.url.slice(path.length + 1))
+    next.set('cursor', next_cursor)
+    reply.header('link', `<${deps.config.public_url}${path}?${next}>; rel="next"`)
+  }
+  return { data: shown.map(show), pagination: { next_cursor, has_more } }
+}
+
+/** Answers one page of a list that is all in memory, in its own order. */
+export function answerFixedPage<T>(deps: Deps, request: FastifyRequest, reply: FastifyReply, items: T[]) {
+  const rows = items.map((item, ordinal) => ({ item, ordinal }))
+  const select = async ({ after, limit }: Window) => rows.filter((row) => row.ordinal > (after ?? -1)).slice(0, limit)
+  return answerPage(deps, request, reply, select, (row) => row.item)
+}
+
+/** The values of a comma-separated filter; null: no filter. */
+export function commaList(text: string | undefined): string[] | null {
+  return text === undefined ? null : [...new Set(text.split(','))]
+}

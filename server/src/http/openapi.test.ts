@@ -1,0 +1,96 @@
+import assert from 'node:assert/strict'
+import { after, test } from 'node:test'
+import { SCOPES } from '../keys/scopes.ts'
+import { createTestApp } from './testing.ts'
+import { createDocumentAjv } from './testing-responses.ts'
+
+const { app, call } = await createTestApp()
+after(() => app.close())
+
+type Operation = {
+  operationId: string
+  summary: string
+  tags: string[]
+  security: { api_key: string[] }[]
+  responses: Record<string, { description: string; content?: Record<string, { schema: { $ref?: string } }> }>
+}
+const document = (await call('GET', '/openapi.json')).body
+const operations = Object.entries<Record<string, Operation>>(document.paths).flatMap(([path, methods]) =>
+  Object.entries(methods).map(([method, operation]) => ({ name: `${method} ${path}`, operation })),
+)
+
+/** Every object in the document, with where it is. */
+function* objects(value: unknown, at = '#'): Generator<[string, Record<string, unknown>]> {
+  if (typeof value !== 'object' || value === null) return
+  if (!Array.isArray(value)) yield [at, value as Record<string, unknown>]
+  for (const [key, child] of Object.entries(value)) yield* objects(child, `${at}/${key}`)
+}
+
+test('operations have unique ids, a summary, a known tag and known scopes', () => {
+  const ids = operations.map(({ operation }) => operation.operationId)
+  assert.deepEqual(ids.toSorted(), [...new Set(ids)].toSorted())
+  const tags = document.tags.map(({ name }: { name: string }) => name)
+  for (const { name, operation } of operations) {
+    assert.match(operation.operationId, /^[a-z][A-Za-z]+$/, name)
+    assert.ok(operation.summary && !operation.summary.endsWith('.'), name)
+    assert.equal(operation.tags.length, 1, name)
+    assert.ok(tags.includes(operation.tags[0]), `${name}: ${operation.tags[0]}`)
+    for (const scope of operation.security.flatMap(({ api_key }) => api_key)) {
+      assert.ok((SCOPES as readonly string[]).includes(scope), `${name}: ${scope}`)
+    }
+  }
+})
+
+test('every answer that is no success is a problem, and every operation tells of 400, 500 and 503', () => {
+  for (const { name, operation } of operations) {
+    const statuses = Object.keys(operation.responses)
+    for (const status of ['400', '500', '503']) assert.ok(statuses.includes(status), `${name}: ${status}`)
+    if (operation.security.length > 0) assert.ok(statuses.includes('401'), name)
+    for (const [status, { description, content }] of Object.entries(operation.responses)) {
+      assert.ok(description && description !== 'Default Response', `${name}: ${status} has no description`)
+      if (status < '400') continue
+      assert.deepEqual(Object.keys(content!), ['application/problem+json'])
+      assert.equal(content!['application/problem+json']!.schema.$ref, '#/components/schemas/Problem')
+    }
+  }
+})
+
+test('references lead somewhere', () => {
+  for (const [at, { $ref }] of objects(document)) {
+    if (typeof $ref !== 'string') continue
+    const name = /^#\/components\/schemas\/(\w+)$/.exec($ref)?.[1]
+    assert.ok(name && document.components.schemas[name], `${at}: ${$ref}`)
+  }
+})
+
+test('named schemas and their fields are described, and closed', () => {
+  for (const [name, schema] of Object.entries<Record<string, any>>(document.components.schemas)) {
+    assert.ok(schema.description, name)
+    if (name !== 'Problem') assert.equal(schema.additionalProperties, false, name)
+    for (const [field, property] of Object.entries<Record<string, unknown>>(schema.properties)) {
+      if (property.$ref || name.endsWith('Page')) continue
+      assert.ok(property.description, `${name}.${field}`)
+    }
+  }
+})
+
+test('examples are valid', () => {
+  const ajv = createDocumentAjv(document)
+  let count = 0
+  for (const [at, owner] of objects(document)) {
+    const { example, examples, schema } = owner
+    for (const value of [example, ...(Array.isArray(examples) ? examples : [])]) {
+      if (value === undefined) continue
+      const validate = ajv.compile((schema ?? owner) as object)
+      assert.ok(validate(value), `${at}: ${ajv.errorsText(validate.errors)}: ${JSON.stringify(value)}`)
+      count++
+    }
+  }
+  assert.ok(count > 20, `${count} examples`)
+})
+
+test('patterns are those of every JSON Schema implementation: they compile with the flag u', () => {
+  for (const [at, { pattern }] of objects(document)) {
+    if (typeof pattern === 'string') assert.doesNotThrow(() => new RegExp(pattern, 'u'), at)
+  }
+})

@@ -1,0 +1,90 @@
+/** The OpenAPI document: what the routes say, and for each the errors that follow from what it is. */
+import type { FastifyDynamicSwaggerOptions } from '@fastify/swagger'
+import type { FastifySchema, RouteOptions } from 'fastify'
+import { CATALOGUE, type ErrorCode } from '../lib/errors.ts'
+import { Problem } from './problem.ts'
+import { ref } from './schemas.ts'
+
+type Route = RouteOptions & { schema?: FastifySchema & Record<string, unknown> }
+
+export function openapiOptions(version: string, publicUrl: string): FastifyDynamicSwaggerOptions {
+  return {
+    openapi: {
+      openapi: '3.1.0',
+      info: {
+        title: 'CloudNexus API',
+        version,
+        description:
+          'Virtual machines, and what they need, on your own hosts. Authenticate with `Authorization: Bearer cn_…`. Every answer carries `X-Request-ID`; every answer that is not a success is a problem (RFC 9457) whose `code` is stable.',
+        license: { name: 'Apache-2.0', identifier: 'Apache-2.0' },
+      },
+      servers: [{ url: publicUrl, description: 'This installation' }],
+      tags: TAGS,
+      components: {
+        securitySchemes: {
+          api_key: { type: 'http', scheme: 'bearer', description: 'A key beginning with cn_live_sk_ or cn_test_sk_.' },
+        },
+      },
+    },
+    stripBasePath: false,
+    convertConstToEnum: false,
+    refResolver: { buildLocalReference: (json, _base, _fragment, i) => (json.$id as string | undefined) ?? `def-${i}` },
+    transform: ({ schema, url, route }) => ({ schema: describe(route as Route, schema as Route['schema']), url }),
+  }
+}
+
+const TAGS = [
+  { name: 'Instances', description: 'Virtual machines.' },
+  { name: 'Regions', description: 'Where machines run, and what is free there.' },
+  { name: 'Plans', description: 'Sizes of machines.' },
+  { name: 'Images', description: 'Disks that machines start from.' },
+  { name: 'Subnets', description: 'Private networks.' },
+  { name: 'SSH keys', description: 'Who may log in to new machines.' },
+  { name: 'Service', description: 'The service itself.' },
+]
+
+/** Adds security and error answers to a route's schema. */
+function describe(route: Route, schema: Route['schema']): FastifySchema {
+  if (schema === undefined || schema.hide) return { hide: true } as FastifySchema
+  const { scope } = route.config ?? {}
+  const security = scope === 'none' ? [] : [{ api_key: scope === 'any' ? [] : [scope as string] }]
+  const byStatus = new Map<number, ErrorCode[]>()
+  for (const code of problemsOf(route)) {
+    const status = CATALOGUE[code][0]
+    byStatus.set(status, [...(byStatus.get(status) ?? []), code])
+  }
+  const response: Record<string, unknown> = { ...(schema.response as object) }
+  for (const [status, codes] of byStatus) {
+    const description = codes.map((code) => `\`${code}\`: ${CATALOGUE[code][1]}.`).join(' ')
+    response[status] = { description, content: { 'application/problem+json': { schema: ref(Problem) } } }
+  }
+  const body = route.config?.raw_body ? { body: RAW_BODY } : {}
+  return { ...schema, ...body, security, response } as FastifySchema
+}
+
+const RAW_BODY = { content: { 'application/octet-stream': { schema: { type: 'string', format: 'binary' } } } }
+
+/** The codes that a route can answer: those of its kind and those that it declares. */
+function problemsOf(route: Route): Set<ErrorCode> {
+  const { scope, raw_body, problems = [] } = route.config ?? {}
+  const codes: ErrorCode[] = ['invalid_parameter', 'bad_request', 'uri_too_long', 'headers_too_large']
+  if (scope !== 'none') codes.push('invalid_api_key')
+  if (scope !== 'none' && scope !== 'any') codes.push('insufficient_scope')
+  if (route.schema?.params) codes.push('not_found')
+  if (route.schema?.body) codes.push('malformed_json', 'validation_failed')
+  if (route.schema?.body || raw_body) codes.push('request_timeout', 'payload_too_large', 'unsupported_media_type')
+  return new Set([...codes, ...problems, 'internal_error', 'unavailable'])
+}
+
+/** What is missing from a route's declaration; empty when it is complete. */
+export function routeFaults(route: Route): string[] {
+  const schema = route.schema ?? {}
+  const faults: string[] = []
+  if (route.config?.scope === undefined) faults.push('config.scope')
+  if (schema.hide) return faults
+  for (const field of ['operationId', 'summary', 'tags']) if (!schema[field]) faults.push(`schema.${field}`)
+  if (!Object.keys((schema.response as object) ?? {}).some((status) => status.startsWith('2'))) {
+    faults.push('schema.response')
+  }
+  return faults
+}

@@ -1,0 +1,142 @@
+import { STATUS_CODES } from 'node:http'
+import type { Socket } from 'node:net'
+import type { FastifyError, FastifyReply, FastifyRequest } from 'fastify'
+import { Type } from 'typebox'
+import { ApiError, CATALOGUE, DatabaseUnavailableError, type ErrorCode } from '../lib/errors.ts'
+import type { Log } from '../lib/log.ts'
+import { schemaError } from './validation.ts'
+
+export const Problem = Type.Object(
+  {
+    type: Type.String({ description: 'Identifies the kind of problem; one for each `code`.' }),
+    title: Type.String({ description: 'The kind of problem in words.' }),
+    status: Type.Integer({ description: 'The HTTP status.' }),
+    detail: Type.String({ description: 'What happened this time, and what to do.' }),
+    instance: Type.String({ description: 'Names this occurrence.' }),
+    code: Type.String({ description: 'Stable name of the kind of problem, for programs.' }),
+    request_id: Type.String({ description: 'Give it to support: everything about the request is found by it.' }),
+    errors: Type.Optional(
+      Type.Array(
+        Type.Object(
+          {
+            pointer: Type.Optional(Type.String({ description: 'JSON pointer (RFC 6901) into the body.' })),
+            parameter: Type.Optional(Type.String({ description: 'Name of a query parameter or header.' })),
+            code: Type.String(),
+            message: Type.String({ description: 'What is wrong, and what to do.' }),
+          },
+          { additionalProperties: false },
+        ),
+        { description: 'Everything that is wrong with the request, at once.' },
+      ),
+    ),
+  },
+  {
+    $id: 'Problem',
+    description: 'An answer that is not a success (RFC 9457). Some kinds have further fields.',
+    examples: [
+      {
+        type: 'urn:cloudnexus:problem:not_found',
+        title: 'There is no such thing',
+        status: 404,
+        detail: 'There is no instance "inst_3x9y2z1a0b" in this environment.',
+        instance: 'urn:cloudnexus:request:req_3x9y2z1a0b5c7d8e4f6g',
+        code: 'not_found',
+        request_id: 'req_3x9y2z1a0b5c7d8e4f6g',
+      },
+    ],
+  },
+)
+
+/** The body of an error's answer. */
+export function problemOf(error: ApiError, request: { id: string; req_id: string }): string {
+  return JSON.stringify({
+    type: `urn:cloudnexus:problem:${error.code}`,
+    title: CATALOGUE[error.code][1],
+    status: error.status,
+    detail: error.detail,
+    instance: `urn:cloudnexus:request:${request.req_id}`,
+    code: error.code,
+    request_id: request.id,
+    ...(error.errors && { errors: error.errors }),
+    ...error.extensions,
+  })
+}
+
+/** Sends an error; what is not meant for the user goes to the log only. */
+export function answerError(log: Log) {
+  return (thrown: FastifyError | ApiError, request: FastifyRequest, reply: FastifyReply) => {
+    const error = toApiError(thrown)
+    if (error.status >= 500) {
+      const { request_id, req_id } = { request_id: request.id, req_id: request.req_id }
+      log.error({ request_id, req_id, code: error.code, error: describe(thrown) }, 'request failed')
+    }
+    return reply
+      .code(error.status)
+      .headers(error.headers)
+      .type('application/problem+json')
+      .send(problemOf(error, request))
+  }
+}
+
+/** What any failure is for the user. */
+export function toApiError(thrown: unknown): ApiError {
+  if (thrown instanceof ApiError) return thrown
+  const error = thrown as Partial<FastifyError> & { syscall?: string }
+  if (error.validation) return schemaError(error.validation as never, error.validationContext as never)
+  if (isDatabaseAway(error)) {
+    const detail = 'The database does not answer right now. Try again in a moment.'
+    return new ApiError('unavailable', detail, { headers: { 'retry-after': '2' }, cause: thrown })
+  }
+  const known = FASTIFY_ERRORS[error.code ?? '']
+  if (known) return new ApiError(known[0], known[1], { cause: thrown })
+  if (error.statusCode !== undefined && error.statusCode >= 400 && error.statusCode < 500) {
+    return new ApiError('bad_request', 'The request cannot be read. Check that it is complete.', { cause: thrown })
+  }
+  return new ApiError('internal_error', 'The cause is in our log under the request id. Try again, or report the id.', {
+    cause: thrown,
+  })
+}
+
+const FASTIFY_ERRORS: Record<string, [ErrorCode, string]> = {
+  FST_ERR_CTP_BODY_TOO_LARGE: ['payload_too_large', 'The body has more bytes than this address takes.'],
+  FST_ERR_CTP_INVALID_MEDIA_TYPE: [
+    'unsupported_media_type',
+    'Send the body as JSON, with the header Content-Type: application/json.',
+  ],
+  FST_ERR_CTP_INVALID_CONTENT_LENGTH: ['bad_request', 'The body is not as long as Content-Length says.'],
+  FST_ERR_MAX_PARAM_LENGTH: ['not_found', 'The address names something that does not exist.'],
+  FST_ERR_BAD_URL: ['bad_request', 'The address is not valid: a percent sign must begin a valid UTF-8 escape.'],
+}
+
+/** The database is away, or in a conflict that vanishes by trying again. */
+function isDatabaseAway(error: { code?: string }): boolean {
+  return error instanceof DatabaseUnavailableError || /^(40001|40P01|55P03)$/.test(error.code ?? '')
+}
+
+function describe(thrown: unknown): string {
+  return thrown instanceof Error ? (thrown.stack ?? thrown.message) : String(thrown)
+}
+
+/** Answers what never became a request: headers too large, not HTTP, or too slow. */
+export function answerClientError(newRequestId: () => string) {
+  return (error: Error & { code?: string }, socket: Socket) => {
+    if (error.code === 'ECONNRESET' || !socket.writable) return void socket.destroy()
+    const id = newRequestId()
+    const problem = clientError(error.code)
+    const body = problemOf(problem, { id, req_id: id })
+    socket.end(
+      `HTTP/1.1 ${problem.status} ${STATUS_CODES[problem.status]}\r\nContent-Type: application/problem+json\r\n` +
+        `X-Request-ID: ${id}\r\nContent-Length: ${Buffer.byteLength(body)}\r\nConnection: close\r\n\r\n${body}`,
+    )
+  }
+}
+
+function clientError(code: string | undefined): ApiError {
+  if (code === 'HPE_HEADER_OVERFLOW') {
+    return new ApiError('headers_too_large', 'Address and headers together may have 16 KiB.')
+  }
+  if (code === 'ERR_HTTP_REQUEST_TIMEOUT') {
+    return new ApiError('request_timeout', 'The request did not arrive in time. Send it faster or in one piece.')
+  }
+  return new ApiError('bad_request', 'This is not a valid HTTP/1.1 request.')
+}

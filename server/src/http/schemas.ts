@@ -1,0 +1,45 @@
+/** Shapes that every resource uses, and the words for wrong values: `x-rule` completes the sentence "<field> must be …". */
+import { type Static, type TSchema, Type } from 'typebox'
+import { ID_LENGTHS, type IdType } from '../lib/id.ts'
+
+/** Mentions a named schema, so that it is one named type in the OpenAPI document. */
+export function ref<T extends TSchema & { $id?: string }>(schema: T) {
+  return Type.Unsafe<Static<T>>({ $ref: `${schema.$id}#` })
+}
+
+/** Text of a user: no control characters, no lone surrogates (which no database can store). */
+export function Text(options: { description: string; minLength?: number; maxLength: number; examples?: string[] }) {
+  return Type.String({
+    ...options,
+    pattern: '^[^\\p{Cc}\\p{Cs}]*$',
+    'x-rule': 'text without control characters',
+  })
+}
+
+export function Nullable<T extends TSchema>(schema: T) {
+  return Type.Unsafe<Static<T> | null>({ ...schema, type: [(schema as { type?: string }).type, 'null'] })
+}
+
+/** One of these words. */
+export function OneOf<const T extends string>(words: readonly T[], description: string) {
+  return Type.Unsafe<T>({ type: 'string', enum: [...words], description })
+}
+
+export function Timestamp(description: string) {
+  return Type.String({ format: 'date-time', description, examples: ['2025-01-15T08:32:14Z'] })
+}
+
+/** An identifier of this type, as a field or a path parameter. A path with any other text is 404. */
+export function Id(type: IdType, description: string) {
+  return Type.String({
+    pattern: `^${type}_[0-9a-z]{${ID_LENGTHS[type]}}$`,
+    description,
+    examples: [`${type}_${'3x9y2z1a0b5c7d8e4f6g'.slice(0, ID_LENGTHS[type])}`],
+    'x-rule': `an identifier such as ${type}_${'3x9y2z1a0b5c7d8e4f6g'.slice(0, ID_LENGTHS[type])}`,
+  })
+}
+
+/** The 204 of a route; its handler ends with `return reply.code(204).send()`. */
+export function NoContent(description: string) {
+  return Type.Unsafe<unknown>({ type: 'null', description })
+}

@@ -1,0 +1,81 @@
+/** What only a real connection can show: requests that are no requests, too large, or too slow. */
+import assert from 'node:assert/strict'
+import { type AddressInfo, connect } from 'node:net'
+import { after, test } from 'node:test'
+import { Type } from 'typebox'
+import { createApp } from '../app.ts'
+import { createTestApp } from './testing.ts'
+
+const { app: base, deps, live } = await createTestApp()
+const app = await createApp(deps, {
+  ready: async () => [],
+  resources: [
+    {
+      schemas: [],
+      routes(app) {
+        const schema = { operationId: 'probe', summary: 'Probe', tags: ['Service'], response: { 200: Type.Object({}) } }
+        const config = { scope: 'any', body_deadline_ms: 100 } as const
+        app.post('/v2/slow', { config, schema: { ...schema, body: Type.Object({}) } }, async () => ({}))
+      },
+    },
+  ],
+})
+await app.listen({ port: 0, host: '127.0.0.1' })
+after(() => Promise.all([app.close(), base.close()]))
+
+/** Sends bytes and answers all that comes back until the server closes. */
+function talk(...lines: string[]): Promise<{ status: number; headers: string; body: string }> {
+  return new Promise((resolve, reject) => {
+    const socket = connect((app.server.address() as AddressInfo).port, '127.0.0.1')
+    let text = ''
+    socket.on('data', (chunk) => (text += chunk)).on('error', reject)
+    socket.on('close', () => {
+      const [headers = '', body = ''] = text.split('\r\n\r\n')
+      resolve({ status: Number(headers.split(' ')[1]), headers, body })
+    })
+    socket.write(lines.join('\r\n'))
+  })
+}
+const auth = `Authorization: Bearer ${live.key}`
+
+function assertProblem(answer: Awaited<ReturnType<typeof talk>>, status: number, code: string): void {
+  assert.equal(answer.status, status, answer.headers)
+  assert.match(answer.headers, /content-type: application\/problem\+json/i)
+  const body = JSON.parse(answer.body)
+  assert.deepEqual([body.status, body.code], [status, code])
+  assert.match(answer.headers.toLowerCase(), new RegExp(`x-request-id: ${body.request_id}`))
+}
+
+test('400 for what is not HTTP', async () => {
+  assertProblem(await talk('hello', '', ''), 400, 'bad_request')
+  assertProblem(await talk('GET / HTTP/1.1', 'Host: x', 'Content-Length: minus', '', ''), 400, 'bad_request')
+})
+
+test('400 without Host', async () => {
+  assertProblem(await talk('GET /healthz HTTP/1.1', 'Connection: close', '', ''), 400, 'bad_request')
+})
+
+test('431 for headers beyond 16 KiB', async () => {
+  const header = `X-Large: ${'x'.repeat(17 * 1024)}`
+  assertProblem(await talk('GET /healthz HTTP/1.1', 'Host: x', header, '', ''), 431, 'headers_too_large')
+})
+
+test('408 for a body that does not arrive in time', async () => {
+  const head = ['POST /v2/slow HTTP/1.1', 'Host: x', auth, 'Content-Type: application/json', 'Content-Length: 100']
+  assertProblem(await talk(...head, '', '{"half":'), 408, 'request_timeout')
+})
+
+test('a refused request whose body never ends is cut, and harms nobody', async () => {
+  const answer = await talk('POST /v2/slow HTTP/1.1', 'Host: x', 'Content-Length: 100', '', 'half')
+  assertProblem(answer, 401, 'invalid_api_key')
+})
+
+test('a body that arrives in time is not ended', async () => {
+  const head = ['POST /v2/slow HTTP/1.1', 'Host: x', auth, 'Content-Type: application/json', 'Content-Length: 2']
+  assert.equal((await talk(...head, 'Connection: close', '', '{}')).status, 200)
+})
+
+test('an expectation that nobody knows is ignored', async () => {
+  const answer = await talk('GET /healthz HTTP/1.1', 'Host: x', 'Expect: miracles', 'Connection: close', '', '')
+  assert.equal(answer.status, 200)
+})

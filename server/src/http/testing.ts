@@ -1,0 +1,139 @@
+import { createApp } from '../app.ts'
+import type { Config } from '../config.ts'
+import type { Sql } from '../db/database.ts'
+import type { Notifier } from '../db/notify.ts'
+import { createTestDatabase } from '../db/testing.ts'
+import type { Deps, Principal, Region } from '../deps.ts'
+import type { Capacity, Driver } from '../drivers/driver.ts'
+import { SCOPES, type Scope } from '../keys/scopes.ts'
+import { createKey } from '../keys/store.ts'
+import { systemClock } from '../lib/clock.ts'
+import { newId } from '../lib/id.ts'
+import { silentLog } from '../lib/log.ts'
+import { systemRandom } from '../lib/random.ts'
+import { type CheckAnswer, createAnswerCheck } from './testing-responses.ts'
+import type { App } from './types.ts'
+
+/** Sizes of the host that tests imagine: room for a standard-4x, not for a standard-8x. */
+export const TEST_CAPACITY = { vcpus: 16, memory_bytes: 12 * 2 ** 30, disk_bytes: 100 * 2 ** 30 }
+
+export const testConfig: Config = {
+  version: '0.0.0',
+  host: '127.0.0.1',
+  port: 8080,
+  public_url: 'http://localhost:8080',
+  data_dir: '/nonexistent',
+  run_dir: '/nonexistent',
+  database_url: null,
+  log_level: 'silent',
+  region: { id: 'us-east-1', name: 'This host' },
+  plans: [
+    { id: 'micro-1x', vcpus: 1, memory_bytes: 128 * 2 ** 20, disk_bytes: 2 ** 30 },
+    { id: 'standard-4x', vcpus: 4, memory_bytes: 8 * 2 ** 30, disk_bytes: 40 * 2 ** 30 },
+    { id: 'standard-8x', vcpus: 8, memory_bytes: 16 * 2 ** 30, disk_bytes: 80 * 2 ** 30 },
+  ],
+  accelerator: 'auto',
+  capacity: { vcpus_per_core: 8, memory_bytes: null, disk_bytes: null },
+  public_addresses: null,
+  image_allow: [],
+  image_max_bytes: 2 ** 20,
+  image_stall_timeout_seconds: 60,
+  mirrors: {},
+}
+
+/** Enough of a driver for routes, which only ask what there is. */
+function idleDriver(name: Driver['name'], capacity: Capacity): Driver {
+  const hypervisor = { name: name === 'qemu' ? 'QEMU' : 'simulated', accelerator: 'none' as const, reason: 'a test' }
+  return { name, resync_seconds: 60, hypervisor: () => hypervisor, capacity: () => capacity } as Driver
+}
+
+/** Nobody listens: tests of routes look at rows. */
+const idleNotifier: Notifier = {
+  announce() {},
+  changed() {},
+  nextChange: (_id, ms, signal) => systemClock.sleep(ms, signal),
+  async start() {},
+  async stop() {},
+}
+
+/** A project with both environments, a key for each, and the app on a database of its own. */
+export async function createTestApp(overrides: (sql: Sql) => Partial<Deps> = () => ({})): Promise<TestApp> {
+  const { sql } = await createTestDatabase()
+  const region: Region = {
+    id: 'us-east-1',
+    name: 'This host',
+    drivers: { live: idleDriver('qemu', TEST_CAPACITY), test: idleDriver('simulated', null) },
+  }
+  const deps: Deps = {
+    config: testConfig,
+    sql,
+    clock: systemClock,
+    random: systemRandom,
+    log: silentLog,
+    secrets: { pepper: new Uint8Array(32), cursor_key: new Uint8Array(32), seal_key: new Uint8Array(32) },
+    regions: [region],
+    notifier: idleNotifier,
+    ...overrides(sql),
+  }
+  const app = await createApp(deps, { ready: async () => [{ name: 'database', problem: null }] })
+  const tenant = await createTestTenant(deps)
+  return { app, deps, ...tenant, call: caller(app, tenant.live.key) }
+}
+
+export type TestApp = { app: App; deps: Deps; call: Call } & TestTenant
+export type TestTenant = { live: TestKey; test: TestKey }
+export type TestKey = { key: string; principal: Principal }
+
+/** One more project. */
+export async function createTestTenant(deps: Deps): Promise<TestTenant> {
+  const project_id = newId('proj', deps.random)
+  await deps.sql`insert into projects (id, name, created_at) values (${project_id}, 'test', now())`
+  const environment = async (mode: 'live' | 'test') => {
+    const environment_id = newId('env', deps.random)
+    await deps.sql`insert into environments (id, project_id, mode) values (${environment_id}, ${project_id}, ${mode})`
+    return createTestKey(deps, { project_id, environment_id, mode }, SCOPES)
+  }
+  return { live: await environment('live'), test: await environment('test') }
+}
+
+/** A key with these scopes in an environment. */
+export async function createTestKey(
+  deps: Deps,
+  owner: Pick<Principal, 'project_id' | 'environment_id' | 'mode'>,
+  scopes: readonly Scope[],
+): Promise<TestKey> {
+  const { id, key } = await createKey(deps.sql, deps.secrets, deps.random, { ...owner, name: 'test', scopes })
+  return { key, principal: { ...owner, key_id: id, scopes: [...scopes] } }
+}
+
+export type Answer = { status: number; headers: Record<string, string | undefined>; body: any }
+export type Call = (method: string, url: string, body?: unknown, headers?: Record<string, string>) => Promise<Answer>
+
+const checks = new WeakMap<App, CheckAnswer>()
+
+/** Calls the app with this key, without a socket; every answer must be as the OpenAPI document says. */
+export function caller(app: App, key: string): Call {
+  return async (method, url, body, headers = {}) => {
+    const response = await app.inject({
+      method: method as 'GET',
+      url,
+      headers: {
+        authorization: `Bearer ${key}`,
+        ...(body !== undefined && { 'content-type': 'application/json' }),
+        ...headers,
+      },
+      ...(body !== undefined && {
+        payload: Buffer.isBuffer(body) || typeof body === 'string' ? body : JSON.stringify(body),
+      }),
+    })
+    const json = /json/.test(String(response.headers['content-type'])) && response.body !== ''
+    const answer: Answer = {
+      status: response.statusCode,
+      headers: response.headers as never,
+      body: json ? response.json() : response.body,
+    }
+    if (!checks.has(app)) checks.set(app, createAnswerCheck(app))
+    checks.get(app)!(method, url, answer)
+    return answer
+  }
+}

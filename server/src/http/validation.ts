@@ -1,0 +1,140 @@
+/** Ajv for what comes in, and its findings in plain words: what is wrong, where, and what to do. */
+import { Ajv, type ErrorObject } from 'ajv'
+import { ApiError, type FieldError, validationFailed } from '../lib/errors.ts'
+
+type Part = 'body' | 'querystring' | 'params' | 'headers'
+/** More errors than anybody reads; a hostile body could have a million. */
+const MAX_ERRORS = 100
+
+/** Compiles route schemas. Queries are text and are converted to the schema's types; bodies must have them. */
+export function buildValidator(sharedSchemas: unknown) {
+  const options = {
+    allErrors: true,
+    verbose: true,
+    removeAdditional: false,
+    useDefaults: true,
+    strict: true,
+    strictTypes: false,
+    formats: { 'date-time': true, uri: true } as const,
+    keywords: ['x-rule', 'example'],
+  }
+  const strict = new Ajv({ ...options, coerceTypes: false })
+  const converting = new Ajv({ ...options, coerceTypes: 'array' })
+  for (const schema of Object.values(sharedSchemas as Record<string, object>)) {
+    strict.addSchema(schema)
+    converting.addSchema(schema)
+  }
+  return ({ schema, httpPart }: { schema: unknown; httpPart?: string }) =>
+    (httpPart === 'body' ? strict : converting).compile(schema as object)
+}
+
+/** The answer to a request that its route's schema refuses. */
+export function schemaError(found: ErrorObject[], part: Part): ApiError {
+  if (part === 'params') return new ApiError('not_found', 'The address names something that does not exist.')
+  const errors = withoutEchoes(found)
+    .slice(0, MAX_ERRORS)
+    .map((error) => fieldError(error, part))
+  if (part === 'body') return validationFailed(errors)
+  const detail = errors.length === 1 ? errors[0]!.message : `${errors.length} parameters are not valid; see errors.`
+  return new ApiError('invalid_parameter', detail, { errors })
+}
+
+/** Leaves out what only repeats another error: branches of a refused anyOf, patterns of a refused property name. */
+function withoutEchoes(errors: ErrorObject[]): ErrorObject[] {
+  const unions = errors.filter((error) => error.keyword === 'anyOf' || error.keyword === 'oneOf')
+  return errors.filter(
+    (error) =>
+      error.propertyName === undefined && !unions.some((union) => error.schemaPath.startsWith(`${union.schemaPath}/`)),
+  )
+}
+
+function fieldError(error: ErrorObject, part: Part): FieldError {
+  const child: string | undefined =
+    error.params.missingProperty ?? error.params.additionalProperty ?? error.params.propertyName
+  const pointer = error.instancePath + (child === undefined ? '' : `/${escapePointer(child)}`)
+  const [code, rule] = explain(error, part)
+  const name = cut(unescapePointer(pointer.slice(1)))
+  if (part === 'body') return { pointer, code, message: `${name === '' ? 'The body' : name} ${rule}` }
+  return { parameter: name, code, message: `${name} ${rule}` }
+}
+
+/** Code and the end of the sentence that begins with the field's name. */
+function explain({ keyword, params, parentSchema, data }: ErrorObject, part: Part): [code: string, rule: string] {
+  const rule: string | undefined = parentSchema?.['x-rule']
+  switch (keyword) {
+    case 'required':
+      return ['required', 'is required']
+    case 'additionalProperties':
+    case 'unevaluatedProperties':
+      return part === 'body'
+        ? ['unknown_field', 'is not a field of this request; remove it or check the spelling']
+        : ['unknown_parameter', 'is not a parameter of this request; remove it or check the spelling']
+    case 'type':
+      return ['wrong_type', `must be ${rule ?? typeNames(params.type)}, not ${nameOf(data)}`]
+    case 'enum':
+      return ['not_allowed', `must be one of ${params.allowedValues.map(String).join(', ')}`]
+    case 'const':
+      return ['not_allowed', `must be ${JSON.stringify(params.allowedValue)}`]
+    case 'minLength':
+      return ['too_short', params.limit === 1 ? 'must not be empty' : `must have at least ${params.limit} characters`]
+    case 'maxLength':
+      return ['too_long', `must have at most ${params.limit} characters`]
+    case 'minItems':
+      return ['too_few', `must have at least ${params.limit} ${params.limit === 1 ? 'entry' : 'entries'}`]
+    case 'maxItems':
+    case 'maxProperties':
+      return ['too_many', `must have at most ${params.limit} entries`]
+    case 'minProperties':
+      return ['too_few', `must have at least ${params.limit} ${params.limit === 1 ? 'field' : 'fields'}`]
+    case 'uniqueItems':
+      return ['duplicate', `must not name the same twice (entries ${params.i} and ${params.j})`]
+    case 'minimum':
+      return ['too_small', `must be at least ${params.limit}`]
+    case 'maximum':
+      return ['too_large', `must be at most ${params.limit}`]
+    case 'propertyNames':
+      return ['invalid_name', `is not a valid name: it must be ${schemaRule(parentSchema?.propertyNames)}`]
+    default:
+      return ['invalid', rule ? `must be ${rule}` : 'is not valid']
+  }
+}
+
+function schemaRule(schema: { 'x-rule'?: string } | undefined): string {
+  return schema?.['x-rule'] ?? 'of the documented form'
+}
+
+const TYPE_NAMES: Record<string, string> = {
+  string: 'text',
+  integer: 'a whole number',
+  number: 'a number',
+  boolean: 'true or false',
+  array: 'a list',
+  object: 'an object',
+  null: 'null',
+}
+
+function typeNames(types: string | string[]): string {
+  return [types]
+    .flat()
+    .map((type) => TYPE_NAMES[type] ?? type)
+    .join(' or ')
+}
+
+function nameOf(data: unknown): string {
+  if (data === null || data === undefined) return 'empty'
+  if (Array.isArray(data)) return 'a list'
+  return TYPE_NAMES[typeof data] ?? 'that'
+}
+
+function escapePointer(name: string): string {
+  return name.replaceAll('~', '~0').replaceAll('/', '~1')
+}
+
+function unescapePointer(pointer: string): string {
+  return pointer.replaceAll('~1', '/').replaceAll('~0', '~')
+}
+
+/** Long or odd names of the client's come back shortened and on one line. */
+function cut(name: string): string {
+  return name.length > 80 ? `${name.slice(0, 80)}…` : name
+}

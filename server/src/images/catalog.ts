@@ -1,0 +1,42 @@
+import type { ImageSource } from './source.ts'
+
+/** An image that every environment of an installation has. */
+export type CatalogImage = { id: string; name: string; description: string; source: ImageSource }
+
+/** THE LIST of images of a fresh installation. All of them say themselves when they are up, and let `root` log in. */
+export const CATALOGUE: CatalogImage[] = [
+  {
+    id: 'img_microlinux',
+    name: 'micro-linux',
+    description: 'Kernel, busybox and dropbear, up in seconds. Built on this host from its own distribution packages.',
+    source: { kind: 'recipe', recipe: 'micro-linux' },
+  },
+  {
+    id: 'img_debian0012',
+    name: 'debian-12',
+    description: 'Debian 12 with systemd, cloud-init and sshd. Built on this host when it is first used.',
+    source: { kind: 'recipe', recipe: 'debian-12' },
+  },
+  {
+    id: 'img_ubuntu2204',
+    name: 'ubuntu-22.04-lts',
+    description: "Ubuntu 22.04 LTS, the publisher's cloud image. Downloaded when it is first used.",
+    source: {
+      kind: 'publisher',
+      publisher: 'ubuntu',
+      path: 'jammy/current',
+      file: 'jammy-server-cloudimg-amd64.img',
+    },
+  },
+  {
+    id: 'img_ubuntu2404',
+    name: 'ubuntu-24.04-lts',
+    description: "Ubuntu 24.04 LTS, the publisher's cloud image. Downloaded when it is first used.",
+    source: {
+      kind: 'publisher',
+      publisher: 'ubuntu',
+      path: 'noble/current',
+      file: 'noble-server-cloudimg-amd64.img',
+    },
+  },
+]

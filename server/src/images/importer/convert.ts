@@ -1,0 +1,116 @@
+/**
+ * Makes the flat qcow2 that guests boot from. Our own header check (header.ts) comes first; qemu-img then gets a JSON
+ * description in which format and file are ours and `backing` is null, so nothing in the source can name another file.
+ */
+import { chmodSync, closeSync, mkdirSync, openSync, rmSync, statfsSync } from 'node:fs'
+import { constants, open } from 'node:fs/promises'
+import { dirname } from 'node:path'
+import { diskFull, ImportError } from './errors.ts'
+import { syncDirectory } from './files.ts'
+import { HEAD_BYTES, type Inspection, inspectImage, TAIL_BYTES } from './header.ts'
+import { jobPaths } from './job-files.ts'
+import type { Reporter } from './reporter.ts'
+import { fileArgument, requireTool, runTool, type ToolResult, type ToolRun } from './tool.ts'
+
+/** Far below what one core does (unpacking zlib: over 100 MB/s), so only a trap meets these limits. */
+const SLOWEST_BYTES_PER_SECOND = 8 << 20
+const LEAST_CPU_SECONDS = 60
+const MOST_CPU_SECONDS = 6 * 3600
+const LITTLE_SPACE_BYTES = 16 << 20
+
+/** Converts a source file to `output/disk.qcow2` (mode 0444) and returns what the disk is. Throws ImportError. */
+export async function convertImage(
+  jobDir: string,
+  sourcePath: string,
+  maxVirtualSizeBytes: number,
+  reporter: Reporter,
+): Promise<Inspection> {
+  requireTool('qemu-img')
+  const paths = jobPaths(jobDir)
+  reporter.phase('converting', 'converting the image')
+  rmSync(paths.output, { recursive: true, force: true })
+  const inspection = await inspectFile(sourcePath, maxVirtualSizeBytes)
+  mkdirSync(paths.output, { mode: 0o755 })
+  closeSync(openSync(paths.disk, 'wx', 0o600))
+
+  const run = (args: string[], extra: Partial<ToolRun> & Pick<ToolRun, 'files'>) =>
+    runTool({ jobDir, tool: 'qemu-img', args, ...limitsFor(inspection), ...extra })
+  const source = describe(inspection.format)
+  if (inspection.format === 'qcow2') {
+    const checked = await run(['check', '-f', 'qcow2', source], { files: [{ path: sourcePath }] })
+    // 3: space that nothing refers to; the copy will not have it.
+    if (checked.code !== 0 && checked.code !== 3) throw unreadable(checked, 'it is damaged or cut short')
+  }
+  const converted = await run(['convert', '-p', '-f', inspection.format, '-O', 'qcow2', source, fileArgument(1)], {
+    files: [{ path: sourcePath }, { path: paths.disk, write: true }],
+    fileBytes: Math.ceil(inspection.virtual_size_bytes * 1.01) + (64 << 20),
+    onOutput: (text) => {
+      const percent = text.match(/\((\d+\.\d+)\/100%\)\s*$/)?.[1]
+      if (percent !== undefined) reporter.fraction(Number(percent) / 100)
+    },
+  })
+  if (converted.code !== 0) {
+    const { bavail, bsize } = statfsSync(jobDir)
+    if (bavail * bsize < LITTLE_SPACE_BYTES) throw diskFull(converted.stderr)
+    throw unreadable(converted, 'it could not be read to its end')
+  }
+  const info = await run(['info', '--output=json', '-f', 'qcow2', fileArgument(0)], { files: [{ path: paths.disk }] })
+  if (info.code !== 0 || !isFlat(info.stdout, inspection.virtual_size_bytes)) {
+    throw new Error(`the converted disk is not as expected: ${info.stdout} ${info.stderr}`)
+  }
+  await finish(paths.disk)
+  return inspection
+}
+
+/** Reads as much of a file as the header check needs, and checks it. Throws ImportError. */
+export async function inspectFile(path: string, maxVirtualSizeBytes: number): Promise<Inspection> {
+  const file = await open(path, constants.O_RDONLY | constants.O_NOFOLLOW)
+  try {
+    const { size } = await file.stat()
+    const read = async (from: number, length: number) => {
+      const { buffer, bytesRead } = await file.read(Buffer.alloc(length), 0, length, from)
+      return buffer.subarray(0, bytesRead)
+    }
+    const head = await read(0, Math.min(size, HEAD_BYTES))
+    const tail = await read(Math.max(0, size - TAIL_BYTES), Math.min(size, TAIL_BYTES))
+    return inspectImage({ head, tail, size_bytes: size }, maxVirtualSizeBytes)
+  } finally {
+    await file.close()
+  }
+}
+
+function describe(format: Inspection['format']): string {
+  const file = { driver: 'file', filename: fileArgument(0) }
+  return `json:${JSON.stringify({ driver: format, file, ...(format === 'qcow2' && { backing: null }) })}`
+}
+
+function limitsFor({ virtual_size_bytes }: Inspection): Pick<ToolRun, 'cpuSeconds' | 'deadlineMs'> {
+  const cpuSeconds = Math.min(
+    MOST_CPU_SECONDS,
+    LEAST_CPU_SECONDS + Math.ceil(virtual_size_bytes / SLOWEST_BYTES_PER_SECOND),
+  )
+  return { cpuSeconds, deadlineMs: 2000 * cpuSeconds }
+}
+
+function unreadable(result: ToolResult, why: string): ImportError {
+  const reason = result.timedOut ? 'reading it takes too long' : why
+  const message = `The image was refused: ${reason}. Check the file with qemu-img check, and add it again.`
+  return new ImportError('image_format_unsupported', message, `code ${result.code}: ${result.stderr}`)
+}
+
+/** Whether `qemu-img info` describes a qcow2 of this size that needs no other file. */
+export function isFlat(json: string, virtualSizeBytes: number): boolean {
+  const info = JSON.parse(json)
+  const other = ['backing-filename', 'full-backing-filename', 'encrypted'].some((key) => key in info)
+  const data = info['format-specific']?.data
+  const dataFile = data === undefined || 'data-file' in data
+  return info.format === 'qcow2' && info['virtual-size'] === virtualSizeBytes && !other && !dataFile
+}
+
+async function finish(disk: string): Promise<void> {
+  const handle = await open(disk, 'r+')
+  await handle.sync()
+  await handle.close()
+  chmodSync(disk, 0o444)
+  syncDirectory(dirname(disk))
+}

@@ -1,0 +1,128 @@
+/** Fetches one file of a source: resumed where it stopped, limited in size, checked. */
+
+import type { OutboundPolicy } from '../../lib/outbound.ts'
+import { type OutboundResponse, requestOutbound } from '../../lib/outbound-request.ts'
+import { ImportError } from './errors.ts'
+import type { jobPaths } from './job-files.ts'
+import { openPart, type Part } from './part.ts'
+import type { Reporter } from './reporter.ts'
+import { readAnswer, resumeValidator, StartOver, tooLarge } from './response.ts'
+import { TryAgain, type Watch, withPatience } from './retry.ts'
+import { sourceName } from './source.ts'
+
+export type Limits = { allowed_addresses: string[]; stall_timeout_seconds: number; max_bytes: number }
+
+/** Downloads a file to `paths.source`; it is there only after its checksum was right. Throws ImportError. */
+export async function downloadVerified(
+  url: string,
+  sha256: string,
+  limits: Limits,
+  paths: ReturnType<typeof jobPaths>,
+  reporter: Reporter,
+): Promise<void> {
+  const { host, file } = sourceName(url)
+  reporter.phase('downloading', `downloading ${file} from ${host}`)
+  const part = await openPart(paths, (bytes) => reporter.bytes(bytes, null))
+  try {
+    const resumed = part.offset > 0
+    if (resumed) reporter.log('resuming', { bytes: part.offset })
+    await downloadRest(url, part, limits, reporter)
+    reporter.phase('verifying', `verifying ${file}`)
+    if (part.sha256() !== sha256.toLowerCase() && resumed) {
+      // A power cut may have left a hole in the old bytes, or the server ignores If-Range: once more, from the start.
+      reporter.phase('downloading', `downloading ${file} from ${host} again`)
+      await part.startOver({ etag: null, last_modified: null, length: null })
+      await downloadRest(url, part, limits, reporter)
+      reporter.phase('verifying', `verifying ${file}`)
+    }
+    if (part.sha256() !== sha256.toLowerCase()) {
+      await part.remove()
+      const message = `${file} from ${host} is not the file that was asked for: its SHA-256 is ${part.sha256()}, not ${sha256.toLowerCase()}. Check address and checksum, or use another mirror.`
+      throw new ImportError('image_checksum_mismatch', message)
+    }
+    await part.moveTo(paths.source)
+  } catch (error) {
+    if (error instanceof ImportError && error.code === 'image_too_large') await part.remove()
+    throw error
+  } finally {
+    await part.close()
+  }
+}
+
+async function downloadRest(url: string, part: Part, limits: Limits, reporter: Reporter): Promise<void> {
+  if (part.offset > 0 && part.offset === part.meta.length) return
+  await withPatience(sourceName(url), limits.stall_timeout_seconds * 1000, async (watch) => {
+    const validator = part.offset > 0 ? resumeValidator(part.meta) : null
+    const range: Record<string, string> =
+      validator === null ? {} : { range: `bytes=${part.offset}-`, 'if-range': validator }
+    const response = await get(url, limits, watch, range)
+    try {
+      await receive(response, url, part, limits, watch, reporter)
+    } catch (error) {
+      if (error instanceof StartOver) await part.startOver({ etag: null, last_modified: null, length: null })
+      throw error
+    } finally {
+      response.close()
+    }
+  })
+}
+
+async function receive(
+  response: OutboundResponse,
+  url: string,
+  part: Part,
+  limits: Limits,
+  watch: Watch,
+  reporter: Reporter,
+): Promise<void> {
+  const source = sourceName(url)
+  const { start, total, complete, meta } = readAnswer(
+    source,
+    response.status,
+    response.headers,
+    part.offset,
+    limits.max_bytes,
+  )
+  if (complete) return
+  if (start === 0) await part.startOver(meta)
+  for await (const chunk of response.body) {
+    if (part.offset + chunk.length > limits.max_bytes) throw tooLarge(source, null, limits.max_bytes)
+    watch.progress()
+    await part.append(chunk)
+    reporter.bytes(part.offset, total)
+  }
+  if (total !== null && part.offset !== total) throw new TryAgain('the connection broke off')
+}
+
+/** Fetches a small file into memory. Throws ImportError. */
+export async function downloadSmall(url: string, limits: Limits, maxBytes: number): Promise<Buffer> {
+  const source = sourceName(url)
+  return withPatience(source, limits.stall_timeout_seconds * 1000, async (watch) => {
+    const response = await get(url, limits, watch, {})
+    try {
+      readAnswer(source, response.status, response.headers, 0, maxBytes)
+      const chunks: Buffer[] = []
+      let length = 0
+      for await (const chunk of response.body) {
+        length += chunk.length
+        if (length > maxBytes) throw tooLarge(source, null, maxBytes)
+        watch.progress()
+        chunks.push(chunk)
+      }
+      return Buffer.concat(chunks)
+    } finally {
+      response.close()
+    }
+  })
+}
+
+function get(url: string, limits: Limits, watch: Watch, range: Record<string, string>): Promise<OutboundResponse> {
+  // Plain http is fine here: nothing is used before its checksum or signature is right.
+  const policy: OutboundPolicy = { allowHttp: true, allowedAddresses: limits.allowed_addresses, dnsTimeoutMs: 5000 }
+  return requestOutbound(url, policy, {
+    headers: { accept: '*/*', 'accept-encoding': 'identity', 'user-agent': 'CloudNexus', ...range },
+    signal: watch.signal,
+    connectTimeoutMs: 10_000,
+    maxRedirects: 5,
+  })
+}

@@ -1,0 +1,118 @@
+/**
+ * The file that is being downloaded: bytes, their running checksum, and what they may be resumed by.
+ *
+ * The importer may be killed at any line, so the order matters: a new start truncates the bytes before it writes the
+ * validators of what comes next. Old bytes can then never carry new validators; at worst good bytes are thrown away.
+ */
+import { createHash, type Hash } from 'node:crypto'
+import { readFileSync, rmSync } from 'node:fs'
+import { type FileHandle, open, rename } from 'node:fs/promises'
+import { dirname } from 'node:path'
+import Type from 'typebox'
+import { Value } from 'typebox/value'
+import { asImportError } from './errors.ts'
+import { syncDirectory, writeAtomically } from './files.ts'
+import type { Meta } from './response.ts'
+
+const metaSchema = Type.Object({
+  etag: Type.Union([Type.String(), Type.Null()]),
+  last_modified: Type.Union([Type.String(), Type.Null()]),
+  length: Type.Union([Type.Integer({ minimum: 0 }), Type.Null()]),
+})
+
+const nothing: Meta = { etag: null, last_modified: null, length: null }
+
+export type Part = {
+  readonly offset: number
+  readonly meta: Meta
+  startOver: (meta: Meta) => Promise<void>
+  append: (chunk: Uint8Array) => Promise<void>
+  /** Hexadecimal SHA-256 of all bytes so far. */
+  sha256: () => string
+  /** Moves the bytes, safe on disk, to their place. */
+  moveTo: (path: string) => Promise<void>
+  remove: () => Promise<void>
+  close: () => Promise<void>
+}
+
+/** Opens the part of an earlier run, or a new one; `onHashed` is told how many of the old bytes were read again. */
+export async function openPart(
+  paths: { part: string; meta: string },
+  onHashed: (bytes: number) => void,
+): Promise<Part> {
+  const file = await open(paths.part, 'a+', 0o600)
+  await file.close()
+  const handle = await open(paths.part, 'r+')
+  let meta = readMeta(paths.meta)
+  let hash = createHash('sha256')
+  let offset = meta === nothing ? 0 : await hashAll(handle, hash, onHashed)
+
+  return {
+    get offset() {
+      return offset
+    },
+    get meta() {
+      return meta
+    },
+    startOver: (next) =>
+      onDisk(async () => {
+        await handle.truncate(0)
+        hash = createHash('sha256')
+        offset = 0
+        meta = next
+        writeAtomically(paths.meta, JSON.stringify(meta), { durable: false })
+      }),
+    append: (chunk) =>
+      onDisk(async () => {
+        for (let done = 0; done < chunk.length; ) {
+          done += (await handle.write(chunk, done, chunk.length - done, offset + done)).bytesWritten
+        }
+        hash.update(chunk)
+        offset += chunk.length
+      }),
+    sha256: () => hash.copy().digest('hex'),
+    moveTo: (path) =>
+      onDisk(async () => {
+        await handle.truncate(offset)
+        await handle.sync()
+        await rename(paths.part, path)
+        rmSync(paths.meta, { force: true })
+        syncDirectory(dirname(path))
+      }),
+    remove: () =>
+      onDisk(async () => {
+        rmSync(paths.part, { force: true })
+        rmSync(paths.meta, { force: true })
+      }),
+    close: () => handle.close(),
+  }
+}
+
+function readMeta(path: string): Meta {
+  try {
+    return Value.Parse(metaSchema, JSON.parse(readFileSync(path, 'utf8')))
+  } catch {
+    return nothing
+  }
+}
+
+/** Feeds a whole file to a hash and returns its length. */
+export async function hashAll(handle: FileHandle, hash: Hash, onHashed: (bytes: number) => void): Promise<number> {
+  const buffer = Buffer.allocUnsafe(1 << 20)
+  for (let offset = 0; ; ) {
+    const { bytesRead } = await handle.read(buffer, 0, buffer.length, offset)
+    if (bytesRead === 0) return offset
+    hash.update(buffer.subarray(0, bytesRead))
+    offset += bytesRead
+    onHashed(offset)
+  }
+}
+
+/** Errors of this host's disk are not the source's: no other attempt, another message. */
+async function onDisk(work: () => Promise<void>): Promise<void> {
+  try {
+    await work()
+  } catch (error) {
+    throw asImportError(error)
+  }
+}

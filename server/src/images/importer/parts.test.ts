@@ -1,0 +1,214 @@
+/** The pure and small parts: jobs, status, texts, names, lists, signatures, patience. */
+import assert from 'node:assert/strict'
+import { readdirSync, writeFileSync } from 'node:fs'
+import { test } from 'node:test'
+import type { Clock } from '../../lib/clock.ts'
+import { dearmor } from './armor.ts'
+import { asImportError, ImportError } from './errors.ts'
+import { parseJob } from './job.ts'
+import { readJob, readStatus } from './job-files.ts'
+import { createReporter } from './reporter.ts'
+import { withPatience } from './retry.ts'
+import { signatureProblem } from './signature.ts'
+import { sourceName } from './source.ts'
+import { sumOf } from './sums.ts'
+import { at, jobFolder, temporaryFolder, urlJob } from './testing.ts'
+import { plain, size } from './text.ts'
+
+const folder = temporaryFolder()
+
+/** Time that passes only when somebody waits. */
+function virtualClock() {
+  let now = 0
+  const timers = new Set<{ at: number; callback: () => void }>()
+  const clock: Clock = {
+    now: () => new Date(now),
+    monotonic: () => now,
+    sleep: async (ms) => advance(ms),
+    after: (ms, callback) => {
+      const timer = { at: now + ms, callback }
+      timers.add(timer)
+      return { cancel: () => timers.delete(timer) }
+    },
+  }
+  const advance = (ms: number) => {
+    now += ms
+    for (const timer of [...timers]) {
+      if (timer.at > now || !timers.delete(timer)) continue
+      timer.callback()
+    }
+  }
+  return { clock, advance, time: () => now }
+}
+
+test('a job is validated when written and when read', () => {
+  const job = urlJob('https://example.org/x.img', 'a'.repeat(64))
+  const path = jobFolder(folder, job)
+  assert.deepEqual(readJob(path), job)
+  const wrong: unknown[] = [
+    ...[null, 1, {}, { kind: 'x' }, { kind: 'toString' }, { ...job, sha256: 'x' }, { ...job, extra: 1 }],
+    ...[
+      { ...job, allowed_addresses: ['localhost'] },
+      { ...job, max_bytes: 0 },
+      { ...job, ssh_user: '-x' },
+    ],
+    ...[
+      { kind: 'upload', path: 'relative' },
+      { kind: 'recipe', script: '../x' },
+    ],
+    { ...job, kind: 'publisher', file_name: '../x' },
+  ]
+  for (const value of wrong) assert.throws(() => parseJob(value), TypeError, JSON.stringify(value))
+})
+
+test('a status that cannot be read is none', () => {
+  const path = jobFolder(folder, urlJob('https://example.org/x', 'a'.repeat(64)))
+  assert.equal(readStatus(path), null)
+  for (const text of ['', '{', '{}', '{"state":"done"}']) {
+    writeFileSync(at(path).status, text)
+    assert.equal(readStatus(path), null)
+  }
+})
+
+test('a status is written at each phase, and else at most four times a second, the last value always', () => {
+  const { clock, advance } = virtualClock()
+  const path = jobFolder(folder, urlJob('https://example.org/x', 'a'.repeat(64)))
+  const lines: string[] = []
+  const reporter = createReporter(path, (line) => lines.push(line), clock)
+  reporter.phase('downloading', 'downloading x')
+  assert.equal(readStatus(path)!.message, 'downloading x')
+  let writes = 0
+  let before = readStatus(path)!.updated_at
+  for (let bytes = 1; bytes <= 1000; bytes++) {
+    advance(1)
+    reporter.bytes(bytes, 2000)
+    if (readStatus(path)!.updated_at !== before) writes++
+    before = readStatus(path)!.updated_at
+  }
+  assert.equal(writes, 4)
+  reporter.bytes(1001, 2000)
+  advance(250)
+  assert.deepEqual([readStatus(path)!.done_bytes, readStatus(path)!.progress], [1001, 1001 / 2000])
+  reporter.failed(new ImportError('image_unsafe', 'public', 'detail'))
+  assert.deepEqual(readStatus(path)!.error, { code: 'image_unsafe', message: 'public' })
+  assert.deepEqual(
+    lines.map((line) => JSON.parse(line).phase ?? JSON.parse(line).code),
+    ['downloading', 'image_unsafe'],
+  )
+  assert.deepEqual(readdirSync(path).sort(), ['job.json', 'status.json'])
+})
+
+const source = { host: 'example.org', file: 'x.img' }
+
+test('patience: pauses of 0.5 to 8 s, and the end when nothing has come for the stall time', async () => {
+  const { clock, time } = virtualClock()
+  const asked: number[] = []
+  const refused = Object.assign(new Error('x'), { code: 'ECONNREFUSED' })
+  const ask = async () => {
+    asked.push(time())
+    throw refused
+  }
+  const work = withPatience(source, 60_000, ask, clock)
+  await assert.rejects(work, { code: 'image_source_unreachable', message: /connection refused/ })
+  assert.deepEqual(asked, [0, 500, 1500, 3500, 7500, 15500, 23500, 31500, 39500, 47500, 55500])
+})
+
+test('patience: a byte resets the clock and the pauses; attempts are bounded all the same', async () => {
+  const { clock, time } = virtualClock()
+  let attempts = 0
+  const work = withPatience(
+    source,
+    60_000,
+    async ({ progress }) => {
+      attempts++
+      await clock.sleep(50_000)
+      progress()
+      throw new Error('broken')
+    },
+    clock,
+  )
+  await assert.rejects(work, { code: 'image_source_unreachable' })
+  assert.equal(attempts, 200)
+  assert.equal(time(), 200 * 50_000 + 199 * 500)
+})
+
+test('patience: a trickle ends after a day', async () => {
+  const { clock, time } = virtualClock()
+  const work = withPatience(
+    source,
+    60_000,
+    async ({ progress, signal }) => {
+      for (;;) {
+        await clock.sleep(30_000)
+        signal.throwIfAborted()
+        progress()
+      }
+    },
+    clock,
+  )
+  await assert.rejects(work, { code: 'image_source_stalled' })
+  assert.ok(time() >= 86_400_000 && time() < 86_500_000)
+})
+
+test('errors that were not foreseen say nothing of the inside', () => {
+  assert.match(
+    asImportError(Object.assign(new Error('/secret'), { code: 'ENOSPC' })).message,
+    /disk of this host is full/,
+  )
+  const error = asImportError(new Error('/secret/path'))
+  assert.ok(!error.message.includes('/secret'))
+  assert.match(error.detail!, /\/secret\/path/)
+})
+
+test('sources are named without query, user information, or tricks', () => {
+  assert.deepEqual(sourceName('https://u:p@example.org:8443/a/b.img?t=x#f'), {
+    host: 'example.org:8443',
+    file: 'b.img',
+  })
+  assert.deepEqual(sourceName('https://example.org'), { host: 'example.org', file: 'the file' })
+  assert.deepEqual(sourceName('https://example.org/%zz'), { host: 'example.org', file: '%zz' })
+  assert.deepEqual(sourceName('x'), { host: 'The given address', file: 'image' })
+  assert.equal(plain('a\u001b]0;x\u0007\u202eb\r\n\0c', 100), 'a0;x b c')
+  assert.deepEqual([size(0), size(1023), size(1536), size(2 ** 40)], ['0 bytes', '1023 bytes', '1.5 KiB', '1.0 TiB'])
+})
+
+test('lists of checksums', () => {
+  const [a, b] = ['A'.repeat(64), 'b'.repeat(64)]
+  const list = `${a}  x.img\r\n${b} *y.img\nnonsense\n${b}  dir/x.img\n${a.toLowerCase()} *x.img\n${b} z.img\n`
+  assert.equal(sumOf(list, 'x.img', 'h'), 'a'.repeat(64))
+  assert.equal(sumOf(list, 'y.img', 'h'), b)
+  for (const name of ['z.img', '', 'img', 'constructor']) assert.throws(() => sumOf(list, name, 'h'), ImportError)
+})
+
+test('signatures: every bad word spoils, and another signature does not help a changed list', () => {
+  const [key, primary] = ['A'.repeat(40), 'B'.repeat(40)]
+  const signature = (word: string, fingerprint = key, hash = 10) =>
+    `[GNUPG:] NEWSIG\n[GNUPG:] ${word} X name\n[GNUPG:] VALIDSIG ${fingerprint} 2026-01-01 1 0 4 0 22 ${hash} 00 ${primary}\n`
+  assert.equal(signatureProblem(signature('GOODSIG'), [key]), null)
+  assert.equal(signatureProblem(signature('GOODSIG'), [primary]), null)
+  assert.equal(signatureProblem(`${signature('ERRSIG', primary)}${signature('GOODSIG')}`, [key]), null)
+  for (const word of ['EXPSIG', 'EXPKEYSIG', 'REVKEYSIG', 'BADSIG', 'ERRSIG', 'NODATA', 'OTHER']) {
+    assert.notEqual(signatureProblem(signature(word), [key, primary]), null, word)
+    assert.notEqual(
+      signatureProblem(`${signature('GOODSIG')}[GNUPG:] ${word} X\n`.replace('OTHER', 'BADSIG'), [key]),
+      null,
+    )
+  }
+  assert.notEqual(signatureProblem(`${signature('GOODSIG')}${signature('BADSIG')}`, [key]), null)
+  assert.notEqual(signatureProblem(signature('GOODSIG'), ['C'.repeat(40)]), null)
+  assert.notEqual(signatureProblem(signature('GOODSIG', key, 2), [key]), null, 'SHA-1')
+  assert.notEqual(signatureProblem('', [key]), null)
+  // A name is data of the signer: it cannot speak for gpgv.
+  assert.notEqual(signatureProblem(`[GNUPG:] NEWSIG\n[GNUPG:] ERRSIG X [GNUPG:] GOODSIG\n`, [key]), null)
+})
+
+test('armor with and without headers and checksum', () => {
+  const block = (head: string, tail: string) =>
+    Buffer.from(
+      `-----BEGIN PGP PUBLIC KEY BLOCK-----\n${head}\naGVs\nbG8=\n${tail}-----END PGP PUBLIC KEY BLOCK-----\n`,
+    )
+  assert.equal(dearmor(block('', '=abcd\n')).toString(), 'hello')
+  assert.equal(dearmor(block('Comment: x\r\n', '')).toString(), 'hello')
+  assert.equal(dearmor(Buffer.concat([block('', ''), block('', '')])).toString(), 'hellohello')
+  assert.deepEqual(dearmor(Buffer.from([0x99, 1])), Buffer.from([0x99, 1]))
+})

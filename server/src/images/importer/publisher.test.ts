@@ -1,0 +1,189 @@
+/** A publisher's mirror, with keys and signatures made here by gpg. */
+import assert from 'node:assert/strict'
+import { execFileSync } from 'node:child_process'
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { after, beforeEach, test } from 'node:test'
+import type { PublisherJob } from './job.ts'
+import { addressIn } from './publisher.ts'
+import { at, bootableDisk, importNow, jobFolder, limits, sha256, startMirror, temporaryFolder } from './testing.ts'
+
+const folder = temporaryFolder()
+const mirror = await startMirror()
+const disk = bootableDisk()
+
+const home = join(folder, 'gnupg')
+mkdirSync(home, { mode: 0o700 })
+const gpg = (...args: string[]) =>
+  execFileSync('gpg', ['--homedir', home, '--batch', '--quiet', '--yes', '--passphrase', '', ...args], {
+    stdio: 'pipe',
+  })
+after(() => execFileSync('gpgconf', ['--homedir', home, '--kill', 'all']))
+
+/** Makes a key and returns its fingerprint. `time` is when gpg believes to be. */
+function makeKey(name: string, expires: string, time: string[] = []): string {
+  gpg(...time, '--quick-generate-key', `${name} <${name}@example.org>`, 'ed25519', 'sign', expires)
+  const listing = gpg('--with-colons', '--list-keys', `${name}@example.org`).toString()
+  return /^fpr:+([0-9A-F]{40}):/m.exec(listing)![1]!
+}
+const longAgo = ['--faked-system-time', '20200101T000000']
+const owner = makeKey('owner', 'never')
+const other = makeKey('other', 'never')
+const ancient = makeKey('ancient', 'never', longAgo)
+const expired = makeKey('expired', '20200201T000000', longAgo)
+const revoked = makeKey('revoked', 'never')
+
+function keyring(name: string, ...options: string[]): string {
+  const path = join(folder, name)
+  writeFileSync(path, gpg('--export', ...options))
+  return path
+}
+const everyKey = keyring('every.gpg')
+const armored = keyring('every.asc', '--armor')
+const ownersKey = keyring('owner.gpg', owner)
+
+function sign(list: string, keys: string[], ...options: string[]): Buffer {
+  const path = join(folder, 'list')
+  writeFileSync(path, list)
+  const users = keys.flatMap((key) => ['--local-user', key])
+  return gpg(...options, ...users, '--output', '-', '--detach-sign', path)
+}
+
+const list = `${'0'.repeat(64)}  disk.img.old\n${sha256(disk)} *disk.img\n${'1'.repeat(64)} *other/disk.img\n`
+
+function publish(signature: Buffer | null, sums = list): void {
+  mirror.files.set('/release/SHA256SUMS', Buffer.from(sums))
+  if (signature === null) mirror.files.delete('/release/SHA256SUMS.gpg')
+  else mirror.files.set('/release/SHA256SUMS.gpg', signature)
+}
+
+beforeEach(() => {
+  mirror.files.set('/release/disk.img', disk)
+  mirror.requests.length = 0
+  mirror.intercept = () => false
+})
+
+const publisherJob = (more: Partial<PublisherJob> = {}): PublisherJob => ({
+  ...{ kind: 'publisher', base_url: `${mirror.url}/release`, file_name: 'disk.img', keyring: everyKey },
+  ...{ sums_name: 'SHA256SUMS', signature_name: 'SHA256SUMS.gpg', fingerprints: [owner], ...limits },
+  ...more,
+})
+async function importPublished(more: Partial<PublisherJob> = {}) {
+  const job = jobFolder(folder, publisherJob(more))
+  return { ...(await importNow(job)), paths: at(job) }
+}
+async function refused(code: string, message: RegExp, more: Partial<PublisherJob> = {}) {
+  const { status, log, paths } = await importPublished(more)
+  assert.deepEqual([status.state, status.error?.code], ['failed', code], log)
+  assert.match(status.error!.message, message)
+  assert.ok(!existsSync(paths.publisher))
+  const asked = mirror.requests.filter((request) => request.path.endsWith('.img'))
+  assert.equal(asked.length, 0, 'the image was downloaded')
+}
+const invalid = (message: RegExp, more: Partial<PublisherJob> = {}) => refused('image_signature_invalid', message, more)
+
+test('a good signature of an allowed key: binary, armored, armored keyring, among others', async () => {
+  publish(sign(list, [owner]))
+  const { status, log, paths } = await importPublished()
+  assert.equal(status.state, 'done', log)
+  assert.equal(JSON.parse(readFileSync(paths.manifest, 'utf8')).virtual_size_bytes, disk.length)
+  const more: [Buffer, Partial<PublisherJob>][] = [
+    [sign(list, [owner], '--armor'), { keyring: armored, fingerprints: [owner.toLowerCase()] }],
+    [sign(list, [other, owner]), { keyring: ownersKey, base_url: `${mirror.url}/release/` }],
+  ]
+  for (const [signature, options] of more) {
+    publish(signature)
+    const { status, log } = await importPublished(options)
+    assert.equal(status.state, 'done', log)
+  }
+})
+
+test('a keyring by its address counts for the pinned key alone; one that is missing is said to be', async () => {
+  publish(sign(list, [owner]))
+  mirror.files.set('/keys', readFileSync(armored))
+  assert.equal((await importPublished({ keyring: `${mirror.url}/keys` })).status.state, 'done')
+  mirror.requests.length = 0
+  mirror.files.set('/keys', readFileSync(everyKey))
+  publish(sign(list, [other]))
+  await invalid(/a key that is not allowed/, { keyring: `${mirror.url}/keys` })
+  await invalid(/keyring .* is not on this host/, { keyring: join(folder, 'no-such.gpg') })
+})
+
+test('a list that was changed after it was signed', async () => {
+  publish(sign(list, [owner]), list.replace('0000', '0001'))
+  await invalid(/SHA256SUMS of 127\.0\.0\.1:\d+ cannot be trusted: the signature does not belong to the list/)
+})
+
+test('a good signature of another key of the keyring', async () => {
+  publish(sign(list, [other]))
+  await invalid(/signed by a key that is not allowed/)
+})
+
+test('a key that is not in the keyring', async () => {
+  publish(sign(list, [other]))
+  await invalid(/not in the keyring/, { keyring: ownersKey, fingerprints: [other] })
+})
+
+test('an expired key, an expired signature', async () => {
+  publish(sign(list, [expired], ...longAgo))
+  await invalid(/has expired/, { fingerprints: [expired] })
+  publish(sign(list, [ancient], ...longAgo, '--default-sig-expire', '1d'))
+  await invalid(/has expired/, { fingerprints: [ancient] })
+  publish(sign(list, [ancient], ...longAgo))
+  assert.equal((await importPublished({ fingerprints: [ancient] })).status.state, 'done')
+})
+
+test('a revoked key', async () => {
+  const signature = sign(list, [revoked])
+  const certificate = readFileSync(join(home, 'openpgp-revocs.d', `${revoked}.rev`), 'utf8')
+  const path = join(folder, 'revocation')
+  writeFileSync(path, certificate.replace(':-----BEGIN', '-----BEGIN'))
+  gpg('--import', path)
+  publish(signature)
+  await invalid(/was revoked/, { fingerprints: [revoked], keyring: keyring('revoked.gpg') })
+})
+
+test('a signature by SHA-1', async () => {
+  publish(sign(list, [owner], '--digest-algo', 'SHA1'))
+  await invalid(/too weak/)
+})
+
+test('no signature, and no signature that could be read', async () => {
+  publish(null)
+  await invalid(/there is no signature/)
+  publish(Buffer.from('<html>welcome to the hotel</html>'))
+  await invalid(/no signature that could be read/)
+})
+
+test('a file that the list does not name, or names twice', async () => {
+  publish(sign(list, [owner]))
+  await refused('image_source_not_found', /has no disk\.raw/, { file_name: 'disk.raw' })
+  const twice = `${list}${'2'.repeat(64)}  disk.img\n`
+  publish(sign(twice, [owner]), twice)
+  await refused('image_checksum_mismatch', /two checksums/)
+})
+
+test('no list, and a list that never ends', async () => {
+  publish(sign(list, [owner]))
+  await refused('image_source_not_found', /has no NOSUMS/, { sums_name: 'NOSUMS' })
+  mirror.intercept = (_request, response) => {
+    response.writeHead(200)
+    response.write(Buffer.alloc(8 << 20))
+    return true
+  }
+  await refused('image_too_large', /SHA256SUMS.*larger than/)
+})
+
+test('a signed list does not help a wrong file', async () => {
+  publish(sign(list, [owner]))
+  mirror.files.set('/release/disk.img', bootableDisk())
+  const { status, paths } = await importPublished()
+  assert.equal(status.error?.code, 'image_checksum_mismatch')
+  assert.ok(!existsSync(paths.part))
+})
+
+test('the address of a file in a mirror', () => {
+  assert.equal(addressIn('https://example.org/a', 'b+c.img'), 'https://example.org/a/b%2Bc.img')
+  assert.equal(addressIn('https://example.org/a/?x=y#z', 'b'), 'https://example.org/a/b')
+  assert.equal(addressIn('nonsense', 'b'), 'nonsense')
+})

@@ -1,0 +1,89 @@
+/** Builds an image on this host by one of our own scripts (see images/): `script OUTPUT_DIR`. */
+import { spawn } from 'node:child_process'
+import { mkdirSync, rmSync } from 'node:fs'
+import { dirname } from 'node:path'
+import { createInterface } from 'node:readline'
+import { systemClock } from '../../lib/clock.ts'
+import { endLeftovers, scriptEnvironment, track } from './children.ts'
+import { ImportError } from './errors.ts'
+import type { RecipeJob } from './job.ts'
+import { jobPaths } from './job-files.ts'
+import { checkOutput } from './manifest.ts'
+import type { Reporter } from './reporter.ts'
+import { plain } from './text.ts'
+
+const SILENCE_SECONDS = 600
+const KEPT_LINES = 40
+
+/** Runs the script in an empty `output/`; lines `progress 0.35 text` on stdout become the status. Throws ImportError. */
+export async function buildImage(jobDir: string, job: RecipeJob, reporter: Reporter): Promise<void> {
+  const paths = jobPaths(jobDir)
+  const silenceSeconds = job.silence_timeout_seconds ?? SILENCE_SECONDS
+  reporter.phase('building', 'building the image')
+  rmSync(paths.output, { recursive: true, force: true })
+  mkdirSync(paths.output, { mode: 0o755 })
+
+  const result = await runScript(jobDir, job.script, silenceSeconds * 1000, reporter)
+  await endLeftovers(jobDir)
+  const said = result.errors.join('\n')
+  if (result.silent) {
+    throw failed(`it said nothing for ${silenceSeconds} s and was stopped. Check the network of this host`, said)
+  }
+  if (result.code !== 0) {
+    const last = result.errors.at(-1) ?? `it ended with ${result.code ?? 'a signal'}`
+    // The user gets the reason, not where things are on this host.
+    const local = last.replaceAll(`${jobDir}/`, '').replaceAll(`${dirname(job.script)}/`, '')
+    throw failed(plain(local, 300), said)
+  }
+  try {
+    checkOutput(paths)
+  } catch (error) {
+    throw failed('its result is not complete', String(error))
+  }
+}
+
+type ScriptResult = { code: number | null; silent: boolean; errors: string[] }
+
+function runScript(jobDir: string, script: string, silenceMs: number, reporter: Reporter): Promise<ScriptResult> {
+  const child = spawn(script, [jobPaths(jobDir).output], {
+    cwd: jobDir,
+    env: scriptEnvironment(jobDir),
+    stdio: ['ignore', 'pipe', 'pipe'],
+    detached: true, // leads a process group, so that all of it can be ended
+  })
+  const kill = track(child, { group: true })
+  const result: ScriptResult = { code: null, silent: false, errors: [] }
+  let silence = { cancel() {} }
+  const heard = () => {
+    silence.cancel()
+    silence = systemClock.after(silenceMs, () => {
+      result.silent = true
+      kill()
+      endLeftovers(jobDir).catch(() => {}) // what left the group may hold our pipes open
+    })
+  }
+  heard()
+  createInterface(child.stdout!).on('line', (line) => {
+    heard()
+    const [, fraction, text] = /^progress (\d(?:\.\d+)?) (.*)$/.exec(line.slice(0, 1000)) ?? []
+    if (fraction !== undefined) reporter.fraction(Number(fraction), plain(text!, 200))
+  })
+  createInterface(child.stderr!).on('line', (line) => {
+    heard()
+    if (line.trim() !== '') result.errors = [...result.errors, line.slice(0, 1000)].slice(-KEPT_LINES)
+  })
+  return new Promise((resolve, reject) => {
+    child.once('error', (error) => {
+      silence.cancel()
+      reject(failed('its script could not be started', String(error)))
+    })
+    child.once('close', (code) => {
+      silence.cancel()
+      resolve({ ...result, code })
+    })
+  })
+}
+
+function failed(why: string, detail: string): ImportError {
+  return new ImportError('image_build_failed', `The image could not be built on this host: ${why}`, detail)
+}

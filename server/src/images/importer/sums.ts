@@ -1,0 +1,21 @@
+/** A list of checksums as sha256sum writes it. Pure. */
+import { ImportError } from './errors.ts'
+
+/** The SHA-256 of a name, text (`  name`) or binary (` *name`) form. Throws ImportError unless there is exactly one. */
+export function sumOf(list: string, fileName: string, host: string): string {
+  const sums = new Set<string>()
+  for (const line of list.split(/\r?\n/)) {
+    const [, sum, name] = /^([0-9a-fA-F]{64}) [ *](.+)$/.exec(line) ?? []
+    if (sum !== undefined && name === fileName) sums.add(sum.toLowerCase())
+  }
+  const [sum] = sums
+  if (sum === undefined) {
+    const message = `The signed list of ${host} has no ${fileName}. Check the file name, or use another mirror.`
+    throw new ImportError('image_source_not_found', message)
+  }
+  if (sums.size > 1) {
+    const message = `The signed list of ${host} names ${fileName} with two checksums. Use another mirror.`
+    throw new ImportError('image_checksum_mismatch', message)
+  }
+  return sum
+}

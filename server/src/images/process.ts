@@ -1,0 +1,37 @@
+import { spawn } from 'node:child_process'
+import { closeSync, mkdirSync, openSync, readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { identify, isAlive, type ProcessIdentity } from '../lib/processes.ts'
+import { writeAtomically } from './importer/files.ts'
+
+const MAIN = join(import.meta.dirname, 'importer/main.ts')
+
+/**
+ * Starts the importer of a job directory, in its own session and with files as stdio, so that it outlives us. It is
+ * noted with its identity; a second one that is started by mistake finds the job locked and ends.
+ */
+export function startImporter(jobDir: string): void {
+  mkdirSync(jobDir, { recursive: true, mode: 0o700 })
+  const log = openSync(join(jobDir, 'importer.log'), 'a', 0o600)
+  try {
+    const child = spawn(process.execPath, [MAIN, jobDir], { detached: true, stdio: ['ignore', log, log] })
+    child.on('error', () => {}) // it is seen as not running
+    child.unref()
+    const identity = child.pid === undefined ? null : identify(child.pid)
+    if (identity) writeAtomically(noteOf(jobDir), JSON.stringify(identity), { durable: false })
+  } finally {
+    closeSync(log)
+  }
+}
+
+/** The live importer of a job directory, if there is one. */
+export function runningImporter(jobDir: string): ProcessIdentity | null {
+  try {
+    const noted = JSON.parse(readFileSync(noteOf(jobDir), 'utf8')) as ProcessIdentity
+    return isAlive(noted) ? noted : null
+  } catch {
+    return null
+  }
+}
+
+const noteOf = (jobDir: string): string => join(jobDir, 'process.json')

@@ -1,0 +1,160 @@
+/**
+ * Brings images onto this host. A step starts the importer, a process of its own, and later steps look at its files;
+ * a dead importer is started again and goes on where it was. The finished folder is renamed to its place, once: an
+ * image never changes under the disks that stand on it.
+ */
+import { existsSync, mkdirSync, readFileSync, renameSync, rmSync } from 'node:fs'
+import { join } from 'node:path'
+import type { Config } from '../config.ts'
+import type { Deps } from '../deps.ts'
+import type { Reconcile } from '../engine/loop.ts'
+import { type Claim, fence } from '../engine/work.ts'
+import { wakeWaitingFor } from '../instances/store.ts'
+import { signal } from '../lib/processes.ts'
+import { endLeftovers } from './importer/children.ts'
+import type { Job } from './importer/job.ts'
+import { readStatus, writeJob } from './importer/job-files.ts'
+import { runningImporter, startImporter } from './process.ts'
+import { forgetImage, type ImageRow, loadImage, recordImport } from './store.ts'
+
+/** Seconds between looks at a running import: how fresh `progress` is. */
+const LOOK_INTERVAL = 1
+/** Seconds between tries to forget a removed image that terminated instances still name. */
+const FORGET_INTERVAL = 3600
+/** Starts of an importer that dies without a word before the import counts as failed. */
+const MAX_STARTS = 5
+const RECIPES = join(import.meta.dirname, '../../../images')
+
+/** Looks at one image: starts its import, follows it, puts it in its place, or removes it. */
+export function imageReconciler(deps: Deps): Reconcile {
+  return async (claimed) => {
+    const row = await loadImage(deps.sql, claimed.id)
+    if (!row) return { after_seconds: null }
+    const folders = foldersOf(deps.config, row.id)
+    if (row.wanted_gone) return remove(deps, row, folders)
+    if (row.wanted_import === 0 && !existsSync(folders.final)) return { after_seconds: null }
+    if (existsSync(folders.final)) {
+      const manifest = JSON.parse(readFileSync(join(folders.final, 'manifest.json'), 'utf8'))
+      await record(deps, claimed, row, { state: 'present', progress: null, error: null, manifest })
+      rmSync(folders.job, { recursive: true, force: true })
+      return { after_seconds: null }
+    }
+    if (row.observed_import === row.wanted_import && row.observed_state === 'failed') return { after_seconds: null }
+    return await follow(deps, claimed, row, folders)
+  }
+}
+
+type Folders = { job: string; final: string; upload: string }
+
+/** Where an image's bytes are: while they come, when they are there, and where an upload is put down. */
+export function foldersOf(config: Pick<Config, 'data_dir'>, id: string): Folders {
+  const at = (folder: string, name: string) => join(config.data_dir, folder, name)
+  return { job: at('imports', id), final: at('images', id), upload: at('uploads', `${id}.part`) }
+}
+
+async function follow(deps: Deps, claimed: Claim, row: ImageRow, folders: Folders) {
+  const importing = row.observed_state === 'importing' && row.observed_import === row.wanted_import
+  if (!importing) {
+    // A new try begins from nothing but the bytes that a download may resume.
+    rmSync(join(folders.job, 'status.json'), { force: true })
+    writeJob(folders.job, jobOf(deps.config, row, folders))
+    await record(deps, claimed, row, { state: 'importing', progress: null, error: null, manifest: null })
+    startImporter(folders.job)
+    return { after_seconds: LOOK_INTERVAL }
+  }
+  const status = readStatus(folders.job)
+  if (status?.state === 'done') {
+    mkdirSync(join(deps.config.data_dir, 'images'), { recursive: true })
+    renameSync(join(folders.job, 'output'), folders.final)
+    rmSync(folders.upload, { force: true })
+    return { after_seconds: 0 }
+  }
+  if (status?.state === 'failed' && status.error) {
+    deps.log.warn({ image: row.id, code: status.error.code, error: status.error.message }, 'import failed')
+    await record(deps, claimed, row, { state: 'failed', progress: null, error: status.error, manifest: null })
+    rmSync(folders.job, { recursive: true, force: true })
+    rmSync(folders.upload, { force: true })
+    return { after_seconds: null }
+  }
+  if (!runningImporter(folders.job)) {
+    if (claimed.attempts >= MAX_STARTS) {
+      const error = {
+        code: 'image_import_died',
+        message: `The import of ${row.name} ended without a result. Try again.`,
+      }
+      await record(deps, claimed, row, { state: 'failed', progress: null, error, manifest: null })
+      return { after_seconds: null }
+    }
+    startImporter(folders.job)
+    throw new Error(`the importer of ${row.id} had ended; it was started again`)
+  }
+  const progress = status && {
+    phase: status.phase,
+    percent: status.progress === null ? null : Math.round(status.progress * 100),
+    done_bytes: status.done_bytes,
+    total_bytes: status.total_bytes,
+  }
+  await record(deps, claimed, row, { state: 'importing', progress, error: null, manifest: null })
+  return { after_seconds: LOOK_INTERVAL }
+}
+
+type Import = Parameters<typeof recordImport>[2]
+
+/** Writes what was seen, and wakes the instances that wait when an import has ended. */
+async function record(deps: Deps, claimed: Claim, row: ImageRow, seen: Import): Promise<void> {
+  await deps.sql.begin(async (tx) => {
+    await recordImport(tx, row, seen)
+    if (seen.state !== 'importing') await wakeWaitingFor(tx, row.id)
+    await fence(tx, claimed)
+  })
+  deps.notifier.changed(row.id)
+  deps.notifier.announce()
+}
+
+async function remove(deps: Deps, row: ImageRow, folders: Folders) {
+  const importer = runningImporter(folders.job)
+  if (importer) signal(importer, 'SIGTERM')
+  if (existsSync(folders.job)) await endLeftovers(folders.job)
+  for (const path of [folders.job, folders.final, folders.upload]) rmSync(path, { recursive: true, force: true })
+  return { after_seconds: (await forgetImage(deps.sql, row.id)) ? null : FORGET_INTERVAL }
+}
+
+/** The importer's input for this image's source. */
+function jobOf(config: Config, row: ImageRow, folders: Folders): Job {
+  const { source } = row
+  const disk = {
+    max_virtual_size_bytes: Math.max(...config.plans.map((plan) => plan.disk_bytes)),
+    ready_signal: row.ready_signal,
+    ssh_user: row.ssh_user,
+  }
+  const download = {
+    ...disk,
+    max_bytes: config.image_max_bytes,
+    allowed_addresses: config.image_allow,
+    stall_timeout_seconds: config.image_stall_timeout_seconds,
+  }
+  switch (source.kind) {
+    case 'recipe':
+      return { kind: 'recipe', script: join(RECIPES, source.recipe, 'build.sh') }
+    case 'url':
+      return { kind: 'url', url: source.url, sha256: source.sha256, ...download }
+    case 'upload': {
+      const sum = source.sha256 ? { sha256: source.sha256 } : {}
+      return { kind: 'upload', path: folders.upload, ...sum, max_bytes: config.image_max_bytes, ...disk }
+    }
+    case 'publisher': {
+      const mirror = config.mirrors[source.publisher]
+      if (!mirror) throw new Error(`no mirror is configured for ${source.publisher}`)
+      return {
+        kind: 'publisher',
+        base_url: `${mirror.url.replace(/\/$/, '')}/${source.path}/`,
+        sums_name: 'SHA256SUMS',
+        signature_name: 'SHA256SUMS.gpg',
+        file_name: source.file,
+        keyring: mirror.keyring,
+        fingerprints: mirror.fingerprints,
+        ...download,
+      }
+    }
+  }
+}

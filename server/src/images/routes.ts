@@ -1,0 +1,145 @@
+import { Type } from 'typebox'
+import { rawBody } from '../http/body.ts'
+import { answerObject } from '../http/etag.ts'
+import { answerPage } from '../http/list.ts'
+import { Id, NoContent, ref } from '../http/schemas.ts'
+import type { Resource } from '../http/types.ts'
+import { notFound } from '../lib/errors.ts'
+import { Image, ImageCreate, ImagePage, imageFilters } from './schema.ts'
+import { showImage } from './show.ts'
+import { checkAwaitsContent, createImage, deleteImage, listImages, readImage, receiveContent } from './store.ts'
+import { receiveUpload } from './upload.ts'
+
+const tags = ['Images']
+const UPLOAD_DEADLINE_MS = 6 * 3600 * 1000
+const params = Type.Object({
+  id: Type.String({
+    pattern: '^[a-z0-9][a-z0-9._-]{0,62}$',
+    description: 'Identifier or name of the image.',
+    examples: ['ubuntu-22.04-lts'],
+  }),
+})
+
+export const images: Resource = {
+  schemas: [Image, ImagePage, ImageCreate],
+  routes(app, deps) {
+    app.get(
+      '/v2/images',
+      {
+        config: { scope: 'images:read' },
+        schema: {
+          operationId: 'listImages',
+          summary: 'List images',
+          description: "The installation's own and those that were added.",
+          tags,
+          querystring: Type.Object(imageFilters, { additionalProperties: false }),
+          response: { 200: ref(ImagePage) },
+        },
+      },
+      (request, reply) => {
+        const { environment_id } = request.principal
+        const { name } = request.query
+        return answerPage(
+          deps,
+          request,
+          reply,
+          (window) => listImages(deps.sql, environment_id, name, window),
+          showImage,
+        )
+      },
+    )
+
+    app.post(
+      '/v2/images',
+      {
+        config: { scope: 'images:write', problems: ['already_exists'] },
+        schema: {
+          operationId: 'createImage',
+          summary: 'Add an image',
+          description:
+            'A qcow2 or raw disk that boots by itself, from an address or by upload. Answers at once; `status` and `progress` tell how far it is.',
+          tags,
+          body: ref(ImageCreate),
+          response: { 201: ref(Image) },
+        },
+      },
+      async (request, reply) => {
+        const row = await createImage(deps, request.principal, request.body)
+        reply.code(201).header('location', `${deps.config.public_url}/v2/images/${row.id}`)
+        return answerObject(request, reply, showImage(row))
+      },
+    )
+
+    app.get(
+      '/v2/images/:id',
+      {
+        config: { scope: 'images:read' },
+        schema: {
+          operationId: 'getImage',
+          summary: 'Get an image by id or name',
+          tags,
+          params,
+          response: { 200: ref(Image) },
+        },
+      },
+      async (request, reply) => {
+        const row = await readImage(deps.sql, request.principal.environment_id, request.params.id)
+        if (!row) throw notFound('image', request.params.id)
+        return answerObject(request, reply, showImage(row))
+      },
+    )
+
+    app.put(
+      '/v2/images/:id/content',
+      {
+        config: {
+          scope: 'images:write',
+          raw_body: true,
+          body_deadline_ms: UPLOAD_DEADLINE_MS,
+          problems: ['conflict', 'capacity_exhausted'],
+        },
+        schema: {
+          operationId: 'uploadImage',
+          summary: 'Send the content of an image',
+          description: 'For an image that was added with `source` "upload". Its import begins when all of it is here.',
+          tags,
+          params: Type.Object({ id: Id('img', 'Identifier of the image.') }),
+          response: { 202: ref(Image) },
+        },
+      },
+      async (request, reply) => {
+        const { principal, params, req_id } = request
+        const row = await readImage(deps.sql, principal.environment_id, params.id)
+        if (!row) throw notFound('image', params.id)
+        checkAwaitsContent(row)
+        const upload = await receiveUpload(deps.config, row.id, req_id, rawBody(request))
+        try {
+          const received = await receiveContent(deps, principal, row.id, upload.put)
+          reply.code(202)
+          return answerObject(request, reply, showImage(received))
+        } finally {
+          upload.discard()
+        }
+      },
+    )
+
+    app.delete(
+      '/v2/images/:id',
+      {
+        config: { scope: 'images:write', problems: ['conflict', 'in_use', 'precondition_failed'] },
+        schema: {
+          operationId: 'deleteImage',
+          summary: 'Remove an image',
+          description: 'Only one that was added, and from which no instance was made that still exists.',
+          tags,
+          params,
+          response: { 204: NoContent('It is gone.') },
+        },
+      },
+      async (request, reply) => {
+        await deleteImage(deps, request.principal, request.params.id, request.headers['if-match'])
+        return reply.code(204).send()
+      },
+    )
+  },
+}

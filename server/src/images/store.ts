@@ -1,0 +1,270 @@
+import type { Static } from 'typebox'
+import type { Query, Sql, Transaction } from '../db/database.ts'
+import type { Deps, Principal } from '../deps.ts'
+import type { MachineImage } from '../drivers/driver.ts'
+import { wake } from '../engine/work.ts'
+import { checkIfMatch } from '../http/etag.ts'
+import { type Window, windowSql } from '../http/list.ts'
+import { ApiError, notFound } from '../lib/errors.ts'
+import { isId, newId } from '../lib/id.ts'
+import type { CatalogImage } from './catalog.ts'
+import { checkSource } from './check-source.ts'
+import type { ImageCreate } from './schema.ts'
+import { showImage } from './show.ts'
+import type { ImageSource } from './source.ts'
+
+/** Environment of the installation's own work: catalogue images are imported in it. */
+const SYSTEM_ENVIRONMENT = 'env_system'
+
+export type ImageRow = {
+  id: string
+  /** Null: of the catalogue. */
+  environment_id: string | null
+  ordinal: number
+  name: string
+  description: string
+  source: ImageSource
+  ready_signal: 'guest' | 'process'
+  ssh_user: string
+  created_at: Date
+  wanted_import: number
+  wanted_gone: boolean
+  observed_import: number
+  observed_state: 'absent' | 'importing' | 'present' | 'failed'
+  observed_progress: ImageProgress | null
+  observed_error: { code: string; message: string } | null
+  observed_manifest: ImageManifest | null
+}
+
+export type ImageProgress = {
+  phase: string
+  percent: number | null
+  done_bytes: number | null
+  total_bytes: number | null
+}
+
+/** What the importer found, for the driver that boots it. */
+export type ImageManifest = {
+  virtual_size_bytes: number
+  boot: MachineImage['boot']
+  seed: MachineImage['seed']
+}
+
+/** Rows that an environment sees: its own, and the catalogue's. */
+const visible = (query: Query, environmentId: string) =>
+  query`(environment_id is null or environment_id = ${environmentId}) and not wanted_gone`
+
+export async function listImages(
+  sql: Sql,
+  environmentId: string,
+  name: string | undefined,
+  window: Window,
+): Promise<ImageRow[]> {
+  const filter = name === undefined ? sql`` : sql`and name = ${name}`
+  return sql<ImageRow[]>`select * from images where ${visible(sql, environmentId)} ${filter} ${windowSql(sql, window)}`
+}
+
+/** By id or name; null when the environment sees none. In a transaction that makes an instance, use `findImage`. */
+export async function readImage(query: Query, environmentId: string, idOrName: string): Promise<ImageRow | null> {
+  const column = isId('img', idOrName) ? query`id` : query`name`
+  const [row] = await query<ImageRow[]>`
+    select * from images where ${column} = ${idOrName} and ${visible(query, environmentId)}
+    order by environment_id nulls last limit 1`
+  return row ?? null
+}
+
+/** Like `readImage`, and the image cannot be removed before the transaction ends. */
+export async function findImage(tx: Transaction, environmentId: string, idOrName: string): Promise<ImageRow | null> {
+  const seen = await readImage(tx, environmentId, idOrName)
+  if (!seen) return null
+  const [held] = await tx<ImageRow[]>`select * from images where id = ${seen.id} and not wanted_gone for key share`
+  return held ?? null
+}
+
+/** The row by its id alone, for the engine. */
+export async function loadImage(query: Query, id: string): Promise<ImageRow | null> {
+  const [row] = await query<ImageRow[]>`select * from images where id = ${id}`
+  return row ?? null
+}
+
+/**
+ * Asks for the image to be brought to this host, unless it is there or on its way; a failed import is tried again.
+ * Announce after the commit. Throws `invalid_state` for an upload whose content has not arrived.
+ */
+export async function requireImport(tx: Transaction, imageId: string): Promise<void> {
+  const [row] = await tx<ImageRow[]>`
+    select * from images where id = ${imageId} and observed_state in ('absent', 'failed')
+      and observed_import = wanted_import for no key update`
+  if (!row) return
+  if (row.source.kind === 'upload') throw contentMissing(row)
+  await raiseImport(tx, row)
+}
+
+async function raiseImport(tx: Transaction, row: Pick<ImageRow, 'id' | 'environment_id'>): Promise<void> {
+  await tx`update images set wanted_import = wanted_import + 1 where id = ${row.id}`
+  await wake(tx, 'image', row.id, row.environment_id ?? SYSTEM_ENVIRONMENT)
+}
+
+function contentMissing(row: ImageRow): ApiError {
+  const why = row.observed_state === 'failed' ? 'was refused' : 'has not been uploaded'
+  const detail = `The content of the image ${row.name} ${why}. Send it by PUT /v2/images/${row.id}/content.`
+  return new ApiError('invalid_state', detail, { extensions: { status: showImage(row).status } })
+}
+
+/** Throws `validation_failed`, or `already_exists` for a name that the environment or the catalogue has. */
+export async function createImage(
+  deps: Deps,
+  principal: Principal,
+  body: Static<typeof ImageCreate>,
+): Promise<ImageRow> {
+  const { environment_id, mode } = principal
+  const source = checkSource(body, deps.config.image_allow)
+  const row = await deps.sql.begin(async (tx) => {
+    const [row] = await tx<ImageRow[]>`
+      insert into images (id, environment_id, name, description, source, ready_signal, ssh_user, created_at)
+      select ${newId('img', deps.random)}, ${environment_id}, ${body.name}, ${body.description ?? ''},
+        ${tx.json(source)}, ${body.ready_signal ?? 'process'}, ${body.ssh_user ?? 'root'},
+        environment_now(${environment_id})
+      where not exists (select from images where environment_id is null and name = ${body.name})
+      on conflict (environment_id, name) do nothing returning *`
+    if (!row) {
+      const detail = `There is an image ${body.name} already. Choose another name, or remove that one first.`
+      throw new ApiError('already_exists', detail)
+    }
+    // Simulated machines need no bytes.
+    if (mode === 'test') return setPresent(tx, row.id)
+    if (source.kind === 'url') await raiseImport(tx, row)
+    return row
+  })
+  deps.notifier.announce()
+  return row
+}
+
+async function setPresent(tx: Transaction, id: string): Promise<ImageRow> {
+  const [row] = await tx<ImageRow[]>`update images set observed_state = 'present' where id = ${id} returning *`
+  return row!
+}
+
+/**
+ * Takes note of an upload that is complete: its import begins. Throws `conflict` when the image has its content.
+ * @param put moves the file to where the importer reads it; called while the row is locked
+ */
+export async function receiveContent(
+  deps: Deps,
+  { environment_id, mode }: Principal,
+  id: string,
+  put: () => void,
+): Promise<ImageRow> {
+  const row = await deps.sql.begin(async (tx) => {
+    const [row] = await tx<ImageRow[]>`
+      select * from images where id = ${id} and environment_id = ${environment_id} and not wanted_gone
+      for no key update`
+    if (!row) throw notFound('image', id)
+    checkAwaitsContent(row)
+    if (mode === 'test') return setPresent(tx, id)
+    put()
+    await raiseImport(tx, row)
+    return (await loadImage(tx, id))!
+  })
+  deps.notifier.announce()
+  return row
+}
+
+/** Throws `conflict` unless the image is an upload that waits for its content, or whose content was refused. */
+export function checkAwaitsContent(row: ImageRow): void {
+  const idle = row.observed_import === row.wanted_import && ['absent', 'failed'].includes(row.observed_state)
+  if (row.source.kind === 'upload' && idle) return
+  const detail =
+    row.source.kind === 'upload'
+      ? 'The image has its content already. Add another image for another disk.'
+      : 'The image was not added with source "upload". Add one that was.'
+  throw new ApiError('conflict', detail)
+}
+
+/** Throws `not_found`, `conflict` for the catalogue's, `in_use` while instances were made from it. */
+export async function deleteImage(
+  deps: Deps,
+  { environment_id }: Principal,
+  idOrName: string,
+  ifMatch: string | undefined,
+): Promise<void> {
+  await deps.sql.begin(async (tx) => {
+    const seen = await readImage(tx, environment_id, idOrName)
+    // An instance that is being created holds the row: this waits for it.
+    const [row] = seen ? await tx<ImageRow[]>`select * from images where id = ${seen.id} for update` : []
+    if (!row || row.wanted_gone) throw notFound('image', idOrName)
+    checkIfMatch(ifMatch, showImage(row))
+    if (row.environment_id === null) {
+      throw new ApiError('conflict', 'The image belongs to the installation; it cannot be removed.')
+    }
+    const [used] = await tx<{ count: number }[]>`
+      select count(*) from instances where image_id = ${row.id} and status <> 'terminated'`
+    if (used!.count > 0) {
+      throw new ApiError('in_use', `${used!.count} instances were made from the image. Terminate them first.`)
+    }
+    // The row stays until its files are gone and nothing shows it any more; its name is free at once.
+    await tx`update images set wanted_gone = true, name = id where id = ${row.id}`
+    await wake(tx, 'image', row.id, environment_id)
+  })
+  deps.notifier.announce()
+}
+
+/** Removes the row of a removed image; false while an instance that can still be read was made from it. */
+export async function forgetImage(query: Query, id: string): Promise<boolean> {
+  const gone = await query`
+    delete from images where id = ${id} and wanted_gone
+      and not exists (select from instances where image_id = ${id})`
+  return gone.count > 0
+}
+
+/** Writes what was seen of the import that `row` asks for. */
+export async function recordImport(
+  tx: Transaction,
+  row: Pick<ImageRow, 'id' | 'wanted_import'>,
+  seen: {
+    state: ImageRow['observed_state']
+    progress: ImageProgress | null
+    error: ImageRow['observed_error']
+    manifest: ImageRow['observed_manifest']
+  },
+): Promise<void> {
+  await tx`
+    update images set observed_import = ${row.wanted_import}, observed_state = ${seen.state},
+      observed_progress = ${seen.progress && tx.json(seen.progress)},
+      observed_error = ${seen.error && tx.json(seen.error)},
+      observed_manifest = ${seen.manifest && tx.json(seen.manifest)}
+    where id = ${row.id}`
+}
+
+/** Brings the catalogue's rows up to this release; called at start. What is on the host stays. */
+export async function syncCatalogue(query: Query, images: CatalogImage[]): Promise<void> {
+  for (const { id, name, description, source } of images) {
+    await query`
+      insert into images (id, name, description, source, ready_signal, ssh_user, created_at)
+      values (${id}, ${name}, ${description}, ${query.json(source)}, 'guest', 'root', now())
+      on conflict (id) do update set name = excluded.name, description = excluded.description,
+        source = excluded.source`
+  }
+}
+
+/** What an image can offer to an instance now. */
+export type Availability = {
+  present: boolean
+  error: { code: string; message: string } | null
+  machine: MachineImage
+}
+
+/**
+ * Looks an image up for a machine. In the test environment every image is there at once: a simulated machine needs no
+ * bytes. A failed import counts only while nobody has asked for another try.
+ */
+export async function availability(query: Query, imageId: string, mode: 'live' | 'test'): Promise<Availability> {
+  const row = await loadImage(query, imageId)
+  if (!row) throw new Error(`image ${imageId} is missing`)
+  const { id, ready_signal, observed_manifest: manifest } = row
+  return {
+    present: mode === 'test' || row.observed_state === 'present',
+    error: row.observed_state === 'failed' && row.observed_import === row.wanted_import ? row.observed_error : null,
+    machine: { id, folder: id, ready_signal, boot: manifest?.boot ?? null, seed: manifest?.seed ?? 'nocloud' },
+  }
+}

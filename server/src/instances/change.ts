@@ -1,0 +1,183 @@
+/** Wishes about an instance that exists: update, actions, termination. Each locks the row, checks, and saves. */
+
+import type { Transaction } from '../db/database.ts'
+import type { Deps, Principal } from '../deps.ts'
+import { findImage, requireImport } from '../images/store.ts'
+import { ApiError, type FieldError, notFound, validationFailed } from '../lib/errors.ts'
+import { seal } from '../lib/secret-box.ts'
+import { reserveCapacity } from '../regions/store.ts'
+import { assignPublicAddress, findPlan, keysFor } from './create.ts'
+import { LEFT_VISIBLE_SECONDS } from './present.ts'
+import type { InstanceRow } from './row.ts'
+import type { ActionBody, RebuildBody, UpdateBody } from './schema.ts'
+import { lock, save, wakeInstance } from './store.ts'
+import { changeSize, goAway, invalidState, reboot, renew, start, stop, type Wish } from './wishes.ts'
+
+/** A wish on one instance: who, which, and the preconditions of the request. */
+export type Target = {
+  principal: Principal
+  id: string
+  request_id: string
+  /** Throws 412 when the client's `If-Match` does not fit this version. */
+  checkVersion(version: number): void
+}
+
+/** Locks, lets `decide` say what changes, saves, wakes. An empty wish changes nothing and tells nothing. */
+async function change(
+  deps: Deps,
+  target: Target,
+  decide: (tx: Transaction, row: InstanceRow) => Promise<Wish | null> | Wish | null,
+): Promise<InstanceRow> {
+  const row = await deps.sql.begin(async (tx) => {
+    const locked = await lock(tx, target.principal.environment_id, target.id)
+    if (!locked || hasLeft(locked.row, locked.now)) throw notFound('instance', target.id)
+    const { row, now } = locked
+    target.checkVersion(row.version)
+    const wish = await decide(tx, row)
+    if (!wish || Object.keys(wish).length === 0) return row
+    await wakeInstance(tx, row)
+    return await save(tx, deps, row, { ...wish, ...origin(wish, target, now) }, now, target.request_id)
+  })
+  deps.notifier.changed(target.id)
+  deps.notifier.announce()
+  return row
+}
+
+/** Who will have caused what the engine does now, and since when: only what it has to carry out counts. */
+function origin(wish: Wish, target: Target, now: Date): Wish {
+  const power: (keyof Wish)[] = ['wanted_run', 'wanted_stop', 'wanted_disk', 'wanted_gone']
+  return {
+    ...(power.some((column) => column in wish) ? { wanted_at: now } : {}),
+    ...(Object.keys(wish).some((column) => column.startsWith('wanted_'))
+      ? { wanted_request_id: target.request_id }
+      : {}),
+  }
+}
+
+const hasLeft = (row: InstanceRow, now: Date): boolean =>
+  row.terminated_at !== null && now.getTime() - row.terminated_at.getTime() > LEFT_VISIBLE_SECONDS * 1000
+
+/** PUT and PATCH: what is left out stays; all or nothing. */
+export function updateInstance(
+  deps: Deps,
+  target: Target,
+  body: UpdateBody,
+  options: { allow_reboot: boolean },
+): Promise<InstanceRow> {
+  return change(deps, target, async (tx, row) => {
+    if (row.wanted_gone) throw invalidState(row, 'It is being terminated and can no longer be changed.')
+    refuseImmutable(row, body)
+    const wish: Wish = {}
+    if (body.name !== undefined) wish.name = body.name
+    if (body.tags !== undefined) wish.tags = body.tags
+    if (body.auto_recovery !== undefined) wish.auto_recovery = body.auto_recovery
+    if (body.termination_protection !== undefined) wish.termination_protection = body.termination_protection
+    if (body.plan !== undefined && body.plan !== row.wanted_plan) {
+      Object.assign(wish, await resize(deps, tx, target, row, body, options))
+    }
+    const assign = body.network?.assign_public_ip
+    if (assign === true && !row.wanted_public_ip) {
+      wish.wanted_public_ip = await assignPublicAddress(tx, target.principal, row.region, row.id)
+    }
+    if (assign === false && row.wanted_public_ip) {
+      // The reservation stays until the machine has let go of the address; see `observe` and the sweep.
+      wish.wanted_public_ip = null
+    }
+    if (body.desired_status === 'stopped') Object.assign(wish, stop(row, 60))
+    if (body.desired_status === 'running') Object.assign(wish, start(row))
+    return Object.fromEntries(
+      Object.entries(wish).filter(
+        ([key, value]) => JSON.stringify(row[key as keyof InstanceRow]) !== JSON.stringify(value),
+      ),
+    )
+  })
+}
+
+async function resize(
+  deps: Deps,
+  tx: Transaction,
+  target: Target,
+  row: InstanceRow,
+  body: UpdateBody,
+  options: { allow_reboot: boolean },
+): Promise<Wish> {
+  const plan = findPlan(deps, body.plan!)
+  if (!plan) {
+    const message = `There is no plan ${JSON.stringify(body.plan!.slice(0, 64))}; GET /v2/plans lists them.`
+    throw validationFailed([{ pointer: '/plan', code: 'unknown', message }])
+  }
+  const wish = changeSize(row, plan, { ...options, stops: body.desired_status === 'stopped' })
+  const region = deps.regions.find((r) => r.id === row.region)!
+  await reserveCapacity(tx, deps.config, region, target.principal.mode, row, plan)
+  return wish
+}
+
+function refuseImmutable(row: InstanceRow, body: UpdateBody): void {
+  const ports = body.network?.ports?.map((p) => (typeof p === 'number' ? p : p.port))
+  const given: [string, unknown, unknown][] = [
+    ['/id', body.id, row.id],
+    ['/region', body.region, row.region],
+    ['/image', body.image, row.image],
+    ['/image_id', body.image_id, row.image_id],
+    ['/hostname', body.hostname, row.hostname],
+    ['/network/subnet_id', body.network?.subnet_id, row.subnet_id],
+    ['/network/ports', ports && JSON.stringify([...ports].sort((a, b) => a - b)), JSON.stringify(row.ports)],
+  ]
+  const errors: FieldError[] = given
+    .filter(([, value, is]) => value !== undefined && value !== is)
+    .map(([pointer]) => {
+      return { pointer, code: 'immutable_field', message: `${pointer} cannot be changed; leave it out.` }
+    })
+  if (errors.length > 0) throw new ApiError('immutable_field', errors.map((e) => e.message).join(' '), { errors })
+}
+
+/** POST …/actions/{start|stop|reboot}: already so changes nothing. */
+export function act(
+  deps: Deps,
+  target: Target,
+  action: 'start' | 'stop' | 'reboot',
+  body: ActionBody,
+): Promise<InstanceRow> {
+  return change(deps, target, (_tx, row) => {
+    const timeout = body.force ? 0 : (body.timeout_seconds ?? 60)
+    if (action === 'start') return start(row)
+    return action === 'stop' ? stop(row, timeout) : reboot(row, timeout)
+  })
+}
+
+/** POST …/actions/rebuild: a new disk from the image; id and addresses stay. */
+export function rebuild(deps: Deps, target: Target, body: RebuildBody): Promise<InstanceRow> {
+  return change(deps, target, async (tx, row) => {
+    const renewed = renew(row)
+    const errors: FieldError[] = []
+    const asked = body.image ?? row.image
+    const image = body.image
+      ? await findImage(tx, target.principal.environment_id, body.image)
+      : await findImage(tx, target.principal.environment_id, row.image_id)
+    if (!image) {
+      const message = `There is no image ${JSON.stringify(asked.slice(0, 64))}; GET /v2/images lists them.`
+      errors.push({ pointer: '/image', code: 'unknown', message })
+    }
+    const keys = body.ssh_keys
+      ? await keysFor(tx, target.principal.environment_id, body.ssh_keys, errors)
+      : row.ssh_public_keys
+    if (!image || errors.length > 0) throw validationFailed(errors)
+    if (row.mode === 'live') await requireImport(tx, image.id)
+    const user_data = body.user_data
+      ? seal(deps.secrets.seal_key, Buffer.from(body.user_data, 'utf8'), deps.random)
+      : row.user_data
+    return {
+      image: asked,
+      image_id: image.id,
+      ssh_user: image.ssh_user,
+      ssh_public_keys: keys,
+      user_data: body.user_data === '' ? null : user_data,
+      ...renewed,
+    }
+  })
+}
+
+/** DELETE: wanted is that it is gone. Again is the same. */
+export function terminate(deps: Deps, target: Target): Promise<InstanceRow> {
+  return change(deps, target, (_tx, row) => goAway(row))
+}

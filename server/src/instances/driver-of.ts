@@ -1,0 +1,10 @@
+import type { Deps } from '../deps.ts'
+import type { Driver } from '../drivers/driver.ts'
+import type { InstanceRow } from './row.ts'
+
+/** The driver that serves this row's region and environment. */
+export function driverOf(deps: Pick<Deps, 'regions'>, row: Pick<InstanceRow, 'region' | 'mode'>): Driver {
+  const region = deps.regions.find((r) => r.id === row.region)
+  if (!region) throw new Error(`no driver serves the region ${row.region}`)
+  return region.drivers[row.mode]
+}

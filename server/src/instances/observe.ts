@@ -1,0 +1,70 @@
+import type { ObservedMachine } from '../drivers/driver.ts'
+import { type InstanceRow, runOf } from './row.ts'
+
+/** The columns that only observing may write. */
+export type Observed = Pick<
+  InstanceRow,
+  | 'observed_power'
+  | 'observed_run'
+  | 'observed_stop'
+  | 'observed_ready'
+  | 'observed_ready_run'
+  | 'observed_disk'
+  | 'observed_ready_disk'
+  | 'observed_vcpus'
+  | 'observed_memory_bytes'
+  | 'observed_disk_bytes'
+  | 'observed_public_ip'
+  | 'observed_ports'
+  | 'observed_started_at'
+  | 'observed_recovering'
+  | 'observed_recovery_attempts'
+  | 'observed_recoveries'
+  | 'observed_problem'
+  | 'ready_at'
+>
+
+/** What the row must say after a look at the machine. Pure; the same look twice changes nothing. */
+export function observed(row: InstanceRow, machine: ObservedMachine | null, now: Date): Observed {
+  const ready = machine !== null && machine.power === 'running' && machine.ready
+  const firstReady = ready && row.observed_ready_disk !== machine.disk
+  const recovering = isRecovering(row, machine, ready)
+  return {
+    observed_power: machine?.power ?? 'absent',
+    observed_run: machine?.run ?? row.observed_run,
+    observed_stop: row.wanted_stop,
+    observed_ready: ready,
+    observed_ready_run: ready ? machine.run : row.observed_ready_run,
+    observed_disk: machine?.disk ?? 0,
+    observed_ready_disk: ready ? machine.disk : row.observed_ready_disk,
+    observed_vcpus: machine?.vcpus ?? 0,
+    observed_memory_bytes: machine?.memory_bytes ?? 0,
+    observed_disk_bytes: machine?.disk_bytes ?? 0,
+    observed_public_ip: machine?.public_ip ?? null,
+    observed_ports: machine?.ports ?? [],
+    observed_started_at: machine?.started_at ?? null,
+    observed_recovering: recovering,
+    observed_recovery_attempts: recovering ? row.observed_recovery_attempts : 0,
+    observed_recoveries: row.observed_recoveries,
+    observed_problem: remainingProblem(row, ready ? machine.run : null),
+    ready_at: firstReady ? now : row.ready_at,
+  }
+}
+
+/** A recovery begins when a machine that was up fails by itself, and ends when it is up again or is no longer wanted. */
+function isRecovering(row: InstanceRow, machine: ObservedMachine | null, ready: boolean): boolean {
+  if (!machine || ready || !row.auto_recovery || row.observed_problem) return false
+  if (row.wanted_gone || row.wanted_power !== 'running') return false
+  if (machine.disk !== row.wanted_disk) return false
+  if (row.observed_recovering) return true
+  if (machine.run !== runOf(row)) return false
+  const wasUp = row.observed_ready_run === machine.run
+  return wasUp && (machine.power === 'crashed' || machine.power === 'paused' || machine.power === 'stopped')
+}
+
+/** A problem is forgotten when its run comes up after all, and when a newer wish has left it behind. */
+function remainingProblem(row: InstanceRow, readyRun: number | null): InstanceRow['observed_problem'] {
+  const problem = row.observed_problem
+  if (!problem || problem.run === readyRun) return null
+  return problem.run === runOf(row) && problem.disk === row.wanted_disk ? problem : null
+}

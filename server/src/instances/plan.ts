@@ -1,0 +1,133 @@
+/**
+ * The decision: what is the one next step from what is there to what is wanted?
+ *
+ * Pure, so it is tested with thousands of random histories. It is level-triggered: it does not know which call or
+ * event led here, only the wish (`wanted_*`), what was remembered (`observed_*`), what the host shows (`machine`) and
+ * the time. A step that was done but not recorded, because the process died in between, is simply seen as done.
+ *
+ * Numbers make wishes comparable: a start, reboot, resize of a running machine or rebuild raises `wanted_run`, a
+ * rebuild also `wanted_disk`. A machine of an older run is ended and started anew, one of an older disk is removed and
+ * made anew. Problems are remembered with these numbers and so end with the wish that they belong to.
+ */
+import type { ObservedMachine } from '../drivers/driver.ts'
+import { type InstanceRow, type Problem, runOf } from './row.ts'
+import { currentProblem, poweredItselfOff } from './status.ts'
+
+/** What the instance's image can offer now. */
+export type ImageState = { present: boolean; error: { code: string; message: string } | null }
+
+export type Step =
+  | { do: 'nothing'; after_seconds: number | 'resync' }
+  | { do: 'fail'; code: string; message: string }
+  | { do: 'power_down'; after_seconds: number }
+  | { do: 'start' /** A start that nobody wished for, after a failure; it counts as a new run. */; recovering: boolean }
+  | {
+      do: 'require_image' | 'create' | 'kill' | 'resize_disk' | 'set_public_address' | 'delete' | 'finalise'
+    }
+
+/** The guest is asked again at this interval, in seconds: one that was still booting did not hear the first time. */
+const POWER_DOWN_INTERVAL = 5
+/** Seconds to wait before the n-th start of one recovery, after Kubernetes' restart back-off; then it is given up. */
+export const RECOVERY_DELAYS = [0, 10, 20, 40, 80]
+const REST: Step = { do: 'nothing', after_seconds: 'resync' }
+
+/** Decides the next step. `row` must already hold what `machine` shows (see `store.observe`). */
+export function plan(row: InstanceRow, machine: ObservedMachine | null, image: ImageState, now: Date): Step {
+  if (row.wanted_gone) return { do: machine ? 'delete' : 'finalise' }
+  if (machine && machine.disk !== row.wanted_disk) return { do: 'delete' }
+  if (row.wanted_power === 'stopped' || poweredItselfOff(row)) return towardsStopped(row, machine, now)
+  if (currentProblem(row)) return REST
+  if (!machine) return towardsExisting(row, image)
+  return towardsRunning(row, machine, now)
+}
+
+function towardsStopped(row: InstanceRow, machine: ObservedMachine | null, now: Date): Step {
+  if (!machine) return REST
+  if (machine.power === 'running' || machine.power === 'paused') return endRun(row, machine, now)
+  if (row.wanted_activity === 'resizing' && machine.disk_bytes < row.wanted_disk_bytes) return { do: 'resize_disk' }
+  return REST
+}
+
+/** Asks the guest, and pulls the plug when its time is over. A machine that is paused or a disk that goes hears nothing. */
+function endRun(row: InstanceRow, machine: ObservedMachine, now: Date): Step {
+  const left = row.wanted_stop_timeout_seconds - seconds(row.wanted_at, now)
+  if (machine.power === 'paused' || left <= 0) return { do: 'kill' }
+  return { do: 'power_down', after_seconds: Math.min(POWER_DOWN_INTERVAL, left) }
+}
+
+function towardsExisting(row: InstanceRow, image: ImageState): Step {
+  if (row.observed_ready_disk === row.wanted_disk) {
+    return fail('disk_lost', 'The disk is no longer on the host. A rebuild makes a new one from the image.')
+  }
+  if (image.present) return { do: 'create' }
+  if (image.error) return fail(image.error.code, image.error.message)
+  return { do: 'require_image' }
+}
+
+function towardsRunning(row: InstanceRow, machine: ObservedMachine, now: Date): Step {
+  const current = machine.run === runOf(row)
+  switch (machine.power) {
+    case 'stopped':
+      if (!current) return { do: 'start', recovering: false }
+      return recover(row, machine, now, 'machine_exited', 'The virtual machine was ended from outside.')
+    case 'off':
+      if (!current) return { do: 'start', recovering: false }
+      return recover(row, machine, now, 'guest_powered_off', 'The guest powered itself off before it was up.')
+    case 'crashed':
+      if (!current) return { do: 'start', recovering: false }
+      return recover(row, machine, now, 'machine_exited', 'The virtual machine ended unexpectedly.')
+    case 'paused':
+      if (!current || row.observed_recovering) return { do: 'kill' }
+      if (machine.trouble === 'disk_error') {
+        return fail(
+          'disk_error',
+          'The disk of the virtual machine reported an error. Start it again when it is mended.',
+        )
+      }
+      return fail('guest_panicked', 'The kernel of the guest has panicked. The console log tells why; start it again.')
+    case 'running':
+      return current ? whileRunning(row, machine, now) : endRun(row, machine, now)
+  }
+}
+
+function recover(row: InstanceRow, machine: ObservedMachine, now: Date, code: string, message: string): Step {
+  if (!row.observed_recovering) return fail(code, `${message} The console log may tell why; start it again.`)
+  const delay = RECOVERY_DELAYS[row.observed_recovery_attempts]
+  if (delay === undefined) {
+    return fail('crash_loop', `${message} It was started ${RECOVERY_DELAYS.length} times without coming up.`)
+  }
+  const wait = machine.started_at ? delay - seconds(machine.started_at, now) : 0
+  return wait > 0 ? { do: 'nothing', after_seconds: wait } : { do: 'start', recovering: true }
+}
+
+function whileRunning(row: InstanceRow, machine: ObservedMachine, now: Date): Step {
+  const ports = machine.ports.map((p) => p.guest_port)
+  const forwarded = row.wanted_public_ip !== null && row.ports.some((port) => !ports.includes(port))
+  if (machine.public_ip !== row.wanted_public_ip || forwarded) return { do: 'set_public_address' }
+  if (machine.ready) return REST
+  const left = row.ready_timeout_seconds - seconds(machine.started_at ?? now, now)
+  if (left > 0) return { do: 'nothing', after_seconds: left }
+  return fail(
+    'ready_timeout',
+    `The guest did not say that it is up within ${row.ready_timeout_seconds} seconds of its start. It was left running; the console log tells more.`,
+  )
+}
+
+const fail = (code: string, message: string): Step => ({ do: 'fail', code, message })
+const seconds = (from: Date, to: Date): number => (to.getTime() - from.getTime()) / 1000
+
+/** What a decision writes before it is carried out: a problem, or the number of a run that nobody wished for. */
+export function remembered(row: InstanceRow, step: Step): Partial<InstanceRow> {
+  if (step.do === 'fail') return { observed_problem: problem(row, step.code, step.message) }
+  if (step.do !== 'start' || !step.recovering) return {}
+  const { observed_recovery_attempts: attempts, observed_recoveries: recoveries } = row
+  return { observed_recovery_attempts: attempts + 1, observed_recoveries: recoveries + 1 }
+}
+
+/** A problem of the present wish. */
+export const problem = (row: InstanceRow, code: string, message: string): Problem => ({
+  code,
+  message,
+  run: runOf(row),
+  disk: row.wanted_disk,
+})

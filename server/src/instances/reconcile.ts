@@ -1,0 +1,120 @@
+import type { Deps } from '../deps.ts'
+import {
+  AddressInUseError,
+  CapacityError,
+  type Driver,
+  type DriverError,
+  InvalidSpecError,
+  type MachineRef,
+  NotFoundError,
+  type ObservedMachine,
+} from '../drivers/driver.ts'
+import type { Reconcile } from '../engine/loop.ts'
+import type { Claim } from '../engine/work.ts'
+import { availability, requireImport } from '../images/store.ts'
+import { driverOf } from './driver-of.ts'
+import { plan, problem, remembered, type Step } from './plan.ts'
+import { LEFT_VISIBLE_SECONDS } from './present.ts'
+import type { InstanceRow } from './row.ts'
+import { specOf } from './spec.ts'
+import { forget, load, observe } from './store.ts'
+
+/** Seconds between looks at a guest that is booting, should a hint of the driver be lost. */
+const BOOTING_INTERVAL = 5
+
+/** Looks at one instance: load → observe → plan → one step → when to look again. */
+export function instanceReconciler(deps: Deps): Reconcile {
+  return async (claimed) => {
+    const row = await load(deps.sql, claimed.id)
+    if (!row) return { after_seconds: null }
+    if (row.terminated_at) return afterTheEnd(deps, row, claimed)
+    const driver = driverOf(deps, row)
+    const ref = { id: row.id, environment_id: row.environment_id, now: claimed.now }
+    const machine = await driver.get(ref)
+    const image = await availability(deps.sql, row.image_id, row.mode)
+    const decision = await observe(deps, claimed, machine, (seen) => {
+      const next = plan(seen, machine, image, claimed.now)
+      const changes = remembered(seen, next)
+      return { result: { step: next, row: { ...seen, ...changes } }, changes, gone: next.do === 'finalise' }
+    })
+    if (!decision) return { after_seconds: null }
+    const { step } = decision
+    try {
+      return { after_seconds: await act(deps, driver, decision.row, step, ref, machine) }
+    } catch (error) {
+      if (!isFinal(error) || row.wanted_gone) throw error
+      deps.log.warn({ instance: row.id, step: step.do, error: error.message }, 'step cannot succeed')
+      await observe(deps, claimed, await driver.get(ref), (seen) => ({
+        result: null,
+        changes: { observed_problem: problem(seen, error.code, error.public_message) },
+      }))
+      return { after_seconds: 0 }
+    }
+  }
+}
+
+/** Does one step and answers the seconds until the next look. Nothing here waits for a guest. */
+async function act(
+  deps: Deps,
+  driver: Driver,
+  row: InstanceRow,
+  step: Step,
+  ref: MachineRef,
+  machine: ObservedMachine | null,
+): Promise<number> {
+  const spec = () => specOf(deps, row)
+  switch (step.do) {
+    case 'nothing':
+      return nextLook(step.after_seconds === 'resync' ? driver.resync_seconds : step.after_seconds, row, machine, ref)
+    case 'fail':
+      return driver.resync_seconds
+    case 'finalise':
+      return LEFT_VISIBLE_SECONDS
+    case 'require_image':
+      await deps.sql.begin((tx) => requireImport(tx, row.image_id))
+      deps.notifier.announce()
+      return BOOTING_INTERVAL
+    case 'create':
+      await driver.create(await spec(), ref.now)
+      return 0
+    case 'start':
+      await driver.start(await spec(), ref.now)
+      return 0
+    case 'power_down':
+      await driver.powerDown(ref)
+      return nextLook(step.after_seconds, row, await driver.get(ref), ref)
+    case 'kill':
+      await driver.kill(ref)
+      return 0
+    case 'resize_disk':
+      await driver.resizeDisk(await spec(), ref.now)
+      return 0
+    case 'set_public_address':
+      await driver.setPublicAddress(await spec(), ref.now)
+      return 0
+    case 'delete':
+      await driver.delete(ref)
+      return 0
+  }
+}
+
+/** A guest that boots is looked at often; one that is known to change at a certain time, then. */
+function nextLook(seconds: number, row: InstanceRow, machine: ObservedMachine | null, ref: MachineRef): number {
+  if (!machine) return seconds
+  const known = machine.changes_at ? (machine.changes_at.getTime() - ref.now.getTime()) / 1000 : null
+  const booting = machine.power === 'running' && !machine.ready && row.wanted_power === 'running'
+  const often = booting && known === null ? BOOTING_INTERVAL : seconds
+  return Math.max(0, Math.min(seconds, often, known ?? seconds))
+}
+
+async function afterTheEnd(deps: Deps, row: InstanceRow, claimed: Claim): Promise<{ after_seconds: number | null }> {
+  const left = LEFT_VISIBLE_SECONDS - (claimed.now.getTime() - row.terminated_at!.getTime()) / 1000
+  if (left > 0) return { after_seconds: left }
+  await forget(deps.sql, row.id)
+  return { after_seconds: null }
+}
+
+/** Errors that trying again does not cure; all others go to the engine's back-off. */
+function isFinal(error: unknown): error is DriverError {
+  return [CapacityError, InvalidSpecError, AddressInUseError, NotFoundError].some((type) => error instanceof type)
+}

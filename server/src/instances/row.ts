@@ -1,0 +1,93 @@
+import type { PortForward } from '../drivers/driver.ts'
+
+export const STATUSES = [
+  'provisioning',
+  'running',
+  'stopping',
+  'stopped',
+  'starting',
+  'rebooting',
+  'resizing',
+  'recovering',
+  'failed',
+  'terminating',
+  'terminated',
+] as const
+export type Status = (typeof STATUSES)[number]
+
+/** The public status while the machine is on its way to what is wanted. */
+export type Activity = 'provisioning' | 'starting' | 'rebooting' | 'resizing'
+
+/** Number of the run that should be there: each start that was wished for, and each after a failure, is a new one. */
+export const runOf = (row: Pick<InstanceRow, 'wanted_run' | 'observed_recoveries'>): number =>
+  row.wanted_run + row.observed_recoveries
+
+/** Why the wish with this run and disk cannot be met; a wish with other numbers leaves it behind. */
+export type Problem = { code: string; message: string; run: number; disk: number }
+
+/** A row of `instances`. `wanted_*`: written by wishes. `observed_*`: written by `observe` alone. */
+export type InstanceRow = {
+  id: string
+  environment_id: string
+  mode: 'live' | 'test'
+  ordinal: number
+  region: string
+  name: string
+  hostname: string
+  image: string
+  image_id: string
+  subnet_id: string
+  private_ip: string
+  mac: string
+  ports: number[]
+  ssh_public_keys: string[]
+  ssh_user: string
+  user_data: Uint8Array | null
+  deployment_id: string | null
+  tags: Record<string, string>
+  auto_recovery: boolean
+  termination_protection: boolean
+  ready_timeout_seconds: number
+  created_at: Date
+  updated_at: Date
+  expires_at: Date | null
+
+  wanted_power: 'running' | 'stopped'
+  wanted_gone: boolean
+  wanted_run: number
+  wanted_stop: number
+  wanted_disk: number
+  wanted_plan: string
+  wanted_vcpus: number
+  wanted_memory_bytes: number
+  wanted_disk_bytes: number
+  wanted_public_ip: string | null
+  wanted_activity: Activity
+  wanted_at: Date
+  wanted_stop_timeout_seconds: number
+  wanted_request_id: string | null
+
+  observed_power: 'absent' | 'stopped' | 'running' | 'off' | 'crashed' | 'paused'
+  observed_run: number
+  observed_stop: number
+  observed_ready: boolean
+  observed_ready_run: number
+  observed_disk: number
+  observed_ready_disk: number
+  observed_vcpus: number
+  observed_memory_bytes: number
+  observed_disk_bytes: number
+  observed_public_ip: string | null
+  observed_ports: PortForward[]
+  observed_started_at: Date | null
+  observed_recovering: boolean
+  observed_recovery_attempts: number
+  observed_recoveries: number
+  observed_problem: Problem | null
+
+  status: Status
+  status_reason: { code: string; message: string } | null
+  version: number
+  ready_at: Date | null
+  terminated_at: Date | null
+}

@@ -1,0 +1,80 @@
+import type { EventType } from '../events/catalog.ts'
+import { type InstanceRow, type Problem, runOf, type Status } from './row.ts'
+
+/** The only moves that a status makes; a property test walks random histories against this table. */
+export const MOVES: Record<Status, readonly Status[]> = {
+  provisioning: ['running', 'stopping', 'failed', 'terminating'],
+  running: ['stopping', 'stopped', 'rebooting', 'resizing', 'recovering', 'provisioning', 'failed', 'terminating'],
+  stopping: ['stopped', 'failed', 'terminating'],
+  stopped: ['starting', 'resizing', 'provisioning', 'terminating'],
+  starting: ['running', 'stopping', 'recovering', 'failed', 'terminating'],
+  rebooting: ['running', 'stopping', 'recovering', 'failed', 'terminating'],
+  resizing: ['running', 'stopped', 'recovering', 'failed', 'terminating'],
+  recovering: ['running', 'stopping', 'failed', 'terminating'],
+  failed: ['starting', 'provisioning', 'running', 'terminating'],
+  terminating: ['terminated'],
+  terminated: [],
+}
+
+/** The problem that stands in the way of the present wish; null when there is none, or it belongs to an older wish. */
+export function currentProblem(row: InstanceRow): Problem | null {
+  const problem = row.observed_problem
+  if (!problem || row.wanted_power === 'stopped') return null
+  return problem.run === runOf(row) && problem.disk === row.wanted_disk ? problem : null
+}
+
+/** True when the guest of the wanted run was up and powered itself off: the instance is stopped and stays so. */
+export function poweredItselfOff(row: InstanceRow): boolean {
+  const current = row.observed_run === runOf(row) && row.observed_disk === row.wanted_disk
+  return (
+    current && row.observed_power === 'off' && row.observed_ready_run === row.observed_run && !row.observed_recovering
+  )
+}
+
+/** The status that the API shows, from the row alone. */
+export function statusOf(row: InstanceRow): Pick<InstanceRow, 'status' | 'status_reason'> {
+  const plain = (status: Status) => ({ status, status_reason: null })
+  if (row.terminated_at) return plain('terminated')
+  if (row.wanted_gone) return plain('terminating')
+  const problem = currentProblem(row)
+  if (problem) return { status: 'failed', status_reason: { code: problem.code, message: problem.message } }
+  if (row.wanted_power === 'stopped' || poweredItselfOff(row)) {
+    const on = row.observed_power === 'running' || row.observed_power === 'paused'
+    if (on || row.observed_stop < row.wanted_stop) return plain('stopping')
+    const growing = row.observed_power !== 'absent' && row.observed_disk_bytes < row.wanted_disk_bytes
+    return plain(row.wanted_activity === 'resizing' && growing ? 'resizing' : 'stopped')
+  }
+  const met =
+    row.observed_power === 'running' &&
+    row.observed_ready &&
+    row.observed_run === runOf(row) &&
+    row.observed_disk === row.wanted_disk
+  if (met) return plain('running')
+  return plain(row.observed_recovering ? 'recovering' : row.wanted_activity)
+}
+
+/** The events that the difference of two rows tells. `before` is null for a new instance. */
+export function eventsOf(before: InstanceRow | null, after: InstanceRow): EventType[] {
+  if (!before) return ['instance.created']
+  const from = before.status
+  const to = after.status
+  const events: EventType[] = []
+  const described = (row: InstanceRow) =>
+    JSON.stringify([row.name, row.tags, row.auto_recovery, row.termination_protection, row.wanted_public_ip])
+  if (described(before) !== described(after)) events.push('instance.updated')
+  const resized = from === 'resizing' && (to === 'running' || to === 'stopped')
+  const resizedAtRest = before.wanted_plan !== after.wanted_plan && from === 'stopped' && to === 'stopped'
+  if (resized || resizedAtRest) events.push('instance.scaled')
+  if (from === to) return events
+  if (to === 'running') {
+    if (before.observed_ready_disk < after.wanted_disk) events.push('instance.ready')
+    else if (from === 'rebooting') events.push('instance.rebooted')
+    else if (from === 'recovering') events.push('instance.recovered')
+    else if (!resized) events.push('instance.started')
+  }
+  if (to === 'stopped' && !resized) events.push('instance.stopped')
+  if (to === 'terminated') events.push('instance.terminated')
+  if (to === 'failed') events.push('instance.failed')
+  if (to === 'recovering') events.push('instance.recovering')
+  return events
+}

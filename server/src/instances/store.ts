@@ -1,0 +1,165 @@
+/** Every SQL statement on instances. Each write is one transaction: row, events, wake. */
+import type { Query, Transaction } from '../db/database.ts'
+import type { Deps } from '../deps.ts'
+import type { ObservedMachine } from '../drivers/driver.ts'
+import { type Claim, fence, wake } from '../engine/work.ts'
+import { emit } from '../events/emit.ts'
+import { type Observed, observed } from './observe.ts'
+import { LEFT_VISIBLE_SECONDS, present } from './present.ts'
+import type { InstanceRow } from './row.ts'
+import { eventsOf, statusOf } from './status.ts'
+
+type Context = Pick<Deps, 'random' | 'config'>
+
+/** Wakes the instance's reconciler; the key of its work is `('instance', id)`. */
+export const wakeInstance = (query: Query, row: { id: string; environment_id: string }): Promise<void> =>
+  wake(query, 'instance', row.id, row.environment_id)
+
+/** The row as it stands, for reading; null when there is none in this environment, or it left 24 hours ago. */
+export async function find(query: Query, environmentId: string, id: string): Promise<InstanceRow | null> {
+  const [row] = await query<InstanceRow[]>`
+    select * from instances where id = ${id} and environment_id = ${environmentId}
+      and (terminated_at is null
+        or terminated_at > environment_now(${environmentId}) - make_interval(secs => ${LEFT_VISIBLE_SECONDS}))`
+  return row ?? null
+}
+
+/** The row by its id alone, for the engine. */
+export async function load(query: Query, id: string): Promise<InstanceRow | null> {
+  const [row] = await query<InstanceRow[]>`select * from instances where id = ${id}`
+  return row ?? null
+}
+
+/** Locks the row until the transaction ends; with the environment's time. */
+export async function lock(
+  tx: Transaction,
+  environmentId: string,
+  id: string,
+): Promise<{ row: InstanceRow; now: Date } | null> {
+  const [found] = await tx<(InstanceRow & { now: Date })[]>`
+    select *, environment_now(environment_id) as now from instances
+    where id = ${id} and environment_id = ${environmentId} for update`
+  if (!found) return null
+  const { now, ...row } = found
+  return { row, now }
+}
+
+/** Inserts a new row: computes its status, wakes its reconciler and tells `instance.created`. */
+export async function insert(
+  tx: Transaction,
+  context: Context,
+  fields: Omit<InstanceRow, 'ordinal' | 'status' | 'status_reason' | 'version'>,
+): Promise<InstanceRow> {
+  const row = { ...fields, ordinal: 0, status: 'provisioning' as const, status_reason: null, version: 1 }
+  const { ordinal: _, ...columns } = { ...row, ...statusOf(row) }
+  const [made] = await tx<{ ordinal: number }[]>`
+    insert into instances ${tx({ ...columns, observed_ports: tx.json(columns.observed_ports) })}
+    returning ordinal`
+  const inserted = { ...columns, ordinal: made!.ordinal }
+  await wakeInstance(tx, inserted)
+  await tell(tx, context, null, inserted, inserted.wanted_request_id)
+  return inserted
+}
+
+/**
+ * The one way to change a row. Computes the public status, raises the version when what the API shows has changed, and
+ * emits the events of the difference. Called by the writers of wishes and by `observe`; the row must be locked.
+ * @param requestId what the events name as their cause: the request itself, or, observed later, that of the wish
+ */
+export async function save(
+  tx: Transaction,
+  context: Context,
+  before: InstanceRow,
+  changes: Partial<InstanceRow>,
+  now: Date,
+  requestId: string | null = before.wanted_request_id,
+): Promise<InstanceRow> {
+  const changed = { ...before, ...changes }
+  const after = { ...changed, ...statusOf(changed) }
+  const differs = shown(before, context) !== shown(after, context)
+  if (differs) Object.assign(after, { version: before.version + 1, updated_at: now })
+  const columns: Record<string, unknown> = Object.fromEntries(
+    Object.entries(after).filter(([name, value]) => !equal(before[name as keyof InstanceRow], value)),
+  )
+  if (Object.keys(columns).length === 0) return before
+  if ('observed_ports' in columns) columns.observed_ports = tx.json(after.observed_ports)
+  await tx`update instances set ${tx(columns)} where id = ${before.id}`
+  await tell(tx, context, before, after, requestId)
+  return after
+}
+
+const shown = (row: InstanceRow, { config }: Context): string => JSON.stringify(present(row, config))
+const equal = (a: unknown, b: unknown): boolean => a === b || JSON.stringify(a) === JSON.stringify(b)
+
+async function tell(
+  tx: Transaction,
+  { random, config }: Context,
+  before: InstanceRow | null,
+  after: InstanceRow,
+  requestId: string | null,
+): Promise<void> {
+  const object = { object: 'instance', ...present(after, config) }
+  const events = eventsOf(before, after).map((type) => ({
+    environment_id: after.environment_id,
+    type,
+    resource_type: 'instance' as const,
+    resource_id: after.id,
+    // A recovery was caused by nobody's request.
+    request_id: type === 'instance.recovering' || type === 'instance.recovered' ? null : requestId,
+    object,
+  }))
+  await emit(tx, random, events)
+}
+
+/**
+ * Records a look at the machine, under the fence of the claim. `decide` sees the row as it will be and may add what the
+ * decision itself remembers (a problem, the end); everything is one transaction, so a status never shows half of it.
+ */
+export async function observe<T>(
+  deps: Deps,
+  claimed: Claim,
+  machine: ObservedMachine | null,
+  decide: (row: InstanceRow) => { result: T; changes: Partial<Observed>; gone?: boolean },
+): Promise<T | null> {
+  const look = (row: InstanceRow) => {
+    const seen = { ...row, ...observed(row, machine, claimed.now) }
+    const decided = decide(seen)
+    return { ...decided, next: { ...seen, ...decided.changes } }
+  }
+  // Most looks find what is known already; they take no lock and write nothing.
+  const known = await load(deps.sql, claimed.id)
+  if (!known) return null
+  const first = look(known)
+  if (!first.gone && equal(known, first.next)) return first.result
+  const decided = await deps.sql.begin(async (tx) => {
+    const locked = await lock(tx, claimed.environment_id, claimed.id)
+    if (!locked) return null
+    const { next, gone, result } = look(locked.row)
+    const end = gone ? { terminated_at: claimed.now, user_data: null } : {}
+    if (gone) await tx`delete from addresses where instance_id = ${claimed.id}`
+    else if (next.observed_public_ip !== locked.row.observed_public_ip) await releaseUnused(tx, next)
+    await fence(tx, claimed)
+    await save(tx, deps, locked.row, { ...next, ...end }, claimed.now)
+    return { result }
+  })
+  if (decided) deps.notifier.changed(claimed.id)
+  return decided?.result ?? null
+}
+
+/** Gives back public addresses that the instance neither wants nor still holds. */
+async function releaseUnused(query: Query, row: InstanceRow): Promise<void> {
+  const kept = [row.private_ip, row.wanted_public_ip, row.observed_public_ip].filter((ip) => ip !== null)
+  await query`delete from addresses where instance_id = ${row.id} and not address = any(${kept}::inet[])`
+}
+
+/** Removes rows that nobody can read any more. */
+export async function forget(query: Query, id: string): Promise<void> {
+  await query`delete from instances where id = ${id} and status = 'terminated'`
+}
+
+/** Wakes every instance that waits for this image; called when its import has ended, either way. */
+export async function wakeWaitingFor(tx: Transaction, imageId: string): Promise<void> {
+  const rows = await tx<{ id: string; environment_id: string }[]>`
+    select id, environment_id from instances where image_id = ${imageId} and status = 'provisioning'`
+  for (const row of rows) await wakeInstance(tx, row)
+}

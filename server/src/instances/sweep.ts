@@ -1,0 +1,35 @@
+import type { Deps, Region } from '../deps.ts'
+import type { Sweep } from '../engine/sweep.ts'
+
+/** Compares the machines of a region's driver with the instances of that region and environment. */
+export function instanceSweep(deps: Deps, region: Region, mode: 'live' | 'test'): Sweep {
+  const driver = region.drivers[mode]
+  const { sql } = deps
+  return {
+    interval_seconds: mode === 'live' ? 30 : 3600,
+    list: () => driver.list(),
+    unknown: async (ids) => {
+      const rows = await sql<{ id: string }[]>`
+        select listed.id from unnest(${ids}::text[]) as listed(id)
+        where not exists (select from instances i where i.id = listed.id and i.status <> 'terminated')`
+      return rows.map((row) => row.id)
+    },
+    remove: async (id) => driver.delete({ id, environment_id: '', now: deps.clock.now() }),
+    tidy: async () => {
+      await sql`
+        insert into work (kind, id, environment_id, due_at)
+        select 'instance', i.id, i.environment_id, environment_now(i.environment_id) from instances i
+        where i.region = ${region.id} and i.mode = ${mode}
+          and not exists (select from work w where w.kind = 'instance' and w.id = i.id)
+        on conflict do nothing`
+      await sql`
+        delete from addresses a using instances i
+        where a.instance_id = i.id and i.mode = ${mode} and i.region = ${region.id}
+          and a.address <> i.private_ip and a.address is distinct from i.wanted_public_ip
+          and a.address is distinct from i.observed_public_ip`
+      await sql`
+        delete from addresses a where not exists (
+          select from instances i where i.id = a.instance_id and i.status <> 'terminated')`
+    },
+  }
+}

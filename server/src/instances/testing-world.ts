@@ -1,0 +1,100 @@
+import type { Sql } from '../db/database.ts'
+import { createNotifier } from '../db/notify.ts'
+import type { Driver } from '../drivers/driver.ts'
+import { createSimulatedDriver } from '../drivers/simulated/driver.ts'
+import { createEngine, type Engine } from '../engine/loop.ts'
+import { WORK_CHANNEL } from '../engine/work.ts'
+import { type Call, caller, createTestApp, createTestTenant, type TestApp, type TestTenant } from '../http/testing.ts'
+import { CATALOGUE } from '../images/catalog.ts'
+import { syncCatalogue } from '../images/store.ts'
+import { systemClock } from '../lib/clock.ts'
+import { silentLog } from '../lib/log.ts'
+import { reconcilers } from '../reconcilers.ts'
+
+export type World = TestApp & {
+  engine: Engine
+  /** Calls with the test key, whose instances live on simulated machines. */
+  callTest: Call
+  /** Moves the frozen clock of the test environment, and has the engine look. */
+  advance(seconds: number): Promise<void>
+  /** Looks again and again until the instance has the status. */
+  reach(id: string, status: string, call?: Call): Promise<any>
+  /** One more project, ready for instances. */
+  tenant(): Promise<TestTenant>
+  stop(): Promise<void>
+}
+
+/**
+ * The whole control plane without a host: real database, real engine, simulated machines; also for the live
+ * environment, unless a driver is given. The clock of the test environment is frozen.
+ */
+export async function createWorld(options: { live?: (sql: Sql) => Driver; seed?: number } = {}): Promise<World> {
+  const seed = options.seed ?? 1
+  const base = await createTestApp((sql) => {
+    const test = createSimulatedDriver({ sql, seed })
+    const live = options.live?.(sql) ?? test
+    return {
+      regions: [{ id: 'us-east-1', name: 'This host', drivers: { live, test } }],
+      notifier: createNotifier(sql, systemClock, WORK_CHANNEL),
+    }
+  })
+  const { deps } = base
+  await deps.notifier.start()
+  await deps.sql`insert into environments (id, mode) values ('env_system', 'system') on conflict do nothing`
+  await deps.sql`insert into address_pools (id, range) values ('public:live:us-east-1', '127.90.1.0/24')`
+  await deps.sql.begin((tx) => syncCatalogue(tx, CATALOGUE))
+  await openNetworks(deps.sql, base)
+  const testEnvironment = base.test.principal.environment_id
+  await deps.sql`update environments set clock_frozen_at = '2030-01-01' where id = ${testEnvironment}`
+  const engine = createEngine({
+    ...{ sql: deps.sql, clock: systemClock, log: silentLog, worker: 'test', poll_ms: 50 },
+    reconcilers: reconcilers(deps),
+  })
+  await engine.start()
+  const callTest = caller(base.app, base.test.key)
+  const world: World = {
+    ...base,
+    engine,
+    callTest,
+    async advance(seconds) {
+      await deps.sql`
+        update environments set clock_frozen_at = clock_frozen_at + make_interval(secs => ${seconds})
+        where id = ${testEnvironment}`
+      engine.nudge()
+    },
+    async reach(id, status, call = callTest) {
+      const deadline = performance.now() + 20_000
+      for (;;) {
+        const { body } = await call('GET', `/v2/instances/${id}`)
+        if (body.status === status) return body
+        if (performance.now() > deadline) throw new Error(`${id} is ${body.status}, not ${status}`)
+        await systemClock.sleep(10)
+      }
+    },
+    async tenant() {
+      const made = await createTestTenant(deps)
+      await openNetworks(deps.sql, made)
+      return made
+    },
+    async stop() {
+      await engine.stop(5_000)
+      await deps.notifier.stop()
+      await base.app.close()
+    },
+  }
+  return world
+}
+
+/** What the first start makes for its project: pools and the default subnet of both environments. */
+async function openNetworks(sql: Sql, tenant: TestTenant): Promise<void> {
+  for (const { principal } of [tenant.live, tenant.test]) {
+    const environment = principal.environment_id
+    const pool = `subnet:${environment}:sub_8f7e6d5c4b`
+    await sql`insert into address_pools (id, range)
+      values (${pool}, '10.64.0.0/16'), (${`public:${environment}`}, '198.18.0.0/15')`
+    await sql`
+      insert into subnets (environment_id, id, region, name, range, pool_id, segment, is_default, created_at)
+      values (${environment}, 'sub_8f7e6d5c4b', 'us-east-1', 'default', '10.64.0.0/16', ${pool},
+        ${principal.mode === 'live' ? sql`nextval('subnet_segments')` : null}, true, now())`
+  }
+}

@@ -1,0 +1,90 @@
+/** What a user may wish for in which state, and what the wish writes. Pure; `change.ts` puts them into transactions. */
+import type { Plan } from '../config.ts'
+import { ApiError } from '../lib/errors.ts'
+import { allowedActions } from './present.ts'
+import type { InstanceRow, Status } from './row.ts'
+
+/** The wanted columns that a wish writes; empty: nothing changes. */
+export type Wish = Partial<InstanceRow>
+
+const ON_ITS_WAY: Status[] = ['running', 'provisioning', 'starting', 'rebooting', 'resizing', 'recovering']
+
+/** On: a new run, unless it is on or on its way. */
+export function start(row: InstanceRow): Wish {
+  if (ON_ITS_WAY.includes(row.status)) return {}
+  if (row.status !== 'stopped' && row.status !== 'failed') throw invalidState(row, 'It cannot be started now.')
+  return { wanted_power: 'running', wanted_run: row.wanted_run + 1, wanted_activity: 'starting' }
+}
+
+/** Off: the guest is asked, and after the timeout ended. A second stop may only shorten the wait. */
+export function stop(row: InstanceRow, timeoutSeconds: number): Wish {
+  if (row.status === 'stopped') return { wanted_power: 'stopped' }
+  if (row.status === 'stopping') {
+    return timeoutSeconds < row.wanted_stop_timeout_seconds ? { wanted_stop_timeout_seconds: timeoutSeconds } : {}
+  }
+  if (!allowedActions(row).includes('stop')) throw invalidState(row, 'It cannot be stopped now.')
+  return { wanted_power: 'stopped', wanted_stop: row.wanted_stop + 1, wanted_stop_timeout_seconds: timeoutSeconds }
+}
+
+/** Off and on again as a new run. */
+export function reboot(row: InstanceRow, timeoutSeconds: number): Wish {
+  if (row.status === 'rebooting') return {}
+  if (row.status !== 'running') throw invalidState(row, 'It can be rebooted while it is running.')
+  return {
+    wanted_run: row.wanted_run + 1,
+    wanted_activity: 'rebooting',
+    wanted_stop_timeout_seconds: timeoutSeconds,
+  }
+}
+
+/** A new disk from the image, and a first run on it. */
+export function renew(row: InstanceRow): Wish {
+  if (!allowedActions(row).includes('rebuild')) throw invalidState(row, 'It cannot be rebuilt now.')
+  return {
+    wanted_power: 'running',
+    wanted_run: row.wanted_run + 1,
+    wanted_disk: row.wanted_disk + 1,
+    wanted_activity: 'provisioning',
+  }
+}
+
+/** Another size: at once when it is stopped (or about to be: `stops`), by a reboot when it runs. */
+export function changeSize(row: InstanceRow, plan: Plan, options: { allow_reboot: boolean; stops: boolean }): Wish {
+  if (plan.disk_bytes < row.wanted_disk_bytes) {
+    const message = `The disk of ${plan.id} is smaller than the instance's. A disk can only grow.`
+    throw new ApiError('disk_cannot_shrink', message, {
+      errors: [{ pointer: '/plan', code: 'disk_cannot_shrink', message }],
+    })
+  }
+  if (row.status !== 'running' && row.status !== 'stopped') {
+    throw invalidState(row, 'The plan can be changed while it is running or stopped.')
+  }
+  const reboots = row.status === 'running' && !options.stops
+  if (reboots && !options.allow_reboot) {
+    const detail = 'A new plan reboots the instance. Repeat the request with ?allow_reboot=true, or stop it first.'
+    throw new ApiError('reboot_required', detail, { extensions: { current_status: row.status } })
+  }
+  return {
+    wanted_plan: plan.id,
+    wanted_vcpus: plan.vcpus,
+    wanted_memory_bytes: plan.memory_bytes,
+    wanted_disk_bytes: plan.disk_bytes,
+    wanted_activity: 'resizing',
+    ...(reboots ? { wanted_run: row.wanted_run + 1, wanted_stop_timeout_seconds: 60 } : {}),
+  }
+}
+
+/** Gone for good. */
+export function goAway(row: InstanceRow): Wish {
+  if (row.wanted_gone) return {}
+  if (!row.termination_protection) return { wanted_gone: true }
+  const detail = 'The instance is protected. Set termination_protection to false first.'
+  throw new ApiError('termination_protected', detail)
+}
+
+/** 409 with what is allowed instead. */
+export function invalidState(row: InstanceRow, why: string): ApiError {
+  return new ApiError('invalid_state', `The instance is ${row.status}. ${why}`, {
+    extensions: { current_status: row.status, allowed_actions: allowedActions(row) },
+  })
+}

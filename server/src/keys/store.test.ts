@@ -1,0 +1,90 @@
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import type { Sql } from '../db/database.ts'
+import { createTestDatabase } from '../db/testing.ts'
+import { systemClock } from '../lib/clock.ts'
+import { systemRandom } from '../lib/random.ts'
+import { newKey } from './format.ts'
+import { createKey, createKeyLookup } from './store.ts'
+
+const { sql } = await createTestDatabase()
+const pepper = new Uint8Array(32)
+await sql`insert into projects (id, name, created_at) values ('proj_1', 'one', now())`
+await sql`insert into environments (id, project_id, mode) values ('env_1', 'proj_1', 'live')`
+
+let queries = 0
+const counting = ((...args: Parameters<Sql>) => {
+  queries++
+  return sql(...args)
+}) as Sql
+let now = 0
+const clock = { ...systemClock, monotonic: () => now }
+const lookup = () => createKeyLookup({ sql: counting, clock, pepper })
+const create = () =>
+  createKey(sql, { pepper }, systemRandom, {
+    environment_id: 'env_1',
+    mode: 'live',
+    name: 'test',
+    scopes: ['instances:read'],
+  })
+
+test('a malformed key costs no query', async () => {
+  queries = 0
+  const key = newKey('live', systemRandom)
+  const malformed = [
+    '',
+    'x',
+    key.slice(1),
+    `${key}0`,
+    key.replace(/.$/, (c) => (c === 'a' ? 'b' : 'a')),
+    '\0'.repeat(49),
+  ]
+  for (const text of malformed) assert.equal(await lookup().find(text), null)
+  assert.equal(queries, 0)
+})
+
+test('a key is found with what it may do, and remembered for a second', async () => {
+  const { id, key } = await create()
+  const keys = lookup()
+  assert.equal(keys.cached(key), undefined)
+  const principal = {
+    key_id: id,
+    project_id: 'proj_1',
+    environment_id: 'env_1',
+    mode: 'live',
+    scopes: ['instances:read'],
+  }
+  assert.deepEqual(await keys.find(key), principal)
+  now += 999
+  assert.deepEqual(keys.cached(key), principal)
+  now += 1
+  assert.equal(keys.cached(key), undefined)
+})
+
+test('keys that are unknown, revoked or expired are the same, and not remembered', async () => {
+  const revoked = await create()
+  await sql`update api_keys set revoked_at = now() where id = ${revoked.id}`
+  const expired = await create()
+  await sql`update api_keys set expires_at = now() where id = ${expired.id}`
+  const keys = lookup()
+  for (const key of [revoked.key, expired.key, newKey('live', systemRandom)]) {
+    assert.equal(await keys.find(key), null)
+    assert.equal(keys.cached(key), undefined)
+  }
+})
+
+test('a key that is about to end is not remembered beyond its end', async () => {
+  const { id, key } = await create()
+  await sql`update api_keys set revoked_at = now() + interval '300 milliseconds' where id = ${id}`
+  const keys = lookup()
+  assert.ok(await keys.find(key))
+  now += 301
+  assert.equal(keys.cached(key), undefined)
+})
+
+test('the database holds no key', async () => {
+  const { key } = await create()
+  const [row] = await sql<{ text: string }[]>`select string_agg(k::text, ' ') as text from api_keys k`
+  assert.ok(!row!.text.includes(key))
+  assert.ok(!row!.text.includes(key.slice(11, 43)))
+})

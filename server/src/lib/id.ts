@@ -1,0 +1,30 @@
+import type { Random } from './random.ts'
+
+const ALPHABET = '0123456789abcdefghijklmnopqrstuvwxyz'
+
+/** Types of identifiers and the number of random characters after the prefix: twenty where there are many of them. */
+export const ID_LENGTHS = {
+  inst: 10,
+  sub: 10,
+  img: 10,
+  key: 10,
+  ssh: 10,
+  proj: 10,
+  env: 10,
+  evt: 20,
+  req: 20,
+} as const
+
+export type IdType = keyof typeof ID_LENGTHS
+
+/** A new identifier such as `inst_3x9y2z1a0b`. Unique by the table's constraint, not by this function. */
+export function newId(type: IdType, random: Random): string {
+  let id = `${type}_`
+  for (let i = 0; i < ID_LENGTHS[type]; i++) id += ALPHABET[random.integer(ALPHABET.length)]
+  return id
+}
+
+/** True when the text has the form of an identifier of this type; checked before a database is asked. */
+export function isId(type: IdType, text: string): boolean {
+  return new RegExp(`^${type}_[0-9a-z]{${ID_LENGTHS[type]}}$`).test(text)
+}

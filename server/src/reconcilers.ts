@@ -1,0 +1,40 @@
+import type { Deps } from './deps.ts'
+import type { Driver } from './drivers/driver.ts'
+import type { Engine, Reconcilers } from './engine/loop.ts'
+import { type Sweep, sweepReconciler } from './engine/sweep.ts'
+import { wake, wakeKnown } from './engine/work.ts'
+import { CATALOGUE } from './images/catalog.ts'
+import { imageReconciler } from './images/reconcile.ts'
+import { instanceReconciler } from './instances/reconcile.ts'
+import { instanceSweep } from './instances/sweep.ts'
+
+/** THE LIST of reconcilers: kind of key → who looks at it. */
+export function reconcilers(deps: Deps): Reconcilers {
+  return {
+    instance: instanceReconciler(deps),
+    image: imageReconciler(deps),
+    sweep: sweepReconciler(deps.log, sweeps(deps)),
+  }
+}
+
+/** One sweep per driver: of each region, its live and its test world. */
+function sweeps(deps: Deps): Record<string, Sweep> {
+  const modes = ['live', 'test'] as const
+  return Object.fromEntries(
+    deps.regions.flatMap((region) => modes.map((mode) => [`${mode}:${region.id}`, instanceSweep(deps, region, mode)])),
+  )
+}
+
+/** At every start: the sweeps, and the catalogue's images, which may be on the disk already. */
+export async function wakeAtStart(deps: Deps): Promise<void> {
+  for (const { id } of CATALOGUE) await wake(deps.sql, 'image', id, 'env_system')
+  for (const name of Object.keys(sweeps(deps))) await wake(deps.sql, 'sweep', name, 'env_system')
+  deps.notifier.announce()
+}
+
+/** Turns a driver's hints into wakes. A hint that cannot be written is lost; the next look comes anyway. */
+export function watchDriver(deps: Pick<Deps, 'sql'>, engine: Engine, driver: Driver): void {
+  driver.watch((id) => {
+    wakeKnown(deps.sql, 'instance', id).then(engine.nudge, () => {})
+  })
+}

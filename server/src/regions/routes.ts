@@ -1,0 +1,29 @@
+import { Type } from 'typebox'
+import { answerFixedPage, fixedListParameters } from '../http/list.ts'
+import { ref } from '../http/schemas.ts'
+import type { Resource } from '../http/types.ts'
+import { Region, RegionPage } from './schema.ts'
+import { showRegion } from './store.ts'
+
+export const regions: Resource = {
+  schemas: [Region, RegionPage],
+  routes(app, deps) {
+    app.get(
+      '/v2/regions',
+      {
+        config: { scope: 'any' },
+        schema: {
+          operationId: 'listRegions',
+          summary: 'List regions',
+          tags: ['Regions'],
+          querystring: Type.Object(fixedListParameters, { additionalProperties: false }),
+          response: { 200: ref(RegionPage) },
+        },
+      },
+      async (request, reply) => {
+        const shown = deps.regions.map((region) => showRegion(deps.sql, region, request.principal.mode))
+        return answerFixedPage(deps, request, reply, await Promise.all(shown))
+      },
+    )
+  },
+}

@@ -1,0 +1,11 @@
+import type { Resource } from './http/types.ts'
+import { images } from './images/routes.ts'
+import { instances } from './instances/routes.ts'
+import { plans } from './plans/routes.ts'
+import { regions } from './regions/routes.ts'
+import { sshKeys } from './ssh-keys/routes.ts'
+import { statusPage } from './status-page/routes.ts'
+import { subnets } from './subnets/routes.ts'
+
+/** THE LIST: what the server consists of. */
+export const resources: Resource[] = [instances, regions, plans, images, subnets, sshKeys, statusPage]

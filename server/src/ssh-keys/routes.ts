@@ -1,0 +1,103 @@
+import { Type } from 'typebox'
+import { answerObject } from '../http/etag.ts'
+import { answerPage, listParameters } from '../http/list.ts'
+import { Id, NoContent, ref } from '../http/schemas.ts'
+import type { Resource } from '../http/types.ts'
+import { SshKey, SshKeyCreate, SshKeyPage, SshKeyUpdate } from './schema.ts'
+import { createSshKey, deleteSshKey, getSshKey, listSshKeys, showSshKey, updateSshKey } from './store.ts'
+
+const tags = ['SSH keys']
+const params = Type.Object({ id: Id('ssh', 'Identifier of the key.') })
+
+export const sshKeys: Resource = {
+  schemas: [SshKey, SshKeyPage, SshKeyCreate, SshKeyUpdate],
+  routes(app, deps) {
+    app.get(
+      '/v2/ssh_keys',
+      {
+        config: { scope: 'ssh_keys:read' },
+        schema: {
+          operationId: 'listSshKeys',
+          summary: 'List ssh keys',
+          tags,
+          querystring: Type.Object(listParameters, { additionalProperties: false }),
+          response: { 200: ref(SshKeyPage) },
+        },
+      },
+      (request, reply) => {
+        const { environment_id } = request.principal
+        return answerPage(deps, request, reply, (window) => listSshKeys(deps.sql, environment_id, window), showSshKey)
+      },
+    )
+
+    app.post(
+      '/v2/ssh_keys',
+      {
+        config: { scope: 'ssh_keys:write', problems: ['already_exists'] },
+        schema: {
+          operationId: 'createSshKey',
+          summary: 'Add an ssh key',
+          tags,
+          body: ref(SshKeyCreate),
+          response: { 201: ref(SshKey) },
+        },
+      },
+      async (request, reply) => {
+        const row = await createSshKey(deps, request.principal, request.body)
+        reply.code(201).header('location', `${deps.config.public_url}/v2/ssh_keys/${row.id}`)
+        return answerObject(request, reply, showSshKey(row))
+      },
+    )
+
+    app.get(
+      '/v2/ssh_keys/:id',
+      {
+        config: { scope: 'ssh_keys:read' },
+        schema: { operationId: 'getSshKey', summary: 'Get an ssh key', tags, params, response: { 200: ref(SshKey) } },
+      },
+      async (request, reply) => {
+        const row = await getSshKey(deps.sql, request.principal.environment_id, request.params.id)
+        return answerObject(request, reply, showSshKey(row))
+      },
+    )
+
+    app.put(
+      '/v2/ssh_keys/:id',
+      {
+        config: { scope: 'ssh_keys:write', problems: ['precondition_failed'] },
+        schema: {
+          operationId: 'updateSshKey',
+          summary: 'Rename an ssh key, or make it a default',
+          tags,
+          params,
+          body: ref(SshKeyUpdate),
+          response: { 200: ref(SshKey) },
+        },
+      },
+      async (request, reply) => {
+        const { principal, params, body, headers } = request
+        const row = await updateSshKey(deps, principal, params.id, body, headers['if-match'])
+        return answerObject(request, reply, showSshKey(row))
+      },
+    )
+
+    app.delete(
+      '/v2/ssh_keys/:id',
+      {
+        config: { scope: 'ssh_keys:write', problems: ['precondition_failed'] },
+        schema: {
+          operationId: 'deleteSshKey',
+          summary: 'Remove an ssh key',
+          description: 'Instances keep the keys that they were made with.',
+          tags,
+          params,
+          response: { 204: NoContent('It is gone.') },
+        },
+      },
+      async (request, reply) => {
+        await deleteSshKey(deps, request.principal, request.params.id, request.headers['if-match'])
+        return reply.code(204).send()
+      },
+    )
+  },
+}

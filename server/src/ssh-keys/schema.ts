@@ -1,0 +1,46 @@
+import { Type } from 'typebox'
+import { PageOf } from '../http/list.ts'
+import { Id, Text, Timestamp } from '../http/schemas.ts'
+
+const name = Text({ minLength: 1, maxLength: 63, description: 'Name for people.', examples: ['laptop'] })
+const isDefault = Type.Boolean({ description: 'Whether new instances that name no keys get this one.' })
+
+export const SshKey = Type.Object(
+  {
+    id: Id('ssh', 'Identifier.'),
+    name,
+    public_key: Type.String({ description: 'The key as OpenSSH writes it: type, base64, comment.' }),
+    fingerprint: Type.String({
+      description: 'SHA-256 of the key, as `ssh-keygen -l` prints it.',
+      examples: ['SHA256:tOoR+J72TEHlgc8v6VaciMFIR4hkGHkBkbNxJGym1Ns'],
+    }),
+    default: isDefault,
+    created_at: Timestamp('When it was added.'),
+  },
+  {
+    $id: 'SshKey',
+    description: 'A public key that may log in to instances made with it.',
+    additionalProperties: false,
+  },
+)
+
+export const SshKeyPage = PageOf(SshKey)
+
+export const SshKeyCreate = Type.Object(
+  {
+    name,
+    public_key: Type.String({
+      minLength: 1,
+      maxLength: 16_384,
+      description: 'A line of an OpenSSH .pub file: ed25519, ECDSA, RSA from 2048 bits, or a security key of these.',
+      examples: ['ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJAvUz5v+WDvi0MkJzWKBLmY1XlFT1gqZp9Q9eS1oezI me@laptop'],
+    }),
+    default: Type.Optional({ ...isDefault, default: false }),
+  },
+  { $id: 'SshKeyCreate', description: 'A key to add.', additionalProperties: false },
+)
+
+export const SshKeyUpdate = Type.Object(
+  { name: Type.Optional(name), default: Type.Optional(isDefault) },
+  { $id: 'SshKeyUpdate', description: 'What to change; what is left out stays.', additionalProperties: false },
+)

@@ -1,0 +1,114 @@
+import type { Static } from 'typebox'
+import type { Query, Sql } from '../db/database.ts'
+import type { Deps, Principal } from '../deps.ts'
+import { checkIfMatch } from '../http/etag.ts'
+import { type Window, windowSql } from '../http/list.ts'
+import { ApiError, notFound, validationFailed } from '../lib/errors.ts'
+import { newId } from '../lib/id.ts'
+import { timestamp } from '../lib/timestamp.ts'
+import { parsePublicKey } from './public-key.ts'
+import type { SshKey, SshKeyCreate, SshKeyUpdate } from './schema.ts'
+
+export type SshKeyRow = {
+  id: string
+  ordinal: number
+  name: string
+  public_key: string
+  fingerprint: string
+  is_default: boolean
+  created_at: Date
+}
+
+/** A row as the API shows it. */
+export function showSshKey(row: SshKeyRow): Static<typeof SshKey> {
+  const { id, name, public_key, fingerprint } = row
+  return { id, name, public_key, fingerprint, default: row.is_default, created_at: timestamp(row.created_at) }
+}
+
+export async function listSshKeys(sql: Sql, environmentId: string, window: Window): Promise<SshKeyRow[]> {
+  return sql<SshKeyRow[]>`select * from ssh_keys where environment_id = ${environmentId} ${windowSql(sql, window)}`
+}
+
+/** Throws `not_found`. */
+export async function getSshKey(query: Query, environmentId: string, id: string): Promise<SshKeyRow> {
+  const [row] = await query<SshKeyRow[]>`select * from ssh_keys where environment_id = ${environmentId} and id = ${id}`
+  if (!row) throw notFound('ssh key', id)
+  return row
+}
+
+/** The keys with these ids, or all that are `default`; ids that are not here are left out. */
+export async function findKeys(
+  query: Query,
+  environmentId: string,
+  ids: string[] | 'default',
+): Promise<{ id: string; public_key: string }[]> {
+  return query<{ id: string; public_key: string }[]>`
+    select id, public_key from ssh_keys
+    where environment_id = ${environmentId} and ${ids === 'default' ? query`is_default` : query`id = any(${ids})`}
+    order by ordinal`
+}
+
+/** Throws `validation_failed` for a text that is no key, `already_exists` for one that is here. */
+export async function createSshKey(
+  deps: Deps,
+  { environment_id }: Pick<Principal, 'environment_id'>,
+  body: Static<typeof SshKeyCreate>,
+): Promise<SshKeyRow> {
+  const key = parsePublicKey(body.public_key)
+  if ('message' in key) {
+    throw validationFailed([{ pointer: '/public_key', code: key.code, message: `public_key ${key.message}.` }])
+  }
+  const [row] = await deps.sql<SshKeyRow[]>`
+    insert into ssh_keys (environment_id, id, name, public_key, fingerprint, is_default, created_at)
+    values (${environment_id}, ${newId('ssh', deps.random)}, ${body.name}, ${key.line}, ${key.fingerprint},
+            ${body.default ?? false}, environment_now(${environment_id}))
+    on conflict (environment_id, fingerprint) do nothing returning *`
+  if (row) return row
+  const [other] = await deps.sql<{ id: string }[]>`
+    select id from ssh_keys where environment_id = ${environment_id} and fingerprint = ${key.fingerprint}`
+  throw new ApiError(
+    'already_exists',
+    `This key is here already, as ${other?.id}. Use that one, or change it by PUT.`,
+    {
+      extensions: { existing_id: other?.id },
+    },
+  )
+}
+
+/** Changes name and default; the key itself stays what it is. */
+export async function updateSshKey(
+  deps: Deps,
+  principal: Principal,
+  id: string,
+  change: Static<typeof SshKeyUpdate>,
+  ifMatch: string | undefined,
+): Promise<SshKeyRow> {
+  const { environment_id } = principal
+  return deps.sql.begin(async (tx) => {
+    const [before] = await tx<SshKeyRow[]>`
+      select * from ssh_keys where environment_id = ${environment_id} and id = ${id} for update`
+    if (!before) throw notFound('ssh key', id)
+    checkIfMatch(ifMatch, showSshKey(before))
+    const [row] = await tx<SshKeyRow[]>`
+      update ssh_keys set name = ${change.name ?? before.name}, is_default = ${change.default ?? before.is_default}
+      where environment_id = ${environment_id} and id = ${id} returning *`
+    return row!
+  })
+}
+
+/** Instances keep the keys that they were made with. */
+export async function deleteSshKey(
+  deps: Deps,
+  principal: Principal,
+  id: string,
+  ifMatch: string | undefined,
+): Promise<void> {
+  const { environment_id } = principal
+  await deps.sql.begin(async (tx) => {
+    const [before] = await tx<SshKeyRow[]>`
+      select * from ssh_keys where environment_id = ${environment_id} and id = ${id} for update`
+    if (!before) throw notFound('ssh key', id)
+    checkIfMatch(ifMatch, showSshKey(before))
+    await tx`delete from ssh_keys where environment_id = ${environment_id} and id = ${id}`
+  })
+}

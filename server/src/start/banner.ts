@@ -1,0 +1,109 @@
+import { isIP } from 'node:net'
+import type { Config, Plan } from '../config.ts'
+import type { Hypervisor } from '../drivers/driver.ts'
+import type { Limits } from './host.ts'
+import { MACHINE_OVERHEAD_BYTES } from './host.ts'
+import { isLoopback } from './settings.ts'
+
+export type BannerFacts = {
+  config: Config
+  hypervisor: Hypervisor
+  database: string
+  limits: Limits
+  public_addresses: string
+  /** Port of a machine's ssh server on its public address. */
+  ssh_port: number
+  credentials_file: string
+  ssh_key_file: string
+  seconds: number
+}
+
+/** One screen: where things are, what this host can do, and a line that makes a first instance. */
+export function banner(facts: BannerFacts): string {
+  const { config, hypervisor, limits } = facts
+  const url = config.public_url
+  const rows: [string, string][] = [
+    ['API', url],
+    ['Console', `${url}/console`],
+    ['Documents', `${url}/openapi.json`],
+    ...remoteNote(config),
+    ['Keys', facts.credentials_file],
+    ['Region', config.region.id],
+    ['Hypervisor', `${hypervisor.name}, ${hypervisor.accelerator.toUpperCase()}`],
+    ['', hypervisor.reason],
+    ['Database', facts.database],
+    ['Capacity', `${limits.vcpus} vCPUs, ${gib(limits.memory_bytes)} memory, ${gib(limits.disk_bytes)} disk`],
+    ...config.plans.flatMap((plan) => planNote(plan, limits)),
+    [
+      'Addresses',
+      `${facts.public_addresses}${isLoopback(facts.public_addresses.split('/')[0]!) ? ', reachable from this host' : ''}`,
+    ],
+    ['Log in', sshLine(facts)],
+    ['Images', `from the public internet${config.image_allow.map((range) => ` and ${range}`).join('')}`],
+  ]
+  const width = Math.max(...rows.map(([name]) => name.length))
+  return [
+    '',
+    `CloudNexus ${config.version} is ready, after ${facts.seconds.toFixed(1)} s.`,
+    '',
+    ...rows.map(([name, text]) => `  ${name.padEnd(width)}  ${text}`),
+    '',
+    'A first instance:',
+    '',
+    firstInstance(facts),
+    '',
+    'Ctrl-C stops the control plane; machines run on, and the next start adopts them.',
+    '',
+    '',
+  ].join('\n')
+}
+
+/** A command that works when it is pasted; it reads the key from its file instead of showing it. */
+export function firstInstance({ config, credentials_file }: BannerFacts): string {
+  const body = {
+    region: config.region.id,
+    plan: config.plans[0]!.id,
+    image: 'micro-linux',
+    network: { assign_public_ip: true },
+  }
+  const key = `$(sed -n 's/.*"live_key": "\\(.*\\)".*/\\1/p' ${quote(credentials_file)})`
+  return [
+    `  curl -s ${quote(`${config.public_url}/v2/instances`)} \\`,
+    `    -H "Authorization: Bearer ${key}" \\`,
+    `    -H 'Content-Type: application/json' \\`,
+    `    -d ${quote(JSON.stringify(body))}`,
+  ].join('\n')
+}
+
+function sshLine({ ssh_key_file, ssh_port }: BannerFacts): string {
+  const port = ssh_port === 22 ? '' : `-p ${ssh_port} `
+  return `ssh -i ${quote(ssh_key_file)} -o StrictHostKeyChecking=accept-new ${port}root@PUBLIC_IP`
+}
+
+function planNote(plan: Plan, limits: Limits): [string, string][] {
+  const lacking = [
+    plan.vcpus > limits.vcpus ? 'vCPUs' : '',
+    plan.memory_bytes + MACHINE_OVERHEAD_BYTES > limits.memory_bytes ? 'memory' : '',
+    plan.disk_bytes > limits.disk_bytes ? 'disk' : '',
+  ].filter((name) => name !== '')
+  return lacking.length === 0 ? [] : [['', `too little ${lacking.join(' and ')} for ${plan.id}`]]
+}
+
+function remoteNote(config: Config): [string, string][] {
+  if (isLoopback(config.host)) return []
+  return [
+    [
+      '',
+      `listening on ${isIP(config.host) === 6 ? `[${config.host}]` : config.host}:${config.port} without TLS; --public-url sets the address in links`,
+    ],
+  ]
+}
+
+function gib(bytes: number): string {
+  return `${(bytes / 2 ** 30).toFixed(1)} GiB`
+}
+
+/** For a POSIX shell: as it is when it is plain, else in single quotes. */
+export function quote(text: string): string {
+  return /^[\w./:@%+=,-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`
+}

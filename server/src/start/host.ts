@@ -1,0 +1,50 @@
+import { readFileSync } from 'node:fs'
+import { availableParallelism, totalmem } from 'node:os'
+import type { Settings } from '../config.ts'
+import { freeBytes } from './data-dir.ts'
+import type { Installation } from './installation.ts'
+
+const MIB = 2 ** 20
+const GIB = 2 ** 30
+/** Beside the plan's memory, what one machine costs its host. */
+export const MACHINE_OVERHEAD_BYTES = 128 * MIB
+
+export type HostFacts = { cores: number; memory_bytes: number; free_disk_bytes: number }
+export type Limits = { vcpus: number; memory_bytes: number; disk_bytes: number }
+
+/** What this host has. */
+export function hostFacts(dataDir: string): HostFacts {
+  return { cores: availableParallelism(), memory_bytes: totalmem(), free_disk_bytes: freeBytes(dataDir) }
+}
+
+/**
+ * What instances may take of the host together. Unless configured, an eighth of the memory (at least 512 MiB) stays
+ * with the host; disks are thin, so four times the free space may be promised.
+ */
+export function limitsOf(capacity: Settings['capacity'], host: HostFacts): Limits {
+  const reserve = Math.max(GIB / 2, Math.floor(host.memory_bytes / 8))
+  return {
+    vcpus: host.cores * capacity.vcpus_per_core,
+    memory_bytes: capacity.memory_bytes ?? Math.max(0, host.memory_bytes - reserve),
+    disk_bytes: capacity.disk_bytes ?? 4 * host.free_disk_bytes,
+  }
+}
+
+/**
+ * The first of the user ids that machines run as; null when we are not root, or in a user namespace (a container) that
+ * lacks these ids: then they run as we do.
+ */
+export function machineUid(
+  { first_machine_uid }: Pick<Installation, 'first_machine_uid'>,
+  isRoot = process.getuid?.() === 0,
+  uidMap = readFileSync('/proc/self/uid_map', 'utf8'),
+): number | null {
+  const ranges = uidMap
+    .trim()
+    .split('\n')
+    .map((line) => line.trim().split(/\s+/).map(Number))
+  const isMapped = ranges.some(
+    ([first = 0, , count = 0]) => first <= first_machine_uid && first_machine_uid + 60_000 <= first + count,
+  )
+  return isRoot && isMapped ? first_machine_uid : null
+}

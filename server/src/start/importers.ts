@@ -1,0 +1,17 @@
+import { existsSync, readdirSync } from 'node:fs'
+import { join } from 'node:path'
+import { endLeftovers } from '../images/importer/children.ts'
+import { runningImporter } from '../images/process.ts'
+import { signal } from '../lib/processes.ts'
+
+/** Ends the image importers of a data directory that still run, and whatever they have started. */
+export async function endImporters(dataDir: string): Promise<void> {
+  const folder = join(dataDir, 'imports')
+  if (!existsSync(folder)) return
+  for (const name of readdirSync(folder)) {
+    const job = join(folder, name)
+    const importer = runningImporter(job)
+    if (importer) signal(importer, 'SIGKILL')
+    await endLeftovers(job)
+  }
+}

@@ -1,0 +1,87 @@
+import { spawn } from 'node:child_process'
+import { createHash } from 'node:crypto'
+import {
+  existsSync,
+  globSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs'
+import { join } from 'node:path'
+import type { MachineImage } from '../drivers/driver.ts'
+import { StartupError } from '../lib/errors.ts'
+import { readFileOrNull } from './files.ts'
+
+const RECIPES = join(import.meta.dirname, '../../../images')
+/** The image that every installation has, and that proves the accelerator. */
+export const MICRO_LINUX = { id: 'img_microlinux', recipe: 'micro-linux' }
+const DIGEST_FILE = 'recipe-digest'
+const DEADLINE_MS = 10 * 60_000
+
+/**
+ * Builds micro-linux into <data-dir>/images, unless it is there and its recipe unchanged. Disks of instances are
+ * written on top of the image's, so a new recipe replaces an old image only while there are no instances.
+ */
+export async function ensureMicroLinux(dataDir: string, say: (line: string) => void): Promise<MachineImage> {
+  const folder = join(dataDir, 'images', MICRO_LINUX.id)
+  const digest = recipeDigest(MICRO_LINUX.recipe)
+  const isBuilt = existsSync(join(folder, 'manifest.json'))
+  // One without a digest was put there by the operator, and stays.
+  const isCurrent = isBuilt && (readFileOrNull(join(folder, DIGEST_FILE)) ?? digest) === digest
+  if (!isBuilt || (!isCurrent && !hasInstances(dataDir))) await build(folder, digest, say)
+  const manifest = JSON.parse(readFileSync(join(folder, 'manifest.json'), 'utf8')) as MachineImage
+  const { boot, seed, ready_signal } = manifest
+  return { id: MICRO_LINUX.id, folder: MICRO_LINUX.id, boot, seed, ready_signal }
+}
+
+async function build(folder: string, digest: string, say: (line: string) => void): Promise<void> {
+  const fresh = `${folder}.new`
+  rmSync(fresh, { recursive: true, force: true })
+  mkdirSync(fresh, { recursive: true, mode: 0o755 })
+  say('building the micro-linux image')
+  await runRecipe(join(RECIPES, MICRO_LINUX.recipe, 'build.sh'), fresh, say)
+  writeFileSync(join(fresh, DIGEST_FILE), digest)
+  rmSync(folder, { recursive: true, force: true })
+  renameSync(fresh, folder)
+}
+
+function runRecipe(script: string, folder: string, say: (line: string) => void): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const child = spawn('bash', [script, folder], { stdio: ['ignore', 'pipe', 'pipe'], timeout: DEADLINE_MS })
+    let errors = ''
+    let line = ''
+    child.stdout.setEncoding('utf8').on('data', (chunk: string) => {
+      const lines = (line + chunk).split('\n')
+      line = lines.pop()!
+      for (const text of lines) say(`  ${text.replace(/^progress [\d.]+ /, '')}`)
+    })
+    child.stderr.setEncoding('utf8').on('data', (chunk: string) => {
+      errors = (errors + chunk).slice(-2_000)
+    })
+    child.on('error', (error) => reject(new StartupError(`The micro-linux image cannot be built: ${error.message}`)))
+    child.on('close', (code) => {
+      if (code === 0) return resolve()
+      const reason = errors.trim().split('\n').slice(-3).join('\n') || 'it took longer than 10 minutes'
+      reject(new StartupError(`The micro-linux image cannot be built: ${reason}`))
+    })
+  })
+}
+
+function hasInstances(dataDir: string): boolean {
+  const folder = join(dataDir, 'instances')
+  return existsSync(folder) && readdirSync(folder).some((name) => name.startsWith('inst_'))
+}
+
+/** Of everything that goes into the image from this repository. */
+function recipeDigest(recipe: string): string {
+  const files = globSync(['lib.sh', 'initrd/**', `${recipe}/**`], { cwd: RECIPES })
+    .filter((name) => statSync(join(RECIPES, name)).isFile())
+    .sort()
+  const hash = createHash('sha256')
+  for (const name of files) hash.update(`${name}\0`).update(readFileSync(join(RECIPES, name)))
+  return hash.digest('hex')
+}

@@ -1,0 +1,221 @@
+/**
+ * Every setting there is. The command line, the environment, config.json, --help and the table in the README all come
+ * from this one list.
+ */
+import { isIP } from 'node:net'
+import { parseRange } from '../lib/outbound.ts'
+
+export type Setting = {
+  /** Path in config.json and in `Config`. */
+  key: string
+  flag?: string
+  env?: string
+  /** What stands for the value in --help. */
+  value: string
+  /** As shown to people; the real default is in config.ts. */
+  default: string
+  help: string
+  /** Text of a flag or variable → value; throws an Error that says what is expected. */
+  parse?: (text: string) => unknown
+}
+
+export const SETTINGS: Setting[] = [
+  {
+    key: 'port',
+    flag: '--port',
+    env: 'CLOUDNEXUS_PORT',
+    value: 'NUMBER',
+    default: '8080',
+    help: 'Port of the API; 0 takes any free one',
+    parse: integer(0, 65_535),
+  },
+  {
+    key: 'host',
+    flag: '--host',
+    env: 'CLOUDNEXUS_HOST',
+    value: 'ADDRESS',
+    default: '127.0.0.1',
+    help: 'Address to listen on; 0.0.0.0 or :: for all',
+    parse: host,
+  },
+  {
+    key: 'data_dir',
+    flag: '--data-dir',
+    env: 'CLOUDNEXUS_DATA_DIR',
+    value: 'FOLDER',
+    default: './data',
+    help: 'Everything this installation keeps; a new or empty folder at the first start',
+    parse: nonEmpty,
+  },
+  {
+    key: 'public_url',
+    flag: '--public-url',
+    env: 'CLOUDNEXUS_PUBLIC_URL',
+    value: 'URL',
+    default: 'from host and port',
+    help: 'Base of the links in answers',
+    parse: publicUrl,
+  },
+  {
+    key: 'log_level',
+    flag: '--log-level',
+    env: 'CLOUDNEXUS_LOG_LEVEL',
+    value: 'LEVEL',
+    default: 'info',
+    help: 'debug, info, warn or error',
+    parse: oneOf('debug', 'info', 'warn', 'error'),
+  },
+  {
+    key: 'database_url',
+    env: 'DATABASE_URL',
+    value: 'URL',
+    default: 'embedded PostgreSQL',
+    help: 'A PostgreSQL (15 or newer) of your own',
+    parse: databaseUrl,
+  },
+  {
+    key: 'accelerator',
+    env: 'CLOUDNEXUS_ACCEL',
+    value: 'NAME',
+    default: 'auto',
+    help: 'kvm, tcg, or auto: KVM if it is proven to work',
+    parse: oneOf('auto', 'kvm', 'tcg'),
+  },
+  {
+    key: 'capacity.vcpus_per_core',
+    env: 'CLOUDNEXUS_VCPUS_PER_CORE',
+    value: 'NUMBER',
+    default: '8',
+    help: 'Virtual CPUs handed out for each core of the host',
+    parse: integer(1, 1_000),
+  },
+  {
+    key: 'capacity.memory_bytes',
+    env: 'CLOUDNEXUS_MEMORY_BYTES',
+    value: 'BYTES',
+    default: 'what the host has, less a reserve',
+    help: 'Memory for instances',
+    parse: integer(0, Number.MAX_SAFE_INTEGER),
+  },
+  {
+    key: 'capacity.disk_bytes',
+    env: 'CLOUDNEXUS_DISK_BYTES',
+    value: 'BYTES',
+    default: 'what the host has, less a reserve',
+    help: 'Disk space for instances',
+    parse: integer(0, Number.MAX_SAFE_INTEGER),
+  },
+  {
+    key: 'public_addresses',
+    env: 'CLOUDNEXUS_PUBLIC_ADDRESSES',
+    value: 'CIDR',
+    default: 'a loopback block of its own',
+    help: 'IPv4 range that public addresses of live instances come from',
+    parse: ipv4Range,
+  },
+  {
+    key: 'image_allow',
+    env: 'CLOUDNEXUS_IMAGE_ALLOW',
+    value: 'CIDR,…',
+    default: '127.0.0.0/8 on a loopback host, else none',
+    help: 'Addresses beyond the public internet from which images may be fetched',
+    parse: ranges,
+  },
+  {
+    key: 'image_max_bytes',
+    env: 'CLOUDNEXUS_IMAGE_MAX_BYTES',
+    value: 'BYTES',
+    default: '20 GiB',
+    help: 'Largest image, as a file and as a disk',
+    parse: integer(1, Number.MAX_SAFE_INTEGER),
+  },
+  {
+    key: 'image_stall_timeout_seconds',
+    env: 'CLOUDNEXUS_IMAGE_STALL_TIMEOUT_SECONDS',
+    value: 'SECONDS',
+    default: '60',
+    help: 'An image source that makes no progress for so long has failed',
+    parse: integer(1, 3_600),
+  },
+  { key: 'region', value: '{ id, name }', default: 'us-east-1', help: 'The region that this host is' },
+  {
+    key: 'plans',
+    value: '[{ id, vcpus, memory_bytes, disk_bytes }]',
+    default: 'micro-1x, standard-1x to -8x',
+    help: 'Sizes of instances',
+  },
+  {
+    key: 'mirrors',
+    value: '{ ubuntu: { url, keyring, fingerprints } }',
+    default: "the publisher's own",
+    help: 'Where catalogue images are fetched, and the keys that may sign their lists',
+  },
+]
+
+/** 'localhost' and the loopback addresses. */
+export function isLoopback(address: string): boolean {
+  return address === 'localhost' || address === '::1' || (isIP(address) === 4 && address.startsWith('127.'))
+}
+
+function integer(min: number, max: number): (text: string) => number {
+  return (text) => {
+    const value = /^\d{1,16}$/.test(text) ? Number(text) : Number.NaN
+    if (value >= min && value <= max) return value
+    throw new Error(max === Number.MAX_SAFE_INTEGER ? 'a whole number' : `a whole number from ${min} to ${max}`)
+  }
+}
+
+function oneOf(...names: string[]): (text: string) => string {
+  return (text) => {
+    if (names.includes(text)) return text
+    throw new Error(`one of ${names.join(', ')}`)
+  }
+}
+
+function nonEmpty(text: string): string {
+  if (text === '' || text.includes('\0')) throw new Error('the name of a folder')
+  return text
+}
+
+function host(text: string): string {
+  const bare = text.replace(/^\[(.*)\]$/, '$1')
+  if (isIP(bare) || /^(?=.*[a-z])[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$/i.test(bare)) return bare
+  throw new Error('an address of this machine, such as 127.0.0.1, ::1 or 0.0.0.0')
+}
+
+function publicUrl(text: string): string {
+  const url = URL.parse(text)
+  const plain = url && /^https?:$/.test(url.protocol) && !url.username && !url.password && !/[?#]/.test(text)
+  if (!plain) throw new Error('an http:// or https:// address without a query')
+  return url.href.replace(/\/+$/, '')
+}
+
+function databaseUrl(text: string): string {
+  const url = URL.parse(text.replace('@/', '@localhost/'))
+  if (url && /^postgres(ql)?:$/.test(url.protocol) && url.pathname.length > 1) return text
+  throw new Error('postgres://user:password@host:5432/database')
+}
+
+function ipv4Range(text: string): string {
+  if (isRange(text) && text.includes('/') && isIP(text.split('/')[0]!) === 4) return text
+  throw new Error('an IPv4 range such as 203.0.113.0/28')
+}
+
+function ranges(text: string): string[] {
+  const list = text
+    .split(',')
+    .map((part) => part.trim())
+    .filter((part) => part !== '')
+  if (list.every(isRange)) return list
+  throw new Error('address ranges such as 10.0.0.0/8, with commas between them')
+}
+
+/** True for a CIDR or a single address. */
+export function isRange(text: string): boolean {
+  try {
+    parseRange(text)
+    return true
+  } catch {
+    return false
+  }
+}

@@ -1,0 +1,52 @@
+import { generateKeyPairSync } from 'node:crypto'
+import { existsSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import type { Random } from '../lib/random.ts'
+
+const TYPE = 'ssh-ed25519'
+const COMMENT = 'cloudnexus'
+
+/** The key pair that lets the operator log in to every machine; made at the first start. */
+export function openSshKey(dataDir: string, random: Random): { private_key_file: string; public_key: string } {
+  const folder = join(dataDir, 'ssh')
+  const file = join(folder, 'id_ed25519')
+  if (!existsSync(folder)) {
+    const fresh = `${folder}.new`
+    const { private_key, public_key } = newSshKey(random)
+    rmSync(fresh, { recursive: true, force: true })
+    mkdirSync(fresh, { mode: 0o700 })
+    writeFileSync(join(fresh, 'id_ed25519'), private_key, { mode: 0o600 })
+    writeFileSync(join(fresh, 'id_ed25519.pub'), `${public_key}\n`, { mode: 0o644 })
+    renameSync(fresh, folder)
+  }
+  return { private_key_file: file, public_key: readFileSync(`${file}.pub`, 'utf8').trim() }
+}
+
+/**
+ * An Ed25519 pair in OpenSSH's own format (PROTOCOL.key in its sources). Not by ssh-keygen, which refuses to work for a
+ * user id without a name, as containers have them.
+ */
+export function newSshKey(random: Random): { private_key: string; public_key: string } {
+  const { x = '', d = '' } = generateKeyPairSync('ed25519').privateKey.export({ format: 'jwk' })
+  const [point, seed] = [Buffer.from(x, 'base64url'), Buffer.from(d, 'base64url')]
+  const blob = Buffer.concat([field(TYPE), field(point)])
+  const check = random.bytes(4)
+  const secret = [check, check, field(TYPE), field(point), field(Buffer.concat([seed, point])), field(COMMENT)]
+  const padding = Uint8Array.from({ length: (8 - (Buffer.concat(secret).length % 8)) % 8 }, (_, i) => i + 1)
+  const one = Buffer.from([0, 0, 0, 1])
+  const head = [Buffer.from('openssh-key-v1\0'), field('none'), field('none'), field(''), one, field(blob)]
+  const whole = Buffer.concat([...head, field(Buffer.concat([...secret, padding]))])
+  const lines = whole.toString('base64').match(/.{1,70}/g)!
+  return {
+    private_key: ['-----BEGIN OPENSSH PRIVATE KEY-----', ...lines, '-----END OPENSSH PRIVATE KEY-----', ''].join('\n'),
+    public_key: `${TYPE} ${blob.toString('base64')} ${COMMENT}`,
+  }
+}
+
+/** With its length in front (RFC 4251, section 5). */
+function field(content: string | Uint8Array): Buffer {
+  const bytes = Buffer.from(content as string)
+  const length = Buffer.alloc(4)
+  length.writeUInt32BE(bytes.length)
+  return Buffer.concat([length, bytes])
+}

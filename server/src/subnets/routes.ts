@@ -1,0 +1,92 @@
+import { Type } from 'typebox'
+import { answerObject } from '../http/etag.ts'
+import { answerPage, commaList } from '../http/list.ts'
+import { Id, NoContent, ref } from '../http/schemas.ts'
+import type { Resource } from '../http/types.ts'
+import { notFound } from '../lib/errors.ts'
+import { Subnet, SubnetCreate, SubnetPage, subnetFilters } from './schema.ts'
+import { createSubnet, deleteSubnet, findSubnet, listSubnets, showSubnet } from './store.ts'
+
+const tags = ['Subnets']
+const params = Type.Object({ id: Id('sub', 'Identifier of the subnet.') })
+
+export const subnets: Resource = {
+  schemas: [Subnet, SubnetPage, SubnetCreate],
+  routes(app, deps) {
+    app.get(
+      '/v2/subnets',
+      {
+        config: { scope: 'network:read' },
+        schema: {
+          operationId: 'listSubnets',
+          summary: 'List subnets',
+          tags,
+          querystring: Type.Object(subnetFilters, { additionalProperties: false }),
+          response: { 200: ref(SubnetPage) },
+        },
+      },
+      (request, reply) => {
+        const { environment_id } = request.principal
+        const regions = commaList(request.query.region)
+        return answerPage(
+          deps,
+          request,
+          reply,
+          (window) => listSubnets(deps.sql, environment_id, regions, window),
+          showSubnet,
+        )
+      },
+    )
+
+    app.post(
+      '/v2/subnets',
+      {
+        config: { scope: 'network:write', problems: ['conflict', 'capacity_exhausted'] },
+        schema: {
+          operationId: 'createSubnet',
+          summary: 'Make a subnet',
+          tags,
+          body: ref(SubnetCreate),
+          response: { 201: ref(Subnet) },
+        },
+      },
+      async (request, reply) => {
+        const row = await createSubnet(deps, request.principal, request.body)
+        reply.code(201).header('location', `${deps.config.public_url}/v2/subnets/${row.id}`)
+        return answerObject(request, reply, showSubnet(row))
+      },
+    )
+
+    app.get(
+      '/v2/subnets/:id',
+      {
+        config: { scope: 'network:read' },
+        schema: { operationId: 'getSubnet', summary: 'Get a subnet', tags, params, response: { 200: ref(Subnet) } },
+      },
+      async (request, reply) => {
+        const row = await findSubnet(deps.sql, request.principal.environment_id, request.params.id)
+        if (!row) throw notFound('subnet', request.params.id)
+        return answerObject(request, reply, showSubnet(row))
+      },
+    )
+
+    app.delete(
+      '/v2/subnets/:id',
+      {
+        config: { scope: 'network:write', problems: ['conflict', 'in_use', 'precondition_failed'] },
+        schema: {
+          operationId: 'deleteSubnet',
+          summary: 'Remove a subnet',
+          description: 'Only an empty one, and not the default one.',
+          tags,
+          params,
+          response: { 204: NoContent('It is gone.') },
+        },
+      },
+      async (request, reply) => {
+        await deleteSubnet(deps, request.principal, request.params.id, request.headers['if-match'])
+        return reply.code(204).send()
+      },
+    )
+  },
+}

@@ -1,0 +1,133 @@
+import type { Static } from 'typebox'
+import type { Query, Sql } from '../db/database.ts'
+import type { Deps, Principal } from '../deps.ts'
+import { checkIfMatch } from '../http/etag.ts'
+import { type Window, windowSql } from '../http/list.ts'
+import { ApiError, type FieldError, notFound, validationFailed } from '../lib/errors.ts'
+import { newId } from '../lib/id.ts'
+import { timestamp } from '../lib/timestamp.ts'
+import { cidrFault } from './cidr.ts'
+import type { Subnet, SubnetCreate } from './schema.ts'
+
+export type SubnetRow = {
+  id: string
+  environment_id: string
+  ordinal: number
+  region: string
+  name: string
+  /** As text: `10.1.0.0/24`. */
+  range: string
+  pool_id: string
+  segment: number | null
+  is_default: boolean
+  created_at: Date
+}
+
+/** A row as the API shows it. */
+export function showSubnet(row: SubnetRow): Static<typeof Subnet> {
+  const { id, name, region, range, is_default } = row
+  return { id, name, region, cidr: range, is_default, created_at: timestamp(row.created_at) }
+}
+
+export async function listSubnets(
+  sql: Sql,
+  environmentId: string,
+  regions: string[] | null,
+  window: Window,
+): Promise<SubnetRow[]> {
+  const filter = regions ? sql`and region = any(${regions})` : sql``
+  return sql<
+    SubnetRow[]
+  >`select * from subnets where environment_id = ${environmentId} ${filter} ${windowSql(sql, window)}`
+}
+
+/** Null when there is none with this id in the environment. */
+export async function findSubnet(query: Query, environmentId: string, id: string): Promise<SubnetRow | null> {
+  const [row] = await query<SubnetRow[]>`select * from subnets where environment_id = ${environmentId} and id = ${id}`
+  return row ?? null
+}
+
+/** Throws `validation_failed`, or `conflict` for a range that another subnet of the environment has. */
+export async function createSubnet(
+  deps: Deps,
+  principal: Principal,
+  body: Static<typeof SubnetCreate>,
+): Promise<SubnetRow> {
+  const { environment_id, mode } = principal
+  checkBody(deps, body)
+  return deps.sql.begin(async (tx) => {
+    await tx`select pg_advisory_xact_lock(hashtextextended(${`subnets ${environment_id}`}, 0))`
+    const [other] = await tx<SubnetRow[]>`
+      select * from subnets where environment_id = ${environment_id} and range && ${body.cidr}::cidr limit 1`
+    if (other) {
+      const detail = `${body.cidr} overlaps ${other.range} of the subnet ${other.id}. Choose a range of its own.`
+      throw new ApiError('conflict', detail, { extensions: { conflicting_id: other.id } })
+    }
+    const id = newId('sub', deps.random)
+    const pool = `subnet:${environment_id}:${id}`
+    await tx`insert into address_pools (id, range) values (${pool}, ${body.cidr})`
+    const segment = mode === 'live' ? await freeSegment(tx) : null
+    const [row] = await tx<SubnetRow[]>`
+      insert into subnets (environment_id, id, region, name, range, pool_id, segment, created_at)
+      values (${environment_id}, ${id}, ${body.region}, ${body.name}, ${body.cidr}, ${pool}, ${segment},
+              environment_now(${environment_id}))
+      returning *`
+    return row!
+  })
+}
+
+function checkBody(deps: Deps, body: Static<typeof SubnetCreate>): void {
+  const errors: FieldError[] = []
+  if (!deps.regions.some((region) => region.id === body.region)) {
+    const message = `There is no region ${JSON.stringify(body.region)}; GET /v2/regions lists them.`
+    errors.push({ pointer: '/region', code: 'unknown', message })
+  }
+  const fault = cidrFault(body.cidr)
+  if (fault) errors.push({ pointer: '/cidr', code: fault.code, message: `cidr ${fault.message}.` })
+  if (errors.length > 0) throw validationFailed(errors)
+}
+
+/** A number of a private network on the host that no subnet has; the sequence comes round after 16,000. */
+async function freeSegment(query: Query): Promise<number> {
+  const [free] = await query<{ segment: number }[]>`
+    select segment from (select nextval('subnet_segments')::integer as segment from generate_series(1, 16000)) next
+    where not exists (select from subnets where subnets.segment = next.segment) limit 1`
+  if (free) return free.segment
+  const detail = 'This installation has no room for another private network. Remove a subnet first.'
+  throw new ApiError('capacity_exhausted', detail, {
+    extensions: { scope: 'host', limit: 16_000, used: 16_000, retryable: true, alternatives: [] },
+  })
+}
+
+/** Throws `not_found`, `conflict` for the default subnet, `in_use` while instances are in it. */
+export async function deleteSubnet(
+  deps: Deps,
+  { environment_id }: Principal,
+  id: string,
+  ifMatch: string | undefined,
+): Promise<void> {
+  await deps.sql.begin(async (tx) => {
+    // An instance that is being created holds the row by its foreign key: this waits for it.
+    const [row] = await tx<SubnetRow[]>`
+      select * from subnets where environment_id = ${environment_id} and id = ${id} for update`
+    if (!row) throw notFound('subnet', id)
+    checkIfMatch(ifMatch, showSubnet(row))
+    if (row.is_default)
+      throw new ApiError('conflict', 'This is the default subnet of its region; it cannot be removed.')
+    const [held] = await tx<{ count: number; terminated: number }[]>`
+      select count(*), count(*) filter (where status = 'terminated') as terminated
+      from instances where environment_id = ${environment_id} and subnet_id = ${id}`
+    if (held!.count > 0) throw inUse(held!.count, held!.terminated)
+    await tx`delete from subnets where environment_id = ${environment_id} and id = ${id}`
+    await tx`delete from addresses where pool_id = ${row.pool_id}`
+    await tx`delete from address_pools where id = ${row.pool_id}`
+  })
+}
+
+function inUse(count: number, terminated: number): ApiError {
+  const detail =
+    count > terminated
+      ? `${count - terminated} instances are in the subnet. Terminate them first.`
+      : 'Instances that were in the subnet can still be read for a day after they were terminated. Try again then.'
+  return new ApiError('in_use', detail)
+}
