@@ -19,6 +19,8 @@ export type Listener = { unlisten(): Promise<void> }
 export type Sql = Query & {
   /** Runs the function in a transaction: commits when it resolves, rolls back when it rejects. */
   begin<T>(body: (tx: Transaction) => T | Promise<T>): Promise<Awaited<T>>
+  /** The same, bound to one environment: nothing of another tenant can be read or written through it. */
+  as(environmentId: string): Sql
   /** A connection of one's own, for what lives as long as a session; to be released. */
   reserve(): Promise<Query & { release(): void }>
   /** Calls back at each notification. After a lost connection `gap` is called: something may have been missed. */
@@ -73,7 +75,8 @@ export function connect(options: { url: string; max: number; name: string }): Sq
 
   const listening = createListening(config)
   const sql = createQuery((compiled) => run(pool, compiled))
-  return Object.assign(sql, {
+  const whole: Sql = Object.assign(sql, {
+    as: () => whole,
     async begin<T>(body: (tx: Transaction) => T | Promise<T>): Promise<Awaited<T>> {
       const client = await checkout()
       const tx = Object.assign(
@@ -109,6 +112,7 @@ export function connect(options: { url: string; max: number; name: string }): Sq
       await Promise.race([pool.end(), systemClock.sleep(timeout * 1000)])
     },
   })
+  return whole
 }
 
 /** Prepared once per connection and text; a name is what makes node-postgres do so. */
