@@ -23,7 +23,7 @@ if (unknown.length > 0) fail(`There is no option ${unknown.join(', ')}: npm test
 type Stage = { name: string; args: string[] }
 
 const folder = mkdtempSync(join(tmpdir(), 'cnt-'))
-chmodSync(folder, 0o755) // users of machines walk through it
+chmodSync(folder, 0o1777) // as the temporary folder that it stands for: other users walk through it and make theirs
 process.env.TMPDIR = folder
 const begin = performance.now()
 let running: ChildProcess | null = null
