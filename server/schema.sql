@@ -37,9 +37,41 @@ create table api_keys (
   constraint api_keys_environment_id_fkey FOREIGN KEY (environment_id) REFERENCES environments(id)
 );
 
+create table audit_log (
+  environment_id text not null,
+  sequence bigint not null,
+  id text not null,
+  created_at timestamp with time zone not null,
+  key_id text not null,
+  address text,
+  request_id text not null,
+  req_id text not null,
+  action text not null,
+  resource text,
+  outcome text not null,
+  status integer not null,
+  code text,
+  before jsonb,
+  after jsonb,
+  digest bytea not null,
+  hash bytea not null,
+  constraint audit_log_pkey PRIMARY KEY (environment_id, sequence),
+  constraint audit_log_id_key UNIQUE (id),
+  constraint audit_log_environment_id_fkey FOREIGN KEY (environment_id) REFERENCES environments(id),
+  constraint audit_log_outcome_check CHECK (outcome = ANY (ARRAY['done'::text, 'refused'::text]))
+);
+
 create table environment_heads (
   environment_id text not null,
   sequence bigint default 0 not null,
+  quota jsonb default '{}'::jsonb not null,
+  used_instances bigint default 0 not null,
+  used_vcpus bigint default 0 not null,
+  used_memory_bytes bigint default 0 not null,
+  used_disk_bytes bigint default 0 not null,
+  used_public_ips bigint default 0 not null,
+  audit_sequence bigint default 0 not null,
+  audit_hash bytea default decode(repeat('00'::text, 32), 'hex'::text) not null,
   constraint environment_heads_pkey PRIMARY KEY (environment_id),
   constraint environment_heads_environment_id_fkey FOREIGN KEY (environment_id) REFERENCES environments(id)
 );
@@ -70,6 +102,20 @@ create table events (
   constraint events_pkey PRIMARY KEY (environment_id, sequence),
   constraint events_id_key UNIQUE (id),
   constraint events_environment_id_fkey FOREIGN KEY (environment_id) REFERENCES environments(id)
+);
+
+create table idempotency_keys (
+  environment_id text not null,
+  method text not null,
+  path text not null,
+  key text not null,
+  request_digest bytea not null,
+  status integer not null,
+  headers jsonb not null,
+  body text,
+  created_at timestamp with time zone default now() not null,
+  constraint idempotency_keys_pkey PRIMARY KEY (environment_id, method, path, key),
+  constraint idempotency_keys_environment_id_fkey FOREIGN KEY (environment_id) REFERENCES environments(id)
 );
 
 create table images (
@@ -241,7 +287,13 @@ create table work (
 
 CREATE INDEX addresses_instance ON public.addresses USING btree (instance_id);
 
+CREATE INDEX audit_log_request ON public.audit_log USING btree (environment_id, request_id);
+
+CREATE INDEX audit_log_resource ON public.audit_log USING btree (environment_id, resource, sequence);
+
 CREATE INDEX events_resource ON public.events USING btree (environment_id, resource_id, sequence);
+
+CREATE INDEX idempotency_keys_age ON public.idempotency_keys USING btree (created_at);
 
 CREATE INDEX instances_image ON public.instances USING btree (image_id) WHERE (status <> 'terminated'::text);
 
@@ -280,6 +332,15 @@ CREATE OR REPLACE FUNCTION public.open_environment_head()
  LANGUAGE plpgsql
 AS $function$ begin insert into environment_heads (environment_id) values (new.id); return null; end $function$;
 
+CREATE OR REPLACE FUNCTION public.refuse_change()
+ RETURNS trigger
+ LANGUAGE plpgsql
+AS $function$ begin raise exception 'entries of % are never changed', tg_table_name; end $function$;
+
 -- Triggers
+
+CREATE TRIGGER append_only BEFORE DELETE OR UPDATE ON audit_log FOR EACH ROW EXECUTE FUNCTION refuse_change();
+
+CREATE TRIGGER append_only_whole BEFORE TRUNCATE ON audit_log FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
 
 CREATE TRIGGER open_head AFTER INSERT ON environments FOR EACH ROW EXECUTE FUNCTION open_environment_head();

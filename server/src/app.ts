@@ -11,13 +11,14 @@
  * Whatever goes wrong ends in one place, `answerError`, as a problem.
  */
 import swagger from '@fastify/swagger'
-import Fastify, { type FastifyReply, type FastifyRequest } from 'fastify'
+import Fastify, { type FastifyError, type FastifyReply, type FastifyRequest } from 'fastify'
+import { auditRefusal } from './audit/refusal.ts'
 import type { Deps } from './deps.ts'
 import { acceptJson, BODY_LIMIT_BYTES, limitBodyTime } from './http/body.ts'
 import { Pagination } from './http/list.ts'
 import { createMethodTable } from './http/methods.ts'
 import { openapiOptions, routeFaults } from './http/openapi.ts'
-import { answerClientError, answerError, Problem } from './http/problem.ts'
+import { answerClientError, answerError, Problem, toApiError } from './http/problem.ts'
 import { type Readiness, serviceRoutes } from './http/service.ts'
 import type { App, Resource, TypeBoxProvider } from './http/types.ts'
 import { buildValidator, schemaError } from './http/validation.ts'
@@ -126,7 +127,12 @@ export async function createApp(deps: Deps, options: AppOptions): Promise<App> {
     route.schema = { querystring: { type: 'object', properties: {}, additionalProperties: false }, ...route.schema }
   })
 
-  app.setErrorHandler(answerError(log))
+  app.setErrorHandler(async (thrown: FastifyError, request, reply) => {
+    await auditRefusal(deps, request, toApiError(thrown)).catch((error: Error) => {
+      log.error({ request_id: request.id, req_id: request.req_id, error: error.message }, 'a refusal was not audited')
+    })
+    return answerError(log)(thrown, request, reply)
+  })
   app.setNotFoundHandler((request) => {
     throw methods.missing(request.url, request.method)
   })

@@ -2,6 +2,7 @@ import { existsSync, readFileSync } from 'node:fs'
 import { join, resolve } from 'node:path'
 import { parseArgs } from 'node:util'
 import { StartupError } from './lib/errors.ts'
+import type { Quotas } from './lib/quota.ts'
 import { closest } from './start/closest.ts'
 import { type ConfigFile, lookUp, readConfigFile } from './start/config-file.ts'
 import { isLoopback, SETTINGS } from './start/settings.ts'
@@ -37,6 +38,8 @@ export type Config = {
     memory_bytes: number | null
     disk_bytes: number | null
   }
+  /** What a project may use in its live and in its test environment; what is not named here has no limit. */
+  quotas: { live: Partial<Quotas>; test: Partial<Quotas> }
   /** Range that live public addresses come from; null: the installation's own loopback block. */
   public_addresses: string | null
   /** CIDRs beyond the public internet from which images may be fetched. */
@@ -80,6 +83,7 @@ const DEFAULTS: Omit<Settings, 'version' | 'image_allow'> = {
   ],
   accelerator: 'auto',
   capacity: { vcpus_per_core: 8, memory_bytes: null, disk_bytes: null },
+  quotas: { live: {}, test: {} },
   public_addresses: null,
   image_max_bytes: 20 * GIB,
   image_stall_timeout_seconds: 60,
@@ -141,7 +145,7 @@ function merge(given: Map<string, unknown>, file: ConfigFile, dataDir: string): 
     const path = key.split('.')
     const last = path.pop()!
     const parent = path.length > 0 ? lookUp(settings, path.join('.')) : settings
-    ;(parent as Record<string, unknown>)[last] = value
+    ;(parent as Record<string, unknown>)[last] = key === 'quotas' ? { ...DEFAULTS.quotas, ...(value as object) } : value
   }
   settings.data_dir = dataDir
   const allowGiven = given.has('image_allow') || file.image_allow !== undefined

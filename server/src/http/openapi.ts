@@ -40,6 +40,8 @@ const TAGS = [
   { name: 'Images', description: 'Disks that machines start from.' },
   { name: 'Subnets', description: 'Private networks.' },
   { name: 'SSH keys', description: 'Who may log in to new machines.' },
+  { name: 'Limits', description: 'What a project may use.' },
+  { name: 'Audit log', description: 'Who changed what.' },
   { name: 'Service', description: 'The service itself.' },
 ]
 
@@ -73,6 +75,7 @@ function problemsOf(route: Route): Set<ErrorCode> {
   if (route.schema?.params) codes.push('not_found')
   if (route.schema?.body) codes.push('malformed_json', 'validation_failed')
   if (route.schema?.body || raw_body) codes.push('request_timeout', 'payload_too_large', 'unsupported_media_type')
+  if (route.method === 'POST') codes.push('idempotency_in_flight', 'idempotency_key_reused')
   return new Set([...codes, ...problems, 'internal_error', 'unavailable'])
 }
 

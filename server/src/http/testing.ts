@@ -34,6 +34,7 @@ export const testConfig: Config = {
   ],
   accelerator: 'auto',
   capacity: { vcpus_per_core: 8, memory_bytes: null, disk_bytes: null },
+  quotas: { live: {}, test: {} },
   public_addresses: null,
   image_allow: [],
   image_max_bytes: 2 ** 20,
@@ -126,7 +127,7 @@ export function caller(app: App, key: string): Call {
         payload: Buffer.isBuffer(body) || typeof body === 'string' ? body : JSON.stringify(body),
       }),
     })
-    const json = /json/.test(String(response.headers['content-type'])) && response.body !== ''
+    const json = /[/+]json\b/.test(String(response.headers['content-type'])) && response.body !== ''
     const answer: Answer = {
       status: response.statusCode,
       headers: response.headers as never,

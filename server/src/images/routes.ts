@@ -4,6 +4,7 @@ import { answerObject } from '../http/etag.ts'
 import { answerPage } from '../http/list.ts'
 import { Id, NoContent, ref } from '../http/schemas.ts'
 import type { Resource } from '../http/types.ts'
+import { changed, created, removed, write } from '../http/write.ts'
 import { notFound } from '../lib/errors.ts'
 import { Image, ImageCreate, ImagePage, imageFilters } from './schema.ts'
 import { showImage } from './show.ts'
@@ -43,7 +44,7 @@ export const images: Resource = {
           deps,
           request,
           reply,
-          (window) => listImages(deps.sql, environment_id, name, window),
+          (window) => listImages(deps.sql.as(environment_id), environment_id, name, window),
           showImage,
         )
       },
@@ -63,11 +64,11 @@ export const images: Resource = {
           response: { 201: ref(Image) },
         },
       },
-      async (request, reply) => {
-        const row = await createImage(deps, request.principal, request.body)
-        reply.code(201).header('location', `${deps.config.public_url}/v2/images/${row.id}`)
-        return answerObject(request, reply, showImage(row))
-      },
+      (request, reply) =>
+        write(deps, request, reply, async (tx) => {
+          const row = await createImage(tx, deps, request.principal, request.body)
+          return created(showImage(row), `${deps.config.public_url}/v2/images/${row.id}`)
+        }),
     )
 
     app.get(
@@ -83,7 +84,11 @@ export const images: Resource = {
         },
       },
       async (request, reply) => {
-        const row = await readImage(deps.sql, request.principal.environment_id, request.params.id)
+        const row = await readImage(
+          deps.sql.as(request.principal.environment_id),
+          request.principal.environment_id,
+          request.params.id,
+        )
         if (!row) throw notFound('image', request.params.id)
         return answerObject(request, reply, showImage(row))
       },
@@ -109,14 +114,15 @@ export const images: Resource = {
       },
       async (request, reply) => {
         const { principal, params, req_id } = request
-        const row = await readImage(deps.sql, principal.environment_id, params.id)
+        const row = await readImage(deps.sql.as(principal.environment_id), principal.environment_id, params.id)
         if (!row) throw notFound('image', params.id)
         checkAwaitsContent(row)
         const upload = await receiveUpload(deps.config, row.id, req_id, rawBody(request))
         try {
-          const received = await receiveContent(deps, principal, row.id, upload.put)
-          reply.code(202)
-          return answerObject(request, reply, showImage(received))
+          return await write(deps, request, reply, async (tx) => {
+            const { before, after } = await receiveContent(tx, principal, row.id, upload.put)
+            return changed(202, row.id, showImage(before), showImage(after))
+          })
         } finally {
           upload.discard()
         }
@@ -136,10 +142,11 @@ export const images: Resource = {
           response: { 204: NoContent('It is gone.') },
         },
       },
-      async (request, reply) => {
-        await deleteImage(deps, request.principal, request.params.id, request.headers['if-match'])
-        return reply.code(204).send()
-      },
+      (request, reply) =>
+        write(deps, request, reply, async (tx) => {
+          const { principal, params, headers } = request
+          return removed(showImage(await deleteImage(tx, principal, params.id, headers['if-match'])))
+        }),
     )
   },
 }

@@ -113,30 +113,27 @@ function contentMissing(row: ImageRow): ApiError {
 
 /** Throws `validation_failed`, or `already_exists` for a name that the environment or the catalogue has. */
 export async function createImage(
+  tx: Transaction,
   deps: Deps,
   principal: Principal,
   body: Static<typeof ImageCreate>,
 ): Promise<ImageRow> {
   const { environment_id, mode } = principal
   const source = checkSource(body, deps.config.image_allow)
-  const row = await deps.sql.begin(async (tx) => {
-    const [row] = await tx<ImageRow[]>`
-      insert into images (id, environment_id, name, description, source, ready_signal, ssh_user, created_at)
-      select ${newId('img', deps.random)}, ${environment_id}, ${body.name}, ${body.description ?? ''},
-        ${tx.json(source)}, ${body.ready_signal ?? 'process'}, ${body.ssh_user ?? 'root'},
-        environment_now(${environment_id})
-      where not exists (select from images where environment_id is null and name = ${body.name})
-      on conflict (environment_id, name) do nothing returning *`
-    if (!row) {
-      const detail = `There is an image ${body.name} already. Choose another name, or remove that one first.`
-      throw new ApiError('already_exists', detail)
-    }
-    // Simulated machines need no bytes.
-    if (mode === 'test') return setPresent(tx, row.id)
-    if (source.kind === 'url') await raiseImport(tx, row)
-    return row
-  })
-  deps.notifier.announce()
+  const [row] = await tx<ImageRow[]>`
+    insert into images (id, environment_id, name, description, source, ready_signal, ssh_user, created_at)
+    select ${newId('img', deps.random)}, ${environment_id}, ${body.name}, ${body.description ?? ''},
+      ${tx.json(source)}, ${body.ready_signal ?? 'process'}, ${body.ssh_user ?? 'root'},
+      environment_now(${environment_id})
+    where not exists (select from images where environment_id is null and name = ${body.name})
+    on conflict (environment_id, name) do nothing returning *`
+  if (!row) {
+    const detail = `There is an image ${body.name} already. Choose another name, or remove that one first.`
+    throw new ApiError('already_exists', detail)
+  }
+  // Simulated machines need no bytes.
+  if (mode === 'test') return setPresent(tx, row.id)
+  if (source.kind === 'url') await raiseImport(tx, row)
   return row
 }
 
@@ -150,24 +147,20 @@ async function setPresent(tx: Transaction, id: string): Promise<ImageRow> {
  * @param put moves the file to where the importer reads it; called while the row is locked
  */
 export async function receiveContent(
-  deps: Deps,
+  tx: Transaction,
   { environment_id, mode }: Principal,
   id: string,
   put: () => void,
-): Promise<ImageRow> {
-  const row = await deps.sql.begin(async (tx) => {
-    const [row] = await tx<ImageRow[]>`
-      select * from images where id = ${id} and environment_id = ${environment_id} and not wanted_gone
-      for no key update`
-    if (!row) throw notFound('image', id)
-    checkAwaitsContent(row)
-    if (mode === 'test') return setPresent(tx, id)
-    put()
-    await raiseImport(tx, row)
-    return (await loadImage(tx, id))!
-  })
-  deps.notifier.announce()
-  return row
+): Promise<{ before: ImageRow; after: ImageRow }> {
+  const [row] = await tx<ImageRow[]>`
+    select * from images where id = ${id} and environment_id = ${environment_id} and not wanted_gone
+    for no key update`
+  if (!row) throw notFound('image', id)
+  checkAwaitsContent(row)
+  if (mode === 'test') return { before: row, after: await setPresent(tx, id) }
+  put()
+  await raiseImport(tx, row)
+  return { before: row, after: (await loadImage(tx, id))! }
 }
 
 /** Throws `conflict` unless the image is an upload that waits for its content, or whose content was refused. */
@@ -181,32 +174,30 @@ export function checkAwaitsContent(row: ImageRow): void {
   throw new ApiError('conflict', detail)
 }
 
-/** Throws `not_found`, `conflict` for the catalogue's, `in_use` while instances were made from it. */
+/** Throws `not_found`, `conflict` for the catalogue's, `in_use` while instances were made from it. Answers what there was. */
 export async function deleteImage(
-  deps: Deps,
+  tx: Transaction,
   { environment_id }: Principal,
   idOrName: string,
   ifMatch: string | undefined,
-): Promise<void> {
-  await deps.sql.begin(async (tx) => {
-    const seen = await readImage(tx, environment_id, idOrName)
-    // An instance that is being created holds the row: this waits for it.
-    const [row] = seen ? await tx<ImageRow[]>`select * from images where id = ${seen.id} for update` : []
-    if (!row || row.wanted_gone) throw notFound('image', idOrName)
-    checkIfMatch(ifMatch, showImage(row))
-    if (row.environment_id === null) {
-      throw new ApiError('conflict', 'The image belongs to the installation; it cannot be removed.')
-    }
-    const [used] = await tx<{ count: number }[]>`
-      select count(*) from instances where image_id = ${row.id} and status <> 'terminated'`
-    if (used!.count > 0) {
-      throw new ApiError('in_use', `${used!.count} instances were made from the image. Terminate them first.`)
-    }
-    // The row stays until its files are gone and nothing shows it any more; its name is free at once.
-    await tx`update images set wanted_gone = true, name = id where id = ${row.id}`
-    await wake(tx, 'image', row.id, environment_id)
-  })
-  deps.notifier.announce()
+): Promise<ImageRow> {
+  const seen = await readImage(tx, environment_id, idOrName)
+  // An instance that is being created holds the row: this waits for it.
+  const [row] = seen ? await tx<ImageRow[]>`select * from images where id = ${seen.id} for update` : []
+  if (!row || row.wanted_gone) throw notFound('image', idOrName)
+  checkIfMatch(ifMatch, showImage(row))
+  if (row.environment_id === null) {
+    throw new ApiError('conflict', 'The image belongs to the installation; it cannot be removed.')
+  }
+  const [used] = await tx<{ count: number }[]>`
+    select count(*) from instances where image_id = ${row.id} and status <> 'terminated'`
+  if (used!.count > 0) {
+    throw new ApiError('in_use', `${used!.count} instances were made from the image. Terminate them first.`)
+  }
+  // The row stays until its files are gone and nothing shows it any more; its name is free at once.
+  await tx`update images set wanted_gone = true, name = id where id = ${row.id}`
+  await wake(tx, 'image', row.id, environment_id)
+  return row
 }
 
 /** Removes the row of a removed image; false while an instance that can still be read was made from it. */

@@ -10,7 +10,7 @@ import { assignPublicAddress, findPlan, keysFor } from './create.ts'
 import { LEFT_VISIBLE_SECONDS } from './present.ts'
 import type { InstanceRow } from './row.ts'
 import type { ActionBody, RebuildBody, UpdateBody } from './schema.ts'
-import { lock, save, wakeInstance } from './store.ts'
+import { type Context, lock, save, wakeInstance } from './store.ts'
 import { changeSize, goAway, invalidState, reboot, renew, start, stop, type Wish } from './wishes.ts'
 
 /** A wish on one instance: who, which, and the preconditions of the request. */
@@ -22,25 +22,25 @@ export type Target = {
   checkVersion(version: number): void
 }
 
+/** An instance before and after a wish; the same row when nothing changes. */
+export type Changed = { before: InstanceRow; after: InstanceRow }
+
 /** Locks, lets `decide` say what changes, saves, wakes. An empty wish changes nothing and tells nothing. */
 async function change(
-  deps: Deps,
+  tx: Transaction,
+  context: Context,
   target: Target,
-  decide: (tx: Transaction, row: InstanceRow) => Promise<Wish | null> | Wish | null,
-): Promise<InstanceRow> {
-  const row = await deps.sql.begin(async (tx) => {
-    const locked = await lock(tx, target.principal.environment_id, target.id)
-    if (!locked || hasLeft(locked.row, locked.now)) throw notFound('instance', target.id)
-    const { row, now } = locked
-    target.checkVersion(row.version)
-    const wish = await decide(tx, row)
-    if (!wish || Object.keys(wish).length === 0) return row
-    await wakeInstance(tx, row)
-    return await save(tx, deps, row, { ...wish, ...origin(wish, target, now) }, now, target.request_id)
-  })
-  deps.notifier.changed(target.id)
-  deps.notifier.announce()
-  return row
+  decide: (row: InstanceRow) => Promise<Wish | null> | Wish | null,
+): Promise<Changed> {
+  const locked = await lock(tx, target.principal.environment_id, target.id)
+  if (!locked || hasLeft(locked.row, locked.now)) throw notFound('instance', target.id)
+  const { row, now } = locked
+  target.checkVersion(row.version)
+  const wish = await decide(row)
+  if (!wish || Object.keys(wish).length === 0) return { before: row, after: row }
+  await wakeInstance(tx, row)
+  const after = await save(tx, context, row, { ...wish, ...origin(wish, target, now) }, now, target.request_id)
+  return { before: row, after }
 }
 
 /** Who will have caused what the engine does now, and since when: only what it has to carry out counts. */
@@ -59,12 +59,13 @@ const hasLeft = (row: InstanceRow, now: Date): boolean =>
 
 /** PUT and PATCH: what is left out stays; all or nothing. */
 export function updateInstance(
-  deps: Deps,
+  tx: Transaction,
+  context: Deps & Context,
   target: Target,
   body: UpdateBody,
   options: { allow_reboot: boolean },
-): Promise<InstanceRow> {
-  return change(deps, target, async (tx, row) => {
+): Promise<Changed> {
+  return change(tx, context, target, async (row) => {
     if (row.wanted_gone) throw invalidState(row, 'It is being terminated and can no longer be changed.')
     refuseImmutable(row, body)
     const wish: Wish = {}
@@ -73,7 +74,7 @@ export function updateInstance(
     if (body.auto_recovery !== undefined) wish.auto_recovery = body.auto_recovery
     if (body.termination_protection !== undefined) wish.termination_protection = body.termination_protection
     if (body.plan !== undefined && body.plan !== row.wanted_plan) {
-      Object.assign(wish, await resize(deps, tx, target, row, body, options))
+      Object.assign(wish, await resize(context, tx, target, row, body, options))
     }
     const assign = body.network?.assign_public_ip
     if (assign === true && !row.wanted_public_ip) {
@@ -133,12 +134,13 @@ function refuseImmutable(row: InstanceRow, body: UpdateBody): void {
 
 /** POST …/actions/{start|stop|reboot}: already so changes nothing. */
 export function act(
-  deps: Deps,
+  tx: Transaction,
+  context: Deps & Context,
   target: Target,
   action: 'start' | 'stop' | 'reboot',
   body: ActionBody,
-): Promise<InstanceRow> {
-  return change(deps, target, (_tx, row) => {
+): Promise<Changed> {
+  return change(tx, context, target, (row) => {
     const timeout = body.force ? 0 : (body.timeout_seconds ?? 60)
     if (action === 'start') return start(row)
     return action === 'stop' ? stop(row, timeout) : reboot(row, timeout)
@@ -146,8 +148,8 @@ export function act(
 }
 
 /** POST …/actions/rebuild: a new disk from the image; id and addresses stay. */
-export function rebuild(deps: Deps, target: Target, body: RebuildBody): Promise<InstanceRow> {
-  return change(deps, target, async (tx, row) => {
+export function rebuild(tx: Transaction, context: Deps & Context, target: Target, body: RebuildBody): Promise<Changed> {
+  return change(tx, context, target, async (row) => {
     const renewed = renew(row)
     const errors: FieldError[] = []
     const asked = body.image ?? row.image
@@ -164,7 +166,7 @@ export function rebuild(deps: Deps, target: Target, body: RebuildBody): Promise<
     if (!image || errors.length > 0) throw validationFailed(errors)
     if (row.mode === 'live') await requireImport(tx, image.id)
     const user_data = body.user_data
-      ? seal(deps.secrets.seal_key, Buffer.from(body.user_data, 'utf8'), deps.random)
+      ? seal(context.secrets.seal_key, Buffer.from(body.user_data, 'utf8'), context.random)
       : row.user_data
     return {
       image: asked,
@@ -178,6 +180,6 @@ export function rebuild(deps: Deps, target: Target, body: RebuildBody): Promise<
 }
 
 /** DELETE: wanted is that it is gone. Again is the same. */
-export function terminate(deps: Deps, target: Target): Promise<InstanceRow> {
-  return change(deps, target, (_tx, row) => goAway(row))
+export function terminate(tx: Transaction, context: Context, target: Target): Promise<Changed> {
+  return change(tx, context, target, goAway)
 }

@@ -12,7 +12,7 @@ import { findKeys } from '../ssh-keys/store.ts'
 import { findSubnet } from '../subnets/store.ts'
 import type { InstanceRow } from './row.ts'
 import type { CreateBody } from './schema.ts'
-import { insert } from './store.ts'
+import { type Context, insert } from './store.ts'
 
 /** Ports of the public address that every guest gets. */
 export const USUAL_PORTS = [22, 80, 443]
@@ -20,76 +20,71 @@ export const USUAL_PORTS = [22, 80, 443]
 export const DEFAULT_SUBNET = 'sub_8f7e6d5c4b'
 
 /**
- * Creates an instance: one transaction that checks, reserves (capacity, addresses), writes the row with its event and
- * wakes the reconciler. All that is wrong with the body is told at once.
+ * Creates an instance in the caller's transaction: checks, reserves (capacity, addresses), writes the row with its event
+ * and wakes the reconciler. All that is wrong with the body is told at once.
  */
 export async function createInstance(
-  deps: Deps,
+  tx: Transaction,
+  context: Deps & Context,
   principal: Principal,
   body: CreateBody,
   requestId: string,
 ): Promise<InstanceRow> {
-  const row = await deps.sql.begin(async (tx) => {
-    const { region, plan, image, subnet, keys } = await resolve(deps, tx, principal, body)
-    const id = newId('inst', deps.random)
-    await reserveCapacity(tx, deps.config, region, principal.mode, null, plan)
-    if (principal.mode === 'live') await requireImport(tx, image.id)
-    const private_ip = await allocateAddress(tx, subnet.pool_id, id)
-    if (!private_ip) {
-      throw new ApiError(
-        'capacity_exhausted',
-        `The subnet ${subnet.id} has no free address left. Use another subnet.`,
-        {
-          extensions: { scope: 'region', retryable: false, alternatives: [] },
-        },
-      )
-    }
-    const public_ip = body.network?.assign_public_ip ? await assignPublicAddress(tx, principal, region.id, id) : null
-    const now = await environmentNow(tx, principal.environment_id)
-    const name = body.name ?? id.replace('_', '-')
-    return await insert(tx, deps, {
-      id,
-      environment_id: principal.environment_id,
-      mode: principal.mode,
-      region: region.id,
-      name,
-      hostname: body.hostname ?? hostnameFrom(name) ?? id.replace('_', '-'),
-      image: body.image,
-      image_id: image.id,
-      subnet_id: subnet.id,
-      private_ip,
-      mac: macOf(private_ip),
-      ports: [...new Set([...USUAL_PORTS, ...(body.network?.ports ?? [])])].sort((a, b) => a - b),
-      ssh_public_keys: keys,
-      ssh_user: image.ssh_user,
-      user_data: body.user_data ? seal(deps.secrets.seal_key, Buffer.from(body.user_data, 'utf8'), deps.random) : null,
-      deployment_id: null,
-      tags: body.tags ?? {},
-      auto_recovery: body.auto_recovery ?? true,
-      termination_protection: body.termination_protection ?? false,
-      ready_timeout_seconds: body.ready_timeout_seconds ?? 300,
-      created_at: now,
-      updated_at: now,
-      expires_at: null,
-      wanted_power: 'running',
-      wanted_gone: false,
-      wanted_run: 1,
-      wanted_stop: 0,
-      wanted_disk: 1,
-      wanted_plan: plan.id,
-      wanted_vcpus: plan.vcpus,
-      wanted_memory_bytes: plan.memory_bytes,
-      wanted_disk_bytes: plan.disk_bytes,
-      wanted_public_ip: public_ip,
-      wanted_activity: 'provisioning',
-      wanted_at: now,
-      wanted_stop_timeout_seconds: 60,
-      wanted_request_id: requestId,
-      ...NOTHING_OBSERVED,
+  const { region, plan, image, subnet, keys } = await resolve(context, tx, principal, body)
+  const id = newId('inst', context.random)
+  await reserveCapacity(tx, context.config, region, principal.mode, null, plan)
+  if (principal.mode === 'live') await requireImport(tx, image.id)
+  const private_ip = await allocateAddress(tx, subnet.pool_id, id)
+  if (!private_ip) {
+    throw new ApiError('capacity_exhausted', `The subnet ${subnet.id} has no free address left. Use another subnet.`, {
+      extensions: { scope: 'region', retryable: false, alternatives: [] },
     })
+  }
+  const public_ip = body.network?.assign_public_ip ? await assignPublicAddress(tx, principal, region.id, id) : null
+  const now = await environmentNow(tx, principal.environment_id)
+  const name = body.name ?? id.replace('_', '-')
+  return await insert(tx, context, {
+    id,
+    environment_id: principal.environment_id,
+    mode: principal.mode,
+    region: region.id,
+    name,
+    hostname: body.hostname ?? hostnameFrom(name) ?? id.replace('_', '-'),
+    image: body.image,
+    image_id: image.id,
+    subnet_id: subnet.id,
+    private_ip,
+    mac: macOf(private_ip),
+    ports: [...new Set([...USUAL_PORTS, ...(body.network?.ports ?? [])])].sort((a, b) => a - b),
+    ssh_public_keys: keys,
+    ssh_user: image.ssh_user,
+    user_data: body.user_data
+      ? seal(context.secrets.seal_key, Buffer.from(body.user_data, 'utf8'), context.random)
+      : null,
+    deployment_id: null,
+    tags: body.tags ?? {},
+    auto_recovery: body.auto_recovery ?? true,
+    termination_protection: body.termination_protection ?? false,
+    ready_timeout_seconds: body.ready_timeout_seconds ?? 300,
+    created_at: now,
+    updated_at: now,
+    expires_at: null,
+    wanted_power: 'running',
+    wanted_gone: false,
+    wanted_run: 1,
+    wanted_stop: 0,
+    wanted_disk: 1,
+    wanted_plan: plan.id,
+    wanted_vcpus: plan.vcpus,
+    wanted_memory_bytes: plan.memory_bytes,
+    wanted_disk_bytes: plan.disk_bytes,
+    wanted_public_ip: public_ip,
+    wanted_activity: 'provisioning',
+    wanted_at: now,
+    wanted_stop_timeout_seconds: 60,
+    wanted_request_id: requestId,
+    ...NOTHING_OBSERVED,
   })
-  deps.notifier.announce()
-  return row
 }
 
 const NOTHING_OBSERVED = {

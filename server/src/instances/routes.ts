@@ -1,11 +1,14 @@
-import type { FastifyRequest } from 'fastify'
+import type { FastifyReply, FastifyRequest } from 'fastify'
 import { type Static, Type } from 'typebox'
+import type { Transaction } from '../db/database.ts'
+import type { Deps } from '../deps.ts'
 import { answerObject, checkIfMatch } from '../http/etag.ts'
 import { answerPage } from '../http/list.ts'
 import { Id, Nullable, ref } from '../http/schemas.ts'
 import type { Resource } from '../http/types.ts'
+import { changed, created, write } from '../http/write.ts'
 import { notFound } from '../lib/errors.ts'
-import { act, rebuild, type Target, terminate, updateInstance } from './change.ts'
+import { act, type Changed, rebuild, type Target, terminate, updateInstance } from './change.ts'
 import { readConsoleLog } from './console-log.ts'
 import { createInstance } from './create.ts'
 import { listInstances } from './list.ts'
@@ -20,7 +23,7 @@ import {
   PowerAction,
   Rebuild,
 } from './schema.ts'
-import { find } from './store.ts'
+import { type Context, find } from './store.ts'
 import { waitFor } from './wait.ts'
 
 const tags = ['Instances']
@@ -32,17 +35,25 @@ const ACTIONS = {
   reboot: 'Powers the guest off and starts it again.',
 } as const
 
+type InstanceWish = (tx: Transaction, context: Deps & Context, target: Target) => Promise<Changed>
+
 export const instances: Resource = {
   schemas: [Instance, InstancePage, InstanceCreate, InstanceUpdate],
   routes(app, deps) {
     const show = (row: Parameters<typeof present>[0]) => present(row, deps.config)
-    /** What a wish is about: who asks, which instance, and the client's `If-Match`. */
-    const target = (request: Pick<FastifyRequest, 'principal' | 'id' | 'headers'>, id: string): Target => ({
-      principal: request.principal,
-      id,
-      request_id: request.id,
-      checkVersion: (version) => checkIfMatch(request.headers['if-match'], { version }),
-    })
+    /** Carries out a wish about the instance in the path: who asks, and the client's `If-Match`, go with it. */
+    const change = (request: FastifyRequest, reply: FastifyReply, status: 200 | 202, wish: InstanceWish) =>
+      write(deps, request, reply, async (tx, head) => {
+        const target: Target = {
+          principal: request.principal,
+          id: (request.params as Static<typeof params>).id,
+          request_id: request.id,
+          checkVersion: (version) => checkIfMatch(request.headers['if-match'], { version }),
+        }
+        const { before, after } = await wish(tx, { ...deps, head }, target)
+        const shown = show(after)
+        return changed(status, target.id, before === after ? shown : show(before), shown)
+      })
 
     app.get(
       '/v2/instances',
@@ -62,7 +73,7 @@ export const instances: Resource = {
           deps,
           request,
           reply,
-          (window) => listInstances(deps.sql, environment_id, request.query, window),
+          (window) => listInstances(deps.sql.as(environment_id), environment_id, request.query, window),
           show,
         )
       },
@@ -81,12 +92,12 @@ export const instances: Resource = {
           response: { 201: ref(Instance) },
         },
       },
-      async (request, reply) => {
-        const row = await createInstance(deps, request.principal, request.body, request.id)
-        const shown = show(row)
-        reply.code(201).header('location', shown.links.self)
-        return answerObject(request, reply, shown)
-      },
+      (request, reply) =>
+        write(deps, request, reply, async (tx, head) => {
+          const row = await createInstance(tx, { ...deps, head }, request.principal, request.body, request.id)
+          const shown = show(row)
+          return created(shown, shown.links.self)
+        }),
     )
 
     app.get(
@@ -129,7 +140,7 @@ export const instances: Resource = {
               query.timeout ?? 60,
               request.raw,
             )
-          : await find(deps.sql, principal.environment_id, params.id)
+          : await find(deps.sql.as(principal.environment_id), principal.environment_id, params.id)
         if (!row) throw notFound('instance', params.id)
         return answerObject(request, reply, show(row))
       },
@@ -166,10 +177,11 @@ export const instances: Resource = {
           body: ref(InstanceUpdate),
           response: { 200: ref(Instance) },
         },
-        handler: async (request, reply) => {
+        handler: (request, reply) => {
           const options = { allow_reboot: request.query.allow_reboot ?? false }
-          const row = await updateInstance(deps, target(request, request.params.id), request.body, options)
-          return answerObject(request, reply, show(row))
+          return change(request, reply, 200, (tx, context, target) =>
+            updateInstance(tx, context, target, request.body, options),
+          )
         },
       })
     }
@@ -187,11 +199,7 @@ export const instances: Resource = {
           response: { 202: ref(Instance) },
         },
       },
-      async (request, reply) => {
-        const row = await terminate(deps, target(request, request.params.id))
-        reply.code(202)
-        return answerObject(request, reply, show(row))
-      },
+      (request, reply) => change(request, reply, 202, terminate),
     )
 
     for (const action of Object.keys(ACTIONS) as (keyof typeof ACTIONS)[]) {
@@ -210,11 +218,9 @@ export const instances: Resource = {
             response: { 202: ref(Instance) },
           },
         },
-        async (request, reply) => {
+        (request, reply) => {
           const body = (request.body ?? {}) as Static<typeof PowerAction>
-          const row = await act(deps, target(request, request.params.id), action, body)
-          reply.code(202)
-          return answerObject(request, reply, show(row))
+          return change(request, reply, 202, (tx, context, target) => act(tx, context, target, action, body))
         },
       )
     }
@@ -233,11 +239,8 @@ export const instances: Resource = {
           response: { 202: ref(Instance) },
         },
       },
-      async (request, reply) => {
-        const row = await rebuild(deps, target(request, request.params.id), request.body ?? {})
-        reply.code(202)
-        return answerObject(request, reply, show(row))
-      },
+      (request, reply) =>
+        change(request, reply, 202, (tx, context, target) => rebuild(tx, context, target, request.body ?? {})),
     )
 
     app.get(
@@ -265,7 +268,11 @@ export const instances: Resource = {
         },
       },
       async (request, reply) => {
-        const row = await find(deps.sql, request.principal.environment_id, request.params.id)
+        const row = await find(
+          deps.sql.as(request.principal.environment_id),
+          request.principal.environment_id,
+          request.params.id,
+        )
         if (!row) throw notFound('instance', request.params.id)
         reply.type('text/plain; charset=utf-8').header('x-content-type-options', 'nosniff')
         return reply.send((await readConsoleLog(deps, row, request.query, request.raw)) as never)

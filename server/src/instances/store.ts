@@ -3,13 +3,15 @@ import type { Query, Transaction } from '../db/database.ts'
 import type { Deps } from '../deps.ts'
 import type { ObservedMachine } from '../drivers/driver.ts'
 import { type Claim, fence, wake } from '../engine/work.ts'
-import { emit } from '../events/emit.ts'
+import { type Head, transact } from '../events/head.ts'
+import { addDifference, nothingUsed, useOf } from '../lib/quota.ts'
 import { type Observed, observed } from './observe.ts'
 import { LEFT_VISIBLE_SECONDS, present } from './present.ts'
 import type { InstanceRow } from './row.ts'
 import { eventsOf, statusOf } from './status.ts'
 
-type Context = Pick<Deps, 'random' | 'config'>
+/** Where a write gathers its events and what it uses; see `transact`. */
+export type Context = Pick<Deps, 'config'> & { head: Head }
 
 /** Wakes the instance's reconciler; the key of its work is `('instance', id)`. */
 export const wakeInstance = (query: Query, row: { id: string; environment_id: string }): Promise<void> =>
@@ -57,7 +59,7 @@ export async function insert(
     returning ordinal`
   const inserted = { ...columns, ordinal: made!.ordinal }
   await wakeInstance(tx, inserted)
-  await tell(tx, context, null, inserted, inserted.wanted_request_id)
+  tell(context, null, inserted, inserted.wanted_request_id)
   return inserted
 }
 
@@ -84,23 +86,22 @@ export async function save(
   if (Object.keys(columns).length === 0) return before
   if ('observed_ports' in columns) columns.observed_ports = tx.json(after.observed_ports)
   await tx`update instances set ${tx(columns)} where id = ${before.id}`
-  await tell(tx, context, before, after, requestId)
+  tell(context, before, after, requestId)
   return after
 }
 
 const shown = (row: InstanceRow, { config }: Context): string => JSON.stringify(present(row, config))
 const equal = (a: unknown, b: unknown): boolean => a === b || JSON.stringify(a) === JSON.stringify(b)
 
-async function tell(
-  tx: Transaction,
-  { random, config }: Context,
+/** The events of the difference, and what is now used more or less of. */
+function tell(
+  { config, head }: Context,
   before: InstanceRow | null,
   after: InstanceRow,
   requestId: string | null,
-): Promise<void> {
+): void {
   const object = { object: 'instance', ...present(after, config) }
   const events = eventsOf(before, after).map((type) => ({
-    environment_id: after.environment_id,
     type,
     resource_type: 'instance' as const,
     resource_id: after.id,
@@ -108,7 +109,8 @@ async function tell(
     request_id: type === 'instance.recovering' || type === 'instance.recovered' ? null : requestId,
     object,
   }))
-  await emit(tx, random, events)
+  head.events.push(...events)
+  addDifference(head.use, before ? useOf(before) : nothingUsed(), useOf(after))
 }
 
 /**
@@ -131,7 +133,7 @@ export async function observe<T>(
   if (!known) return null
   const first = look(known)
   if (!first.gone && equal(known, first.next)) return first.result
-  const decided = await deps.sql.begin(async (tx) => {
+  const decided = await transact(deps, known, async (tx, head) => {
     const locked = await lock(tx, claimed.environment_id, claimed.id)
     if (!locked) return null
     const { next, gone, result } = look(locked.row)
@@ -139,7 +141,7 @@ export async function observe<T>(
     if (gone) await tx`delete from addresses where instance_id = ${claimed.id}`
     else if (next.observed_public_ip !== locked.row.observed_public_ip) await releaseUnused(tx, next)
     await fence(tx, claimed)
-    await save(tx, deps, locked.row, { ...next, ...end }, claimed.now)
+    await save(tx, { config: deps.config, head }, locked.row, { ...next, ...end }, claimed.now)
     return { result }
   })
   if (decided) deps.notifier.changed(claimed.id)

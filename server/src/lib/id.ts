@@ -13,6 +13,7 @@ export const ID_LENGTHS = {
   env: 10,
   evt: 20,
   req: 20,
+  aud: 20,
 } as const
 
 export type IdType = keyof typeof ID_LENGTHS

@@ -3,6 +3,7 @@ import { answerObject } from '../http/etag.ts'
 import { answerPage, listParameters } from '../http/list.ts'
 import { Id, NoContent, ref } from '../http/schemas.ts'
 import type { Resource } from '../http/types.ts'
+import { changed, created, removed, write } from '../http/write.ts'
 import { SshKey, SshKeyCreate, SshKeyPage, SshKeyUpdate } from './schema.ts'
 import { createSshKey, deleteSshKey, getSshKey, listSshKeys, showSshKey, updateSshKey } from './store.ts'
 
@@ -26,7 +27,13 @@ export const sshKeys: Resource = {
       },
       (request, reply) => {
         const { environment_id } = request.principal
-        return answerPage(deps, request, reply, (window) => listSshKeys(deps.sql, environment_id, window), showSshKey)
+        return answerPage(
+          deps,
+          request,
+          reply,
+          (window) => listSshKeys(deps.sql.as(environment_id), environment_id, window),
+          showSshKey,
+        )
       },
     )
 
@@ -42,11 +49,11 @@ export const sshKeys: Resource = {
           response: { 201: ref(SshKey) },
         },
       },
-      async (request, reply) => {
-        const row = await createSshKey(deps, request.principal, request.body)
-        reply.code(201).header('location', `${deps.config.public_url}/v2/ssh_keys/${row.id}`)
-        return answerObject(request, reply, showSshKey(row))
-      },
+      (request, reply) =>
+        write(deps, request, reply, async (tx) => {
+          const row = await createSshKey(tx, deps, request.principal, request.body)
+          return created(showSshKey(row), `${deps.config.public_url}/v2/ssh_keys/${row.id}`)
+        }),
     )
 
     app.get(
@@ -56,7 +63,11 @@ export const sshKeys: Resource = {
         schema: { operationId: 'getSshKey', summary: 'Get an ssh key', tags, params, response: { 200: ref(SshKey) } },
       },
       async (request, reply) => {
-        const row = await getSshKey(deps.sql, request.principal.environment_id, request.params.id)
+        const row = await getSshKey(
+          deps.sql.as(request.principal.environment_id),
+          request.principal.environment_id,
+          request.params.id,
+        )
         return answerObject(request, reply, showSshKey(row))
       },
     )
@@ -74,11 +85,12 @@ export const sshKeys: Resource = {
           response: { 200: ref(SshKey) },
         },
       },
-      async (request, reply) => {
-        const { principal, params, body, headers } = request
-        const row = await updateSshKey(deps, principal, params.id, body, headers['if-match'])
-        return answerObject(request, reply, showSshKey(row))
-      },
+      (request, reply) =>
+        write(deps, request, reply, async (tx) => {
+          const { principal, params, body, headers } = request
+          const { before, after } = await updateSshKey(tx, principal, params.id, body, headers['if-match'])
+          return changed(200, before.id, showSshKey(before), showSshKey(after))
+        }),
     )
 
     app.delete(
@@ -94,10 +106,11 @@ export const sshKeys: Resource = {
           response: { 204: NoContent('It is gone.') },
         },
       },
-      async (request, reply) => {
-        await deleteSshKey(deps, request.principal, request.params.id, request.headers['if-match'])
-        return reply.code(204).send()
-      },
+      (request, reply) =>
+        write(deps, request, reply, async (tx) => {
+          const { principal, params, headers } = request
+          return removed(showSshKey(await deleteSshKey(tx, principal, params.id, headers['if-match'])))
+        }),
     )
   },
 }

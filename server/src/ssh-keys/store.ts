@@ -1,5 +1,5 @@
 import type { Static } from 'typebox'
-import type { Query, Sql } from '../db/database.ts'
+import type { Query, Sql, Transaction } from '../db/database.ts'
 import type { Deps, Principal } from '../deps.ts'
 import { checkIfMatch } from '../http/etag.ts'
 import { type Window, windowSql } from '../http/list.ts'
@@ -50,6 +50,7 @@ export async function findKeys(
 
 /** Throws `validation_failed` for a text that is no key, `already_exists` for one that is here. */
 export async function createSshKey(
+  tx: Transaction,
   deps: Deps,
   { environment_id }: Pick<Principal, 'environment_id'>,
   body: Static<typeof SshKeyCreate>,
@@ -58,13 +59,13 @@ export async function createSshKey(
   if ('message' in key) {
     throw validationFailed([{ pointer: '/public_key', code: key.code, message: `public_key ${key.message}.` }])
   }
-  const [row] = await deps.sql<SshKeyRow[]>`
+  const [row] = await tx<SshKeyRow[]>`
     insert into ssh_keys (environment_id, id, name, public_key, fingerprint, is_default, created_at)
     values (${environment_id}, ${newId('ssh', deps.random)}, ${body.name}, ${key.line}, ${key.fingerprint},
             ${body.default ?? false}, environment_now(${environment_id}))
     on conflict (environment_id, fingerprint) do nothing returning *`
   if (row) return row
-  const [other] = await deps.sql<{ id: string }[]>`
+  const [other] = await tx<{ id: string }[]>`
     select id from ssh_keys where environment_id = ${environment_id} and fingerprint = ${key.fingerprint}`
   throw new ApiError(
     'already_exists',
@@ -77,38 +78,40 @@ export async function createSshKey(
 
 /** Changes name and default; the key itself stays what it is. */
 export async function updateSshKey(
-  deps: Deps,
-  principal: Principal,
+  tx: Transaction,
+  { environment_id }: Pick<Principal, 'environment_id'>,
   id: string,
   change: Static<typeof SshKeyUpdate>,
   ifMatch: string | undefined,
-): Promise<SshKeyRow> {
-  const { environment_id } = principal
-  return deps.sql.begin(async (tx) => {
-    const [before] = await tx<SshKeyRow[]>`
-      select * from ssh_keys where environment_id = ${environment_id} and id = ${id} for update`
-    if (!before) throw notFound('ssh key', id)
-    checkIfMatch(ifMatch, showSshKey(before))
-    const [row] = await tx<SshKeyRow[]>`
-      update ssh_keys set name = ${change.name ?? before.name}, is_default = ${change.default ?? before.is_default}
-      where environment_id = ${environment_id} and id = ${id} returning *`
-    return row!
-  })
+): Promise<{ before: SshKeyRow; after: SshKeyRow }> {
+  const before = await lockSshKey(tx, environment_id, id, ifMatch)
+  const [after] = await tx<SshKeyRow[]>`
+    update ssh_keys set name = ${change.name ?? before.name}, is_default = ${change.default ?? before.is_default}
+    where environment_id = ${environment_id} and id = ${id} returning *`
+  return { before, after: after! }
 }
 
-/** Instances keep the keys that they were made with. */
+/** Instances keep the keys that they were made with. Answers what there was. */
 export async function deleteSshKey(
-  deps: Deps,
-  principal: Principal,
+  tx: Transaction,
+  { environment_id }: Pick<Principal, 'environment_id'>,
   id: string,
   ifMatch: string | undefined,
-): Promise<void> {
-  const { environment_id } = principal
-  await deps.sql.begin(async (tx) => {
-    const [before] = await tx<SshKeyRow[]>`
-      select * from ssh_keys where environment_id = ${environment_id} and id = ${id} for update`
-    if (!before) throw notFound('ssh key', id)
-    checkIfMatch(ifMatch, showSshKey(before))
-    await tx`delete from ssh_keys where environment_id = ${environment_id} and id = ${id}`
-  })
+): Promise<SshKeyRow> {
+  const row = await lockSshKey(tx, environment_id, id, ifMatch)
+  await tx`delete from ssh_keys where environment_id = ${environment_id} and id = ${id}`
+  return row
+}
+
+async function lockSshKey(
+  tx: Transaction,
+  environmentId: string,
+  id: string,
+  ifMatch: string | undefined,
+): Promise<SshKeyRow> {
+  const [row] = await tx<SshKeyRow[]>`
+    select * from ssh_keys where environment_id = ${environmentId} and id = ${id} for update`
+  if (!row) throw notFound('ssh key', id)
+  checkIfMatch(ifMatch, showSshKey(row))
+  return row
 }

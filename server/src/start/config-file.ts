@@ -2,6 +2,7 @@ import { readFileSync } from 'node:fs'
 import { type Static, Type } from 'typebox'
 import { Value } from 'typebox/value'
 import { StartupError } from '../lib/errors.ts'
+import { QUOTA_NAMES, type QuotaName } from '../lib/quota.ts'
 import { closest } from './closest.ts'
 import { SETTINGS } from './settings.ts'
 
@@ -28,6 +29,16 @@ const Mirror = Type.Object(
   strict,
 )
 
+const Quota = Type.Partial(
+  Type.Object(
+    Object.fromEntries(QUOTA_NAMES.map((name) => [name, Type.Union([Bytes, Type.Null()])])) as Record<
+      QuotaName,
+      ReturnType<typeof Type.Union<[typeof Bytes, ReturnType<typeof Type.Null>]>>
+    >,
+  ),
+  strict,
+)
+
 /** What <data-dir>/config.json may hold. Values that have a flag or a variable are checked like those, too. */
 const ConfigFile = Type.Partial(
   Type.Object({
@@ -43,6 +54,7 @@ const ConfigFile = Type.Partial(
       Type.Object({ vcpus_per_core: Type.Integer(), memory_bytes: Bytes, disk_bytes: Bytes }),
       strict,
     ),
+    quotas: Type.Partial(Type.Object({ live: Quota, test: Quota }), strict),
     public_addresses: Type.String(),
     image_allow: Type.Array(Type.String()),
     image_max_bytes: Bytes,

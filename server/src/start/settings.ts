@@ -106,6 +106,12 @@ export const SETTINGS: Setting[] = [
     parse: integer(0, Number.MAX_SAFE_INTEGER),
   },
   {
+    key: 'quotas',
+    value: 'OBJECT',
+    default: 'no limit but the host',
+    help: 'What a project may use, by environment (`live`, `test`): instances, vcpus, memory_bytes, disk_bytes, public_ips',
+  },
+  {
     key: 'public_addresses',
     env: 'CLOUDNEXUS_PUBLIC_ADDRESSES',
     value: 'CIDR',

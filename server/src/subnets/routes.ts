@@ -3,6 +3,7 @@ import { answerObject } from '../http/etag.ts'
 import { answerPage, commaList } from '../http/list.ts'
 import { Id, NoContent, ref } from '../http/schemas.ts'
 import type { Resource } from '../http/types.ts'
+import { created, removed, write } from '../http/write.ts'
 import { notFound } from '../lib/errors.ts'
 import { Subnet, SubnetCreate, SubnetPage, subnetFilters } from './schema.ts'
 import { createSubnet, deleteSubnet, findSubnet, listSubnets, showSubnet } from './store.ts'
@@ -32,7 +33,7 @@ export const subnets: Resource = {
           deps,
           request,
           reply,
-          (window) => listSubnets(deps.sql, environment_id, regions, window),
+          (window) => listSubnets(deps.sql.as(environment_id), environment_id, regions, window),
           showSubnet,
         )
       },
@@ -50,11 +51,11 @@ export const subnets: Resource = {
           response: { 201: ref(Subnet) },
         },
       },
-      async (request, reply) => {
-        const row = await createSubnet(deps, request.principal, request.body)
-        reply.code(201).header('location', `${deps.config.public_url}/v2/subnets/${row.id}`)
-        return answerObject(request, reply, showSubnet(row))
-      },
+      (request, reply) =>
+        write(deps, request, reply, async (tx) => {
+          const row = await createSubnet(tx, deps, request.principal, request.body)
+          return created(showSubnet(row), `${deps.config.public_url}/v2/subnets/${row.id}`)
+        }),
     )
 
     app.get(
@@ -64,7 +65,11 @@ export const subnets: Resource = {
         schema: { operationId: 'getSubnet', summary: 'Get a subnet', tags, params, response: { 200: ref(Subnet) } },
       },
       async (request, reply) => {
-        const row = await findSubnet(deps.sql, request.principal.environment_id, request.params.id)
+        const row = await findSubnet(
+          deps.sql.as(request.principal.environment_id),
+          request.principal.environment_id,
+          request.params.id,
+        )
         if (!row) throw notFound('subnet', request.params.id)
         return answerObject(request, reply, showSubnet(row))
       },
@@ -83,10 +88,11 @@ export const subnets: Resource = {
           response: { 204: NoContent('It is gone.') },
         },
       },
-      async (request, reply) => {
-        await deleteSubnet(deps, request.principal, request.params.id, request.headers['if-match'])
-        return reply.code(204).send()
-      },
+      (request, reply) =>
+        write(deps, request, reply, async (tx) => {
+          const { principal, params, headers } = request
+          return removed(showSubnet(await deleteSubnet(tx, principal, params.id, headers['if-match'])))
+        }),
     )
   },
 }

@@ -1,5 +1,5 @@
 import type { Static } from 'typebox'
-import type { Query, Sql } from '../db/database.ts'
+import type { Query, Sql, Transaction } from '../db/database.ts'
 import type { Deps, Principal } from '../deps.ts'
 import { checkIfMatch } from '../http/etag.ts'
 import { type Window, windowSql } from '../http/list.ts'
@@ -49,31 +49,30 @@ export async function findSubnet(query: Query, environmentId: string, id: string
 
 /** Throws `validation_failed`, or `conflict` for a range that another subnet of the environment has. */
 export async function createSubnet(
+  tx: Transaction,
   deps: Deps,
   principal: Principal,
   body: Static<typeof SubnetCreate>,
 ): Promise<SubnetRow> {
   const { environment_id, mode } = principal
   checkBody(deps, body)
-  return deps.sql.begin(async (tx) => {
-    await tx`select pg_advisory_xact_lock(hashtextextended(${`subnets ${environment_id}`}, 0))`
-    const [other] = await tx<SubnetRow[]>`
-      select * from subnets where environment_id = ${environment_id} and range && ${body.cidr}::cidr limit 1`
-    if (other) {
-      const detail = `${body.cidr} overlaps ${other.range} of the subnet ${other.id}. Choose a range of its own.`
-      throw new ApiError('conflict', detail, { extensions: { conflicting_id: other.id } })
-    }
-    const id = newId('sub', deps.random)
-    const pool = `subnet:${environment_id}:${id}`
-    await tx`insert into address_pools (id, range) values (${pool}, ${body.cidr})`
-    const segment = mode === 'live' ? await freeSegment(tx) : null
-    const [row] = await tx<SubnetRow[]>`
-      insert into subnets (environment_id, id, region, name, range, pool_id, segment, created_at)
-      values (${environment_id}, ${id}, ${body.region}, ${body.name}, ${body.cidr}, ${pool}, ${segment},
-              environment_now(${environment_id}))
-      returning *`
-    return row!
-  })
+  await tx`select pg_advisory_xact_lock(hashtextextended(${`subnets ${environment_id}`}, 0))`
+  const [other] = await tx<SubnetRow[]>`
+    select * from subnets where environment_id = ${environment_id} and range && ${body.cidr}::cidr limit 1`
+  if (other) {
+    const detail = `${body.cidr} overlaps ${other.range} of the subnet ${other.id}. Choose a range of its own.`
+    throw new ApiError('conflict', detail, { extensions: { conflicting_id: other.id } })
+  }
+  const id = newId('sub', deps.random)
+  const pool = `subnet:${environment_id}:${id}`
+  await tx`insert into address_pools (id, range) values (${pool}, ${body.cidr})`
+  const segment = mode === 'live' ? await freeSegment(tx) : null
+  const [row] = await tx<SubnetRow[]>`
+    insert into subnets (environment_id, id, region, name, range, pool_id, segment, created_at)
+    values (${environment_id}, ${id}, ${body.region}, ${body.name}, ${body.cidr}, ${pool}, ${segment},
+            environment_now(${environment_id}))
+    returning *`
+  return row!
 }
 
 function checkBody(deps: Deps, body: Static<typeof SubnetCreate>): void {
@@ -99,29 +98,27 @@ async function freeSegment(query: Query): Promise<number> {
   })
 }
 
-/** Throws `not_found`, `conflict` for the default subnet, `in_use` while instances are in it. */
+/** Throws `not_found`, `conflict` for the default subnet, `in_use` while instances are in it. Answers what there was. */
 export async function deleteSubnet(
-  deps: Deps,
+  tx: Transaction,
   { environment_id }: Principal,
   id: string,
   ifMatch: string | undefined,
-): Promise<void> {
-  await deps.sql.begin(async (tx) => {
-    // An instance that is being created holds the row by its foreign key: this waits for it.
-    const [row] = await tx<SubnetRow[]>`
-      select * from subnets where environment_id = ${environment_id} and id = ${id} for update`
-    if (!row) throw notFound('subnet', id)
-    checkIfMatch(ifMatch, showSubnet(row))
-    if (row.is_default)
-      throw new ApiError('conflict', 'This is the default subnet of its region; it cannot be removed.')
-    const [held] = await tx<{ count: number; terminated: number }[]>`
-      select count(*), count(*) filter (where status = 'terminated') as terminated
-      from instances where environment_id = ${environment_id} and subnet_id = ${id}`
-    if (held!.count > 0) throw inUse(held!.count, held!.terminated)
-    await tx`delete from subnets where environment_id = ${environment_id} and id = ${id}`
-    await tx`delete from addresses where pool_id = ${row.pool_id}`
-    await tx`delete from address_pools where id = ${row.pool_id}`
-  })
+): Promise<SubnetRow> {
+  // An instance that is being created holds the row by its foreign key: this waits for it.
+  const [row] = await tx<SubnetRow[]>`
+    select * from subnets where environment_id = ${environment_id} and id = ${id} for update`
+  if (!row) throw notFound('subnet', id)
+  checkIfMatch(ifMatch, showSubnet(row))
+  if (row.is_default) throw new ApiError('conflict', 'This is the default subnet of its region; it cannot be removed.')
+  const [held] = await tx<{ count: number; terminated: number }[]>`
+    select count(*), count(*) filter (where status = 'terminated') as terminated
+    from instances where environment_id = ${environment_id} and subnet_id = ${id}`
+  if (held!.count > 0) throw inUse(held!.count, held!.terminated)
+  await tx`delete from subnets where environment_id = ${environment_id} and id = ${id}`
+  await tx`delete from addresses where pool_id = ${row.pool_id}`
+  await tx`delete from address_pools where id = ${row.pool_id}`
+  return row
 }
 
 function inUse(count: number, terminated: number): ApiError {

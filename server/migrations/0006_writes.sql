@@ -1,0 +1,72 @@
+-- What every write leaves besides its effect, in the same transaction: its place in the audit log, what it adds to the
+-- project's use, and the answer that a repetition of the request gets.
+
+-- The head of an environment is locked for the last statement of a transaction only; so use and limit are compared there,
+-- and a hundred creates at once wait for each other no longer than that. `quota` holds what differs from the operator's
+-- configuration: { "instances": 10 }; null stands for no limit.
+alter table environment_heads
+  add column quota jsonb not null default '{}',
+  add column used_instances bigint not null default 0,
+  add column used_vcpus bigint not null default 0,
+  add column used_memory_bytes bigint not null default 0,
+  add column used_disk_bytes bigint not null default 0,
+  add column used_public_ips bigint not null default 0,
+  add column audit_sequence bigint not null default 0,
+  -- SHA-256 over the hash of the entry before and the digest of the entry; the first one follows 32 zero bytes.
+  add column audit_hash bytea not null default decode(repeat('00', 32), 'hex');
+
+update environment_heads h set
+  used_instances = u.instances, used_vcpus = u.vcpus, used_memory_bytes = u.memory_bytes,
+  used_disk_bytes = u.disk_bytes, used_public_ips = u.public_ips
+from (
+  select environment_id, count(*) as instances, sum(wanted_vcpus) as vcpus, sum(wanted_memory_bytes) as memory_bytes,
+    sum(wanted_disk_bytes) as disk_bytes, count(wanted_public_ip) as public_ips
+  from instances where status <> 'terminated' group by environment_id
+) as u where u.environment_id = h.environment_id;
+
+create table audit_log (
+  environment_id text not null references environments,
+  sequence bigint not null,
+  id text not null unique,
+  -- Real time, with milliseconds.
+  created_at timestamptz not null,
+  key_id text not null,
+  address text,
+  request_id text not null,
+  req_id text not null,
+  action text not null,
+  resource text,
+  outcome text not null check (outcome in ('done', 'refused')),
+  status integer not null,
+  code text,
+  before jsonb,
+  after jsonb,
+  -- SHA-256 of the entry in canonical JSON (RFC 8785), as the API shows it without sequence and hash.
+  digest bytea not null,
+  hash bytea not null,
+  primary key (environment_id, sequence)
+);
+create index audit_log_resource on audit_log (environment_id, resource, sequence);
+create index audit_log_request on audit_log (environment_id, request_id);
+
+-- Entries are added and read, and that is all that anybody can do with them.
+create function refuse_change() returns trigger language plpgsql
+  as $$ begin raise exception 'entries of % are never changed', tg_table_name; end $$;
+create trigger append_only before update or delete on audit_log for each row execute function refuse_change();
+create trigger append_only_whole before truncate on audit_log for each statement execute function refuse_change();
+
+create table idempotency_keys (
+  environment_id text not null references environments,
+  method text not null,
+  path text not null,
+  key text not null,
+  -- SHA-256 of the request's parameters and body in canonical JSON.
+  request_digest bytea not null,
+  status integer not null,
+  headers jsonb not null,
+  body text,
+  -- Real time: kept for 24 hours.
+  created_at timestamptz not null default now(),
+  primary key (environment_id, method, path, key)
+);
+create index idempotency_keys_age on idempotency_keys (created_at);

@@ -1,0 +1,48 @@
+/** Every SQL statement that reads the audit log; entries are added by `transact`. */
+import type { Static, TObject } from 'typebox'
+import type { Query } from '../db/database.ts'
+import { commaList, type Window, windowSql } from '../http/list.ts'
+import { ApiError } from '../lib/errors.ts'
+import type { Entry } from './entry.ts'
+import type { AuditEntry, auditFilters } from './schema.ts'
+
+export type AuditRow = Omit<Entry, 'created_at'> & { ordinal: number; sequence: number; created_at: Date; hash: Buffer }
+export type AuditFilters = Static<TObject<typeof auditFilters>>
+
+/** A row as the API shows it. */
+export function showEntry({ ordinal: _, created_at, hash, ...row }: AuditRow): Static<typeof AuditEntry> {
+  return { ...row, created_at: created_at.toISOString(), hash: hash.toString('hex') }
+}
+
+/** One window of an environment's entries. */
+export async function listEntries(
+  query: Query,
+  environmentId: string,
+  filters: AuditFilters,
+  window: Window,
+): Promise<AuditRow[]> {
+  const { resource, key, request_id, outcome } = filters
+  const actions = commaList(filters.action)
+  const [from, to] = [moment('from', filters.from), moment('to', filters.to)]
+  return await query<AuditRow[]>`
+    select * from (
+      select sequence as ordinal, sequence, id, created_at, key_id, address, request_id, req_id, action, resource, outcome,
+        status, code, before, after, hash
+      from audit_log where environment_id = ${environmentId}
+    ) as log where true
+    ${actions ? query`and action = any(${actions})` : query``}
+    ${resource ? query`and resource = ${resource}` : query``} ${key ? query`and key_id = ${key}` : query``}
+    ${request_id ? query`and (request_id = ${request_id} or req_id = ${request_id})` : query``}
+    ${outcome ? query`and outcome = ${outcome}` : query``}
+    ${from ? query`and created_at >= ${from}` : query``} ${to ? query`and created_at < ${to}` : query``}
+    ${windowSql(query, window)}`
+}
+
+/** A parameter that is a moment. Throws `invalid_parameter`. */
+function moment(parameter: string, text: string | undefined): Date | null {
+  if (text === undefined) return null
+  const date = new Date(text)
+  if (/^\d{4}-\d\d-\d\dT/.test(text) && !Number.isNaN(date.getTime())) return date
+  const message = `${parameter} must be a moment such as 2025-01-15T08:32:14Z`
+  throw new ApiError('invalid_parameter', message, { errors: [{ parameter, code: 'invalid', message }] })
+}

@@ -1,0 +1,174 @@
+/** What every write leaves: one effect for one Idempotency-Key, and an entry in a chain that anybody can check. */
+import assert from 'node:assert/strict'
+import { createHash } from 'node:crypto'
+import { after, describe, test } from 'node:test'
+import { createWorld } from '../instances/testing-world.ts'
+import { canonicalJson } from '../lib/canonical-json.ts'
+import { caller } from './testing.ts'
+
+const world = await createWorld()
+after(() => world.stop())
+const { callTest: call, deps } = world
+
+const BODY = { region: 'us-east-1', plan: 'micro-1x', image: 'micro-linux' }
+const create = (key: string, body: object = BODY, headers = {}) =>
+  call('POST', '/v2/instances', body, { 'idempotency-key': key, ...headers })
+const count = async () => (await call('GET', '/v2/instances?limit=100')).body.data.length
+
+describe('an Idempotency-Key', () => {
+  test('the same request again gets the same answer, and nothing new is made', async () => {
+    const first = await create('once')
+    const before = await count()
+    const again = await create('"once"')
+    assert.deepEqual([first.status, again.status], [201, 201])
+    assert.deepEqual(again.body, first.body)
+    assert.equal(again.headers.location, first.headers.location)
+    assert.equal(again.headers.etag, first.headers.etag)
+    assert.deepEqual([first.headers['idempotent-replayed'], again.headers['idempotent-replayed']], [undefined, 'true'])
+    assert.equal(await count(), before)
+  })
+
+  test('the order of fields does not matter, another body or parameter does: 422', async () => {
+    await create('order')
+    const turned = Object.fromEntries(Object.entries(BODY).reverse())
+    assert.equal((await create('order', turned)).headers['idempotent-replayed'], 'true')
+    const other = await create('order', { ...BODY, name: 'other' })
+    assert.deepEqual([other.status, other.body.code], [422, 'idempotency_key_reused'])
+  })
+
+  test('50 at once make one instance and one event; the others are told to try again, and then replayed', async () => {
+    const before = await count()
+    const answers = await Promise.all(Array.from({ length: 50 }, () => create('race')))
+    const made = answers.filter((answer) => answer.status === 201)
+    const ids = new Set(made.map((answer) => answer.body.id))
+    assert.equal(ids.size, 1)
+    for (const answer of answers.filter((each) => each.status !== 201)) {
+      assert.deepEqual([answer.status, answer.body.code], [409, 'idempotency_in_flight'])
+      assert.equal(answer.headers['retry-after'], '1')
+    }
+    assert.equal(made.filter((answer) => answer.headers['idempotent-replayed'] !== 'true').length, 1)
+    assert.equal(await count(), before + 1)
+    const [id] = ids
+    const [{ events }] = (await deps.sql`
+      select count(*) as events from events where resource_id = ${id} and type = 'instance.created'`) as any
+    assert.equal(events, 1)
+    assert.equal((await create('race')).body.id, id)
+  })
+
+  test('a refusal is not stored: the same key works when the reason is gone', async () => {
+    assert.equal((await create('refused', { ...BODY, plan: 'none' })).status, 422)
+    assert.equal((await create('refused')).status, 201)
+  })
+
+  test('keys belong to an environment and an address', async () => {
+    const first = await create('shared')
+    const live = await world.call('POST', '/v2/instances', BODY, { 'idempotency-key': 'shared' })
+    assert.notEqual(live.body.id, first.body.id)
+    const stop = await call(
+      'POST',
+      `/v2/instances/${first.body.id}/actions/rebuild`,
+      {},
+      { 'idempotency-key': 'shared' },
+    )
+    assert.equal(stop.headers['idempotent-replayed'], undefined)
+  })
+
+  test('a day later the key is new', async () => {
+    const first = await create('old')
+    await deps.sql`update idempotency_keys set created_at = now() - interval '24 hours 1 second' where key = 'old'`
+    const second = await create('old')
+    assert.notEqual(second.body.id, first.body.id)
+    assert.equal((await create('old')).body.id, second.body.id)
+  })
+
+  test('400 for what is no key; on other methods it is ignored', async () => {
+    for (const key of ['', ' ', 'ü', 'x'.repeat(256)]) {
+      const { status, body } = await create(key)
+      assert.deepEqual([status, body.errors?.[0].parameter], [400, 'Idempotency-Key'], JSON.stringify(key))
+    }
+    const { body } = await create('named')
+    const put = () => call('PUT', `/v2/instances/${body.id}`, { name: 'same' }, { 'idempotency-key': 'named' })
+    assert.deepEqual([(await put()).status, (await put()).headers['idempotent-replayed']], [200, undefined])
+  })
+})
+
+describe('the audit log', () => {
+  const all = async (query = '') => {
+    const { body } = await call('GET', `/v2/audit_log/export${query}`)
+    return (body as string)
+      .split('\n')
+      .filter(Boolean)
+      .map((line) => JSON.parse(line))
+  }
+
+  test('has every write with who, what, and before → after', async () => {
+    const made = await call(
+      'POST',
+      '/v2/instances',
+      { ...BODY, user_data: '#!/bin/sh\necho hidden' },
+      { 'x-request-id': 'audited' },
+    )
+    await call('PUT', `/v2/instances/${made.body.id}`, { tags: { a: 'b' } }, { 'x-request-id': 'changed' })
+    const [created] = await all('?request_id=audited')
+    assert.deepEqual(
+      [created.action, created.resource, created.outcome, created.status, created.before],
+      ['createInstance', made.body.id, 'done', 201, null],
+    )
+    assert.equal(created.key_id, world.test.principal.key_id)
+    assert.equal(created.after.id, made.body.id)
+    assert.ok(!JSON.stringify(created).includes('hidden'), 'user data is in the audit log')
+    const [changed] = await all('?request_id=changed')
+    assert.deepEqual([changed.before, changed.after], [{ tags: {} }, { tags: { a: 'b' } }])
+  })
+
+  test('has refused writes with the code, but neither reads nor repetitions nor what changes nothing', async () => {
+    const before = (await all()).length
+    await call('DELETE', '/v2/instances/inst_0000000000')
+    await call('POST', '/v2/instances', { ...BODY, plan: 'none' })
+    await call('GET', '/v2/instances/inst_0000000000')
+    const refused = (await all('?outcome=refused')).slice(-2)
+    assert.equal((await all()).length, before + 2)
+    assert.deepEqual(
+      refused.map((entry) => [entry.action, entry.status, entry.code, entry.resource]),
+      [
+        ['terminateInstance', 404, 'not_found', 'inst_0000000000'],
+        ['createInstance', 422, 'validation_failed', null],
+      ],
+    )
+    await create('audited-once')
+    const made = (await all()).length
+    await create('audited-once')
+    assert.equal((await all()).length, made)
+  })
+
+  test('is one chain: each hash can be computed from the entry and the hash before', async () => {
+    const entries = await all()
+    assert.deepEqual(
+      entries.map((entry) => entry.sequence),
+      entries.map((_, i) => i + 1),
+    )
+    let previous = Buffer.alloc(32)
+    for (const { sequence: _, hash, ...entry } of entries) {
+      const digest = createHash('sha256').update(canonicalJson(entry)).digest()
+      previous = createHash('sha256').update(previous).update(digest).digest()
+      assert.equal(hash, previous.toString('hex'))
+    }
+  })
+
+  test('cannot be changed', async () => {
+    for (const statement of ['update audit_log set code = null', 'delete from audit_log', 'truncate audit_log']) {
+      await assert.rejects(deps.sql.unsafe(statement), /never changed|permission denied/)
+    }
+  })
+
+  test('belongs to its environment, and has pages', async () => {
+    const live = await world.call('GET', '/v2/audit_log?limit=1')
+    assert.notEqual(live.body.data[0]?.key_id, world.test.principal.key_id)
+    const { body } = await call('GET', '/v2/audit_log?limit=2')
+    assert.deepEqual([body.data.length, body.pagination.has_more], [2, true])
+    assert.ok(body.data[0].sequence > body.data[1].sequence)
+    assert.equal((await call('GET', '/v2/audit_log?from=yesterday')).status, 400)
+    const other = caller(world.app, (await world.tenant()).test.key)
+    assert.deepEqual((await other('GET', '/v2/audit_log')).body.data, [])
+  })
+})

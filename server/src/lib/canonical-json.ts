@@ -1,0 +1,18 @@
+import { createHash } from 'node:crypto'
+
+/**
+ * A JSON value in the one form that RFC 8785 gives it: members sorted by UTF-16 code units, no white space. Equal values
+ * have equal texts, so a digest of the text stands for the value. Members that are `undefined` are left out.
+ */
+export function canonicalJson(value: unknown): string {
+  if (Array.isArray(value)) return `[${value.map((item) => canonicalJson(item ?? null)).join(',')}]`
+  if (typeof value !== 'object' || value === null) return JSON.stringify(value ?? null)
+  const members = Object.entries(value).filter(([, member]) => member !== undefined)
+  members.sort(([a], [b]) => (a < b ? -1 : 1))
+  return `{${members.map(([name, member]) => `${JSON.stringify(name)}:${canonicalJson(member)}`).join(',')}}`
+}
+
+/** SHA-256 of the canonical text. */
+export function digestOf(value: unknown): Buffer {
+  return createHash('sha256').update(canonicalJson(value)).digest()
+}
