@@ -43,3 +43,28 @@ export function Id(type: IdType, description: string) {
 export function NoContent(description: string) {
   return Type.Unsafe<unknown>({ type: 'null', description })
 }
+
+const Size = Type.Object(
+  {
+    vcpus: Type.Integer({ description: 'Virtual CPUs.' }),
+    memory_bytes: Type.Integer({ description: 'Memory, each instance with 128 MiB for its machine.' }),
+    disk_bytes: Type.Integer({ description: 'Disks at their full size.' }),
+  },
+  { description: 'An amount of what instances take.', additionalProperties: false },
+)
+
+/** What a region can hold, and what its instances have reserved. */
+export const RegionCapacity = Type.Object(
+  { total: Size, used: Size },
+  { description: 'What the region can hold, and what its instances have reserved.', additionalProperties: false },
+)
+
+/** What serves an environment in a region. */
+export const Hypervisor = Type.Object(
+  {
+    name: Type.String({ description: 'What runs the machines.', examples: ['qemu'] }),
+    accelerator: OneOf(['kvm', 'tcg', 'none'], 'What executes their instructions: the CPU, or a translator.'),
+    reason: Type.String({ description: 'How that was found out.' }),
+  },
+  { description: 'What serves the environment of the key there.', additionalProperties: false },
+)

@@ -51,6 +51,10 @@ export async function write(
   effect: (tx: Transaction, head: Head) => Promise<Outcome>,
 ): Promise<never> {
   const { principal } = request
+  if ((request.query as { dry_run?: boolean }).dry_run) {
+    const outcome = await transact(deps, principal, effect, { rehearse: true })
+    return send(reply, answerOf(outcome, false))
+  }
   const key = idempotencyOf(request)
   const done = await transact(deps, principal, async (tx, head) => {
     const stored = key && (await takeKey(tx, principal.environment_id, key))

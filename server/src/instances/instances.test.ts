@@ -18,16 +18,7 @@ async function create(fields: object = {}): Promise<any> {
   assert.equal(status, 201, JSON.stringify(body))
   return body
 }
-/** Lets time pass, second by second, until the instance has the status. */
-async function pass(id: string, status: string): Promise<any> {
-  for (let seconds = 0; seconds < 3_000; seconds++) {
-    const { body } = await call('GET', `/v2/instances/${id}`)
-    if (body.status === status) return body
-    await world.advance(1)
-    await new Promise((resolve) => setTimeout(resolve, 10))
-  }
-  return assert.fail(`${id} does not become ${status}`)
-}
+const pass: World['pass'] = (...args) => world.pass(...args)
 async function running(fields: object = {}): Promise<any> {
   return pass((await create(fields)).id, 'running')
 }

@@ -2,6 +2,7 @@ import type { FastifyReply, FastifyRequest } from 'fastify'
 import { type Static, Type } from 'typebox'
 import type { Transaction } from '../db/database.ts'
 import type { Deps } from '../deps.ts'
+import type { Head } from '../events/head.ts'
 import { answerObject, checkIfMatch } from '../http/etag.ts'
 import { answerPage } from '../http/list.ts'
 import { Id, Nullable, ref } from '../http/schemas.ts'
@@ -13,11 +14,14 @@ import { readConsoleLog } from './console-log.ts'
 import { createInstance } from './create.ts'
 import { listInstances } from './list.ts'
 import { present } from './present.ts'
+import { describeWrite } from './rehearsal.ts'
 import { STATUSES } from './row.ts'
 import {
+  dryRun,
   Instance,
   InstanceCreate,
   InstancePage,
+  InstancePlan,
   InstanceUpdate,
   instanceFilters,
   PowerAction,
@@ -35,12 +39,17 @@ const ACTIONS = {
   reboot: 'Powers the guest off and starts it again.',
 } as const
 
+type Rehearsed = Parameters<typeof describeWrite>[5]
 type InstanceWish = (tx: Transaction, context: Deps & Context, target: Target) => Promise<Changed>
 
 export const instances: Resource = {
-  schemas: [Instance, InstancePage, InstanceCreate, InstanceUpdate],
+  schemas: [Instance, InstancePage, InstanceCreate, InstanceUpdate, InstancePlan],
   routes(app, deps) {
     const show = (row: Parameters<typeof present>[0]) => present(row, deps.config)
+    const rehearse = (request: FastifyRequest, tx: Transaction, head: Head, rows: Rehearsed) => {
+      const { operationId = '' } = request.routeOptions.schema as { operationId?: string }
+      return describeWrite(deps, tx, head, request.principal, operationId, rows)
+    }
     /** Carries out a wish about the instance in the path: who asks, and the client's `If-Match`, go with it. */
     const change = (request: FastifyRequest, reply: FastifyReply, status: 200 | 202, wish: InstanceWish) =>
       write(deps, request, reply, async (tx, head) => {
@@ -51,6 +60,8 @@ export const instances: Resource = {
           checkVersion: (version) => checkIfMatch(request.headers['if-match'], { version }),
         }
         const { before, after } = await wish(tx, { ...deps, head }, target)
+        if ((request.query as { dry_run?: boolean }).dry_run)
+          return rehearse(request, tx, head, { before, after, status })
         const shown = show(after)
         return changed(status, target.id, before === after ? shown : show(before), shown)
       })
@@ -88,14 +99,16 @@ export const instances: Resource = {
           summary: 'Create an instance',
           description: 'Answers at once; the instance is up when its status is `running` (see `wait_for`).',
           tags,
+          querystring: Type.Object(dryRun, { additionalProperties: false }),
           body: ref(InstanceCreate),
-          response: { 201: ref(Instance) },
+          response: { 200: ref(InstancePlan), 201: ref(Instance) },
         },
       },
       (request, reply) =>
         write(deps, request, reply, async (tx, head) => {
-          const row = await createInstance(tx, { ...deps, head }, request.principal, request.body, request.id)
-          const shown = show(row)
+          const after = await createInstance(tx, { ...deps, head }, request.principal, request.body, request.id)
+          if (request.query.dry_run) return rehearse(request, tx, head, { before: null, after, status: 201 })
+          const shown = show(after)
           return created(shown, shown.links.self)
         }),
     )
@@ -171,11 +184,16 @@ export const instances: Resource = {
               allow_reboot: Type.Optional(
                 Type.Boolean({ default: false, description: 'A new plan may reboot a running instance.' }),
               ),
+              ...dryRun,
             },
             { additionalProperties: false },
           ),
           body: ref(InstanceUpdate),
-          response: { 200: ref(Instance) },
+          response: {
+            200: Type.Union([ref(Instance), ref(InstancePlan)], {
+              description: 'The instance, or with `dry_run` what would happen.',
+            }),
+          },
         },
         handler: (request, reply) => {
           const options = { allow_reboot: request.query.allow_reboot ?? false }
@@ -196,7 +214,8 @@ export const instances: Resource = {
           description: 'For good. It can be read for 24 hours more.',
           tags,
           params,
-          response: { 202: ref(Instance) },
+          querystring: Type.Object(dryRun, { additionalProperties: false }),
+          response: { 200: ref(InstancePlan), 202: ref(Instance) },
         },
       },
       (request, reply) => change(request, reply, 202, terminate),

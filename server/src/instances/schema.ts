@@ -1,7 +1,9 @@
 import { type Static, Type } from 'typebox'
 import { listParameters, PageOf } from '../http/list.ts'
-import { Id, Nullable, OneOf, Text, Timestamp } from '../http/schemas.ts'
+import { Hypervisor, Id, Nullable, OneOf, RegionCapacity, ref, Text, Timestamp } from '../http/schemas.ts'
+import { QUOTA_NAMES } from '../lib/quota.ts'
 import { STATUSES } from './row.ts'
+import { STEP_NAMES } from './steps.ts'
 
 const NAME_RULE = {
   pattern: '^[A-Za-z0-9._ -]{1,63}$',
@@ -135,6 +137,65 @@ export const Instance = Type.Object(
 )
 
 export const InstancePage = PageOf(Instance)
+
+const count = (description: string) => Type.Integer({ description })
+
+/** What a write would do. */
+export const InstancePlan = Type.Object(
+  {
+    dry_run: Type.Literal(true, { description: 'Nothing was changed.' }),
+    action: Type.String({ description: 'The operation.', examples: ['createInstance'] }),
+    would_answer: Type.Integer({ description: 'HTTP status of the answer without `dry_run`.' }),
+    before: Type.Union([ref(Instance), Type.Null()], { description: 'As it is; null for a new instance.' }),
+    after: {
+      ...ref(Instance),
+      description: 'As it would be answered; id and addresses of a new one are examples, chosen when it is made.',
+    },
+    placement: Type.Object(
+      { region: Type.String({ description: 'The region.' }), hypervisor: Hypervisor },
+      { description: 'Where it would run.', additionalProperties: false },
+    ),
+    capacity: Type.Union([RegionCapacity, Type.Null()], {
+      description: 'Of the region, with this write counted; null where there is no limit.',
+    }),
+    quotas: Type.Array(
+      Type.Object(
+        {
+          name: OneOf(QUOTA_NAMES, 'What is counted.'),
+          limit: Type.Union([Type.Integer(), Type.Null()], { description: 'Null: no limit.' }),
+          used: count('In use now.'),
+          would_use: count('In use afterwards.'),
+        },
+        { additionalProperties: false },
+      ),
+      { description: "The project's quotas in this environment." },
+    ),
+    reboots: Type.Boolean({ description: 'Whether a running guest would be restarted.' }),
+    steps: Type.Array(OneOf(STEP_NAMES, 'A step.'), { description: 'What would have to be done, in order.' }),
+    ready_seconds_lately: Type.Union(
+      [
+        Type.Object(
+          {
+            p50: Type.Number({ description: 'Half were up within so many seconds.' }),
+            p90: Type.Number({ description: 'Nine of ten were.' }),
+            samples: count('Of how many; the last 50 at most.'),
+          },
+          { additionalProperties: false },
+        ),
+        Type.Null(),
+      ],
+      { description: 'From request to ready, of instances of this image; null where nothing boots or none has yet.' },
+    ),
+  },
+  { $id: 'InstancePlan', description: 'What a write of an instance would do.', additionalProperties: false },
+)
+
+/** Parameter of the writes that can be rehearsed. */
+export const dryRun = {
+  dry_run: Type.Optional(
+    Type.Boolean({ default: false, description: 'Change nothing and answer 200 with what would happen.' }),
+  ),
+}
 
 export const InstanceCreate = Type.Object(
   {

@@ -165,3 +165,23 @@ export async function wakeWaitingFor(tx: Transaction, imageId: string): Promise<
     select id, environment_id from instances where image_id = ${imageId} and status = 'provisioning'`
   for (const row of rows) await wakeInstance(tx, row)
 }
+
+/**
+ * How long instances of this image took lately from the request until the guest was up: of the last 50 of the
+ * environment, in its own time. Null when there was none.
+ */
+export async function readyTimes(
+  query: Query,
+  environmentId: string,
+  imageId: string,
+): Promise<{ p50: number; p90: number; samples: number } | null> {
+  const [row] = await query<{ p50: number | null; p90: number; samples: number }[]>`
+    select percentile_cont(0.5) within group (order by seconds) as p50,
+      percentile_cont(0.9) within group (order by seconds) as p90, count(*) as samples
+    from (
+      select extract(epoch from ready_at - created_at)::float8 as seconds from instances
+      where environment_id = ${environmentId} and image_id = ${imageId} and ready_at is not null and wanted_disk = 1
+      order by ordinal desc limit 50
+    ) as lately`
+  return row!.p50 === null ? null : { p50: row!.p50, p90: row!.p90, samples: row!.samples }
+}

@@ -17,6 +17,8 @@ export type World = TestApp & {
   callTest: Call
   /** Moves the frozen clock of the test environment, and has the engine look. */
   advance(seconds: number): Promise<void>
+  /** Lets time pass, second by second, until the instance of the test environment has the status. */
+  pass(id: string, status: string): Promise<any>
   /** Looks again and again until the instance has the status. */
   reach(id: string, status: string, call?: Call): Promise<any>
   /** One more project, ready for instances. */
@@ -61,6 +63,15 @@ export async function createWorld(options: { live?: (sql: Sql) => Driver; seed?:
         update environments set clock_frozen_at = clock_frozen_at + make_interval(secs => ${seconds})
         where id = ${testEnvironment}`
       engine.nudge()
+    },
+    async pass(id, status) {
+      for (let seconds = 0; seconds < 3_000; seconds++) {
+        const { body } = await callTest('GET', `/v2/instances/${id}`)
+        if (body.status === status) return body
+        await world.advance(1)
+        await systemClock.sleep(10)
+      }
+      throw new Error(`${id} does not become ${status}`)
     },
     async reach(id, status, call = callTest) {
       const deadline = performance.now() + 20_000

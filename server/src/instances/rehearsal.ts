@@ -1,0 +1,52 @@
+/** `?dry_run=true`: what a write would do, found out by doing everything but the commit. */
+import type { Static } from 'typebox'
+import type { Transaction } from '../db/database.ts'
+import type { Deps } from '../deps.ts'
+import { type Head, type Owner, readUse } from '../events/head.ts'
+import type { Outcome } from '../http/write.ts'
+import { availability } from '../images/store.ts'
+import { QUOTA_NAMES } from '../lib/quota.ts'
+import { showRegion } from '../regions/store.ts'
+import { present } from './present.ts'
+import type { InstanceRow } from './row.ts'
+import type { InstancePlan } from './schema.ts'
+import { stepsBetween } from './steps.ts'
+import { readyTimes } from './store.ts'
+
+/**
+ * Describes a write in its own transaction, right before that is rolled back.
+ * @param rows what the write changed: `before` is null for a new instance
+ */
+export async function describeWrite(
+  deps: Deps,
+  tx: Transaction,
+  head: Head,
+  owner: Owner,
+  action: string,
+  rows: { before: InstanceRow | null; after: InstanceRow; status: number },
+): Promise<Outcome> {
+  const { before, after, status } = rows
+  const region = deps.regions.find((each) => each.id === after.region)!
+  const { hypervisor, capacity } = await showRegion(tx, region, owner.mode)
+  const { used, quotas } = await readUse(tx, deps, owner)
+  const image = await availability(tx, after.image_id, owner.mode)
+  const steps = stepsBetween(before, after, image.present)
+  const boots = steps.includes('boot')
+  const plan: Static<typeof InstancePlan> = {
+    dry_run: true,
+    action,
+    would_answer: status,
+    before: before && present(before, deps.config),
+    after: present(after, deps.config),
+    placement: { region: region.id, hypervisor },
+    // The transaction has it reserved already: what it sees as used is what would be used.
+    capacity,
+    quotas: QUOTA_NAMES.map((name) => {
+      return { name, limit: quotas[name], used: used[name], would_use: used[name] + head.use[name] }
+    }),
+    reboots: before?.status === 'running' && steps.includes('power_down') && boots,
+    steps,
+    ready_seconds_lately: boots ? await readyTimes(tx, owner.environment_id, after.image_id) : null,
+  }
+  return { status: 200, resource: after.id, before: null, after: null, body: plan }
+}
