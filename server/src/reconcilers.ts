@@ -3,6 +3,7 @@ import type { Driver } from './drivers/driver.ts'
 import type { Engine, Reconcilers } from './engine/loop.ts'
 import { type Sweep, sweepReconciler } from './engine/sweep.ts'
 import { wake, wakeKnown } from './engine/work.ts'
+import { forgetAnswers } from './http/idempotency.ts'
 import { CATALOGUE } from './images/catalog.ts'
 import { imageReconciler } from './images/reconcile.ts'
 import { instanceReconciler } from './instances/reconcile.ts'
@@ -17,12 +18,24 @@ export function reconcilers(deps: Deps): Reconcilers {
   }
 }
 
-/** One sweep per driver: of each region, its live and its test world. */
+/** One sweep per driver: of each region, its live and its test world; and one of what only has a time to be kept. */
 function sweeps(deps: Deps): Record<string, Sweep> {
   const modes = ['live', 'test'] as const
-  return Object.fromEntries(
-    deps.regions.flatMap((region) => modes.map((mode) => [`${mode}:${region.id}`, instanceSweep(deps, region, mode)])),
-  )
+  return {
+    ...Object.fromEntries(
+      deps.regions.flatMap((region) =>
+        modes.map((mode) => [`${mode}:${region.id}`, instanceSweep(deps, region, mode)]),
+      ),
+    ),
+    answers: { ...NOTHING_LISTED, interval_seconds: 600, tidy: () => forgetAnswers(deps.sql) },
+  }
+}
+
+/** A sweep that only tidies. */
+const NOTHING_LISTED: Omit<Sweep, 'interval_seconds' | 'tidy'> = {
+  list: async () => [],
+  unknown: async () => [],
+  remove: async () => {},
 }
 
 /** At every start: the sweeps, and the catalogue's images, which may be on the disk already. */

@@ -21,12 +21,13 @@ export function actorOf(request: FastifyRequest, now: Date): Actor {
 }
 
 /**
- * Notes a write that was refused. Left out are those of nobody (401), those that were not looked at (429), and failures
- * of ours (5xx), which are no refusals.
+ * Notes a write that was refused. Left out are those of nobody (401), those that were not looked at yet (429, or another
+ * one with the same Idempotency-Key runs), and failures of ours (5xx), which are no refusals.
  */
 export async function auditRefusal(deps: Deps, request: FastifyRequest, error: ApiError): Promise<void> {
   const reads = request.method === 'GET' || request.method === 'HEAD'
-  if (reads || !request.principal || request.is404 || error.status >= 500 || error.status === 429) return
+  const unseen = error.status >= 500 || error.status === 429 || error.code === 'idempotency_in_flight'
+  if (reads || !request.principal || request.is404 || unseen) return
   const { id: resource = null } = (request.params ?? {}) as { id?: string }
   const entry = auditEntry({
     id: newId('aud', deps.random),

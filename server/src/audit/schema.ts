@@ -8,7 +8,7 @@ const Milliseconds = Type.String({
   examples: ['2025-01-15T08:32:14.120Z'],
 })
 const fields = (description: string) =>
-  Type.Unsafe<object | null>({ type: ['object', 'null'], additionalProperties: true, description })
+  Type.Union([Type.Object({}, { additionalProperties: true }), Type.Null()], { description })
 
 export const AuditEntry = Type.Object(
   {

@@ -24,6 +24,10 @@ export type Notifier = {
    * then await: so no change falls between.
    */
   nextChange(id: string, ms: number, signal?: AbortSignal): Promise<void>
+  /**
+   * Calls back at every change, at once for those that this process tells of; with null when some may have been missed.
+   */
+  onChange(listener: (id: string | null) => void): void
   start(): Promise<void>
   stop(): Promise<void>
 }
@@ -32,6 +36,7 @@ export type Notifier = {
 export function createNotifier(sql: Sql, clock: Clock, workChannel: string): Notifier {
   const ids = new Set<string>()
   const waiters = new Map<string, Set<() => void>>()
+  const listeners: ((id: string | null) => void)[] = []
   let work = false
   let gathering = false
   let listener: { unlisten(): Promise<void> } | null = null
@@ -54,7 +59,12 @@ export function createNotifier(sql: Sql, clock: Clock, workChannel: string): Not
     })
   }
 
+  const release = (id: string) => {
+    for (const listener of listeners) listener(id)
+    for (const done of [...(waiters.get(id) ?? [])]) done()
+  }
   const releaseAll = () => {
+    for (const listener of listeners) listener(null)
     for (const set of [...waiters.values()]) for (const done of [...set]) done()
   }
 
@@ -64,6 +74,7 @@ export function createNotifier(sql: Sql, clock: Clock, workChannel: string): Not
       gather()
     },
     changed(id) {
+      release(id)
       ids.add(id)
       gather()
     },
@@ -84,9 +95,12 @@ export function createNotifier(sql: Sql, clock: Clock, workChannel: string): Not
         else signal?.addEventListener('abort', done)
       })
     },
+    onChange(listener) {
+      listeners.push(listener)
+    },
     async start() {
       const changed = (payload: string) => {
-        for (const id of JSON.parse(payload) as string[]) for (const done of [...(waiters.get(id) ?? [])]) done()
+        for (const id of JSON.parse(payload) as string[]) release(id)
       }
       listener = await sql.listen(CHANGED_CHANNEL, changed, releaseAll)
     },

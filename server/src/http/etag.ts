@@ -12,10 +12,30 @@ export function etagOf(object: object): string {
 export function answerObject<T extends object>(request: FastifyRequest, reply: FastifyReply, object: T): T {
   const etag = etagOf(object)
   reply.header('etag', etag)
+  return isKnown(request, etag) ? (reply.code(304).send() as unknown as T) : object
+}
+
+/** The same for an object that is a text already. */
+export function answerText(
+  request: FastifyRequest,
+  reply: FastifyReply,
+  { etag, text }: { etag: string; text: string },
+): never {
+  reply.header('etag', etag)
+  if (isKnown(request, etag)) return reply.code(304).send() as never
+  return sendText(reply, text)
+}
+
+/** Sends JSON that is a text already. */
+export function sendText(reply: FastifyReply, text: string): never {
+  return reply.type('application/json; charset=utf-8').serializer(asItIs).send(text) as never
+}
+const asItIs = (text: unknown) => text as string
+
+function isKnown(request: FastifyRequest, etag: string): boolean {
   const known = request.headers['if-none-match']
-  if (known === undefined || (request.method !== 'GET' && request.method !== 'HEAD')) return object
-  if (!lists(known.replaceAll('W/', ''), etag)) return object
-  return reply.code(304).send() as unknown as T
+  if (known === undefined || (request.method !== 'GET' && request.method !== 'HEAD')) return false
+  return lists(known.replaceAll('W/', ''), etag)
 }
 
 /** Refuses a write whose `If-Match` is not the object as it is now (412). Call it on the locked row. */

@@ -79,7 +79,7 @@ export async function storeAnswer(
       status = excluded.status, headers = excluded.headers, body = excluded.body, created_at = now()`
 }
 
-/** Removes answers whose time is over, some at a time. */
+/** Removes answers whose time is over, of all tenants, some at a time. */
 export async function forgetAnswers(query: Query): Promise<void> {
   await query`
     delete from idempotency_keys where ctid in (

@@ -52,6 +52,7 @@ function idleDriver(name: Driver['name'], capacity: Capacity): Driver {
 const idleNotifier: Notifier = {
   announce() {},
   changed() {},
+  onChange() {},
   nextChange: (_id, ms, signal) => systemClock.sleep(ms, signal),
   async start() {},
   async stop() {},

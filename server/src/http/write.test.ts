@@ -4,6 +4,7 @@ import { createHash } from 'node:crypto'
 import { after, describe, test } from 'node:test'
 import { createWorld } from '../instances/testing-world.ts'
 import { canonicalJson } from '../lib/canonical-json.ts'
+import { forgetAnswers } from './idempotency.ts'
 import { caller } from './testing.ts'
 
 const world = await createWorld()
@@ -61,16 +62,13 @@ describe('an Idempotency-Key', () => {
   })
 
   test('keys belong to an environment and an address', async () => {
-    const first = await create('shared')
-    const live = await world.call('POST', '/v2/instances', BODY, { 'idempotency-key': 'shared' })
+    const subnet = { region: 'us-east-1', name: 'shared', cidr: '172.20.0.0/24' }
+    const first = await call('POST', '/v2/subnets', subnet, { 'idempotency-key': 'shared' })
+    const live = await world.call('POST', '/v2/subnets', subnet, { 'idempotency-key': 'shared' })
+    assert.deepEqual([first.status, live.status], [201, 201])
     assert.notEqual(live.body.id, first.body.id)
-    const stop = await call(
-      'POST',
-      `/v2/instances/${first.body.id}/actions/rebuild`,
-      {},
-      { 'idempotency-key': 'shared' },
-    )
-    assert.equal(stop.headers['idempotent-replayed'], undefined)
+    const elsewhere = await create('shared')
+    assert.deepEqual([elsewhere.status, elsewhere.headers['idempotent-replayed']], [201, undefined])
   })
 
   test('a day later the key is new', async () => {
@@ -79,6 +77,10 @@ describe('an Idempotency-Key', () => {
     const second = await create('old')
     assert.notEqual(second.body.id, first.body.id)
     assert.equal((await create('old')).body.id, second.body.id)
+    await deps.sql`update idempotency_keys set created_at = now() - interval '25 hours' where key = 'old'`
+    await forgetAnswers(deps.sql)
+    const left = await deps.sql`select key from idempotency_keys where key in ('old', 'once')`
+    assert.deepEqual([...left], [{ key: 'once' }])
   })
 
   test('400 for what is no key; on other methods it is ignored', async () => {
@@ -117,6 +119,8 @@ describe('the audit log', () => {
     assert.equal(created.key_id, world.test.principal.key_id)
     assert.equal(created.after.id, made.body.id)
     assert.ok(!JSON.stringify(created).includes('hidden'), 'user data is in the audit log')
+    const { body: page } = await call('GET', '/v2/audit_log?request_id=audited')
+    assert.deepEqual(page.data, [created], 'the list shows the same as the export')
     const [changed] = await all('?request_id=changed')
     assert.deepEqual([changed.before, changed.after], [{ tags: {} }, { tags: { a: 'b' } }])
   })

@@ -9,7 +9,7 @@ import type { Transaction } from '../db/database.ts'
 import type { Deps } from '../deps.ts'
 import { type Head, transact } from '../events/head.ts'
 import { newId } from '../lib/id.ts'
-import { etagOf } from './etag.ts'
+import { etagOf, sendText } from './etag.ts'
 import { idempotencyOf, type StoredAnswer, storeAnswer, takeKey } from './idempotency.ts'
 
 /** What a write did, and what it answers. */
@@ -96,9 +96,5 @@ function withoutSecrets(body: object, secrets: string[]): object {
 /** The text is sent as it is: what was stored and what was just made go out by the same bytes. */
 function send(reply: FastifyReply, { status, headers, body }: StoredAnswer): never {
   reply.code(status).headers(headers)
-  if (body === null) return reply.send() as never
-  return reply
-    .type('application/json; charset=utf-8')
-    .serializer((text: string) => text)
-    .send(body) as never
+  return body === null ? (reply.send() as never) : sendText(reply, body)
 }

@@ -3,7 +3,8 @@ import { type Static, Type } from 'typebox'
 import type { Transaction } from '../db/database.ts'
 import type { Deps } from '../deps.ts'
 import type { Head } from '../events/head.ts'
-import { answerObject, checkIfMatch } from '../http/etag.ts'
+import { createAnswerCache } from '../http/answer-cache.ts'
+import { answerObject, answerText, checkIfMatch } from '../http/etag.ts'
 import { answerPage } from '../http/list.ts'
 import { Id, Nullable, ref } from '../http/schemas.ts'
 import type { Resource } from '../http/types.ts'
@@ -46,6 +47,7 @@ export const instances: Resource = {
   schemas: [Instance, InstancePage, InstanceCreate, InstanceUpdate, InstancePlan],
   routes(app, deps) {
     const show = (row: Parameters<typeof present>[0]) => present(row, deps.config)
+    const answers = createAnswerCache(deps)
     const rehearse = (request: FastifyRequest, tx: Transaction, head: Head, rows: Rehearsed) => {
       const { operationId = '' } = request.routeOptions.schema as { operationId?: string }
       return describeWrite(deps, tx, head, request.principal, operationId, rows)
@@ -143,19 +145,21 @@ export const instances: Resource = {
         },
       },
       async (request, reply) => {
-        const { principal, params, query } = request
-        const row = query.wait_for
-          ? await waitFor(
-              deps,
-              principal.environment_id,
-              params.id,
-              query.wait_for.split(','),
-              query.timeout ?? 60,
-              request.raw,
-            )
-          : await find(deps.sql.as(principal.environment_id), principal.environment_id, params.id)
-        if (!row) throw notFound('instance', params.id)
-        return answerObject(request, reply, show(row))
+        const { environment_id } = request.principal
+        const { id } = request.params
+        const { wait_for, timeout = 60 } = request.query
+        if (wait_for) {
+          const row = await waitFor(deps, environment_id, id, wait_for.split(','), timeout, request.raw)
+          if (!row) throw notFound('instance', id)
+          return answerObject(request, reply, show(row))
+        }
+        const read = () => find(deps.sql.as(environment_id), environment_id, id)
+        // A terminated one vanishes by the passing of time, which nobody tells.
+        const answer =
+          answers.get(environment_id, id) ??
+          (await answers.fill(environment_id, id, read, show, (row) => row.terminated_at === null))
+        if (!answer) throw notFound('instance', id)
+        return answerText(request, reply, answer)
       },
     )
 
