@@ -309,6 +309,10 @@ begin
     now_s := coalesce(at, extract(epoch from clock_timestamp()));
     slot := floor(now_s);
 
+    -- The clock was set back: the bucket is as full as it was.
+    if slot < state.lent_slot then
+      state.tat := state.tat - (state.lent_slot - now_s);
+    end if;
     -- While tokens are lent the bucket is not refilled beyond what makes it full together with them.
     state.tat := least(
       greatest(
@@ -338,8 +342,8 @@ begin
     lent := greatest(0, least(ask.extra, floor(ask.burst / 20.0)::integer - held, (free - sold) / 20));
     available := available - sold - lent;
     update rate_limits r
-      set tat = state.tat + (sold + lent) / ask.rate, lent_slot = slot, lent = state.lent + exchange_rate_limits.lent,
-          lent_before = state.lent_before
+      set tat = state.tat + (sold + exchange_rate_limits.lent) / ask.rate, lent_slot = slot,
+          lent = state.lent + exchange_rate_limits.lent, lent_before = state.lent_before
       where r.bucket = ask.bucket;
     bucket := ask.bucket;
     return next;
