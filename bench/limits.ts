@@ -24,7 +24,11 @@ await sql`create unlogged table bare (key text primary key, tat timestamptz not 
 
 const rate_limits = { ...DEFAULT_RATE_LIMITS, reads: PLENTY, writes: PLENTY, creates: PLENTY }
 let statements = 0
-const counted = Object.assign(((...args: Parameters<typeof sql>) => (statements++, sql(...args))) as typeof sql, sql)
+function count<T>(statement: T): T {
+  statements++
+  return statement
+}
+const counted = Object.assign(((...args: Parameters<typeof sql>) => count(sql(...args))) as typeof sql, sql)
 const hook = createRateLimits({ config: { rate_limits }, sql: counted, clock, log })
 const store = createBucketStore(sql)
 /** As much of a request and its answer as the hook touches. */

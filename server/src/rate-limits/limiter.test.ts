@@ -195,6 +195,25 @@ describe('shared limits', () => {
     for (let i = 0; i < 60; i++) assert.equal(await other.limiter.take([other.bucket]), null)
   })
 
+  test('a client that changes processes all the time finds its burst whole: what was lent elsewhere came back', async () => {
+    const policy = { rate_per_second: 100, burst: 1_000 }
+    const { clock, processes } = await world(policy, 3, createMemoryStore)
+    const polite = createIdealBucket({ rate_per_second: 95, burst: 899 })
+    const request = async (process: Process) => {
+      polite.take(clock.monotonic())
+      assert.equal(await process.limiter.take([process.bucket]), null)
+    }
+    for (let round = 0; round < 5; round++) {
+      for (let i = 0; i < 2_000; i++) {
+        await pass(clock, 1_000 / 95)
+        await request(processes[Math.floor(i / 35) % 3]!)
+      }
+      const [last] = processes.slice(round % 3)
+      while (polite.level(clock.monotonic()) >= 1) await request(last!)
+      await pass(clock, 9_500)
+    }
+  })
+
   test('processes that race in real time stay within the bound', async () => {
     await sql`truncate rate_limits`
     const policy = { rate_per_second: 200, burst: 300 }
