@@ -8,6 +8,7 @@
  * nobody counted stay.
  */
 import type { Clock } from '../lib/clock.ts'
+import { DatabaseUnavailableError } from '../lib/errors.ts'
 import type { Log } from '../lib/log.ts'
 import { type Bucket, beginExchange, canSpend, remaining, settled, spend, unspend } from './bucket.ts'
 import { decide } from './gcra.ts'
@@ -114,6 +115,8 @@ export function createLimiter({ store, clock, log }: { store: BucketStore; clock
           for (const bucket of asked) keep(bucket)
         },
         (error: Error) => {
+          // Whatever it is, requests must not fail for it; but what is no outage is a bug of ours.
+          if (!(error instanceof DatabaseUnavailableError)) log.error({ error: error.stack }, 'rate limits: a bug')
           if (!isLate) away(waiters, error.message)
         },
       )
