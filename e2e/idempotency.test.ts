@@ -18,7 +18,7 @@ before(async () => {
 })
 after(() => plane?.teardown())
 
-/** Sends until there is a final answer; a broken connection, 409 in flight and 503 are none. */
+/** Sends until there is a final answer; a broken connection, 409 in flight, 429 and 503 are none. */
 async function persist(key: string): Promise<{ id: string; replayed: boolean }> {
   const body = JSON.stringify({ region: 'us-east-1', plan: 'micro-1x', image: 'micro-linux', name: key })
   let made: { id: string; replayed: boolean } | undefined
@@ -38,7 +38,7 @@ async function persist(key: string): Promise<{ id: string; replayed: boolean }> 
       made = { id: answer.id, replayed: response.headers.get('idempotent-replayed') === 'true' }
       return true
     }
-    assert.ok([409, 503].includes(response.status), `${response.status} ${JSON.stringify(answer)}`)
+    assert.ok([409, 429, 503].includes(response.status), `${response.status} ${JSON.stringify(answer)}`)
     return false
   })
   return made!

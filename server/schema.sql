@@ -228,6 +228,16 @@ create table projects (
   constraint projects_pkey PRIMARY KEY (id)
 );
 
+create unlogged table rate_limits (
+  bucket text not null,
+  environment_id text not null,
+  tat double precision not null,
+  lent_slot bigint not null,
+  lent integer not null,
+  lent_before integer not null,
+  constraint rate_limits_pkey PRIMARY KEY (bucket)
+);
+
 create table simulated_machines (
   id text not null,
   environment_id text not null,
@@ -326,6 +336,71 @@ CREATE OR REPLACE FUNCTION public.environment_now(environment_id text)
  LANGUAGE sql
  STABLE
 AS $function$ select coalesce(e.clock_frozen_at, now() + e.clock_offset) from environments e where e.id = environment_id $function$;
+
+CREATE OR REPLACE FUNCTION public.exchange_rate_limits(asked jsonb, at double precision DEFAULT NULL::double precision)
+ RETURNS TABLE(bucket text, sold integer, lent integer, slot bigint, available double precision)
+ LANGUAGE plpgsql
+AS $function$
+declare
+  ask record;
+  state rate_limits;
+  now_s double precision;
+  held integer;
+  free integer;
+begin
+  for ask in
+    select * from jsonb_to_recordset(asked) as (bucket text, environment_id text, rate double precision, burst integer,
+      need integer, extra integer, returned integer, ended_slot bigint, ended_size integer)
+  loop
+    select * into state from rate_limits r where r.bucket = ask.bucket for update;
+    if not found then
+      insert into rate_limits values (ask.bucket, ask.environment_id, '-infinity', 0, 0, 0) on conflict do nothing;
+      select * into state from rate_limits r where r.bucket = ask.bucket for update;
+    end if;
+    -- Read after the lock: whoever held it may have been served a moment ago.
+    now_s := coalesce(at, extract(epoch from clock_timestamp()));
+    slot := floor(now_s);
+
+    -- The clock was set back: the bucket is as full as it was.
+    if slot < state.lent_slot then
+      state.tat := state.tat - (state.lent_slot - now_s);
+    end if;
+    -- While tokens are lent the bucket is not refilled beyond what makes it full together with them.
+    state.tat := least(
+      greatest(
+        state.tat,
+        least(now_s, state.lent_slot + 1) + (state.lent + state.lent_before) / ask.rate,
+        least(now_s, state.lent_slot + 2) + state.lent / ask.rate,
+        now_s),
+      now_s + (ask.burst + 1e-4) / ask.rate);
+    if slot <> state.lent_slot then
+      state.lent_before := case
+        when slot = state.lent_slot + 1 then state.lent
+        when slot < state.lent_slot then state.lent + state.lent_before
+        else 0 end;
+      state.lent := 0;
+    end if;
+    if ask.ended_slot = slot then
+      state.lent := greatest(0, state.lent - ask.ended_size);
+    elsif ask.ended_slot = slot - 1 then
+      state.lent_before := greatest(0, state.lent_before - ask.ended_size);
+    end if;
+    held := state.lent + state.lent_before;
+    state.tat := greatest(state.tat - ask.returned / ask.rate, now_s + held / ask.rate);
+
+    available := ask.burst - (state.tat - now_s) * ask.rate;
+    free := floor(available + 1e-4);
+    sold := greatest(0, least(ask.need, free));
+    lent := greatest(0, least(ask.extra, floor(ask.burst / 20.0)::integer - held, (free - sold) / 20));
+    available := available - sold - lent;
+    update rate_limits r
+      set tat = state.tat + (sold + exchange_rate_limits.lent) / ask.rate, lent_slot = slot,
+          lent = state.lent + exchange_rate_limits.lent, lent_before = state.lent_before
+      where r.bucket = ask.bucket;
+    bucket := ask.bucket;
+    return next;
+  end loop;
+end $function$;
 
 CREATE OR REPLACE FUNCTION public.open_environment_head()
  RETURNS trigger

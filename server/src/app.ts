@@ -1,10 +1,10 @@
 /**
  * The HTTP server, in the order in which a request meets it:
  *
- *   1. onRequest   request id, form of the address, key → principal, scope          (rate limits: next)
+ *   1. onRequest   request id, form of the address, key → principal, rate limits, scope
  *   2. parsing     JSON within its limits
  *   3. validation  by the route's schema
- *   4. preHandler                                                                   (idempotency: next)
+ * *   4. preHandler
  *   5. the handler of the resource
  *   6. onResponse  one line in the log
  *
@@ -25,6 +25,7 @@ import { buildValidator, schemaError } from './http/validation.ts'
 import { createKeyLookup } from './keys/store.ts'
 import { ApiError } from './lib/errors.ts'
 import { newId } from './lib/id.ts'
+import { createRateLimits } from './rate-limits/hook.ts'
 import { resources as allResources } from './resources.ts'
 
 const MAX_URL_BYTES = 8 * 1024
@@ -40,6 +41,7 @@ export type AppOptions = {
 export async function createApp(deps: Deps, options: AppOptions): Promise<App> {
   const { clock, log } = deps
   const keys = createKeyLookup({ sql: deps.sql, clock, pepper: deps.secrets.pepper })
+  const limits = createRateLimits(deps)
   const methods = createMethodTable()
   const newRequestId = () => newId('req', deps.random)
 
@@ -70,6 +72,8 @@ export async function createApp(deps: Deps, options: AppOptions): Promise<App> {
   app.server.on('checkExpectation', (request, response) => app.routing(request, response))
   app.decorateRequest('principal', null as never)
   app.decorateRequest('req_id', '')
+  app.decorateRequest('rate_limits', null as never)
+  app.addHook('onClose', () => limits.close())
 
   /** Gives the request its two ids, and the answer the one that the client knows. */
   function identify(request: FastifyRequest, reply: FastifyReply): void {
@@ -81,25 +85,37 @@ export async function createApp(deps: Deps, options: AppOptions): Promise<App> {
     identify(request, reply)
     checkAddress(request)
     limitBodyTime(request, clock)
-    const { scope } = request.routeOptions.config
-    if (scope === 'none' || request.is404) return done()
+    const { scope, limits: classes } = request.routeOptions.config
+    if (scope === 'none' || request.is404) {
+      if (classes?.length !== 0) limits.unauthenticated(request, reply)
+      return done()
+    }
     const key = bearer(request.headers.authorization)
     const cached = key === null ? undefined : keys.cached(key)
     if (cached) {
-      admit(cached)
-      return done()
+      const pending = admit(cached)
+      return pending ? void pending.then(() => done(), done) : done()
     }
-    if (key === null) throw unauthorised()
-    const found = keys.find(key).then((principal) => {
+    if (key === null) {
+      limits.failed(request, reply)
+      throw unauthorised()
+    }
+    const found = limits.lookUp(request, reply, key, keys.find).then((principal) => {
       if (principal === null) throw unauthorised()
-      admit(principal)
+      return admit(principal)
     })
     found.then(() => done(), done)
 
-    function admit(principal: typeof request.principal): void {
+    /** Answers nothing when all is decided at once. The limits come first: what a key may not do is asked for, too. */
+    function admit(principal: typeof request.principal): Promise<void> | undefined {
       request.principal = principal
-      if (scope !== 'any' && !principal.scopes.includes(scope as string)) throw insufficientScope(scope as string)
-      // Place of the rate limits: the principal is known, nothing has been read or done.
+      const checkScope = () => {
+        if (scope !== 'any' && !principal.scopes.includes(scope as string)) throw insufficientScope(scope as string)
+      }
+      const pending = limits.spend(request, reply, classes)
+      if (pending) return pending.then(checkScope)
+      checkScope()
+      return undefined
     }
   })
 

@@ -126,6 +126,26 @@ describe('configuration', () => {
     })
   })
 
+  test('a rate limit is changed alone, the others stay; all can be switched off', () => {
+    const { rate_limits } = read(
+      [],
+      {},
+      { rate_limits: { reads: { rate_per_second: 0.5, burst: 7 }, keys_per_project: 2 } },
+    )
+    assert.deepEqual(rate_limits.reads, { rate_per_second: 0.5, burst: 7 })
+    assert.deepEqual(rate_limits.creates, { rate_per_second: 5, burst: 50 })
+    assert.deepEqual([rate_limits.keys_per_project, rate_limits.enabled], [2, true])
+    assert.equal(read([], { CLOUDNEXUS_RATE_LIMITS: 'off' }).rate_limits.enabled, false)
+    assert.equal(read([], {}, { rate_limits: { enabled: false } }).rate_limits.enabled, false)
+    assert.match(mistakes([], { CLOUDNEXUS_RATE_LIMITS: 'maybe' }), /on or off/)
+    const wrong = '{"rate_limits": {"reads": {"rate_per_second": 0, "burst": 1}, "writes": {"burst": 1.5}, "read": {}}}'
+    assert.throws(
+      () => parseConfigFile('config.json', wrong),
+      ({ message }: Error) =>
+        ['reads.rate_per_second', 'writes', 'writes.burst', 'rate_limits.read'].every((part) => message.includes(part)),
+    )
+  })
+
   test('help and table name every setting', () => {
     for (const { flag, env, key } of SETTINGS) {
       if (flag ?? env) assert.ok(helpText().includes((flag ?? env)!))

@@ -3,6 +3,7 @@ import { join, resolve } from 'node:path'
 import { parseArgs } from 'node:util'
 import { StartupError } from './lib/errors.ts'
 import type { Quotas } from './lib/quota.ts'
+import { DEFAULT_RATE_LIMITS, type RateLimits } from './rate-limits/policies.ts'
 import { closest } from './start/closest.ts'
 import { type ConfigFile, lookUp, readConfigFile } from './start/config-file.ts'
 import { isLoopback, SETTINGS } from './start/settings.ts'
@@ -48,6 +49,7 @@ export type Config = {
   image_stall_timeout_seconds: number
   /** By publisher: 'ubuntu'. */
   mirrors: Record<string, Mirror>
+  rate_limits: RateLimits
 }
 
 /** What can be read before the data directory is: no run folder yet, and links may still depend on the port. */
@@ -94,6 +96,7 @@ const DEFAULTS: Omit<Settings, 'version' | 'image_allow'> = {
       fingerprints: [UBUNTU_FINGERPRINT],
     },
   },
+  rate_limits: DEFAULT_RATE_LIMITS,
 }
 
 /** Version of this release, from package.json. */

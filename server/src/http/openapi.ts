@@ -2,6 +2,7 @@
 import type { FastifyDynamicSwaggerOptions } from '@fastify/swagger'
 import type { FastifySchema, RouteOptions } from 'fastify'
 import { CATALOGUE, type ErrorCode } from '../lib/errors.ts'
+import { RATE_LIMIT_HEADERS, RETRY_AFTER } from '../rate-limits/headers.ts'
 import { Problem } from './problem.ts'
 import { ref } from './schemas.ts'
 
@@ -58,7 +59,9 @@ function describe(route: Route, schema: Route['schema']): FastifySchema {
   const response: Record<string, unknown> = { ...(schema.response as object) }
   for (const [status, codes] of byStatus) {
     const description = codes.map((code) => `\`${code}\`: ${CATALOGUE[code][1]}.`).join(' ')
-    response[status] = { description, content: { 'application/problem+json': { schema: ref(Problem) } } }
+    const content = { 'application/problem+json': { schema: ref(Problem) } }
+    const headers = status === 429 ? { headers: { ...RATE_LIMIT_HEADERS, 'Retry-After': RETRY_AFTER } } : {}
+    response[status] = { description, ...headers, content }
   }
   const body = route.config?.raw_body ? { body: RAW_BODY } : {}
   return { ...schema, ...body, security, response } as FastifySchema
@@ -68,9 +71,10 @@ const RAW_BODY = { content: { 'application/octet-stream': { schema: { type: 'str
 
 /** The codes that a route can answer: those of its kind and those that it declares. */
 function problemsOf(route: Route): Set<ErrorCode> {
-  const { scope, raw_body, problems = [] } = route.config ?? {}
+  const { scope, raw_body, limits, problems = [] } = route.config ?? {}
   const codes: ErrorCode[] = ['invalid_parameter', 'bad_request', 'uri_too_long', 'headers_too_large']
   if (scope !== 'none') codes.push('invalid_api_key')
+  if (scope !== 'none' || limits?.length !== 0) codes.push('rate_limited')
   if (scope !== 'none' && scope !== 'any') codes.push('insufficient_scope')
   if (route.schema?.params) codes.push('not_found')
   if (route.schema?.body) codes.push('malformed_json', 'validation_failed')

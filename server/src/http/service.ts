@@ -10,7 +10,7 @@ export function serviceRoutes(app: App, ready: () => Promise<Readiness[]>): void
   app.get(
     '/healthz',
     {
-      config: { scope: 'none' },
+      config: { scope: 'none', limits: [] },
       schema: {
         operationId: 'getHealth',
         summary: 'Whether the process lives',
@@ -24,7 +24,7 @@ export function serviceRoutes(app: App, ready: () => Promise<Readiness[]>): void
   app.get(
     '/readyz',
     {
-      config: { scope: 'none' },
+      config: { scope: 'none', limits: [] },
       schema: {
         operationId: 'getReadiness',
         summary: 'Whether database, engine and drivers can work',

@@ -11,11 +11,26 @@ import { systemClock } from '../lib/clock.ts'
 import { newId } from '../lib/id.ts'
 import { silentLog } from '../lib/log.ts'
 import { systemRandom } from '../lib/random.ts'
+import type { RateLimits } from '../rate-limits/policies.ts'
 import { type CheckAnswer, createAnswerCheck } from './testing-responses.ts'
 import type { App } from './types.ts'
 
 /** Sizes of the host that tests imagine: room for a standard-4x, not for a standard-8x. */
 export const TEST_CAPACITY = { vcpus: 16, memory_bytes: 12 * 2 ** 30, disk_bytes: 100 * 2 ** 30 }
+
+/** More than any test asks for, so that only the tests of the limits meet them. */
+const PLENTY = { rate_per_second: 1_000_000, burst: 1_000_000 }
+const ROOMY: RateLimits = {
+  enabled: true,
+  keys_per_project: 5,
+  reads: PLENTY,
+  writes: PLENTY,
+  creates: PLENTY,
+  test_writes: PLENTY,
+  test_creates: PLENTY,
+  unauthenticated: PLENTY,
+  failed_authentication: PLENTY,
+}
 
 export const testConfig: Config = {
   version: '0.0.0',
@@ -40,6 +55,7 @@ export const testConfig: Config = {
   image_max_bytes: 2 ** 20,
   image_stall_timeout_seconds: 60,
   mirrors: {},
+  rate_limits: ROOMY,
 }
 
 /** Enough of a driver for routes, which only ask what there is. */

@@ -4,6 +4,8 @@ import type { Static, TSchema } from 'typebox'
 import type { Deps, Principal } from '../deps.ts'
 import type { Scope } from '../keys/scopes.ts'
 import type { ErrorCode } from '../lib/errors.ts'
+import type { RequestLimits } from '../rate-limits/hook.ts'
+import type { KeyClass } from '../rate-limits/policies.ts'
 
 declare module 'fastify' {
   interface FastifyRequest {
@@ -11,12 +13,19 @@ declare module 'fastify' {
     principal: Principal
     /** Unique for this request, unlike `id`, which the client may choose and use again. */
     req_id: string
+    /** What the request has spent of its key's rate limits; unset on routes whose scope is `none`. */
+    rate_limits: RequestLimits
   }
   interface FastifyContextConfig {
     /** What the key must be allowed to do; `any`: every valid key; `none`: no key at all. Required on every route. */
     scope?: Scope | 'any' | 'none'
     /** Errors that this route answers beyond those that every route of its kind does. */
     problems?: ErrorCode[]
+    /**
+     * Rate limits that a request spends one of each of, where they do not follow from the method: GET and HEAD `reads`,
+     * others `writes`. A request without a key spends of its address; none at all where this is `[]`.
+     */
+    limits?: readonly KeyClass[]
     /** The handler reads the body itself, as `application/octet-stream`, whatever its size. */
     raw_body?: boolean
     /** Milliseconds that the body may take to arrive, where it is not the usual 30 s. */

@@ -66,6 +66,7 @@ export async function write(
     return { outcome }
   })
   if (done.stored) {
+    request.rate_limits.refund('creates')
     reply.header('idempotent-replayed', 'true')
     return send(reply, done.stored)
   }

@@ -95,7 +95,7 @@ export const instances: Resource = {
     app.post(
       '/v2/instances',
       {
-        config: { scope: 'instances:write', problems: ['capacity_exhausted'] },
+        config: { scope: 'instances:write', limits: ['creates', 'writes'], problems: ['capacity_exhausted'] },
         schema: {
           operationId: 'createInstance',
           summary: 'Create an instance',

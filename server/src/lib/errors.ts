@@ -41,6 +41,7 @@ export const CATALOGUE = {
   idempotency_key_reused: [422, 'The Idempotency-Key stands for another request'],
   immutable_field: [422, 'The field cannot be changed'],
   disk_cannot_shrink: [422, 'A disk cannot become smaller'],
+  rate_limited: [429, 'Too many requests'],
   headers_too_large: [431, 'The headers are too large'],
   internal_error: [500, 'Something went wrong on our side'],
   unavailable: [503, 'The service cannot answer right now'],

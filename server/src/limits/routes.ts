@@ -26,7 +26,7 @@ export const limits: Resource = {
           const limit = quotas[name]
           return { name, limit, used: used[name], remaining: limit === null ? null : Math.max(0, limit - used[name]) }
         })
-        return answerObject(request, reply, { quotas: shown })
+        return answerObject(request, reply, { quotas: shown, rate_limits: await request.rate_limits.list() })
       },
     )
   },

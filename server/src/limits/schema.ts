@@ -18,11 +18,31 @@ export const Limits = Type.Object(
       ),
       { description: 'Reserved by the create itself: beyond them it is refused with `capacity_exhausted`.' },
     ),
+    rate_limits: Type.Array(
+      Type.Object(
+        {
+          name: Type.String({
+            description:
+              'Class of requests, as in the header `RateLimit`; those of the project bound all its keys together.',
+          }),
+          rate_per_second: Type.Number({ description: 'Requests per second in the long run.' }),
+          burst: Type.Integer({ description: 'Requests at once after a pause.' }),
+          remaining: Type.Integer({ description: 'Requests that are left now.' }),
+        },
+        { additionalProperties: false },
+      ),
+      { description: 'Of this key and of its project; empty where the operator has switched them off.' },
+    ),
   },
   {
     $id: 'Limits',
-    description: 'What the project of the key may use, in the environment of the key.',
+    description: 'What the project of the key may use, and how often it may ask, in the environment of the key.',
     additionalProperties: false,
-    examples: [{ quotas: [{ name: 'instances', limit: 10, used: 3, remaining: 7 }] }],
+    examples: [
+      {
+        quotas: [{ name: 'instances', limit: 10, used: 3, remaining: 7 }],
+        rate_limits: [{ name: 'reads', rate_per_second: 100, burst: 1000, remaining: 993 }],
+      },
+    ],
   },
 )

@@ -39,6 +39,14 @@ const Quota = Type.Partial(
   strict,
 )
 
+const RateLimit = Type.Object(
+  {
+    rate_per_second: Type.Number({ minimum: 0.001, maximum: 1_000_000 }),
+    burst: Type.Integer({ minimum: 1, maximum: 1_000_000 }),
+  },
+  strict,
+)
+
 /** What <data-dir>/config.json may hold. Values that have a flag or a variable are checked like those, too. */
 const ConfigFile = Type.Partial(
   Type.Object({
@@ -60,6 +68,20 @@ const ConfigFile = Type.Partial(
     image_max_bytes: Bytes,
     image_stall_timeout_seconds: Type.Integer(),
     mirrors: Type.Object({ ubuntu: Mirror }, strict),
+    rate_limits: Type.Partial(
+      Type.Object({
+        enabled: Type.Boolean(),
+        keys_per_project: Type.Integer(),
+        reads: RateLimit,
+        writes: RateLimit,
+        creates: RateLimit,
+        test_writes: RateLimit,
+        test_creates: RateLimit,
+        unauthenticated: RateLimit,
+        failed_authentication: RateLimit,
+      }),
+      strict,
+    ),
   }),
   strict,
 )

@@ -19,6 +19,8 @@ export type Setting = {
   parse?: (text: string) => unknown
 }
 
+const RATE = '{ rate_per_second, burst }'
+
 export const SETTINGS: Setting[] = [
   {
     key: 'port',
@@ -156,6 +158,53 @@ export const SETTINGS: Setting[] = [
     default: "the publisher's own",
     help: 'Where catalogue images are fetched, and the keys that may sign their lists',
   },
+  {
+    key: 'rate_limits.enabled',
+    env: 'CLOUDNEXUS_RATE_LIMITS',
+    value: 'on|off',
+    default: 'on',
+    help: 'off: requests are not counted; for benchmarks (true or false in config.json)',
+    parse: onOff,
+  },
+  {
+    key: 'rate_limits.keys_per_project',
+    value: 'NUMBER',
+    default: '5',
+    help: 'The keys of a project together may ask so many times what one key may, in each environment',
+    parse: integer(1, 1_000),
+  },
+  { key: 'rate_limits.reads', value: RATE, default: '100/s, burst 1,000', help: 'GET requests of a key' },
+  { key: 'rate_limits.writes', value: RATE, default: '20/s, burst 100', help: 'Other requests of a key' },
+  {
+    key: 'rate_limits.creates',
+    value: RATE,
+    default: '5/s, burst 50',
+    help: 'Instances that a key creates; each spends a write, too',
+  },
+  {
+    key: 'rate_limits.test_writes',
+    value: RATE,
+    default: '200/s, burst 2,000',
+    help: 'The same as `writes` in test environments',
+  },
+  {
+    key: 'rate_limits.test_creates',
+    value: RATE,
+    default: '200/s, burst 2,000',
+    help: 'The same as `creates` in test environments',
+  },
+  {
+    key: 'rate_limits.unauthenticated',
+    value: RATE,
+    default: '20/s, burst 200',
+    help: 'Requests of an address for what needs no key',
+  },
+  {
+    key: 'rate_limits.failed_authentication',
+    value: RATE,
+    default: '20/min, burst 20',
+    help: 'Requests of an address without a valid key where one is needed',
+  },
 ]
 
 /** 'localhost' and the loopback addresses. */
@@ -169,6 +218,13 @@ function integer(min: number, max: number): (text: string) => number {
     if (value >= min && value <= max) return value
     throw new Error(max === Number.MAX_SAFE_INTEGER ? 'a whole number' : `a whole number from ${min} to ${max}`)
   }
+}
+
+/** Also as the file says it. */
+function onOff(text: string): boolean {
+  if (/^(on|true)$/.test(text)) return true
+  if (/^(off|false)$/.test(text)) return false
+  throw new Error('on or off')
 }
 
 function oneOf(...names: string[]): (text: string) => string {

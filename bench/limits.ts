@@ -1,0 +1,96 @@
+/**
+ * What the rate limits cost: a decision on one busy key with lent tokens, beside the same key with a statement for each
+ * decision (a bare upsert, and the project's own function), on the same server in the same run.
+ */
+import { connect } from '../server/src/db/database.ts'
+import { migrate } from '../server/src/db/migrate.ts'
+import { startTestServer } from '../server/src/db/test-server.ts'
+import { systemClock as clock } from '../server/src/lib/clock.ts'
+import { silentLog as log } from '../server/src/lib/log.ts'
+import { createRateLimits } from '../server/src/rate-limits/hook.ts'
+import { DEFAULT_RATE_LIMITS } from '../server/src/rate-limits/policies.ts'
+import { createBucketStore } from '../server/src/rate-limits/store.ts'
+import { median } from './lib/statistics.ts'
+
+const ROUNDS = Number(process.env.ROUNDS ?? 5)
+const SECONDS = 1
+const CONNECTIONS = 8
+const PLENTY = { rate_per_second: 10_000_000, burst: 10_000_000 }
+
+const server = await startTestServer()
+const sql = connect({ url: server.url, max: CONNECTIONS, name: 'bench' })
+await migrate(sql)
+await sql`create unlogged table bare (key text primary key, tat timestamptz not null)`
+
+const rate_limits = { ...DEFAULT_RATE_LIMITS, reads: PLENTY, writes: PLENTY, creates: PLENTY }
+let statements = 0
+function count<T>(statement: T): T {
+  statements++
+  return statement
+}
+const counted = Object.assign(((...args: Parameters<typeof sql>) => count(sql(...args))) as typeof sql, sql)
+const hook = createRateLimits({ config: { rate_limits }, sql: counted, clock, log })
+const store = createBucketStore(sql)
+/** As much of a request and its answer as the hook touches. */
+const principal = { key_id: 'key_1', project_id: 'proj_1', environment_id: 'env_1', mode: 'live' as const, scopes: [] }
+const request = { method: 'GET', principal } as never
+const reply = { headers() {} } as never
+
+const WAYS: Record<string, () => Promise<number>> = {
+  'bare upsert': () =>
+    perSecond(async () => {
+      await sql`insert into bare values ('k', clock_timestamp()) on conflict (key) do update
+        set tat = greatest(bare.tat, clock_timestamp()) + interval '1 microsecond'
+        where bare.tat < clock_timestamp() + interval '1 second' returning tat`
+    }),
+  'exchange of one token': () =>
+    perSecond(async () => {
+      const ask = { need: 1, extra: 0, returned: 0, ended: null }
+      await store.exchange([{ bucket: 'b', environment_id: 'env_1', policy: PLENTY, ask }])
+    }),
+  'the hook, one key': async () => {
+    const begin = performance.now()
+    let count = 0
+    while (performance.now() - begin < SECONDS * 1_000) {
+      for (let i = 0; i < 100; i++) await hook.spend(request, reply, undefined)
+      count += 100
+      // Answers of the database arrive between requests, as they do in a server.
+      await new Promise(setImmediate)
+    }
+    return count / ((performance.now() - begin) / 1_000)
+  },
+}
+
+const figures: Record<string, number[]> = {}
+for (let i = 0; i < ROUNDS; i++) {
+  for (const [name, measure] of Object.entries(WAYS)) {
+    const values = figures[name] ?? []
+    figures[name] = values
+    values.push(await measure())
+  }
+}
+const base = median(figures['bare upsert']!)
+for (const [name, values] of Object.entries(figures)) {
+  const middle = median(values)
+  const each = `${(1e6 / middle).toFixed(2)} µs each`
+  process.stdout.write(
+    `limits: ${name.padEnd(22)} ${middle.toFixed(0).padStart(8)}/s  ${(middle / base).toFixed(2)} of the bare upsert  ${each}\n`,
+  )
+}
+const decided = median(figures['the hook, one key']!) * ROUNDS * SECONDS
+process.stdout.write(`limits: ${statements} statements for about ${Math.round(decided)} decisions of the hook\n`)
+await hook.close()
+await sql.end()
+await server.stop()
+
+/** How often a second the function comes to its end, with as many at once as there are connections. */
+async function perSecond(once: () => Promise<void>): Promise<number> {
+  const begin = performance.now()
+  let count = 0
+  await Promise.all(
+    Array.from({ length: CONNECTIONS }, async () => {
+      for (; performance.now() - begin < SECONDS * 1_000; count++) await once()
+    }),
+  )
+  return count / ((performance.now() - begin) / 1_000)
+}

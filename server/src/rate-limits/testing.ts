@@ -1,0 +1,80 @@
+/** A world of several processes with clocks of its own: time passes only when the test says so. */
+import type { Clock } from '../lib/clock.ts'
+import { silentLog } from '../lib/log.ts'
+import { type Bucket, createBucket } from './bucket.ts'
+import { type BucketState, exchange, FULL, type Policy } from './gcra.ts'
+import { createLimiter, type Limiter } from './limiter.ts'
+import type { BucketStore } from './store.ts'
+
+export type ManualClock = Clock & { advance(ms: number): void }
+
+/** Starts at the given real time; callbacks run when time passes them. */
+export function createManualClock(startMs = 1_750_000_000_000): ManualClock {
+  let now = 0
+  const timers = new Set<{ at: number; callback: () => void }>()
+  return {
+    now: () => new Date(startMs + now),
+    monotonic: () => now,
+    sleep: (ms) => new Promise((resolve) => void timers.add({ at: now + ms, callback: resolve })),
+    after(ms, callback) {
+      const timer = { at: now + ms, callback }
+      timers.add(timer)
+      return { cancel: () => void timers.delete(timer) }
+    },
+    advance(ms) {
+      const until = now + ms
+      for (;;) {
+        const next = [...timers].filter(({ at }) => at <= until).sort((a, b) => a.at - b.at)[0]
+        if (!next) break
+        timers.delete(next)
+        now = Math.max(now, next.at)
+        next.callback()
+      }
+      now = until
+    },
+  }
+}
+
+/** The shared buckets by the pure arithmetic; counts its statements. */
+export function createMemoryStore(now: () => number): BucketStore & { statements: number } {
+  const states = new Map<string, BucketState>()
+  return {
+    statements: 0,
+    async exchange(asks) {
+      this.statements++
+      return asks.map(({ bucket, policy, ask }) => {
+        const [state, sale] = exchange(policy, states.get(bucket) ?? FULL, ask, now())
+        states.set(bucket, state)
+        return sale
+      })
+    },
+    async removeIdle() {},
+  }
+}
+
+export type Process = { limiter: Limiter; bucket: Bucket }
+
+/** Processes that share one bucket. */
+export function createProcesses(count: number, policy: Policy, clock: Clock, store: BucketStore): Process[] {
+  return Array.from({ length: count }, () => ({
+    limiter: createLimiter({ store, clock, log: silentLog }),
+    bucket: createBucket({ id: 'key_1:reads', environment_id: 'env_1', name: 'reads', policy, when_unsure: 'pass' }),
+  }))
+}
+
+/** An exact token bucket: the most that may pass, and the least that a client may be refused at. */
+export function createIdealBucket({ rate_per_second, burst }: Policy) {
+  let level = burst
+  let last = 0
+  return {
+    /** Takes a token at this moment (milliseconds); answers what is left, below zero if there was none. */
+    take(atMs: number, tokens = 1): number {
+      level = Math.min(burst, level + ((atMs - last) / 1_000) * rate_per_second) - tokens
+      last = atMs
+      return level
+    },
+    level(atMs: number): number {
+      return Math.min(burst, level + ((atMs - last) / 1_000) * rate_per_second)
+    },
+  }
+}
