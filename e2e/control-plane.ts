@@ -2,6 +2,7 @@
  * A control plane as a user has it: a process with a data directory, reached by HTTP alone. Each gets folders of its
  * own, may be killed and started again, and is torn down by the project's own command.
  */
+import assert from 'node:assert/strict'
 import { type ChildProcess, spawn } from 'node:child_process'
 import {
   chmodSync,
@@ -17,6 +18,8 @@ import {
 import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
+import { connect } from '../server/src/db/database.ts'
+import { assertNoSecrets, secretsIn } from '../server/src/db/testing-canary.ts'
 import { testImage } from '../server/src/drivers/qemu/testing.ts'
 
 const ROOT = join(import.meta.dirname, '..')
@@ -57,7 +60,12 @@ export class ControlPlane {
     mkdirSync(join(dataDir, 'images'), { recursive: true })
     cpSync(join(images_dir, image.folder), join(dataDir, 'images/img_microlinux'), { recursive: true })
     if (options.config) writeFileSync(join(dataDir, 'config.json'), JSON.stringify(options.config))
-    const plane = new ControlPlane(dataDir, await freePort(), { CLOUDNEXUS_ACCEL: 'tcg', ...options.env }, options.uid)
+    const plane = new ControlPlane(
+      dataDir,
+      await freePort(),
+      { CLOUDNEXUS_ACCEL: 'tcg', CLOUDNEXUS_LOG_LEVEL: 'debug', ...options.env },
+      options.uid,
+    )
     if (options.uid !== undefined) await run('chown', ['-R', `${options.uid}:${options.uid}`, dirname(dataDir)])
     await plane.start()
     return plane
@@ -103,8 +111,22 @@ export class ControlPlane {
     return { code: await ended }
   }
 
-  /** Removes everything by the project's own command. */
+  /** Looks for secrets in the log and, while PostgreSQL runs, in every row of the database. */
+  async assertNoSecrets(): Promise<void> {
+    assert.deepEqual(secretsIn(readIfThere(this.log_file) ?? ''), [], 'a secret stands in the log')
+    const socket = readIfThere(join(this.data_dir, 'postgres/postmaster.pid'))?.split('\n')[4]?.trim()
+    if (!this.child || !socket) return
+    const url = `postgres://cloudnexus@/cloudnexus?host=${encodeURIComponent(socket)}`
+    const sql = connect({ url, max: 1, name: 'canary' })
+    await assertNoSecrets(sql).finally(() => sql.end())
+  }
+
+  /** Removes everything by the project's own command, after a search for secrets. */
   async teardown(): Promise<void> {
+    await this.assertNoSecrets().finally(() => this.remove())
+  }
+
+  private async remove(): Promise<void> {
     await this.end('SIGTERM')
     const [command, ...before] = this.node
     await run(command!, [...before, TEARDOWN, '--data-dir', this.data_dir, '--yes'])
@@ -140,6 +162,10 @@ export class ControlPlane {
 }
 
 export type Answer = { status: number; headers: Headers; body: any }
+
+function readIfThere(file: string): string | null {
+  return existsSync(file) ? readFileSync(file, 'utf8') : null
+}
 
 /** A port that nobody listens on now. */
 export async function freePort(): Promise<number> {

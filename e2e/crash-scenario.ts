@@ -7,6 +7,7 @@
 import assert from 'node:assert/strict'
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { CANARY } from '../server/src/db/testing-canary.ts'
 import { identify } from '../server/src/lib/processes.ts'
 import { seededRandom } from '../server/src/lib/random.ts'
 import { ControlPlane, until } from './control-plane.ts'
@@ -17,7 +18,7 @@ export type Scenario = { seed: number; guests: number; control_plane_kills: numb
 /** What the client knows of one instance. `wish` is null while a request got no answer. */
 type Known = { id: string; wish: 'running' | 'stopped' | 'gone' | null; touched: number }
 
-const BODY = { region: 'us-east-1', plan: 'micro-1x', image: 'micro-linux' }
+const BODY = { region: 'us-east-1', plan: 'micro-1x', image: 'micro-linux', user_data: `#!/bin/sh\n: ${CANARY}\n` }
 
 /** Runs one scenario on a control plane of its own. Prints the seed, so that a failure can be looked at again. */
 export async function crashScenario(scenario: Scenario): Promise<void> {

@@ -4,9 +4,8 @@
  *   1. onRequest   request id, form of the address, key → principal, rate limits, scope
  *   2. parsing     JSON within its limits
  *   3. validation  by the route's schema
- * *   4. preHandler
- *   5. the handler of the resource
- *   6. onResponse  one line in the log
+ *   4. the handler of the resource; that of a write goes by http/write.ts: effect, audit and stored answer are one
+ *   5. onResponse  one line in the log
  *
  * Whatever goes wrong ends in one place, `answerError`, as a problem.
  */

@@ -4,6 +4,7 @@ import { systemRandom } from '../lib/random.ts'
 import { connect, type Sql } from './database.ts'
 import { migrate, migrationFiles } from './migrate.ts'
 import { startTestServer } from './test-server.ts'
+import { assertNoSecrets } from './testing-canary.ts'
 
 /**
  * A fresh database for one test file, copied from a migrated template. The server is the one that the test command
@@ -18,6 +19,7 @@ export async function createTestDatabase(options: { max?: number } = {}): Promis
   const url = withDatabase(server, name)
   const sql = connect({ url, max: options.max ?? 10, name: 'test' })
   cleanups.push(async () => {
+    await assertNoSecrets(sql)
     await sql.end({ timeout: 2 })
     await admin.unsafe(`drop database if exists ${name} with (force)`)
     await admin.end()

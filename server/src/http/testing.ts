@@ -1,15 +1,18 @@
+import assert from 'node:assert/strict'
+import { after } from 'node:test'
 import { createApp } from '../app.ts'
 import type { Config } from '../config.ts'
 import type { Sql } from '../db/database.ts'
 import type { Notifier } from '../db/notify.ts'
 import { createTestDatabase } from '../db/testing.ts'
+import { secretsIn } from '../db/testing-canary.ts'
 import type { Deps, Principal, Region } from '../deps.ts'
 import type { Capacity, Driver } from '../drivers/driver.ts'
 import { SCOPES, type Scope } from '../keys/scopes.ts'
 import { createKey } from '../keys/store.ts'
 import { systemClock } from '../lib/clock.ts'
 import { newId } from '../lib/id.ts'
-import { silentLog } from '../lib/log.ts'
+import { createLog, type Log } from '../lib/log.ts'
 import { systemRandom } from '../lib/random.ts'
 import type { RateLimits } from '../rate-limits/policies.ts'
 import { type CheckAnswer, createAnswerCheck } from './testing-responses.ts'
@@ -74,6 +77,14 @@ const idleNotifier: Notifier = {
   async stop() {},
 }
 
+/** The real log, searched for secrets when the tests of the file are over. */
+function testLog(): Log {
+  const found: string[] = []
+  const stream = { write: (line: string) => void found.push(...secretsIn(line), ...(/\n./.test(line) ? [line] : [])) }
+  after(() => assert.deepEqual(found, [], 'secrets, or records of more than a line, stand in the log'))
+  return createLog({ level: 'debug', pretty: false }, stream)
+}
+
 /** A project with both environments, a key for each, and the app on a database of its own. */
 export async function createTestApp(overrides: (sql: Sql) => Partial<Deps> = () => ({})): Promise<TestApp> {
   const { sql } = await createTestDatabase()
@@ -87,7 +98,7 @@ export async function createTestApp(overrides: (sql: Sql) => Partial<Deps> = () 
     sql,
     clock: systemClock,
     random: systemRandom,
-    log: silentLog,
+    log: testLog(),
     secrets: { pepper: new Uint8Array(32), cursor_key: new Uint8Array(32), seal_key: new Uint8Array(32) },
     regions: [region],
     notifier: idleNotifier,

@@ -1,6 +1,7 @@
 /** The instances API over HTTP, with the real engine and database, on simulated machines with a frozen clock. */
 import assert from 'node:assert/strict'
 import { after, before, describe, test } from 'node:test'
+import { CANARY } from '../db/testing-canary.ts'
 import { caller } from '../http/testing.ts'
 import { createWorld, type World } from './testing-world.ts'
 
@@ -269,7 +270,7 @@ describe('instances', { timeout: 240_000 }, () => {
         assert.deepEqual([status, body.code], [422, 'validation_failed'], JSON.stringify(fields).slice(0, 80))
       }
     }
-    const data = '#!/bin/sh\necho "a,b=c" \'x\' $(y) \\ \u0001 🚀\n'
+    const data = `#!/bin/sh\necho "a,b=c" 'x' $(y) \\ \u0001 🚀 ${CANARY}\n`
     const kept = await create({ user_data: data })
     assert.ok(!JSON.stringify(kept).includes('echo'), 'user data is never shown')
   })

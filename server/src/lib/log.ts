@@ -9,10 +9,13 @@ export type Log = {
   child(fields: object): Log
 }
 
-/** One JSON line per record on stderr; readable lines on a terminal. JSON escapes control characters, so a record stays a line. */
-export function createLog(options: { level: string; pretty: boolean }): Log {
+/** One JSON line per record, on stderr if not told otherwise; readable lines on a terminal. JSON escapes control characters, so a record stays a line. */
+export function createLog(
+  options: { level: string; pretty: boolean },
+  stream: { write(line: string): void } = pino.destination(2),
+): Log {
   const base = { level: options.level, base: undefined, redact: ['authorization', '*.authorization', '*.user_data'] }
-  if (!options.pretty) return pino(base, pino.destination(2))
+  if (!options.pretty) return pino(base, stream)
   return pino(base, pretty({ colorize: true, ignore: 'pid,hostname', sync: true, destination: 2 }))
 }
 
