@@ -6,7 +6,7 @@
  *   3. validation  by the route's schema
  *   4. preHandler                                                                   (idempotency: next)
  *   5. the handler of the resource
- *   6. onResponse  one line in the log
+ *   6. onResponse  one line in the log, one row in the request log
  *
  * Whatever goes wrong ends in one place, `answerError`, as a problem.
  */
@@ -24,6 +24,7 @@ import { buildValidator, schemaError } from './http/validation.ts'
 import { createKeyLookup } from './keys/store.ts'
 import { ApiError } from './lib/errors.ts'
 import { newId } from './lib/id.ts'
+import { recordRequests, timeTransactions } from './requests/hook.ts'
 import { resources as allResources } from './resources.ts'
 
 const MAX_URL_BYTES = 8 * 1024
@@ -118,6 +119,8 @@ export async function createApp(deps: Deps, options: AppOptions): Promise<App> {
     done()
   })
 
+  recordRequests(app, deps)
+
   app.addHook('onRoute', (route) => {
     const faults = routeFaults(route as never)
     if (faults.length > 0) throw new Error(`${route.method} ${route.url} lacks ${faults.join(', ')}`)
@@ -136,9 +139,10 @@ export async function createApp(deps: Deps, options: AppOptions): Promise<App> {
   serviceRoutes(app, options.ready)
   app.addSchema(Problem)
   app.addSchema(Pagination)
+  const timed = { ...deps, sql: timeTransactions(deps.sql, clock) }
   for (const resource of options.resources ?? allResources) {
     for (const schema of resource.schemas) app.addSchema(schema)
-    resource.routes(app, deps)
+    resource.routes(app, timed)
   }
   return app
 }

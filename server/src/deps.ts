@@ -5,6 +5,7 @@ import type { Driver } from './drivers/driver.ts'
 import type { Clock } from './lib/clock.ts'
 import type { Log } from './lib/log.ts'
 import type { Random } from './lib/random.ts'
+import type { RequestLog } from './requests/recorder.ts'
 
 /** Secrets that are never in the database: made at the first start, in a file that only the operator reads. */
 export type Secrets = {
@@ -30,6 +31,8 @@ export type Deps = {
   regions: Region[]
   /** Tells engines (`announce`) and waiting requests (`changed`) of all processes, after a commit. */
   notifier: Notifier
+  /** Records requests, and the spans of what they cause. */
+  requests: RequestLog
 }
 
 /** Who asks: the API key and the environment that it belongs to. */

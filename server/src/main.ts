@@ -21,6 +21,7 @@ import { StartupError } from './lib/errors.ts'
 import { createLog, type Log } from './lib/log.ts'
 import { systemRandom as random } from './lib/random.ts'
 import { reconcilers, wakeAtStart, watchDriver } from './reconcilers.ts'
+import { createRequestLog } from './requests/recorder.ts'
 import { banner } from './start/banner.ts'
 import { openCredentials } from './start/credentials.ts'
 import { checkDiskSpace, openDataDir } from './start/data-dir.ts'
@@ -42,6 +43,7 @@ import { openSshKey } from './start/ssh-key.ts'
 // Together less than the ten seconds that stopping may take.
 const DRAIN_MS = 5_000
 const ENGINE_STOP_MS = 2_000
+const REQUEST_LOG_STOP_MS = 500
 const DATABASE_STOP_MS = 2_000
 
 await run()
@@ -130,8 +132,11 @@ async function start(settings: Settings, log: Log, shutdown: Shutdown): Promise<
 
   const notifier = createNotifier(sql, clock, WORK_CHANNEL)
   await notifier.start()
+  // Batches hold the rows of many tenants.
+  const requests = createRequestLog({ sql, clock, random, log, days: config.request_log_days })
+  shutdown.add('request log', () => requests.stop(REQUEST_LOG_STOP_MS))
   const regions = [{ ...config.region, drivers: { live, test } }]
-  const deps: Deps = { config, sql, clock, random, log, secrets, regions, notifier }
+  const deps: Deps = { config, sql, clock, random, log, secrets, regions, notifier, requests }
   const worker = `${hostname()}:${process.pid}:${installation.id}`
   const engine = createEngine({ sql, clock, log, worker, reconcilers: reconcilers(deps) })
   shutdown.add('engine', () => engine.stop(ENGINE_STOP_MS))

@@ -3,9 +3,10 @@ import { images } from './images/routes.ts'
 import { instances } from './instances/routes.ts'
 import { plans } from './plans/routes.ts'
 import { regions } from './regions/routes.ts'
+import { requests } from './requests/routes.ts'
 import { sshKeys } from './ssh-keys/routes.ts'
 import { statusPage } from './status-page/routes.ts'
 import { subnets } from './subnets/routes.ts'
 
 /** THE LIST: what the server consists of. */
-export const resources: Resource[] = [instances, regions, plans, images, subnets, sshKeys, statusPage]
+export const resources: Resource[] = [instances, regions, plans, images, subnets, sshKeys, requests, statusPage]

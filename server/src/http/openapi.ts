@@ -40,6 +40,7 @@ const TAGS = [
   { name: 'Images', description: 'Disks that machines start from.' },
   { name: 'Subnets', description: 'Private networks.' },
   { name: 'SSH keys', description: 'Who may log in to new machines.' },
+  { name: 'Requests', description: 'What was asked, how it was answered, and what came of it.' },
   { name: 'Service', description: 'The service itself.' },
 ]
 

@@ -11,6 +11,7 @@ import { systemClock } from '../lib/clock.ts'
 import { newId } from '../lib/id.ts'
 import { silentLog } from '../lib/log.ts'
 import { systemRandom } from '../lib/random.ts'
+import { createRequestLog } from '../requests/recorder.ts'
 import { type CheckAnswer, createAnswerCheck } from './testing-responses.ts'
 import type { App } from './types.ts'
 
@@ -38,6 +39,8 @@ export const testConfig: Config = {
   image_allow: [],
   image_max_bytes: 2 ** 20,
   image_stall_timeout_seconds: 60,
+  request_log_days: 14,
+  metrics_listen: null,
   mirrors: {},
 }
 
@@ -73,6 +76,7 @@ export async function createTestApp(overrides: (sql: Sql) => Partial<Deps> = () 
     secrets: { pepper: new Uint8Array(32), cursor_key: new Uint8Array(32), seal_key: new Uint8Array(32) },
     regions: [region],
     notifier: idleNotifier,
+    requests: createRequestLog({ sql, clock: systemClock, random: systemRandom, log: silentLog, days: 14 }),
     ...overrides(sql),
   }
   const app = await createApp(deps, { ready: async () => [{ name: 'database', problem: null }] })

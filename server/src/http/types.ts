@@ -11,6 +11,8 @@ declare module 'fastify' {
     principal: Principal
     /** Unique for this request, unlike `id`, which the client may choose and use again. */
     req_id: string
+    /** Code of the problem that was answered; null as long as there is none. */
+    problem_code: string | null
   }
   interface FastifyContextConfig {
     /** What the key must be allowed to do; `any`: every valid key; `none`: no key at all. Required on every route. */

@@ -8,6 +8,7 @@ import { type Observed, observed } from './observe.ts'
 import { LEFT_VISIBLE_SECONDS, present } from './present.ts'
 import type { InstanceRow } from './row.ts'
 import { eventsOf, statusOf } from './status.ts'
+import { causeOf } from './trace.ts'
 
 type Context = Pick<Deps, 'random' | 'config'>
 
@@ -139,7 +140,7 @@ export async function observe<T>(
     if (gone) await tx`delete from addresses where instance_id = ${claimed.id}`
     else if (next.observed_public_ip !== locked.row.observed_public_ip) await releaseUnused(tx, next)
     await fence(tx, claimed)
-    await save(tx, deps, locked.row, { ...next, ...end }, claimed.now)
+    await save(tx, deps, locked.row, { ...next, ...end }, claimed.now, causeOf(locked.row))
     return { result }
   })
   if (decided) deps.notifier.changed(claimed.id)
