@@ -52,9 +52,10 @@ export type NewSpan = {
   duration_ms: number
   status: 'ok' | 'failed'
   waits_for: Wait | null
+  /** Small and public; a delivery names its event's type in `event`, below which it is shown. */
   detail: Record<string, string | number | boolean | null>
 }
 export type SpanRow = NewSpan
 
-/** A number of time-ordered rows fits into each millisecond: `ordinal = milliseconds × 2048 + tick`. */
+/** Numbers within each millisecond: `ordinal = milliseconds since 1970 × 2048 + tick`, below 2^53 until the year 2109. */
 export const TICKS = 2048

@@ -52,7 +52,6 @@ export async function listRequests(
     const values = commaList(text)
     return values ? sql`and ${sql(column)} = any(${values})` : sql``
   }
-  const ordinalOf = (time: string) => Math.ceil(Date.parse(time)) * TICKS
   const searched = sql.begin(async (tx) => {
     await tx.unsafe(`set local statement_timeout = ${SEARCH_MS}`)
     return await tx<RequestRow[]>`
@@ -60,8 +59,8 @@ export async function listRequests(
       ${statusFilter(sql, filters)}
       ${any('resource', filters.resource)} ${any('key_id', filters.key)} ${any('method', filters.method)}
       ${any('route', filters.route)} ${any('request_id', filters.request_id)} ${any('code', filters.code)}
-      ${filters.from === undefined ? sql`` : sql`and ordinal >= ${ordinalOf(filters.from)}`}
-      ${filters.to === undefined ? sql`` : sql`and ordinal < ${ordinalOf(filters.to)}`}
+      ${filters.from === undefined ? sql`` : sql`and ordinal >= ${firstOrdinal('from', filters.from)}`}
+      ${filters.to === undefined ? sql`` : sql`and ordinal < ${firstOrdinal('to', filters.to)}`}
       ${windowSql(sql, window)}`
   })
   return searched.catch((error: Error & { code?: string }) => {
@@ -69,6 +68,14 @@ export async function listRequests(
     const detail = 'There are too many requests to look through. Narrow the time with from and to, or name a resource.'
     throw new ApiError('unavailable', detail, { headers: { 'retry-after': '1' }, cause: error })
   })
+}
+
+/** The first ordinal of a moment. Throws `invalid_parameter` for one that no calendar has. */
+function firstOrdinal(parameter: string, text: string): number {
+  const milliseconds = Date.parse(text)
+  if (!Number.isNaN(milliseconds)) return milliseconds * TICKS
+  const message = `${parameter} is not a time of any calendar; use one such as 2025-01-15T08:32:14Z`
+  throw new ApiError('invalid_parameter', message, { errors: [{ parameter, code: 'wrong_format', message }] })
 }
 
 /** `404`, `5xx` and any of several by comma. What can only be a failure says so, which is what its index is for. */

@@ -33,7 +33,9 @@ export function timeline(row: RequestRow, writes: RequestRow[], spans: NewSpan[]
     call,
     ...transactionsOf(row),
     ...[...lanes.values()].flatMap((lane) => laneOf(call.end!, lane)),
-    ...caused.filter((span) => span.kind === 'delivery').map((span) => place(span, startOf(span), 'event')),
+    ...caused
+      .filter((span) => span.kind === 'delivery')
+      .map((span) => place(span, startOf(span), String(span.detail.event ?? 'event'))),
     ...told.map(eventOf),
   ]
   // Stable: what begins at the same time stays in the order of causes.
