@@ -24,6 +24,7 @@ import { buildValidator, schemaError } from './http/validation.ts'
 import { createKeyLookup } from './keys/store.ts'
 import { ApiError } from './lib/errors.ts'
 import { newId } from './lib/id.ts'
+import { countRequests } from './prometheus/http.ts'
 import { recordRequests, timeTransactions } from './requests/hook.ts'
 import { resources as allResources } from './resources.ts'
 
@@ -120,6 +121,7 @@ export async function createApp(deps: Deps, options: AppOptions): Promise<App> {
   })
 
   recordRequests(app, deps)
+  countRequests(app, deps.metrics)
 
   app.addHook('onRoute', (route) => {
     const faults = routeFaults(route as never)

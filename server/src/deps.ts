@@ -4,6 +4,7 @@ import type { Notifier } from './db/notify.ts'
 import type { Driver } from './drivers/driver.ts'
 import type { Clock } from './lib/clock.ts'
 import type { Log } from './lib/log.ts'
+import type { Metrics } from './lib/metrics.ts'
 import type { Random } from './lib/random.ts'
 import type { RequestLog } from './requests/recorder.ts'
 
@@ -33,6 +34,8 @@ export type Deps = {
   notifier: Notifier
   /** Records requests, and the spans of what they cause. */
   requests: RequestLog
+  /** What Prometheus asks for. */
+  metrics: Metrics
 }
 
 /** Who asks: the API key and the environment that it belongs to. */

@@ -2,6 +2,7 @@ import type { Resource } from './http/types.ts'
 import { images } from './images/routes.ts'
 import { instances } from './instances/routes.ts'
 import { plans } from './plans/routes.ts'
+import { prometheus } from './prometheus/routes.ts'
 import { regions } from './regions/routes.ts'
 import { requests } from './requests/routes.ts'
 import { sshKeys } from './ssh-keys/routes.ts'
@@ -9,4 +10,14 @@ import { statusPage } from './status-page/routes.ts'
 import { subnets } from './subnets/routes.ts'
 
 /** THE LIST: what the server consists of. */
-export const resources: Resource[] = [instances, regions, plans, images, subnets, sshKeys, requests, statusPage]
+export const resources: Resource[] = [
+  instances,
+  regions,
+  plans,
+  images,
+  subnets,
+  sshKeys,
+  requests,
+  prometheus,
+  statusPage,
+]

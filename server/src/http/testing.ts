@@ -10,6 +10,7 @@ import { createKey } from '../keys/store.ts'
 import { systemClock } from '../lib/clock.ts'
 import { newId } from '../lib/id.ts'
 import { silentLog } from '../lib/log.ts'
+import { createMetrics } from '../lib/metrics.ts'
 import { systemRandom } from '../lib/random.ts'
 import { createRequestLog } from '../requests/recorder.ts'
 import { type CheckAnswer, createAnswerCheck } from './testing-responses.ts'
@@ -77,6 +78,7 @@ export async function createTestApp(overrides: (sql: Sql) => Partial<Deps> = () 
     regions: [region],
     notifier: idleNotifier,
     requests: createRequestLog({ sql, clock: systemClock, random: systemRandom, log: silentLog, days: 14 }),
+    metrics: createMetrics(),
     ...overrides(sql),
   }
   const app = await createApp(deps, { ready: async () => [{ name: 'database', problem: null }] })
