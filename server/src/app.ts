@@ -25,7 +25,7 @@ import { createKeyLookup } from './keys/store.ts'
 import { ApiError } from './lib/errors.ts'
 import { newId } from './lib/id.ts'
 import { countRequests } from './prometheus/http.ts'
-import { recordRequests, timeTransactions } from './requests/hook.ts'
+import { recordRequests, recordWithoutHooks, timeTransactions } from './requests/hook.ts'
 import { resources as allResources } from './resources.ts'
 
 const MAX_URL_BYTES = 8 * 1024
@@ -35,6 +35,8 @@ export type AppOptions = {
   /** What must work before `/readyz` says yes. */
   ready: () => Promise<Readiness[]>
   resources?: Resource[]
+  /** False: without the request log and the counters, to measure what they cost. */
+  recorded?: boolean
 }
 
 /** The server with all its routes, not listening yet. */
@@ -62,6 +64,7 @@ export async function createApp(deps: Deps, options: AppOptions): Promise<App> {
     schemaErrorFormatter: (errors, part) => schemaError(errors as never, part as never),
     frameworkErrors: (error, request, reply) => {
       identify(request, reply)
+      recordWithoutHooks(deps, request, reply)
       answerError(log)(error, request, reply)
     },
     clientErrorHandler: answerClientError(newRequestId),
@@ -120,8 +123,10 @@ export async function createApp(deps: Deps, options: AppOptions): Promise<App> {
     done()
   })
 
-  recordRequests(app, deps)
-  countRequests(app, deps.metrics)
+  if (options.recorded ?? true) {
+    recordRequests(app, deps)
+    countRequests(app, deps.metrics)
+  }
 
   app.addHook('onRoute', (route) => {
     const faults = routeFaults(route as never)

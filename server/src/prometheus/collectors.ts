@@ -9,6 +9,9 @@ import { queueDepth } from './store.ts'
 /** Milliseconds that counting the queue may take, so that a scrape is answered while the database is away. */
 const DATABASE_MS = 2_000
 
+/** Interval of the timer that shows how late timers are; what is measured includes it. */
+const RESOLUTION_MS = 20
+
 /** What a process can tell of itself, and of the parts that it consists of. */
 export function collectMetrics({
   metrics,
@@ -58,7 +61,7 @@ function collectQueue({ collect }: Metrics, sql: Sql, clock: Clock): void {
 }
 
 function collectProcess({ collect }: Metrics, clock: Clock): void {
-  const delay = monitorEventLoopDelay({ resolution: 20 })
+  const delay = monitorEventLoopDelay({ resolution: RESOLUTION_MS })
   delay.enable()
   const started = clock.now().getTime() / 1000 - process.uptime()
   collect('process_start_time_seconds', 'gauge', 'When the process began, since 1970.', () => [{ value: started }])
@@ -70,7 +73,9 @@ function collectProcess({ collect }: Metrics, clock: Clock): void {
     return [{ value: (user + system) / 1e6 }]
   })
   collect('nodejs_eventloop_delay_seconds', 'gauge', 'How late timers were since the last scrape.', () => {
-    const sample = (quantile: string, nanoseconds: number) => ({ labels: { quantile }, value: nanoseconds / 1e9 })
+    const sample = (quantile: string, nanoseconds: number) => ({
+      ...{ labels: { quantile }, value: Math.max(0, nanoseconds / 1e9 - RESOLUTION_MS / 1000) },
+    })
     const samples = [sample('0.5', delay.percentile(50)), sample('0.99', delay.percentile(99)), sample('1', delay.max)]
     delay.reset()
     return samples

@@ -44,6 +44,15 @@ export function recordRequests(app: App, deps: Pick<Deps, 'requests' | 'clock'>)
   })
 }
 
+/** For what is answered before there is a route, and so without hooks: records it when it has been sent. */
+export function recordWithoutHooks(
+  deps: Pick<Deps, 'requests' | 'clock'>,
+  request: FastifyRequest,
+  reply: FastifyReply,
+) {
+  reply.raw.once('close', () => record(deps, request, reply, !reply.raw.writableFinished))
+}
+
 /** The same connection, whose transactions are noted with the write that they belong to. */
 export function timeTransactions(sql: Sql, clock: Clock): Sql {
   const timed: Sql = Object.assign(((...args: never[]) => Reflect.apply(sql as never, undefined, args)) as never, sql, {

@@ -67,8 +67,17 @@ describe('the request log', { timeout: 120_000 }, () => {
     assert.deepEqual(await told('scope'), [403, 'insufficient_scope', '/v2/instances', null, narrowId])
     // No route, so nobody was asked for a key and it belongs to no environment.
     assert.equal((await call('GET', '/v2/requests/no-method')).status, 404)
-    const [row] = await world.deps.sql`select * from requests where request_id = 'no-method'`
-    assert.deepEqual([row!.environment_id, row!.status, row!.route], [null, 405, null])
+    await call('GET', '/v2/%E0', undefined, { 'x-request-id': 'no-address' })
+    assert.equal((await call('GET', '/v2/requests/no-address')).status, 404)
+    const rows = await world.deps.sql`
+      select environment_id, status, route, code from requests where request_id in ('no-method', 'no-address') order by ordinal`
+    assert.deepEqual(
+      rows.map((row) => Object.values(row)),
+      [
+        [null, 405, null, 'method_not_allowed'],
+        [null, 400, null, 'bad_request'],
+      ],
+    )
   })
 
   test('a request id that is used again names the newest, and the others beside it', async () => {
