@@ -4,6 +4,8 @@
 
 create sequence address_tickets as bigint minvalue 0 maxvalue 9223372036854775807;
 
+create sequence request_ticks as bigint minvalue 0 maxvalue 2047 cycle;
+
 create sequence subnet_segments as bigint minvalue 1 maxvalue 16000 cycle;
 
 -- Tables
@@ -99,6 +101,7 @@ create table events (
   request_id text,
   created_at timestamp with time zone not null,
   data jsonb not null,
+  recorded_at timestamp with time zone default clock_timestamp() not null,
   constraint events_pkey PRIMARY KEY (environment_id, sequence),
   constraint events_id_key UNIQUE (id),
   constraint events_environment_id_fkey FOREIGN KEY (environment_id) REFERENCES environments(id)
@@ -238,12 +241,47 @@ create unlogged table rate_limits (
   constraint rate_limits_pkey PRIMARY KEY (bucket)
 );
 
+create table requests (
+  ordinal bigint not null,
+  id text not null,
+  environment_id text,
+  request_id text not null,
+  "time" timestamp with time zone not null,
+  key_id text,
+  method text not null,
+  route text,
+  resource text,
+  status smallint not null,
+  code text,
+  duration_ms double precision not null,
+  address text not null,
+  user_agent text,
+  aborted boolean not null,
+  sample_rate real not null,
+  transactions jsonb,
+  constraint requests_pkey PRIMARY KEY (id, ordinal)
+) partition by RANGE (ordinal);
+
 create table simulated_machines (
   id text not null,
   environment_id text not null,
   machine jsonb not null,
   constraint simulated_machines_pkey PRIMARY KEY (id)
 );
+
+create table spans (
+  environment_id text not null,
+  request_id text not null,
+  resource text not null,
+  started_at timestamp with time zone not null,
+  name text not null,
+  kind text not null,
+  duration_ms double precision not null,
+  status text not null,
+  waits_for text,
+  detail jsonb default '{}'::jsonb not null,
+  constraint spans_pkey PRIMARY KEY (environment_id, request_id, resource, started_at, name)
+) partition by RANGE (started_at);
 
 create table ssh_keys (
   environment_id text not null,
@@ -301,6 +339,8 @@ CREATE INDEX audit_log_request ON public.audit_log USING btree (environment_id, 
 
 CREATE INDEX audit_log_resource ON public.audit_log USING btree (environment_id, resource, sequence);
 
+CREATE INDEX events_request ON public.events USING btree (environment_id, request_id) WHERE (request_id IS NOT NULL);
+
 CREATE INDEX events_resource ON public.events USING btree (environment_id, resource_id, sequence);
 
 CREATE INDEX idempotency_keys_age ON public.idempotency_keys USING btree (created_at);
@@ -318,6 +358,16 @@ CREATE INDEX instances_subnet ON public.instances USING btree (environment_id, s
 CREATE INDEX instances_tags ON public.instances USING gin (tags jsonb_path_ops);
 
 CREATE INDEX instances_terminated ON public.instances USING btree (environment_id, ordinal) WHERE (status = 'terminated'::text);
+
+CREATE INDEX requests_failed ON ONLY public.requests USING btree (environment_id, ordinal) WHERE (status >= 400);
+
+CREATE INDEX requests_key ON ONLY public.requests USING btree (environment_id, key_id, ordinal);
+
+CREATE INDEX requests_listed ON ONLY public.requests USING btree (environment_id, ordinal);
+
+CREATE INDEX requests_request_id ON ONLY public.requests USING btree (environment_id, request_id, ordinal);
+
+CREATE INDEX requests_resource ON ONLY public.requests USING btree (environment_id, resource, ordinal) WHERE (resource IS NOT NULL);
 
 CREATE UNIQUE INDEX subnets_default ON public.subnets USING btree (environment_id, region) WHERE is_default;
 
@@ -400,6 +450,45 @@ begin
     bucket := ask.bucket;
     return next;
   end loop;
+end $function$;
+
+CREATE OR REPLACE FUNCTION public.keep_request_days(keep_days integer)
+ RETURNS integer
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public'
+ SET lock_timeout TO '2s'
+AS $function$
+declare
+  today date := (now() at time zone 'utc')::date;
+  day date;
+  old text;
+  changes integer := 0;
+begin
+  if keep_days < 1 then raise exception 'keep_days must be at least 1'; end if;
+  perform pg_advisory_xact_lock(7202604);
+  for day in select today + n from generate_series(-1, 3) n loop
+    if to_regclass(format('public.requests_%s', to_char(day, 'YYYYMMDD'))) is null then
+      execute format('create table public.requests_%s partition of public.requests for values from (%s) to (%s)',
+        to_char(day, 'YYYYMMDD'),
+        extract(epoch from day)::bigint * 2048000, extract(epoch from day + 1)::bigint * 2048000);
+      execute format('create table public.spans_%s partition of public.spans for values from (%L) to (%L)',
+        to_char(day, 'YYYYMMDD'), format('%s 00:00:00+00', day), format('%s 00:00:00+00', day + 1));
+      -- No way in but by the parent, whose policies hold then.
+      execute format('alter table public.requests_%s enable row level security', to_char(day, 'YYYYMMDD'));
+      execute format('alter table public.spans_%s enable row level security', to_char(day, 'YYYYMMDD'));
+      changes := changes + 1;
+    end if;
+  end loop;
+  for old in
+    select c.relname from pg_inherits i join pg_class c on c.oid = i.inhrelid
+    where i.inhparent in ('public.requests'::regclass, 'public.spans'::regclass)
+      and right(c.relname, 8) < to_char(today - keep_days, 'YYYYMMDD')
+  loop
+    execute format('drop table public.%I', old);
+    changes := changes + 1;
+  end loop;
+  return changes;
 end $function$;
 
 CREATE OR REPLACE FUNCTION public.open_environment_head()

@@ -5,7 +5,7 @@
  *   2. parsing     JSON within its limits
  *   3. validation  by the route's schema
  *   4. the handler of the resource; that of a write goes by http/write.ts: effect, audit and stored answer are one
- *   5. onResponse  one line in the log
+ *   5. onResponse  one line in the log, one row in the request log
  *
  * Whatever goes wrong ends in one place, `answerError`, as a problem.
  */
@@ -24,7 +24,9 @@ import { buildValidator, schemaError } from './http/validation.ts'
 import { createKeyLookup } from './keys/store.ts'
 import { ApiError } from './lib/errors.ts'
 import { newId } from './lib/id.ts'
+import { countRequests } from './prometheus/http.ts'
 import { createRateLimits } from './rate-limits/hook.ts'
+import { recordRequests, recordWithoutHooks } from './requests/hook.ts'
 import { resources as allResources } from './resources.ts'
 
 const MAX_URL_BYTES = 8 * 1024
@@ -34,6 +36,8 @@ export type AppOptions = {
   /** What must work before `/readyz` says yes. */
   ready: () => Promise<Readiness[]>
   resources?: Resource[]
+  /** False: without the request log and the counters, to measure what they cost. */
+  recorded?: boolean
 }
 
 /** The server with all its routes, not listening yet. */
@@ -62,6 +66,7 @@ export async function createApp(deps: Deps, options: AppOptions): Promise<App> {
     schemaErrorFormatter: (errors, part) => schemaError(errors as never, part as never),
     frameworkErrors: (error, request, reply) => {
       identify(request, reply)
+      recordWithoutHooks(deps, request, reply)
       answerError(log)(error, request, reply)
     },
     clientErrorHandler: answerClientError(newRequestId),
@@ -133,6 +138,11 @@ export async function createApp(deps: Deps, options: AppOptions): Promise<App> {
     )
     done()
   })
+
+  if (options.recorded ?? true) {
+    recordRequests(app, deps)
+    countRequests(app, deps.metrics)
+  }
 
   app.addHook('onRoute', (route) => {
     const faults = routeFaults(route as never)

@@ -47,6 +47,10 @@ export type Config = {
   image_allow: string[]
   image_max_bytes: number
   image_stall_timeout_seconds: number
+  /** Days that the request log is kept, today aside. */
+  request_log_days: number
+  /** `address:port` of a listener for Prometheus alone, without a key; null: none. */
+  metrics_listen: string | null
   /** By publisher: 'ubuntu'. */
   mirrors: Record<string, Mirror>
   rate_limits: RateLimits
@@ -89,6 +93,8 @@ const DEFAULTS: Omit<Settings, 'version' | 'image_allow'> = {
   public_addresses: null,
   image_max_bytes: 20 * GIB,
   image_stall_timeout_seconds: 60,
+  request_log_days: 14,
+  metrics_listen: null,
   mirrors: {
     ubuntu: {
       url: 'https://cloud-images.ubuntu.com',

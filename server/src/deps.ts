@@ -4,7 +4,9 @@ import type { Notifier } from './db/notify.ts'
 import type { Driver } from './drivers/driver.ts'
 import type { Clock } from './lib/clock.ts'
 import type { Log } from './lib/log.ts'
+import type { Metrics } from './lib/metrics.ts'
 import type { Random } from './lib/random.ts'
+import type { RequestLog } from './requests/recorder.ts'
 
 /** Secrets that are never in the database: made at the first start, in a file that only the operator reads. */
 export type Secrets = {
@@ -30,6 +32,10 @@ export type Deps = {
   regions: Region[]
   /** Tells engines (`announce`) and waiting requests (`changed`) of all processes, after a commit. */
   notifier: Notifier
+  /** Records requests, and the spans of what they cause. */
+  requests: RequestLog
+  /** What Prometheus asks for. */
+  metrics: Metrics
 }
 
 /** Who asks: the API key and the environment that it belongs to. */

@@ -19,8 +19,12 @@ import { removeIncomplete } from './images/upload.ts'
 import { systemClock as clock } from './lib/clock.ts'
 import { StartupError } from './lib/errors.ts'
 import { createLog, type Log } from './lib/log.ts'
+import { createMetrics } from './lib/metrics.ts'
 import { systemRandom as random } from './lib/random.ts'
+import { collectMetrics, engineObserver } from './prometheus/collectors.ts'
+import { listenForPrometheus } from './prometheus/listener.ts'
 import { reconcilers, wakeAtStart, watchDriver } from './reconcilers.ts'
+import { createRequestLog } from './requests/recorder.ts'
 import { banner } from './start/banner.ts'
 import { openCredentials } from './start/credentials.ts'
 import { checkDiskSpace, openDataDir } from './start/data-dir.ts'
@@ -42,6 +46,7 @@ import { openSshKey } from './start/ssh-key.ts'
 // Together less than the ten seconds that stopping may take.
 const DRAIN_MS = 5_000
 const ENGINE_STOP_MS = 2_000
+const REQUEST_LOG_STOP_MS = 500
 const DATABASE_STOP_MS = 2_000
 
 await run()
@@ -130,10 +135,22 @@ async function start(settings: Settings, log: Log, shutdown: Shutdown): Promise<
 
   const notifier = createNotifier(sql, clock, WORK_CHANNEL)
   await notifier.start()
+  // Batches hold the rows of many tenants.
+  const requests = createRequestLog({ sql, clock, random, log, days: config.request_log_days })
+  shutdown.add('request log', () => requests.stop(REQUEST_LOG_STOP_MS))
+  const metrics = createMetrics()
+  collectMetrics({ metrics, sql, clock, requests })
   const regions = [{ ...config.region, drivers: { live, test } }]
-  const deps: Deps = { config, sql, clock, random, log, secrets, regions, notifier }
+  const deps: Deps = { config, sql, clock, random, log, secrets, regions, notifier, requests, metrics }
   const worker = `${hostname()}:${process.pid}:${installation.id}`
-  const engine = createEngine({ sql, clock, log, worker, reconcilers: reconcilers(deps) })
+  const engine = createEngine({
+    sql,
+    clock,
+    log,
+    worker,
+    reconcilers: reconcilers(deps),
+    observer: engineObserver(metrics),
+  })
   shutdown.add('engine', () => engine.stop(ENGINE_STOP_MS))
   const readiness = createReadiness({ sql, engine, clock })
   const app = await createApp(deps, { ready: readiness.check })
@@ -143,6 +160,10 @@ async function start(settings: Settings, log: Log, shutdown: Shutdown): Promise<
     await Promise.race([closed, clock.sleep(DRAIN_MS)])
     app.server.closeAllConnections()
   })
+  if (config.metrics_listen !== null) {
+    const listener = await listenForPrometheus(metrics, config.metrics_listen)
+    shutdown.add('metrics', async () => void listener.close().closeAllConnections())
+  }
   removeIncomplete(config)
   await app.listen({ host: config.host, port }).catch((error: NodeJS.ErrnoException) => {
     throw listenError(error, config.host, port)

@@ -8,12 +8,14 @@ import { CATALOGUE } from './images/catalog.ts'
 import { imageReconciler } from './images/reconcile.ts'
 import { instanceReconciler } from './instances/reconcile.ts'
 import { instanceSweep } from './instances/sweep.ts'
+import { requestLogReconciler } from './requests/reconcile.ts'
 
 /** THE LIST of reconcilers: kind of key → who looks at it. */
 export function reconcilers(deps: Deps): Reconcilers {
   return {
     instance: instanceReconciler(deps),
     image: imageReconciler(deps),
+    request_log: requestLogReconciler(deps),
     sweep: sweepReconciler(deps.log, sweeps(deps)),
   }
 }
@@ -42,6 +44,7 @@ const NOTHING_LISTED: Omit<Sweep, 'interval_seconds' | 'tidy'> = {
 export async function wakeAtStart(deps: Deps): Promise<void> {
   for (const { id } of CATALOGUE) await wake(deps.sql, 'image', id, 'env_system')
   for (const name of Object.keys(sweeps(deps))) await wake(deps.sql, 'sweep', name, 'env_system')
+  await wake(deps.sql, 'request_log', 'days', 'env_system')
   deps.notifier.announce()
 }
 

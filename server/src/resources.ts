@@ -4,10 +4,24 @@ import { images } from './images/routes.ts'
 import { instances } from './instances/routes.ts'
 import { limits } from './limits/routes.ts'
 import { plans } from './plans/routes.ts'
+import { prometheus } from './prometheus/routes.ts'
 import { regions } from './regions/routes.ts'
+import { requests } from './requests/routes.ts'
 import { sshKeys } from './ssh-keys/routes.ts'
 import { statusPage } from './status-page/routes.ts'
 import { subnets } from './subnets/routes.ts'
 
 /** THE LIST: what the server consists of. */
-export const resources: Resource[] = [instances, regions, plans, images, subnets, sshKeys, limits, auditLog, statusPage]
+export const resources: Resource[] = [
+  instances,
+  regions,
+  plans,
+  images,
+  subnets,
+  sshKeys,
+  limits,
+  auditLog,
+  requests,
+  prometheus,
+  statusPage,
+]

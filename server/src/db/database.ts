@@ -26,6 +26,8 @@ export type Sql = Query & {
   /** Calls back at each notification. After a lost connection `gap` is called: something may have been missed. */
   listen(channel: string, notified: (payload: string) => void, gap?: () => void): Promise<Listener>
   notify(channel: string, payload: string): Promise<void>
+  /** How many connections there are, how many of them rest, and how many statements wait for one. */
+  pool(): { total: number; idle: number; waiting: number }
   /** Closes all connections; those that are busy after `timeout` seconds are left to the process's end. */
   end(options?: { timeout?: number }): Promise<void>
 }
@@ -107,6 +109,7 @@ export function connect(options: { url: string; max: number; name: string }): Sq
     async notify(channel: string, payload: string) {
       await sql`select pg_notify(${channel}, ${payload})`
     },
+    pool: () => ({ total: pool.totalCount, idle: pool.idleCount, waiting: pool.waitingCount }),
     async end({ timeout = 5 } = {}) {
       await listening.end()
       await Promise.race([pool.end(), systemClock.sleep(timeout * 1000)])

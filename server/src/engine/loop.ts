@@ -14,6 +14,12 @@ import { type Claim, claim, fail, finish, renew, WORK_CHANNEL } from './work.ts'
 export type Reconcile = (claimed: Claim) => Promise<{ after_seconds: number | null }>
 export type Reconcilers = Record<string, Reconcile>
 
+/** Is told what the engine does, for counting. */
+export type EngineObserver = {
+  claimed(kind: string): void
+  looked(kind: string, milliseconds: number, failed: boolean): void
+}
+
 export type EngineOptions = {
   sql: Sql
   clock: Clock
@@ -25,6 +31,7 @@ export type EngineOptions = {
   concurrency?: number
   /** Real milliseconds between two looks when nobody calls. */
   poll_ms?: number
+  observer?: EngineObserver
 }
 
 export type Engine = {
@@ -40,7 +47,7 @@ export type Engine = {
 const RENEW_MS = 5_000
 
 export function createEngine(options: EngineOptions): Engine {
-  const { sql, clock, log, worker, reconcilers } = options
+  const { sql, clock, log, worker, reconcilers, observer } = options
   const concurrency = options.concurrency ?? 16
   const pollMs = options.poll_ms ?? 1_000
   const kinds = Object.keys(reconcilers)
@@ -54,18 +61,22 @@ export function createEngine(options: EngineOptions): Engine {
   let listener: { unlisten(): Promise<void> } | null = null
 
   async function run(claimed: Claim): Promise<void> {
+    const begin = clock.monotonic()
+    let failed = false
     try {
       const { after_seconds } = await reconcilers[claimed.kind]!(claimed)
       await finish(sql, claimed, after_seconds)
       // Where the look is due before the next poll, somebody has to remember it.
       if (after_seconds !== null && after_seconds * 1000 < pollMs) clock.after(after_seconds * 1000 + 1, nudge)
     } catch (error) {
+      failed = true
       const message = error instanceof Error ? error.message : String(error)
       log.warn({ kind: claimed.kind, id: claimed.id, attempts: claimed.attempts + 1, error: message }, 'step failed')
       // The database may be the very thing that failed: then the lease runs out and the key comes back by itself.
       await fail(sql, claimed, message).catch(() => {})
     } finally {
       running.delete(claimed)
+      observer?.looked(claimed.kind, clock.monotonic() - begin, failed)
       nudge()
     }
   }
@@ -78,7 +89,10 @@ export function createEngine(options: EngineOptions): Engine {
       try {
         const claims = await claim(sql, worker, kinds, room)
         problem = null
-        for (const claimed of claims) running.set(claimed, run(claimed))
+        for (const claimed of claims) {
+          observer?.claimed(claimed.kind)
+          running.set(claimed, run(claimed))
+        }
         if (claims.length === room) return
       } catch (error) {
         problem = 'the database does not answer the engine'

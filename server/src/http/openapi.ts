@@ -43,6 +43,7 @@ const TAGS = [
   { name: 'SSH keys', description: 'Who may log in to new machines.' },
   { name: 'Limits', description: 'What a project may use.' },
   { name: 'Audit log', description: 'Who changed what.' },
+  { name: 'Requests', description: 'What was asked, how it was answered, and what came of it.' },
   { name: 'Service', description: 'The service itself.' },
 ]
 

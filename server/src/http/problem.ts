@@ -66,6 +66,7 @@ export function problemOf(error: ApiError, request: { id: string; req_id: string
 export function answerError(log: Log) {
   return (thrown: FastifyError | ApiError, request: FastifyRequest, reply: FastifyReply) => {
     const error = toApiError(thrown)
+    request.problem_code = error.code
     if (error.status >= 500) {
       const { request_id, req_id } = { request_id: request.id, req_id: request.req_id }
       log.error({ request_id, req_id, code: error.code, error: describe(thrown) }, 'request failed')

@@ -13,8 +13,10 @@ import { createKey } from '../keys/store.ts'
 import { systemClock } from '../lib/clock.ts'
 import { newId } from '../lib/id.ts'
 import { createLog, type Log } from '../lib/log.ts'
+import { createMetrics } from '../lib/metrics.ts'
 import { systemRandom } from '../lib/random.ts'
 import type { RateLimits } from '../rate-limits/policies.ts'
+import { createRequestLog } from '../requests/recorder.ts'
 import { type CheckAnswer, createAnswerCheck } from './testing-responses.ts'
 import type { App } from './types.ts'
 
@@ -57,6 +59,8 @@ export const testConfig: Config = {
   image_allow: [],
   image_max_bytes: 2 ** 20,
   image_stall_timeout_seconds: 60,
+  request_log_days: 14,
+  metrics_listen: null,
   mirrors: {},
   rate_limits: ROOMY,
 }
@@ -93,15 +97,18 @@ export async function createTestApp(overrides: (sql: Sql) => Partial<Deps> = () 
     name: 'This host',
     drivers: { live: idleDriver('qemu', TEST_CAPACITY), test: idleDriver('simulated', null) },
   }
+  const log = testLog()
   const deps: Deps = {
     config: testConfig,
     sql,
     clock: systemClock,
     random: systemRandom,
-    log: testLog(),
+    log,
     secrets: { pepper: new Uint8Array(32), cursor_key: new Uint8Array(32), seal_key: new Uint8Array(32) },
     regions: [region],
     notifier: idleNotifier,
+    requests: createRequestLog({ sql, clock: systemClock, random: systemRandom, log, days: 14 }),
+    metrics: createMetrics(),
     ...overrides(sql),
   }
   const app = await createApp(deps, { ready: async () => [{ name: 'database', problem: null }] })

@@ -15,6 +15,10 @@ declare module 'fastify' {
     req_id: string
     /** What the request has spent of its key's rate limits; unset on routes whose scope is `none`. */
     rate_limits: RequestLimits
+    /** Code of the problem that was answered; null as long as there is none. */
+    problem_code: string | null
+    /** Of a write: when its transaction began and ended, by the clock that only rises. */
+    transaction: { begin: number; end: number } | null
   }
   interface FastifyContextConfig {
     /** What the key must be allowed to do; `any`: every valid key; `none`: no key at all. Required on every route. */

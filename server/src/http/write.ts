@@ -56,6 +56,7 @@ export async function write(
     return send(reply, answerOf(outcome, false))
   }
   const key = idempotencyOf(request)
+  const begin = deps.clock.monotonic()
   const done = await transact(deps, principal, async (tx, head) => {
     const stored = key && (await takeKey(tx, principal.environment_id, key))
     if (stored) return { stored }
@@ -64,6 +65,8 @@ export async function write(
     if (changed) head.audit = entryOf(deps, request, outcome)
     if (key) await storeAnswer(tx, principal.environment_id, key, answerOf(outcome, true))
     return { outcome }
+  }).finally(() => {
+    request.transaction = { begin, end: deps.clock.monotonic() }
   })
   if (done.stored) {
     request.rate_limits.refund('creates')

@@ -3,7 +3,7 @@ import {
   AddressInUseError,
   CapacityError,
   type Driver,
-  type DriverError,
+  DriverError,
   InvalidSpecError,
   type MachineRef,
   NotFoundError,
@@ -18,6 +18,7 @@ import { LEFT_VISIBLE_SECONDS } from './present.ts'
 import type { InstanceRow } from './row.ts'
 import { specOf } from './spec.ts'
 import { forget, load, observe } from './store.ts'
+import { type Failure, spanOf } from './trace.ts'
 
 /** Seconds between looks at a guest that is booting, should a hint of the driver be lost. */
 const BOOTING_INTERVAL = 5
@@ -25,6 +26,7 @@ const BOOTING_INTERVAL = 5
 /** Looks at one instance: load → observe → plan → one step → when to look again. */
 export function instanceReconciler(deps: Deps): Reconcile {
   return async (claimed) => {
+    const begun = { at: deps.clock.now(), ms: deps.clock.monotonic() }
     const row = await load(deps.sql, claimed.id)
     if (!row) return { after_seconds: null }
     if (row.terminated_at) return afterTheEnd(deps, row, claimed)
@@ -39,9 +41,14 @@ export function instanceReconciler(deps: Deps): Reconcile {
     })
     if (!decision) return { after_seconds: null }
     const { step } = decision
+    const trace = (failure: Failure = null) => traceLook(deps, begun, row, decision.row, step, failure)
     try {
-      return { after_seconds: await act(deps, driver, decision.row, step, ref, machine) }
+      const after_seconds = await act(deps, driver, decision.row, step, ref, machine)
+      trace()
+      return { after_seconds }
     } catch (error) {
+      const code = error instanceof DriverError ? error.code : 'unavailable'
+      trace({ code, final: isFinal(error) && !row.wanted_gone })
       if (!isFinal(error) || row.wanted_gone) throw error
       deps.log.warn({ instance: row.id, step: step.do, error: error.message }, 'step cannot succeed')
       await observe(deps, claimed, await driver.get(ref), (seen) => ({
@@ -51,6 +58,23 @@ export function instanceReconciler(deps: Deps): Reconcile {
       return { after_seconds: 0 }
     }
   }
+}
+
+/** Records the look for the trace of the request that caused it, where it did or found something. */
+function traceLook(
+  { requests, clock }: Deps,
+  begun: { at: Date; ms: number },
+  before: InstanceRow,
+  seen: InstanceRow,
+  step: Step,
+  failure: Failure,
+): void {
+  const request_id = seen.wanted_request_id
+  const span = spanOf(before, seen, step, failure)
+  if (request_id === null || span === null) return
+  const { id: resource, environment_id } = before
+  const duration_ms = clock.monotonic() - begun.ms
+  requests.span({ environment_id, request_id, resource, started_at: begun.at, duration_ms, ...span })
 }
 
 /** Does one step and answers the seconds until the next look. Nothing here waits for a guest. */

@@ -9,6 +9,7 @@ import { type Observed, observed } from './observe.ts'
 import { LEFT_VISIBLE_SECONDS, present } from './present.ts'
 import type { InstanceRow } from './row.ts'
 import { eventsOf, statusOf } from './status.ts'
+import { causeOf } from './trace.ts'
 
 /** Where a write gathers its events and what it uses; see `transact`. */
 export type Context = Pick<Deps, 'config'> & { head: Head }
@@ -141,7 +142,8 @@ export async function observe<T>(
     if (gone) await tx`delete from addresses where instance_id = ${claimed.id}`
     else if (next.observed_public_ip !== locked.row.observed_public_ip) await releaseUnused(tx, next)
     await fence(tx, claimed)
-    await save(tx, { config: deps.config, head }, locked.row, { ...next, ...end }, claimed.now)
+    const context = { config: deps.config, head }
+    await save(tx, context, locked.row, { ...next, ...end }, claimed.now, causeOf(locked.row))
     return { result }
   })
   if (decided) deps.notifier.changed(claimed.id)

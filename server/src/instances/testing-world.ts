@@ -97,7 +97,7 @@ export async function createWorld(options: { live?: (sql: Sql) => Driver; seed?:
 }
 
 /** What the first start makes for its project: pools and the default subnet of both environments. */
-async function openNetworks(sql: Sql, tenant: TestTenant): Promise<void> {
+export async function openNetworks(sql: Sql, tenant: TestTenant): Promise<void> {
   for (const { principal } of [tenant.live, tenant.test]) {
     const environment = principal.environment_id
     const pool = `subnet:${environment}:sub_8f7e6d5c4b`

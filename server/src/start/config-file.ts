@@ -67,6 +67,8 @@ const ConfigFile = Type.Partial(
     image_allow: Type.Array(Type.String()),
     image_max_bytes: Bytes,
     image_stall_timeout_seconds: Type.Integer(),
+    request_log_days: Type.Integer(),
+    metrics_listen: Type.String(),
     mirrors: Type.Object({ ubuntu: Mirror }, strict),
     rate_limits: Type.Partial(
       Type.Object({

@@ -145,6 +145,22 @@ export const SETTINGS: Setting[] = [
     help: 'An image source that makes no progress for so long has failed',
     parse: integer(1, 3_600),
   },
+  {
+    key: 'request_log_days',
+    env: 'CLOUDNEXUS_REQUEST_LOG_DAYS',
+    value: 'DAYS',
+    default: '14',
+    help: 'How long requests and their traces are kept',
+    parse: integer(1, 3_650),
+  },
+  {
+    key: 'metrics_listen',
+    env: 'CLOUDNEXUS_METRICS_LISTEN',
+    value: 'ADDRESS:PORT',
+    default: 'none',
+    help: 'A listener of its own for Prometheus, which asks for no key; /metrics of the API needs one with the scope admin',
+    parse: addressAndPort,
+  },
   { key: 'region', value: '{ id, name }', default: 'us-east-1', help: 'The region that this host is' },
   {
     key: 'plans',
@@ -243,6 +259,12 @@ function host(text: string): string {
   const bare = text.replace(/^\[(.*)\]$/, '$1')
   if (isIP(bare) || /^(?=.*[a-z])[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$/i.test(bare)) return bare
   throw new Error('an address of this machine, such as 127.0.0.1, ::1 or 0.0.0.0')
+}
+
+function addressAndPort(text: string): string {
+  const [, bare, port] = /^(.+):(\d{1,5})$/.exec(text) ?? []
+  if (bare !== undefined && isIP(bare.replace(/^\[(.*)\]$/, '$1')) && Number(port) <= 65_535) return text
+  throw new Error('an address and a port, such as 127.0.0.1:9464')
 }
 
 function publicUrl(text: string): string {

@@ -1,0 +1,105 @@
+import { monitorEventLoopDelay } from 'node:perf_hooks'
+import type { Sql } from '../db/database.ts'
+import type { Deps } from '../deps.ts'
+import type { EngineObserver } from '../engine/loop.ts'
+import type { Clock } from '../lib/clock.ts'
+import type { Counter, Metrics } from '../lib/metrics.ts'
+import { queueDepth } from './store.ts'
+
+/** Milliseconds that counting the queue may take, so that a scrape is answered while the database is away. */
+const DATABASE_MS = 2_000
+
+/** Interval of the timer that shows how late timers are; what is measured includes it. */
+const RESOLUTION_MS = 20
+
+/** What a process can tell of itself, and of the parts that it consists of. */
+export function collectMetrics({
+  metrics,
+  sql,
+  clock,
+  requests,
+}: Pick<Deps, 'metrics' | 'sql' | 'clock' | 'requests'>): void {
+  collectProcess(metrics, clock)
+  collectQueue(metrics, sql, clock)
+  const { collect } = metrics
+  collect('cloudnexus_database_connections', 'gauge', 'Connections of the pool.', () => {
+    const { total, idle } = sql.pool()
+    const sample = (state: string, value: number) => ({ labels: { state }, value })
+    return [sample('idle', idle), sample('busy', total - idle)]
+  })
+  collect('cloudnexus_database_waiting', 'gauge', 'Statements that wait for a connection.', () => [
+    { value: sql.pool().waiting },
+  ])
+  collect('cloudnexus_request_log_written_total', 'counter', 'Requests written to the request log.', () => [
+    { value: requests.counts().written },
+  ])
+  collect(
+    'cloudnexus_request_log_sampled_out_total',
+    'counter',
+    'Reads that sampling left out of the request log.',
+    () => [{ value: requests.counts().sampled_out }],
+  )
+  collect('cloudnexus_request_log_dropped_total', 'counter', 'Rows lost for want of room, or refused.', () => [
+    { labels: { kind: 'read' }, value: requests.counts().dropped_reads },
+    { labels: { kind: 'kept' }, value: requests.counts().dropped_kept },
+  ])
+  collect('cloudnexus_request_log_queued', 'gauge', 'Rows that wait to be written.', () => [
+    { value: requests.counts().queued },
+  ])
+}
+
+function collectQueue({ collect }: Metrics, sql: Sql, clock: Clock): void {
+  collect('cloudnexus_engine_queue', 'gauge', 'Keys of the work table, by kind.', async () => {
+    const late = new AbortController()
+    const none = clock.sleep(DATABASE_MS, late.signal).then(() => [])
+    const rows = await Promise.race([queueDepth(sql), none])
+    late.abort()
+    return rows.flatMap(({ kind, due, leased, later }) =>
+      Object.entries({ due, leased, later }).map(([state, value]) => ({ labels: { kind, state }, value })),
+    )
+  })
+}
+
+function collectProcess({ collect }: Metrics, clock: Clock): void {
+  const delay = monitorEventLoopDelay({ resolution: RESOLUTION_MS })
+  delay.enable()
+  const started = clock.now().getTime() / 1000 - process.uptime()
+  collect('process_start_time_seconds', 'gauge', 'When the process began, since 1970.', () => [{ value: started }])
+  collect('process_resident_memory_bytes', 'gauge', 'Memory that the process holds.', () => [
+    { value: process.memoryUsage.rss() },
+  ])
+  collect('process_cpu_seconds_total', 'counter', 'Time that the process has computed.', () => {
+    const { user, system } = process.cpuUsage()
+    return [{ value: (user + system) / 1e6 }]
+  })
+  collect('nodejs_eventloop_delay_seconds', 'gauge', 'How late timers were since the last scrape.', () => {
+    const sample = (quantile: string, nanoseconds: number) => ({
+      ...{ labels: { quantile }, value: Math.max(0, nanoseconds / 1e9 - RESOLUTION_MS / 1000) },
+    })
+    const samples = [sample('0.5', delay.percentile(50)), sample('0.99', delay.percentile(99)), sample('1', delay.max)]
+    delay.reset()
+    return samples
+  })
+}
+
+/** Counts what an engine does. */
+export function engineObserver(metrics: Metrics): EngineObserver {
+  const kinds = new Map<string, { claims: Counter; failures: Counter; steps: ReturnType<Metrics['histogram']> }>()
+  const of = (kind: string) => {
+    const labels = { kind }
+    const found = kinds.get(kind) ?? {
+      claims: metrics.counter('cloudnexus_engine_claims_total', 'Keys that the engine has taken.', labels),
+      failures: metrics.counter('cloudnexus_engine_failures_total', 'Looks that have failed.', labels),
+      steps: metrics.histogram('cloudnexus_engine_look_seconds', 'Time that a look took.', labels),
+    }
+    kinds.set(kind, found)
+    return found
+  }
+  return {
+    claimed: (kind) => of(kind).claims.add(),
+    looked(kind, milliseconds, failed) {
+      of(kind).steps.observe(milliseconds / 1000)
+      if (failed) of(kind).failures.add()
+    },
+  }
+}

@@ -1,0 +1,34 @@
+import type { App } from '../http/types.ts'
+import type { Counter, Histogram, Metrics } from '../lib/metrics.ts'
+
+type Route = { seconds: Histogram; classes: (Counter | undefined)[] }
+
+/** Counts and times every request by route and method; no label holds anything that a client has written. */
+export function countRequests(app: App, metrics: Metrics): void {
+  const routes = new Map<string, Map<string, Route>>()
+
+  function find(route: string, method: string): Route {
+    const methods = routes.get(route) ?? new Map<string, Route>()
+    routes.set(route, methods)
+    const seconds = metrics.histogram('cloudnexus_http_request_seconds', 'Time until the answer was sent.', {
+      method,
+      route,
+    })
+    const found = { seconds, classes: [] }
+    methods.set(method, found)
+    return found
+  }
+
+  app.addHook('onResponse', (request, reply, done) => {
+    const route = request.is404 ? 'none' : (request.routeOptions.url ?? 'none')
+    const { method } = request
+    const { seconds, classes } = routes.get(route)?.get(method) ?? find(route, method)
+    const status = Math.floor(reply.statusCode / 100)
+    classes[status] ??= metrics.counter('cloudnexus_http_requests_total', 'Requests answered.', {
+      ...{ method, route, status: `${status}xx` },
+    })
+    classes[status].add()
+    seconds.observe(reply.elapsedTime / 1000)
+    done()
+  })
+}

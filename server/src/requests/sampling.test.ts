@@ -1,0 +1,46 @@
+import assert from 'node:assert/strict'
+import { describe, test } from 'node:test'
+import fc from 'fast-check'
+import { seededRandom } from '../lib/random.ts'
+import { createSampler, FULL_RATE, strideOf } from './sampling.ts'
+
+/** Asks `perSecond` times in each second and answers what was recorded in each. */
+function record(seed: number, perSecond: number, seconds: number): { rows: number; estimate: number }[] {
+  const sampler = createSampler(seededRandom(seed))
+  return Array.from({ length: seconds }, (_, second) => {
+    const rates = Array.from({ length: perSecond }, (_, i) => sampler.rate(second * 1000 + (i * 1000) / perSecond))
+    const recorded = rates.filter((rate) => rate > 0)
+    return { rows: recorded.length, estimate: recorded.reduce((sum, rate) => sum + 1 / rate, 0) }
+  })
+}
+
+describe('sampling of successful reads', () => {
+  test('up to 1,000 in a second all are recorded', () => {
+    for (const { rows, estimate } of record(1, FULL_RATE, 3)) assert.deepEqual([rows, estimate], [FULL_RATE, FULL_RATE])
+  })
+
+  test('beyond that about 1,000 a second are, and their weights tell how many there were', () => {
+    const [first, ...rest] = record(2, 20_000, 11)
+    // The first second does not know yet what comes: 1,000 of each further thousand thinned out as 1/n.
+    assert.ok(first!.rows < 5_000, `${first!.rows}`)
+    for (const { rows } of rest) assert.ok(rows > 800 && rows < 1_200, `${rows}`)
+    const estimate = rest.reduce((sum, second) => sum + second.estimate, 0)
+    assert.ok(Math.abs(estimate / 200_000 - 1) < 0.05, `${estimate}`)
+  })
+
+  test('a quiet second ends it', () => {
+    const sampler = createSampler(seededRandom(3))
+    for (let i = 0; i < 5_000; i++) sampler.rate(500)
+    assert.equal(sampler.rate(2_500), 1)
+  })
+
+  test('the stride is never below one and grows with either second', () => {
+    fc.assert(
+      fc.property(fc.nat(1e6), fc.nat(1e6), (now, before) => {
+        const stride = strideOf(now, before)
+        assert.ok(stride >= 1 && stride * FULL_RATE >= Math.max(now, before))
+        assert.ok(strideOf(now + 1000, before) >= stride && strideOf(now, before + 1000) >= stride)
+      }),
+    )
+  })
+})

@@ -1,0 +1,128 @@
+/** Every SQL statement on the request log. */
+import type { Query, Sql } from '../db/database.ts'
+import { commaList, type Window, windowSql } from '../http/list.ts'
+import { ApiError } from '../lib/errors.ts'
+import { isId } from '../lib/id.ts'
+import { type NewRequest, type NewSpan, type RequestRow, type SpanRow, TICKS } from './row.ts'
+import type { Filters } from './schema.ts'
+
+export type Batch = { requests: NewRequest[]; spans: NewSpan[] }
+
+/**
+ * Writes requests and spans of all environments in one statement, so all of them or none. `again`: the outcome of an
+ * earlier try is not known, and what it has written stays single.
+ */
+export async function insertBatch(sql: Sql, { requests, spans }: Batch, again: boolean): Promise<void> {
+  await sql`
+    with span as (
+      insert into spans
+        (environment_id, request_id, resource, started_at, name, kind, duration_ms, status, waits_for, detail)
+      select * from json_to_recordset(${sql.json(spans)}::json) as s(environment_id text, request_id text, resource text,
+        started_at timestamptz, name text, kind text, duration_ms float8, status text, waits_for text, detail jsonb)
+      on conflict do nothing
+    )
+    insert into requests (ordinal, time, id, environment_id, request_id, key_id, method, route, resource, status, code,
+      duration_ms, address, user_agent, aborted, sample_rate, transactions)
+    select at * ${TICKS}::bigint + nextval('request_ticks'), to_timestamp(at / 1000.0), id, environment_id, request_id,
+      key_id, method, route, resource, status, code, duration_ms, address, user_agent, aborted, sample_rate, transactions
+    from json_to_recordset(${sql.json(requests)}::json) as r(at bigint, id text, environment_id text, request_id text,
+      key_id text, method text, route text, resource text, status smallint, code text, duration_ms float8, address text,
+      user_agent text, aborted boolean, sample_rate real, transactions jsonb)
+    where not ${again}::boolean or not exists (select from requests known where known.id = r.id)`
+}
+
+/** Makes the partitions that will be needed and drops the old ones; answers how many that were. */
+export async function keepDays(query: Query, days: number): Promise<number> {
+  const [row] = await query<{ changes: number }[]>`select keep_request_days(${days}) as changes`
+  return row!.changes
+}
+
+/** Milliseconds that a list may search; rare filters over a long time are told to be narrower. */
+const SEARCH_MS = 5_000
+const QUERY_CANCELED = '57014'
+
+/** One window of an environment's requests. */
+export async function listRequests(
+  sql: Sql,
+  environmentId: string,
+  filters: Filters,
+  window: Window,
+): Promise<RequestRow[]> {
+  const any = (column: string, text: string | undefined) => {
+    const values = commaList(text)
+    return values ? sql`and ${sql(column)} = any(${values})` : sql``
+  }
+  const searched = sql.begin(async (tx) => {
+    await tx.unsafe(`set local statement_timeout = ${SEARCH_MS}`)
+    return await tx<RequestRow[]>`
+      select * from requests where environment_id = ${environmentId}
+      ${statusFilter(sql, filters)}
+      ${any('resource', filters.resource)} ${any('key_id', filters.key)} ${any('method', filters.method)}
+      ${any('route', filters.route)} ${any('request_id', filters.request_id)} ${any('code', filters.code)}
+      ${filters.from === undefined ? sql`` : sql`and ordinal >= ${firstOrdinal('from', filters.from)}`}
+      ${filters.to === undefined ? sql`` : sql`and ordinal < ${firstOrdinal('to', filters.to)}`}
+      ${windowSql(sql, window)}`
+  })
+  return searched.catch((error: Error & { code?: string }) => {
+    if (error.code !== QUERY_CANCELED) throw error
+    const detail = 'There are too many requests to look through. Narrow the time with from and to, or name a resource.'
+    throw new ApiError('unavailable', detail, { headers: { 'retry-after': '1' }, cause: error })
+  })
+}
+
+/** The first ordinal of a moment. Throws `invalid_parameter` for one that no calendar has. */
+function firstOrdinal(parameter: string, text: string): number {
+  const milliseconds = Date.parse(text)
+  if (!Number.isNaN(milliseconds)) return milliseconds * TICKS
+  const message = `${parameter} is not a time of any calendar; use one such as 2025-01-15T08:32:14Z`
+  throw new ApiError('invalid_parameter', message, { errors: [{ parameter, code: 'wrong_format', message }] })
+}
+
+/** `404`, `5xx` and any of several by comma. What can only be a failure says so, which is what its index is for. */
+function statusFilter(query: Query, { status, code }: Filters) {
+  const values = commaList(status)
+  const failed = code !== undefined || values?.every((value) => value[0]! >= '4')
+  const only = failed ? query`and status >= 400` : query``
+  if (!values) return only
+  const exact = values.filter((value) => /^\d+$/.test(value)).map(Number)
+  const classes = values.filter((value) => /xx$/.test(value)).map((value) => Number(value[0]))
+  return query`${only} and (status = any(${exact}::int[]) or status / 100 = any(${classes}::int[]))`
+}
+
+/** By its own id, or the newest one with this X-Request-ID. */
+export async function findRequest(query: Query, environmentId: string, id: string): Promise<RequestRow | null> {
+  const column = query(isId('req', id) ? 'id' : 'request_id')
+  const [row] = await query<RequestRow[]>`
+    select * from requests where environment_id = ${environmentId} and ${column} = ${id} order by ordinal desc limit 1`
+  return row ?? null
+}
+
+/** How many of the others with the same X-Request-ID are told. */
+const OTHERS = 20
+/** How many writes with the same X-Request-ID are told apart in a trace. */
+const WRITES = 100
+/** How much of what a request caused is shown. */
+const MARKS = 1_000
+
+/** An event that a request caused, and when it was written in real time. */
+export type EventMark = { id: string; type: string; resource_id: string; sequence: number; recorded_at: Date }
+
+/** What a trace is made of: requests with the same X-Request-ID, newest first, and all that carries it. */
+export type TraceRows = { others: RequestRow[]; writes: RequestRow[]; spans: SpanRow[]; events: EventMark[] }
+
+export async function traceOf(query: Query, environmentId: string, row: RequestRow): Promise<TraceRows> {
+  const { request_id, id, time } = row
+  const same = query`environment_id = ${environmentId} and request_id = ${request_id}`
+  const [others, writes, spans, events] = await Promise.all([
+    query<RequestRow[]>`select * from requests where ${same} and id <> ${id} order by ordinal desc limit ${OTHERS}`,
+    query<RequestRow[]>`
+      select * from requests where ${same} and method not in ('GET', 'HEAD') and status < 400
+      order by ordinal desc limit ${WRITES}`,
+    query<SpanRow[]>`
+      select * from spans where ${same} and started_at >= ${time} order by started_at limit ${MARKS}`,
+    query<EventMark[]>`
+      select id, type, resource_id, sequence, recorded_at from events
+      where ${same} and recorded_at >= ${time} order by sequence limit ${MARKS}`,
+  ])
+  return { others: [...others], writes: [...writes], spans: [...spans], events: [...events] }
+}
