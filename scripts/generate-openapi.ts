@@ -7,7 +7,7 @@ import { systemRandom as random } from '../server/src/lib/random.ts'
 
 /** The text of openapi.json: what the routes say of themselves, which needs no database, driver or secret. */
 export async function generateOpenapi(): Promise<string> {
-  const config = { version: readVersion(), public_url: 'http://127.0.0.1:8080' }
+  const config = { version: readVersion(), public_url: 'http://127.0.0.1:8080', trusted_proxies: [] }
   const deps = { config, clock, log, random, secrets: {}, regions: [] } as unknown as Deps
   const app = await createApp(deps, { ready: async () => [] })
   await app.ready()

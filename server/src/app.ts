@@ -21,7 +21,9 @@ import { answerClientError, answerError, Problem } from './http/problem.ts'
 import { type Readiness, serviceRoutes } from './http/service.ts'
 import type { App, Resource, TypeBoxProvider } from './http/types.ts'
 import { buildValidator, schemaError } from './http/validation.ts'
-import { createKeyLookup } from './keys/store.ts'
+import { isAllowedFrom } from './keys/addresses.ts'
+import { addressNotAllowed, insufficientScope, unauthorised } from './keys/refusals.ts'
+import { createKeyUsage } from './keys/usage.ts'
 import { ApiError } from './lib/errors.ts'
 import { newId } from './lib/id.ts'
 import { resources as allResources } from './resources.ts'
@@ -37,8 +39,8 @@ export type AppOptions = {
 
 /** The server with all its routes, not listening yet. */
 export async function createApp(deps: Deps, options: AppOptions): Promise<App> {
-  const { clock, log } = deps
-  const keys = createKeyLookup({ sql: deps.sql, clock, pepper: deps.secrets.pepper })
+  const { clock, log, keys } = deps
+  const usage = createKeyUsage(deps)
   const methods = createMethodTable()
   const newRequestId = () => newId('req', deps.random)
 
@@ -54,6 +56,8 @@ export async function createApp(deps: Deps, options: AppOptions): Promise<App> {
     },
     keepAliveTimeout: 65_000,
     return503OnClosing: false,
+    // An empty list trusts nobody: then the client is whoever holds the socket.
+    trustProxy: deps.config.trusted_proxies.length > 0 ? deps.config.trusted_proxies : false,
     routerOptions: { maxParamLength: 100 },
     genReqId: (raw) => acceptedRequestId(raw.headers['x-request-id']) ?? newRequestId(),
     schemaController: { compilersFactory: { buildValidator: buildValidator as never } },
@@ -97,6 +101,8 @@ export async function createApp(deps: Deps, options: AppOptions): Promise<App> {
 
     function admit(principal: typeof request.principal): void {
       request.principal = principal
+      if (!isAllowedFrom(principal.allowed_addresses, request.ip)) throw addressNotAllowed()
+      usage.note(principal.key_id, request.ip)
       if (scope !== 'any' && !principal.scopes.includes(scope as string)) throw insufficientScope(scope as string)
       // Place of the rate limits: the principal is known, nothing has been read or done.
     }
@@ -160,18 +166,4 @@ function checkAddress(request: FastifyRequest): void {
 
 function bearer(authorization: string | undefined): string | null {
   return authorization !== undefined && /^bearer /i.test(authorization) ? authorization.slice(7).trim() : null
-}
-
-function unauthorised(): ApiError {
-  return new ApiError(
-    'invalid_api_key',
-    'Send a valid key: Authorization: Bearer cn_live_sk_… or cn_test_sk_…. A key that was revoked or has expired is not valid.',
-    { headers: { 'www-authenticate': 'Bearer' } },
-  )
-}
-
-function insufficientScope(scope: string): ApiError {
-  return new ApiError('insufficient_scope', `This needs a key with the scope ${scope}.`, {
-    extensions: { required_scope: scope },
-  })
 }

@@ -41,6 +41,8 @@ export type Config = {
   public_addresses: string | null
   /** CIDRs beyond the public internet from which images may be fetched. */
   image_allow: string[]
+  /** CIDRs of proxies whose X-Forwarded-For says who the client is. */
+  trusted_proxies: string[]
   image_max_bytes: number
   image_stall_timeout_seconds: number
   /** By publisher: 'ubuntu'. */
@@ -81,6 +83,7 @@ const DEFAULTS: Omit<Settings, 'version' | 'image_allow'> = {
   accelerator: 'auto',
   capacity: { vcpus_per_core: 8, memory_bytes: null, disk_bytes: null },
   public_addresses: null,
+  trusted_proxies: [],
   image_max_bytes: 20 * GIB,
   image_stall_timeout_seconds: 60,
   mirrors: {

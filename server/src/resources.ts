@@ -1,6 +1,7 @@
 import type { Resource } from './http/types.ts'
 import { images } from './images/routes.ts'
 import { instances } from './instances/routes.ts'
+import { apiKeys } from './keys/routes.ts'
 import { plans } from './plans/routes.ts'
 import { regions } from './regions/routes.ts'
 import { sshKeys } from './ssh-keys/routes.ts'
@@ -8,4 +9,4 @@ import { statusPage } from './status-page/routes.ts'
 import { subnets } from './subnets/routes.ts'
 
 /** THE LIST: what the server consists of. */
-export const resources: Resource[] = [instances, regions, plans, images, subnets, sshKeys, statusPage]
+export const resources: Resource[] = [instances, regions, plans, images, subnets, sshKeys, apiKeys, statusPage]

@@ -40,6 +40,8 @@ const TAGS = [
   { name: 'Images', description: 'Disks that machines start from.' },
   { name: 'Subnets', description: 'Private networks.' },
   { name: 'SSH keys', description: 'Who may log in to new machines.' },
+  { name: 'API keys', description: 'Who may do what, from where, and how much of it.' },
+  { name: 'Projects', description: 'Tenants, each with keys, networks and environments of its own.' },
   { name: 'Service', description: 'The service itself.' },
 ]
 
@@ -68,7 +70,7 @@ const RAW_BODY = { content: { 'application/octet-stream': { schema: { type: 'str
 function problemsOf(route: Route): Set<ErrorCode> {
   const { scope, raw_body, problems = [] } = route.config ?? {}
   const codes: ErrorCode[] = ['invalid_parameter', 'bad_request', 'uri_too_long', 'headers_too_large']
-  if (scope !== 'none') codes.push('invalid_api_key')
+  if (scope !== 'none') codes.push('invalid_api_key', 'address_not_allowed')
   if (scope !== 'none' && scope !== 'any') codes.push('insufficient_scope')
   if (route.schema?.params) codes.push('not_found')
   if (route.schema?.body) codes.push('malformed_json', 'validation_failed')

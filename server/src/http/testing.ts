@@ -6,7 +6,7 @@ import { createTestDatabase } from '../db/testing.ts'
 import type { Deps, Principal, Region } from '../deps.ts'
 import type { Capacity, Driver } from '../drivers/driver.ts'
 import { SCOPES, type Scope } from '../keys/scopes.ts'
-import { createKey } from '../keys/store.ts'
+import { createKey, createKeyLookup } from '../keys/store.ts'
 import { systemClock } from '../lib/clock.ts'
 import { newId } from '../lib/id.ts'
 import { silentLog } from '../lib/log.ts'
@@ -36,6 +36,7 @@ export const testConfig: Config = {
   capacity: { vcpus_per_core: 8, memory_bytes: null, disk_bytes: null },
   public_addresses: null,
   image_allow: [],
+  trusted_proxies: [],
   image_max_bytes: 2 ** 20,
   image_stall_timeout_seconds: 60,
   mirrors: {},
@@ -64,15 +65,17 @@ export async function createTestApp(overrides: (sql: Sql) => Partial<Deps> = () 
     name: 'This host',
     drivers: { live: idleDriver('qemu', TEST_CAPACITY), test: idleDriver('simulated', null) },
   }
+  const secrets = { pepper: new Uint8Array(32), cursor_key: new Uint8Array(32), seal_key: new Uint8Array(32) }
   const deps: Deps = {
     config: testConfig,
     sql,
     clock: systemClock,
     random: systemRandom,
     log: silentLog,
-    secrets: { pepper: new Uint8Array(32), cursor_key: new Uint8Array(32), seal_key: new Uint8Array(32) },
+    secrets,
     regions: [region],
     notifier: idleNotifier,
+    keys: createKeyLookup({ sql, clock: systemClock, pepper: secrets.pepper }),
     ...overrides(sql),
   }
   const app = await createApp(deps, { ready: async () => [{ name: 'database', problem: null }] })
@@ -103,7 +106,7 @@ export async function createTestKey(
   scopes: readonly Scope[],
 ): Promise<TestKey> {
   const { id, key } = await createKey(deps.sql, deps.secrets, deps.random, { ...owner, name: 'test', scopes })
-  return { key, principal: { ...owner, key_id: id, scopes: [...scopes] } }
+  return { key, principal: { ...owner, key_id: id, scopes: [...scopes], allowed_addresses: null, budget_id: null } }
 }
 
 export type Answer = { status: number; headers: Record<string, string | undefined>; body: any }

@@ -1,4 +1,5 @@
 import { allocateAddress } from '../addresses/store.ts'
+import { reserveBudget } from '../budgets/store.ts'
 import type { Plan } from '../config.ts'
 import type { Transaction } from '../db/database.ts'
 import { environmentNow } from '../db/environment-now.ts'
@@ -32,6 +33,7 @@ export async function createInstance(
   const row = await deps.sql.begin(async (tx) => {
     const { region, plan, image, subnet, keys } = await resolve(deps, tx, principal, body)
     const id = newId('inst', deps.random)
+    const budget = await reserveBudget(tx, deps.config, principal.budget_id, { instances: 1, vcpus: plan.vcpus })
     await reserveCapacity(tx, deps.config, region, principal.mode, null, plan)
     if (principal.mode === 'live') await requireImport(tx, image.id)
     const private_ip = await allocateAddress(tx, subnet.pool_id, id)
@@ -70,7 +72,9 @@ export async function createInstance(
       ready_timeout_seconds: body.ready_timeout_seconds ?? 300,
       created_at: now,
       updated_at: now,
-      expires_at: null,
+      expires_at: budget.ttl_seconds === null ? null : new Date(now.getTime() + budget.ttl_seconds * 1000),
+      created_by: principal.key_id,
+      budget_id: principal.budget_id,
       wanted_power: 'running',
       wanted_gone: false,
       wanted_run: 1,
@@ -110,6 +114,7 @@ const NOTHING_OBSERVED = {
   observed_recovery_attempts: 0,
   observed_recoveries: 0,
   observed_problem: null,
+  observed_expired: false,
   ready_at: null,
   terminated_at: null,
 } satisfies Partial<InstanceRow>

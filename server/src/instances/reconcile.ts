@@ -15,7 +15,7 @@ import { availability, requireImport } from '../images/store.ts'
 import { driverOf } from './driver-of.ts'
 import { plan, problem, remembered, type Step } from './plan.ts'
 import { LEFT_VISIBLE_SECONDS } from './present.ts'
-import type { InstanceRow } from './row.ts'
+import { type InstanceRow, isLeaving } from './row.ts'
 import { specOf } from './spec.ts'
 import { forget, load, observe } from './store.ts'
 
@@ -40,9 +40,10 @@ export function instanceReconciler(deps: Deps): Reconcile {
     if (!decision) return { after_seconds: null }
     const { step } = decision
     try {
-      return { after_seconds: await act(deps, driver, decision.row, step, ref, machine) }
+      const seconds = await act(deps, driver, decision.row, step, ref, machine)
+      return { after_seconds: beforeExpiry(decision.row, seconds, claimed.now) }
     } catch (error) {
-      if (!isFinal(error) || row.wanted_gone) throw error
+      if (!isFinal(error) || isLeaving(decision.row)) throw error
       deps.log.warn({ instance: row.id, step: step.do, error: error.message }, 'step cannot succeed')
       await observe(deps, claimed, await driver.get(ref), (seen) => ({
         result: null,
@@ -105,6 +106,12 @@ function nextLook(seconds: number, row: InstanceRow, machine: ObservedMachine | 
   const booting = machine.power === 'running' && !machine.ready && row.wanted_power === 'running'
   const often = booting && known === null ? BOOTING_INTERVAL : seconds
   return Math.max(0, Math.min(seconds, often, known ?? seconds))
+}
+
+/** Not later than the moment at which its time is up. */
+function beforeExpiry(row: InstanceRow, seconds: number, now: Date): number {
+  if (row.expires_at === null || isLeaving(row)) return seconds
+  return Math.max(0, Math.min(seconds, (row.expires_at.getTime() - now.getTime()) / 1000))
 }
 
 async function afterTheEnd(deps: Deps, row: InstanceRow, claimed: Claim): Promise<{ after_seconds: number | null }> {

@@ -53,6 +53,8 @@ test('a key is found with what it may do, and remembered for a second', async ()
     environment_id: 'env_1',
     mode: 'live',
     scopes: ['instances:read'],
+    allowed_addresses: null,
+    budget_id: null,
   }
   assert.deepEqual(await keys.find(key), principal)
   now += 999

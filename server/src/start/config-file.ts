@@ -45,6 +45,7 @@ const ConfigFile = Type.Partial(
     ),
     public_addresses: Type.String(),
     image_allow: Type.Array(Type.String()),
+    trusted_proxies: Type.Array(Type.String()),
     image_max_bytes: Bytes,
     image_stall_timeout_seconds: Type.Integer(),
     mirrors: Type.Object({ ubuntu: Mirror }, strict),

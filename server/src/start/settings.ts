@@ -114,6 +114,14 @@ export const SETTINGS: Setting[] = [
     parse: ipv4Range,
   },
   {
+    key: 'trusted_proxies',
+    env: 'CLOUDNEXUS_TRUSTED_PROXIES',
+    value: 'CIDR,…',
+    default: 'none',
+    help: "Proxies of yours whose X-Forwarded-For names the client, for keys' address lists and in logs",
+    parse: ranges,
+  },
+  {
     key: 'image_allow',
     env: 'CLOUDNEXUS_IMAGE_ALLOW',
     value: 'CIDR,…',
