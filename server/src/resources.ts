@@ -3,10 +3,21 @@ import { images } from './images/routes.ts'
 import { instances } from './instances/routes.ts'
 import { apiKeys } from './keys/routes.ts'
 import { plans } from './plans/routes.ts'
+import { projects } from './projects/routes.ts'
 import { regions } from './regions/routes.ts'
 import { sshKeys } from './ssh-keys/routes.ts'
 import { statusPage } from './status-page/routes.ts'
 import { subnets } from './subnets/routes.ts'
 
 /** THE LIST: what the server consists of. */
-export const resources: Resource[] = [instances, regions, plans, images, subnets, sshKeys, apiKeys, statusPage]
+export const resources: Resource[] = [
+  instances,
+  regions,
+  plans,
+  images,
+  subnets,
+  sshKeys,
+  apiKeys,
+  projects,
+  statusPage,
+]

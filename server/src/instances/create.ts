@@ -10,15 +10,13 @@ import { newId } from '../lib/id.ts'
 import { seal } from '../lib/secret-box.ts'
 import { reserveCapacity } from '../regions/store.ts'
 import { findKeys } from '../ssh-keys/store.ts'
-import { findSubnet } from '../subnets/store.ts'
+import { DEFAULT_SUBNET, findSubnet } from '../subnets/store.ts'
 import type { InstanceRow } from './row.ts'
 import type { CreateBody } from './schema.ts'
 import { insert } from './store.ts'
 
 /** Ports of the public address that every guest gets. */
 export const USUAL_PORTS = [22, 80, 443]
-/** `sub_…` that names the default subnet in every environment. */
-export const DEFAULT_SUBNET = 'sub_8f7e6d5c4b'
 
 /**
  * Creates an instance: one transaction that checks, reserves (capacity, addresses), writes the row with its event and

@@ -1,6 +1,6 @@
 import type { FastifyRequest } from 'fastify'
 import { Type } from 'typebox'
-import { answerObject } from '../http/etag.ts'
+import { answerObject, etagOf } from '../http/etag.ts'
 import { answerPage, commaList } from '../http/list.ts'
 import { Id, NoContent, Nullable, ref } from '../http/schemas.ts'
 import type { Resource } from '../http/types.ts'
@@ -22,11 +22,16 @@ export const apiKeys: Resource = {
       id,
       if_match: request.headers['if-match'],
     })
-    /** The one answer that holds a key; it must not stay in any cache. */
+    /** The one answer that holds a key, which must not stay in any cache. The ETag is that of the key as GET shows it. */
     const showNew = ({ row, key }: { row: KeyRow; key: string }) => {
-      const { id, ...rest } = showKey(row)
+      const shown = showKey(row)
+      const { id, ...rest } = shown
       return {
-        headers: { location: `${deps.config.public_url}/v2/api_keys/${id}`, 'cache-control': 'no-store' },
+        headers: {
+          location: `${deps.config.public_url}/v2/api_keys/${id}`,
+          etag: etagOf(shown),
+          'cache-control': 'no-store',
+        },
         body: { id, key, ...rest },
       }
     }
@@ -68,7 +73,7 @@ export const apiKeys: Resource = {
       async (request, reply) => {
         const { headers, body } = showNew(await issueKey(deps, request.principal, request.body))
         reply.code(201).headers(headers)
-        return answerObject(request, reply, body)
+        return body
       },
     )
 
@@ -147,7 +152,7 @@ export const apiKeys: Resource = {
         const made = await rotateKey(deps, target(request, request.params.id), overlap)
         const { headers, body } = showNew(made)
         reply.code(201).headers(headers)
-        return answerObject(request, reply, body)
+        return body
       },
     )
   },

@@ -7,6 +7,7 @@ import { newId } from '../lib/id.ts'
 import type { Random } from '../lib/random.ts'
 import { isWellFormed, keyDigest, keyPrefix, newKey } from './format.ts'
 import type { KeyRow, KeyStatus } from './row.ts'
+import { SCOPES } from './scopes.ts'
 
 /** Real milliseconds for which a key that was found is believed: a revocation is seen everywhere within them. */
 const TRUST_MS = 1_000
@@ -82,6 +83,14 @@ export async function createKey(
 ): Promise<{ id: string; key: string }> {
   const key = newKey(fields.mode, random)
   return { id: (await storeKey(query, secrets, random, key, fields))!, key }
+}
+
+/** What the keys of a project may do, the installation's own aside: all but make projects. */
+export const PROJECT_SCOPES = SCOPES.filter((scope) => scope !== 'admin')
+
+/** Keys for the two environments of a new project; nothing is stored yet. */
+export function newProjectKeys(random: Random): Record<'live' | 'test', string> {
+  return { live: newKey('live', random), test: newKey('test', random) }
 }
 
 /** Stores a key whose text is known already. Null: it is there, and stays as it is (revoked, perhaps). */
