@@ -72,7 +72,10 @@ export async function openProject(
     await tx`insert into address_pools (id, range) values (${`public:${environment_id}`}, ${TEST_PUBLIC_RANGE})
       on conflict do nothing`
   }
-  return Object.fromEntries(environments.map(({ mode, environment_id }) => [mode, environment_id])) as Record<Mode, string>
+  return Object.fromEntries(environments.map(({ mode, environment_id }) => [mode, environment_id])) as Record<
+    Mode,
+    string
+  >
 }
 
 /** Stores the row of a new project. */
