@@ -152,6 +152,19 @@ describe('budgets', { timeout: 240_000 }, () => {
     for (const each of keys) assert.deepEqual(await each.used(), [0, 0])
   })
 
+  test('making machines, keys and successors with one key at the same time: none waits for ever', async () => {
+    const ci = await key({ max_instances: 1_000 })
+    const answers = await Promise.all(
+      Array.from({ length: 60 }, (_, i) => {
+        if (i % 3 === 0) return launch(ci.call)
+        if (i % 3 === 1) return ci.call('POST', '/v2/api_keys', { name: 'k', scopes: ['keys:read'] })
+        return ci.call('POST', '/v2/api_keys', { name: 'k', scopes: ['keys:read'], budget: { max_vcpus: 1 } })
+      }),
+    )
+    assert.deepEqual([...new Set(answers.map(({ status }) => status))], [201])
+    await assertTrue()
+  })
+
   test('when its time is up it is terminated, protected or not, and says why', async () => {
     const ci = await key({ ttl_seconds: 600 })
     const { id, expires_at, created_at } = await create(ci.call, { termination_protection: true })

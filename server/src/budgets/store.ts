@@ -58,7 +58,7 @@ export async function releaseBudget(tx: Transaction, budgetId: string | null, us
 async function lockChain(tx: Transaction, budgetId: string): Promise<BudgetRow[]> {
   return tx<BudgetRow[]>`
     select b.* from budgets own join budgets b on b.id = any(own.lineage) where own.id = ${budgetId}
-    order by cardinality(b.lineage) for update of b`
+    order by cardinality(b.lineage) for no key update of b`
 }
 
 async function addUse(tx: Transaction, chain: BudgetRow[], use: Use): Promise<void> {
@@ -95,7 +95,7 @@ export async function recountBudgets(sql: Sql): Promise<void> {
     where b.used_instances <> coalesce(s.instances, 0) or b.used_vcpus <> coalesce(s.vcpus, 0)`
   for (const { id } of differing) {
     await sql.begin(async (tx) => {
-      await tx`select 1 from budgets where id = ${id} for update`
+      await tx`select 1 from budgets where id = ${id} for no key update`
       await tx`
         update budgets b set used_instances = coalesce(s.instances, 0), used_vcpus = coalesce(s.vcpus, 0)
         from (select 1) as one left join (${sums(tx)}) s on s.id = ${id} where b.id = ${id}`

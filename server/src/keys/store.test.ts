@@ -84,6 +84,20 @@ test('a key that is about to end is not remembered beyond its end', async () => 
   assert.equal(keys.cached(key), undefined)
 })
 
+test('a key that was dropped is asked for again, also when it was being read meanwhile', async () => {
+  const { id, key } = await create()
+  const keys = lookup()
+  assert.ok(await keys.find(key))
+  keys.drop('key_another')
+  assert.ok(keys.cached(key))
+  keys.drop(id)
+  assert.equal(keys.cached(key), undefined)
+  const reading = keys.find(key)
+  keys.drop(id)
+  assert.ok(await reading)
+  assert.equal(keys.cached(key), undefined)
+})
+
 test('the database holds no key', async () => {
   const { key } = await create()
   const [row] = await sql<{ text: string }[]>`select string_agg(k::text, ' ') as text from api_keys k`

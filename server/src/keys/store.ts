@@ -143,10 +143,13 @@ export async function findKey(query: Query, environmentId: string, id: string): 
   return row ?? null
 }
 
-/** Locks keys until the transaction ends, always in the same order, and then reads them. */
+/**
+ * Locks keys until the transaction ends, always in the same order, and then reads them. Not so tightly that an instance
+ * which is being made by one of them, and refers to it, would wait.
+ */
 export async function lockKeys(tx: Transaction, environmentId: string, ids: string[]): Promise<KeyRow[]> {
   await tx`
-    select 1 from api_keys where environment_id = ${environmentId} and id = any(${ids}) order by id for update`
+    select 1 from api_keys where environment_id = ${environmentId} and id = any(${ids}) order by id for no key update`
   return tx<KeyRow[]>`${selectKeys(tx)} where k.environment_id = ${environmentId} and k.id = any(${ids})`
 }
 
@@ -179,10 +182,15 @@ export async function retireKey(tx: Transaction, id: string, seconds: number): P
 /** One use of a key to be noted. */
 export type KeyUse = { key_id: string; address: string | null }
 
-/** Notes uses of keys of all tenants in one statement; what was noted within the last minute stays. */
+/** Notes uses of keys of all tenants in one statement; what was noted within the last minute stays. Locks in the order of lockKeys. */
 export async function noteUses(sql: Sql, uses: KeyUse[]): Promise<void> {
   await sql`
-    update api_keys k set last_used_at = now(), last_used_address = u.address
-    from unnest(${uses.map((use) => use.key_id)}::text[], ${uses.map((use) => use.address)}::inet[]) as u(id, address)
-    where k.id = u.id and coalesce(k.last_used_at, '-infinity') < now() - interval '59 seconds'`
+    with u as (
+      select k.id, u.address
+      from unnest(${uses.map((use) => use.key_id)}::text[], ${uses.map((use) => use.address)}::inet[]) as u(id, address)
+        join api_keys k on k.id = u.id
+      where coalesce(k.last_used_at, '-infinity') < now() - interval '59 seconds'
+      order by k.id for no key update of k
+    )
+    update api_keys k set last_used_at = now(), last_used_address = u.address from u where k.id = u.id`
 }

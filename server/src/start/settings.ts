@@ -119,7 +119,7 @@ export const SETTINGS: Setting[] = [
     value: 'CIDR,…',
     default: 'none',
     help: "Proxies of yours whose X-Forwarded-For names the client, for keys' address lists and in logs",
-    parse: ranges,
+    parse: proxies,
   },
   {
     key: 'image_allow',
@@ -216,6 +216,13 @@ function ranges(text: string): string[] {
     .filter((part) => part !== '')
   if (list.every(isRange)) return list
   throw new Error('address ranges such as 10.0.0.0/8, with commas between them')
+}
+
+/** Who trusts everybody lets every client name its own address. */
+function proxies(text: string): string[] {
+  const list = ranges(text)
+  if (!list.some((range) => /\/0+$/.test(range))) return list
+  throw new Error('address ranges of your own proxies, such as 10.0.0.0/8, and not every address there is')
 }
 
 /** True for a CIDR or a single address. */
