@@ -1,7 +1,7 @@
 /**
  * The HTTP server, in the order in which a request meets it:
  *
- *   1. onRequest   request id, form of the address, key → principal, scope          (rate limits: next)
+ *   1. onRequest   request id, form of the address, key → principal, client address, scope (rate limits: next)
  *   2. parsing     JSON within its limits
  *   3. validation  by the route's schema
  *   4. preHandler                                                                   (idempotency: next)
