@@ -8,7 +8,12 @@ import { DEFAULT_RATE_LIMITS } from '../server/src/rate-limits/policies.ts'
 
 /** The text of openapi.json: what the routes say of themselves, which needs no database, driver or secret. */
 export async function generateOpenapi(): Promise<string> {
-  const config = { version: readVersion(), public_url: 'http://127.0.0.1:8080', rate_limits: DEFAULT_RATE_LIMITS }
+  const config = {
+    version: readVersion(),
+    public_url: 'http://127.0.0.1:8080',
+    rate_limits: DEFAULT_RATE_LIMITS,
+    trusted_proxies: [],
+  }
   const notifier = { onChange() {} }
   const deps = { config, clock, log, random, notifier, secrets: {}, regions: [] } as unknown as Deps
   const app = await createApp(deps, { ready: async () => [] })

@@ -34,9 +34,20 @@ create table api_keys (
   created_at timestamp with time zone not null,
   expires_at timestamp with time zone,
   revoked_at timestamp with time zone,
+  ordinal bigint generated always as identity not null,
+  allowed_addresses text[],
+  budget_id text,
+  created_by text,
+  replaces text,
+  retires_at timestamp with time zone,
+  last_used_at timestamp with time zone,
+  last_used_address inet,
   constraint api_keys_pkey PRIMARY KEY (id),
   constraint api_keys_digest_key UNIQUE (digest),
-  constraint api_keys_environment_id_fkey FOREIGN KEY (environment_id) REFERENCES environments(id)
+  constraint api_keys_budget_id_fkey FOREIGN KEY (budget_id) REFERENCES budgets(id),
+  constraint api_keys_created_by_fkey FOREIGN KEY (created_by) REFERENCES api_keys(id),
+  constraint api_keys_environment_id_fkey FOREIGN KEY (environment_id) REFERENCES environments(id),
+  constraint api_keys_replaces_fkey FOREIGN KEY (replaces) REFERENCES api_keys(id)
 );
 
 create table audit_log (
@@ -61,6 +72,21 @@ create table audit_log (
   constraint audit_log_id_key UNIQUE (id),
   constraint audit_log_environment_id_fkey FOREIGN KEY (environment_id) REFERENCES environments(id),
   constraint audit_log_outcome_check CHECK (outcome = ANY (ARRAY['done'::text, 'refused'::text]))
+);
+
+create table budgets (
+  id text not null,
+  environment_id text not null,
+  lineage text[] not null,
+  max_instances integer,
+  max_vcpus integer,
+  ttl_seconds integer,
+  used_instances integer default 0 not null,
+  used_vcpus integer default 0 not null,
+  created_at timestamp with time zone not null,
+  constraint budgets_pkey PRIMARY KEY (id),
+  constraint budgets_environment_id_fkey FOREIGN KEY (environment_id) REFERENCES environments(id),
+  constraint budgets_check CHECK (lineage[cardinality(lineage)] = id)
 );
 
 create table environment_heads (
@@ -206,7 +232,12 @@ create table instances (
   version integer default 1 not null,
   ready_at timestamp with time zone,
   terminated_at timestamp with time zone,
+  created_by text,
+  budget_id text,
+  observed_expired boolean default false not null,
   constraint instances_pkey PRIMARY KEY (id),
+  constraint instances_budget_id_fkey FOREIGN KEY (budget_id) REFERENCES budgets(id),
+  constraint instances_created_by_fkey FOREIGN KEY (created_by) REFERENCES api_keys(id),
   constraint instances_environment_id_fkey FOREIGN KEY (environment_id) REFERENCES environments(id),
   constraint instances_environment_id_subnet_id_fkey FOREIGN KEY (environment_id, subnet_id) REFERENCES subnets(environment_id, id),
   constraint instances_image_id_fkey FOREIGN KEY (image_id) REFERENCES images(id),
@@ -228,6 +259,7 @@ create table projects (
   id text not null,
   name text not null,
   created_at timestamp with time zone not null,
+  ordinal bigint generated always as identity not null,
   constraint projects_pkey PRIMARY KEY (id)
 );
 
@@ -335,6 +367,10 @@ create table work (
 
 CREATE INDEX addresses_instance ON public.addresses USING btree (instance_id);
 
+CREATE INDEX api_keys_listed ON public.api_keys USING btree (environment_id, ordinal);
+
+CREATE INDEX api_keys_replaces ON public.api_keys USING btree (replaces) WHERE (replaces IS NOT NULL);
+
 CREATE INDEX audit_log_request ON public.audit_log USING btree (environment_id, request_id);
 
 CREATE INDEX audit_log_resource ON public.audit_log USING btree (environment_id, resource, sequence);
@@ -344,6 +380,8 @@ CREATE INDEX events_request ON public.events USING btree (environment_id, reques
 CREATE INDEX events_resource ON public.events USING btree (environment_id, resource_id, sequence);
 
 CREATE INDEX idempotency_keys_age ON public.idempotency_keys USING btree (created_at);
+
+CREATE INDEX instances_budget ON public.instances USING btree (budget_id) WHERE ((budget_id IS NOT NULL) AND (status <> 'terminated'::text));
 
 CREATE INDEX instances_image ON public.instances USING btree (image_id) WHERE (status <> 'terminated'::text);
 

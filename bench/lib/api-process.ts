@@ -11,6 +11,7 @@ import { createTestTenant, testConfig } from '../../server/src/http/testing.ts'
 import { CATALOGUE } from '../../server/src/images/catalog.ts'
 import { syncCatalogue } from '../../server/src/images/store.ts'
 import { openNetworks } from '../../server/src/instances/testing-world.ts'
+import { createKeyLookup } from '../../server/src/keys/store.ts'
 import { systemClock as clock } from '../../server/src/lib/clock.ts'
 import { createLog } from '../../server/src/lib/log.ts'
 import { createMetrics } from '../../server/src/lib/metrics.ts'
@@ -34,6 +35,7 @@ const deps: Deps = {
     async start() {},
     async stop() {},
   },
+  keys: createKeyLookup({ sql, clock, pepper: secret }),
   requests: createRequestLog({ sql, clock, random, log, days: 14 }),
 }
 await sql`insert into environments (id, mode) values ('env_system', 'system') on conflict do nothing`

@@ -1,7 +1,7 @@
 /**
  * The HTTP server, in the order in which a request meets it:
  *
- *   1. onRequest   request id, form of the address, key → principal, rate limits, scope
+ *   1. onRequest   request id, form of the address, key → principal, client address, rate limits, scope
  *   2. parsing     JSON within its limits
  *   3. validation  by the route's schema
  *   4. the handler of the resource; that of a write goes by http/write.ts: effect, audit and stored answer are one
@@ -21,7 +21,9 @@ import { answerClientError, answerError, Problem, toApiError } from './http/prob
 import { type Readiness, serviceRoutes } from './http/service.ts'
 import type { App, Resource, TypeBoxProvider } from './http/types.ts'
 import { buildValidator, schemaError } from './http/validation.ts'
-import { createKeyLookup } from './keys/store.ts'
+import { isAllowedFrom } from './keys/addresses.ts'
+import { addressNotAllowed, insufficientScope, unauthorised } from './keys/refusals.ts'
+import { createKeyUsage } from './keys/usage.ts'
 import { ApiError } from './lib/errors.ts'
 import { newId } from './lib/id.ts'
 import { countRequests } from './prometheus/http.ts'
@@ -42,9 +44,9 @@ export type AppOptions = {
 
 /** The server with all its routes, not listening yet. */
 export async function createApp(deps: Deps, options: AppOptions): Promise<App> {
-  const { clock, log } = deps
-  const keys = createKeyLookup({ sql: deps.sql, clock, pepper: deps.secrets.pepper })
+  const { clock, log, keys } = deps
   const limits = createRateLimits(deps)
+  const usage = createKeyUsage(deps)
   const methods = createMethodTable()
   const newRequestId = () => newId('req', deps.random)
 
@@ -60,6 +62,8 @@ export async function createApp(deps: Deps, options: AppOptions): Promise<App> {
     },
     keepAliveTimeout: 65_000,
     return503OnClosing: false,
+    // An empty list trusts nobody: then the client is whoever holds the socket.
+    trustProxy: deps.config.trusted_proxies.length > 0 ? deps.config.trusted_proxies : false,
     routerOptions: { maxParamLength: 100 },
     genReqId: (raw) => acceptedRequestId(raw.headers['x-request-id']) ?? newRequestId(),
     schemaController: { compilersFactory: { buildValidator: buildValidator as never } },
@@ -113,6 +117,8 @@ export async function createApp(deps: Deps, options: AppOptions): Promise<App> {
     /** Answers nothing when all is decided at once. The limits come first: what a key may not do is asked for, too. */
     function admit(principal: typeof request.principal): Promise<void> | undefined {
       request.principal = principal
+      if (!isAllowedFrom(principal.allowed_addresses, request.ip)) throw addressNotAllowed()
+      usage.note(principal.key_id, request.ip)
       const checkScope = () => {
         if (scope !== 'any' && !principal.scopes.includes(scope as string)) throw insufficientScope(scope as string)
       }
@@ -191,18 +197,4 @@ function checkAddress(request: FastifyRequest): void {
 
 function bearer(authorization: string | undefined): string | null {
   return authorization !== undefined && /^bearer /i.test(authorization) ? authorization.slice(7).trim() : null
-}
-
-function unauthorised(): ApiError {
-  return new ApiError(
-    'invalid_api_key',
-    'Send a valid key: Authorization: Bearer cn_live_sk_… or cn_test_sk_…. A key that was revoked or has expired is not valid.',
-    { headers: { 'www-authenticate': 'Bearer' } },
-  )
-}
-
-function insufficientScope(scope: string): ApiError {
-  return new ApiError('insufficient_scope', `This needs a key with the scope ${scope}.`, {
-    extensions: { required_scope: scope },
-  })
 }

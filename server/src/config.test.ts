@@ -109,6 +109,16 @@ describe('configuration', () => {
     assert.deepEqual(read([], {}, { image_allow: [] }).image_allow, [])
   })
 
+  test('proxies are believed only where the operator names them, and never everybody', () => {
+    assert.deepEqual(read([]).trusted_proxies, [])
+    const env = { CLOUDNEXUS_TRUSTED_PROXIES: '10.0.0.0/8, fd00::/8,127.0.0.1' }
+    assert.deepEqual(read([], env).trusted_proxies, ['10.0.0.0/8', 'fd00::/8', '127.0.0.1'])
+    assert.deepEqual(read([], {}, { trusted_proxies: ['::1'] }).trusted_proxies, ['::1'])
+    for (const text of ['0.0.0.0/0', '10.0.0.1,::/0', 'proxy.example.com', '0.0.0.0/00']) {
+      assert.match(mistakes([], { CLOUDNEXUS_TRUSTED_PROXIES: text }), /CLOUDNEXUS_TRUSTED_PROXIES must be/)
+    }
+  })
+
   test('config.json names every wrong field', () => {
     const text = JSON.stringify({ prot: 1, port: 99_999, plans: [{ id: 'A', vcpus: 0 }], capacity: { memory: 1 } })
     assert.throws(

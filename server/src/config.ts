@@ -45,6 +45,8 @@ export type Config = {
   public_addresses: string | null
   /** CIDRs beyond the public internet from which images may be fetched. */
   image_allow: string[]
+  /** CIDRs of proxies whose X-Forwarded-For says who the client is. */
+  trusted_proxies: string[]
   image_max_bytes: number
   image_stall_timeout_seconds: number
   /** Days that the request log is kept, today aside. */
@@ -91,6 +93,7 @@ const DEFAULTS: Omit<Settings, 'version' | 'image_allow'> = {
   capacity: { vcpus_per_core: 8, memory_bytes: null, disk_bytes: null },
   quotas: { live: {}, test: {} },
   public_addresses: null,
+  trusted_proxies: [],
   image_max_bytes: 20 * GIB,
   image_stall_timeout_seconds: 60,
   request_log_days: 14,

@@ -2,6 +2,7 @@ import type { Config } from './config.ts'
 import type { Sql } from './db/database.ts'
 import type { Notifier } from './db/notify.ts'
 import type { Driver } from './drivers/driver.ts'
+import type { KeyLookup } from './keys/store.ts'
 import type { Clock } from './lib/clock.ts'
 import type { Log } from './lib/log.ts'
 import type { Metrics } from './lib/metrics.ts'
@@ -36,6 +37,8 @@ export type Deps = {
   requests: RequestLog
   /** What Prometheus asks for. */
   metrics: Metrics
+  /** Who a key belongs to. */
+  keys: KeyLookup
 }
 
 /** Who asks: the API key and the environment that it belongs to. */
@@ -45,4 +48,8 @@ export type Principal = {
   environment_id: string
   mode: 'live' | 'test'
   scopes: string[]
+  /** From where the key may be used, canonical; null: from everywhere. */
+  allowed_addresses: string[] | null
+  /** What counts what the key makes; null: nothing does. */
+  budget_id: string | null
 }

@@ -16,6 +16,7 @@ import { WORK_CHANNEL } from './engine/work.ts'
 import { CATALOGUE } from './images/catalog.ts'
 import { syncCatalogue } from './images/store.ts'
 import { removeIncomplete } from './images/upload.ts'
+import { createKeyLookup } from './keys/store.ts'
 import { systemClock as clock } from './lib/clock.ts'
 import { StartupError } from './lib/errors.ts'
 import { createLog, type Log } from './lib/log.ts'
@@ -141,7 +142,8 @@ async function start(settings: Settings, log: Log, shutdown: Shutdown): Promise<
   const metrics = createMetrics()
   collectMetrics({ metrics, sql, clock, requests })
   const regions = [{ ...config.region, drivers: { live, test } }]
-  const deps: Deps = { config, sql, clock, random, log, secrets, regions, notifier, requests, metrics }
+  const keys = createKeyLookup({ sql, clock, pepper: secrets.pepper })
+  const deps: Deps = { config, sql, clock, random, log, secrets, regions, notifier, requests, metrics, keys }
   const worker = `${hostname()}:${process.pid}:${installation.id}`
   const engine = createEngine({
     sql,

@@ -2,8 +2,10 @@ import { auditLog } from './audit/routes.ts'
 import type { Resource } from './http/types.ts'
 import { images } from './images/routes.ts'
 import { instances } from './instances/routes.ts'
+import { apiKeys } from './keys/routes.ts'
 import { limits } from './limits/routes.ts'
 import { plans } from './plans/routes.ts'
+import { projects } from './projects/routes.ts'
 import { prometheus } from './prometheus/routes.ts'
 import { regions } from './regions/routes.ts'
 import { requests } from './requests/routes.ts'
@@ -23,5 +25,7 @@ export const resources: Resource[] = [
   auditLog,
   requests,
   prometheus,
+  apiKeys,
+  projects,
   statusPage,
 ]

@@ -44,6 +44,8 @@ const TAGS = [
   { name: 'Limits', description: 'What a project may use.' },
   { name: 'Audit log', description: 'Who changed what.' },
   { name: 'Requests', description: 'What was asked, how it was answered, and what came of it.' },
+  { name: 'API keys', description: 'Who may do what, from where, and how much of it.' },
+  { name: 'Projects', description: 'Tenants, each with keys, networks and environments of its own.' },
   { name: 'Service', description: 'The service itself.' },
 ]
 
@@ -74,8 +76,8 @@ const RAW_BODY = { content: { 'application/octet-stream': { schema: { type: 'str
 function problemsOf(route: Route): Set<ErrorCode> {
   const { scope, raw_body, limits, problems = [] } = route.config ?? {}
   const codes: ErrorCode[] = ['invalid_parameter', 'bad_request', 'uri_too_long', 'headers_too_large']
-  if (scope !== 'none') codes.push('invalid_api_key')
   if (scope !== 'none' || limits?.length !== 0) codes.push('rate_limited')
+  if (scope !== 'none') codes.push('invalid_api_key', 'address_not_allowed')
   if (scope !== 'none' && scope !== 'any') codes.push('insufficient_scope')
   if (route.schema?.params) codes.push('not_found')
   if (route.schema?.body) codes.push('malformed_json', 'validation_failed')

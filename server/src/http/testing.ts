@@ -9,7 +9,7 @@ import { secretsIn } from '../db/testing-canary.ts'
 import type { Deps, Principal, Region } from '../deps.ts'
 import type { Capacity, Driver } from '../drivers/driver.ts'
 import { SCOPES, type Scope } from '../keys/scopes.ts'
-import { createKey } from '../keys/store.ts'
+import { createKey, createKeyLookup } from '../keys/store.ts'
 import { systemClock } from '../lib/clock.ts'
 import { newId } from '../lib/id.ts'
 import { createLog, type Log } from '../lib/log.ts'
@@ -57,6 +57,7 @@ export const testConfig: Config = {
   quotas: { live: {}, test: {} },
   public_addresses: null,
   image_allow: [],
+  trusted_proxies: [],
   image_max_bytes: 2 ** 20,
   image_stall_timeout_seconds: 60,
   request_log_days: 14,
@@ -86,7 +87,15 @@ function testLog(): Log {
   const found: string[] = []
   const stream = { write: (line: string) => void found.push(...secretsIn(line), ...(/\n./.test(line) ? [line] : [])) }
   after(() => assert.deepEqual(found, [], 'secrets, or records of more than a line, stand in the log'))
-  return createLog({ level: 'debug', pretty: false }, stream)
+  const log = createLog({ level: 'debug', pretty: false }, stream)
+  // A plain object, which tests can spread.
+  return {
+    debug: (fields, message) => log.debug(fields, message),
+    info: (fields, message) => log.info(fields, message),
+    warn: (fields, message) => log.warn(fields, message),
+    error: (fields, message) => log.error(fields, message),
+    child: (fields) => log.child(fields),
+  }
 }
 
 /** A project with both environments, a key for each, and the app on a database of its own. */
@@ -98,17 +107,19 @@ export async function createTestApp(overrides: (sql: Sql) => Partial<Deps> = () 
     drivers: { live: idleDriver('qemu', TEST_CAPACITY), test: idleDriver('simulated', null) },
   }
   const log = testLog()
+  const secrets = { pepper: new Uint8Array(32), cursor_key: new Uint8Array(32), seal_key: new Uint8Array(32) }
   const deps: Deps = {
     config: testConfig,
     sql,
     clock: systemClock,
     random: systemRandom,
     log,
-    secrets: { pepper: new Uint8Array(32), cursor_key: new Uint8Array(32), seal_key: new Uint8Array(32) },
+    secrets,
     regions: [region],
     notifier: idleNotifier,
     requests: createRequestLog({ sql, clock: systemClock, random: systemRandom, log, days: 14 }),
     metrics: createMetrics(),
+    keys: createKeyLookup({ sql, clock: systemClock, pepper: secrets.pepper }),
     ...overrides(sql),
   }
   const app = await createApp(deps, { ready: async () => [{ name: 'database', problem: null }] })
@@ -139,7 +150,7 @@ export async function createTestKey(
   scopes: readonly Scope[],
 ): Promise<TestKey> {
   const { id, key } = await createKey(deps.sql, deps.secrets, deps.random, { ...owner, name: 'test', scopes })
-  return { key, principal: { ...owner, key_id: id, scopes: [...scopes] } }
+  return { key, principal: { ...owner, key_id: id, scopes: [...scopes], allowed_addresses: null, budget_id: null } }
 }
 
 export type Answer = { status: number; headers: Record<string, string | undefined>; body: any }

@@ -26,6 +26,8 @@ export type Outcome = {
   location?: string
   /** Fields of the answer that are shown this once: they are stored nowhere, so a repetition does not have them. */
   secrets?: string[]
+  /** What is to be done in this process once it is committed. */
+  committed?: () => void
 }
 
 /** 201 with what was made. */
@@ -73,6 +75,7 @@ export async function write(
     reply.header('idempotent-replayed', 'true')
     return send(reply, done.stored)
   }
+  done.outcome.committed?.()
   deps.notifier.announce()
   deps.notifier.changed(done.outcome.resource)
   return send(reply, answerOf(done.outcome, false))
@@ -86,7 +89,11 @@ function entryOf(deps: Deps, request: FastifyRequest, { resource, before, after,
 
 function answerOf(outcome: Outcome, stored: boolean): StoredAnswer {
   const { status, location, after, body = after, secrets = [] } = outcome
-  const headers: Record<string, string> = { ...(location && { location }), ...(body && { etag: etagOf(body) }) }
+  const headers: Record<string, string> = {
+    ...(location && { location }),
+    ...(body && { etag: etagOf(after ?? body) }),
+    ...(secrets.length > 0 && { 'cache-control': 'no-store' }),
+  }
   if (body === null) return { status, headers, body: null }
   const shown = stored && secrets.length > 0 ? withoutSecrets(body, secrets) : body
   return { status, headers, body: JSON.stringify(shown) }

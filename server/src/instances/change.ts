@@ -1,5 +1,6 @@
 /** Wishes about an instance that exists: update, actions, termination. Each locks the row, checks, and saves. */
 
+import { reserveBudget } from '../budgets/store.ts'
 import type { Transaction } from '../db/database.ts'
 import type { Deps, Principal } from '../deps.ts'
 import { findImage, requireImport } from '../images/store.ts'
@@ -8,7 +9,7 @@ import { seal } from '../lib/secret-box.ts'
 import { reserveCapacity } from '../regions/store.ts'
 import { assignPublicAddress, findPlan, keysFor } from './create.ts'
 import { LEFT_VISIBLE_SECONDS } from './present.ts'
-import type { InstanceRow } from './row.ts'
+import { type InstanceRow, isLeaving } from './row.ts'
 import type { ActionBody, RebuildBody, UpdateBody } from './schema.ts'
 import { type Context, lock, save, wakeInstance } from './store.ts'
 import { changeSize, goAway, invalidState, reboot, renew, start, stop, type Wish } from './wishes.ts'
@@ -66,7 +67,7 @@ export function updateInstance(
   options: { allow_reboot: boolean },
 ): Promise<Changed> {
   return change(tx, context, target, async (row) => {
-    if (row.wanted_gone) throw invalidState(row, 'It is being terminated and can no longer be changed.')
+    if (isLeaving(row)) throw invalidState(row, 'It is being terminated and can no longer be changed.')
     refuseImmutable(row, body)
     const wish: Wish = {}
     if (body.name !== undefined) wish.name = body.name
@@ -109,6 +110,7 @@ async function resize(
   }
   const wish = changeSize(row, plan, { ...options, stops: body.desired_status === 'stopped' })
   const region = deps.regions.find((r) => r.id === row.region)!
+  await reserveBudget(tx, deps.config, row.budget_id, { instances: 0, vcpus: plan.vcpus - row.wanted_vcpus })
   await reserveCapacity(tx, deps.config, region, target.principal.mode, row, plan)
   return wish
 }

@@ -1,4 +1,5 @@
 import { allocateAddress } from '../addresses/store.ts'
+import { reserveBudget } from '../budgets/store.ts'
 import type { Plan } from '../config.ts'
 import type { Transaction } from '../db/database.ts'
 import { environmentNow } from '../db/environment-now.ts'
@@ -9,15 +10,13 @@ import { newId } from '../lib/id.ts'
 import { seal } from '../lib/secret-box.ts'
 import { reserveCapacity } from '../regions/store.ts'
 import { findKeys } from '../ssh-keys/store.ts'
-import { findSubnet } from '../subnets/store.ts'
+import { DEFAULT_SUBNET, findSubnet } from '../subnets/store.ts'
 import type { InstanceRow } from './row.ts'
 import type { CreateBody } from './schema.ts'
 import { type Context, insert } from './store.ts'
 
 /** Ports of the public address that every guest gets. */
 export const USUAL_PORTS = [22, 80, 443]
-/** `sub_…` that names the default subnet in every environment. */
-export const DEFAULT_SUBNET = 'sub_8f7e6d5c4b'
 
 /**
  * Creates an instance in the caller's transaction: checks, reserves (capacity, addresses), writes the row with its event
@@ -32,6 +31,7 @@ export async function createInstance(
 ): Promise<InstanceRow> {
   const { region, plan, image, subnet, keys } = await resolve(context, tx, principal, body)
   const id = newId('inst', context.random)
+  const budget = await reserveBudget(tx, context.config, principal.budget_id, { instances: 1, vcpus: plan.vcpus })
   await reserveCapacity(tx, context.config, region, principal.mode, null, plan)
   if (principal.mode === 'live') await requireImport(tx, image.id)
   const private_ip = await allocateAddress(tx, subnet.pool_id, id)
@@ -68,7 +68,9 @@ export async function createInstance(
     ready_timeout_seconds: body.ready_timeout_seconds ?? 300,
     created_at: now,
     updated_at: now,
-    expires_at: null,
+    expires_at: budget.ttl_seconds === null ? null : new Date(now.getTime() + budget.ttl_seconds * 1000),
+    created_by: principal.key_id,
+    budget_id: principal.budget_id,
     wanted_power: 'running',
     wanted_gone: false,
     wanted_run: 1,
@@ -105,6 +107,7 @@ const NOTHING_OBSERVED = {
   observed_recovery_attempts: 0,
   observed_recoveries: 0,
   observed_problem: null,
+  observed_expired: false,
   ready_at: null,
   terminated_at: null,
 } satisfies Partial<InstanceRow>

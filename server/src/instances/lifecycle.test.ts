@@ -9,7 +9,7 @@ import type { ObservedMachine } from '../drivers/driver.ts'
 import { ApiError } from '../lib/errors.ts'
 import { observed } from './observe.ts'
 import { plan, remembered, type Step } from './plan.ts'
-import { type InstanceRow, runOf, type Status } from './row.ts'
+import { type InstanceRow, isLeaving, runOf, type Status } from './row.ts'
 import { eventsOf, MOVES, statusOf } from './status.ts'
 import { newRow } from './testing.ts'
 import { changeSize, goAway, reboot, renew, start, stop, type Wish } from './wishes.ts'
@@ -72,7 +72,7 @@ class Life {
     if (step.do === 'start') {
       assert.ok(m && m.run < runOf(row), 'a run is started once')
       assert.ok(m && m.power !== 'running' && m.power !== 'paused', 'never a second process on one disk')
-      assert.ok(!row.wanted_gone && row.wanted_power === 'running', 'nobody starts what is not wanted')
+      assert.ok(!isLeaving(row) && row.wanted_power === 'running', 'nobody starts what is not wanted')
       this.starts++
       this.machine = { ...newMachine(row), power: 'running', run: runOf(row), started_at: this.now }
     }
@@ -147,6 +147,10 @@ const moves: [string, Move][] = [
   ]),
   ['no recovery', wish(() => ({ auto_recovery: false }))],
   ['terminate', wish(goAway)],
+  [
+    'to expire',
+    (l) => void (l.row = { ...l.row, expires_at: l.row.expires_at ?? new Date(l.now.getTime() + 200_000) }),
+  ],
 ]
 const history = fc.array(
   fc.oneof(
@@ -178,7 +182,7 @@ describe('the life of an instance', () => {
         life.settle()
         const { row, machine } = life
         const on = machine?.power === 'running'
-        if (row.wanted_gone) assert.deepEqual([row.status, machine], ['terminated', null])
+        if (isLeaving(row)) assert.deepEqual([row.status, machine], ['terminated', null])
         else if (row.status === 'failed') assert.ok(row.observed_problem && row.status_reason)
         else if (row.status === 'stopped') assert.equal(on, false)
         else
@@ -186,7 +190,7 @@ describe('the life of an instance', () => {
             [row.status, on, machine?.run, machine?.disk],
             ['running', true, runOf(row), row.wanted_disk],
           )
-        if (row.wanted_power === 'stopped' && !row.wanted_gone) assert.equal(row.status, 'stopped')
+        if (row.wanted_power === 'stopped' && !isLeaving(row)) assert.equal(row.status, 'stopped')
       }),
       { numRuns: 3000 },
     )

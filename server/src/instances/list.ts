@@ -19,7 +19,7 @@ export async function listInstances(
     select * from instances where environment_id = ${environmentId}
     ${statusFilter(query, environmentId, commaList(filters.status))}
     ${any('region', filters.region)} ${any('wanted_plan', filters.plan)} ${any('name', filters.name)}
-    ${any('deployment_id', filters.deployment_id)}
+    ${any('deployment_id', filters.deployment_id)} ${any('created_by', filters.created_by)}
     ${images ? query`and (image = any(${images}) or image_id = any(${images}))` : query``}
     ${filters.tag ? query`and tags @> ${query.json(tagsOf(filters.tag))}` : query``}
     ${windowSql(query, window)}`

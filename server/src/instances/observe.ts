@@ -1,5 +1,5 @@
 import type { ObservedMachine } from '../drivers/driver.ts'
-import { type InstanceRow, runOf } from './row.ts'
+import { type InstanceRow, isLeaving, runOf } from './row.ts'
 
 /** The columns that only observing may write. */
 export type Observed = Pick<
@@ -21,6 +21,7 @@ export type Observed = Pick<
   | 'observed_recovery_attempts'
   | 'observed_recoveries'
   | 'observed_problem'
+  | 'observed_expired'
   | 'ready_at'
 >
 
@@ -47,6 +48,7 @@ export function observed(row: InstanceRow, machine: ObservedMachine | null, now:
     observed_recovery_attempts: recovering ? row.observed_recovery_attempts : 0,
     observed_recoveries: row.observed_recoveries,
     observed_problem: remainingProblem(row, ready ? machine.run : null),
+    observed_expired: row.observed_expired || (row.expires_at !== null && row.expires_at <= now),
     ready_at: firstReady ? now : row.ready_at,
   }
 }
@@ -54,7 +56,7 @@ export function observed(row: InstanceRow, machine: ObservedMachine | null, now:
 /** A recovery begins when a machine that was up fails by itself, and ends when it is up again or is no longer wanted. */
 function isRecovering(row: InstanceRow, machine: ObservedMachine | null, ready: boolean): boolean {
   if (!machine || ready || !row.auto_recovery || row.observed_problem) return false
-  if (row.wanted_gone || row.wanted_power !== 'running') return false
+  if (isLeaving(row) || row.wanted_power !== 'running') return false
   if (machine.disk !== row.wanted_disk) return false
   if (row.observed_recovering) return true
   if (machine.run !== runOf(row)) return false

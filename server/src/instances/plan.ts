@@ -10,7 +10,7 @@
  * made anew. Problems are remembered with these numbers and so end with the wish that they belong to.
  */
 import type { ObservedMachine } from '../drivers/driver.ts'
-import { type InstanceRow, type Problem, runOf } from './row.ts'
+import { type InstanceRow, isLeaving, type Problem, runOf } from './row.ts'
 import { currentProblem, poweredItselfOff } from './status.ts'
 
 /** What the instance's image can offer now. */
@@ -33,12 +33,18 @@ const REST: Step = { do: 'nothing', after_seconds: 'resync' }
 
 /** Decides the next step. `row` must already hold what `machine` shows (see `store.observe`). */
 export function plan(row: InstanceRow, machine: ObservedMachine | null, image: ImageState, now: Date): Step {
-  if (row.wanted_gone) return { do: machine ? 'delete' : 'finalise' }
+  if (isLeaving(row)) return towardsGone(row, machine)
   if (machine && machine.disk !== row.wanted_disk) return { do: 'delete' }
   if (row.wanted_power === 'stopped' || poweredItselfOff(row)) return towardsStopped(row, machine, now)
   if (currentProblem(row)) return REST
   if (!machine) return towardsExisting(row, image)
   return towardsRunning(row, machine, now)
+}
+
+/** An instance whose time is up is seen terminating first, also where nothing is left to be removed. */
+function towardsGone(row: InstanceRow, machine: ObservedMachine | null): Step {
+  if (machine) return { do: 'delete' }
+  return row.status === 'terminating' ? { do: 'finalise' } : { do: 'nothing', after_seconds: 0 }
 }
 
 function towardsStopped(row: InstanceRow, machine: ObservedMachine | null, now: Date): Step {

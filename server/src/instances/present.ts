@@ -48,6 +48,7 @@ export function present(row: InstanceRow, config: Pick<Config, 'public_url'>): S
     ready_at: timeOrNull(row.ready_at),
     terminated_at: timeOrNull(row.terminated_at),
     expires_at: timeOrNull(row.expires_at),
+    created_by: row.created_by,
     updated_at: timestamp(row.updated_at),
     version: row.version,
   }

@@ -15,7 +15,7 @@ import { availability, requireImport } from '../images/store.ts'
 import { driverOf } from './driver-of.ts'
 import { plan, problem, remembered, type Step } from './plan.ts'
 import { LEFT_VISIBLE_SECONDS } from './present.ts'
-import type { InstanceRow } from './row.ts'
+import { type InstanceRow, isLeaving } from './row.ts'
 import { specOf } from './spec.ts'
 import { forget, load, observe } from './store.ts'
 import { type Failure, spanOf } from './trace.ts'
@@ -43,13 +43,14 @@ export function instanceReconciler(deps: Deps): Reconcile {
     const { step } = decision
     const trace = (failure: Failure = null) => traceLook(deps, begun, row, decision.row, step, failure)
     try {
-      const after_seconds = await act(deps, driver, decision.row, step, ref, machine)
+      const seconds = await act(deps, driver, decision.row, step, ref, machine)
       trace()
-      return { after_seconds }
+      return { after_seconds: beforeExpiry(decision.row, seconds, claimed.now) }
     } catch (error) {
       const code = error instanceof DriverError ? error.code : 'unavailable'
-      trace({ code, final: isFinal(error) && !row.wanted_gone })
-      if (!isFinal(error) || row.wanted_gone) throw error
+      const final = isFinal(error) && !isLeaving(decision.row)
+      trace({ code, final })
+      if (!isFinal(error) || !final) throw error
       deps.log.warn({ instance: row.id, step: step.do, error: error.message }, 'step cannot succeed')
       await observe(deps, claimed, await driver.get(ref), (seen) => ({
         result: null,
@@ -129,6 +130,12 @@ function nextLook(seconds: number, row: InstanceRow, machine: ObservedMachine | 
   const booting = machine.power === 'running' && !machine.ready && row.wanted_power === 'running'
   const often = booting && known === null ? BOOTING_INTERVAL : seconds
   return Math.max(0, Math.min(seconds, often, known ?? seconds))
+}
+
+/** Not later than the moment at which its time is up. */
+function beforeExpiry(row: InstanceRow, seconds: number, now: Date): number {
+  if (row.expires_at === null || isLeaving(row)) return seconds
+  return Math.max(0, Math.min(seconds, (row.expires_at.getTime() - now.getTime()) / 1000))
 }
 
 async function afterTheEnd(deps: Deps, row: InstanceRow, claimed: Claim): Promise<{ after_seconds: number | null }> {

@@ -22,6 +22,10 @@ export type Activity = 'provisioning' | 'starting' | 'rebooting' | 'resizing'
 export const runOf = (row: Pick<InstanceRow, 'wanted_run' | 'observed_recoveries'>): number =>
   row.wanted_run + row.observed_recoveries
 
+/** Wanted is that it is gone: somebody said so, or its time is up. */
+export const isLeaving = (row: Pick<InstanceRow, 'wanted_gone' | 'observed_expired'>): boolean =>
+  row.wanted_gone || row.observed_expired
+
 /** Why the wish with this run and disk cannot be met; a wish with other numbers leaves it behind. */
 export type Problem = { code: string; message: string; run: number; disk: number }
 
@@ -51,6 +55,10 @@ export type InstanceRow = {
   created_at: Date
   updated_at: Date
   expires_at: Date | null
+  /** The key that it was made by. */
+  created_by: string | null
+  /** The budget that counts it. */
+  budget_id: string | null
 
   wanted_power: 'running' | 'stopped'
   wanted_gone: boolean
@@ -84,6 +92,8 @@ export type InstanceRow = {
   observed_recovery_attempts: number
   observed_recoveries: number
   observed_problem: Problem | null
+  /** A look came after `expires_at`. */
+  observed_expired: boolean
 
   status: Status
   status_reason: { code: string; message: string } | null

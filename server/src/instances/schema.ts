@@ -105,7 +105,7 @@ export const Instance = Type.Object(
         ),
         Type.Null(),
       ],
-      { description: 'Why it failed; null otherwise.' },
+      { description: 'Why it failed, or `expired` when it ended because its time was up; null otherwise.' },
     ),
     desired_status: OneOf(['running', 'stopped'], 'What was wished for last.'),
     deployment_id: Nullable(Type.String({ description: 'The deployment that it belongs to.' })),
@@ -129,7 +129,10 @@ export const Instance = Type.Object(
     environment: OneOf(['live', 'test'], 'The environment it belongs to.'),
     ready_at: Nullable(Timestamp('When the guest was up for the first time since its creation or rebuild.')),
     terminated_at: Nullable(Timestamp('When it was gone.')),
-    expires_at: Nullable(Timestamp('When it will be terminated by itself.')),
+    expires_at: Nullable(
+      Timestamp('When it will be terminated by itself, protected or not: a budget of the key that made it says so.'),
+    ),
+    created_by: Nullable(Id('key', 'The API key that it was made by.')),
     updated_at: Timestamp('When anything shown here changed last.'),
     version: Type.Integer({ description: 'Rises with every change; also the ETag.' }),
   },
@@ -294,6 +297,7 @@ export const InstanceUpdate = Type.Object(
     ready_at: ignored,
     terminated_at: ignored,
     expires_at: ignored,
+    created_by: ignored,
     updated_at: ignored,
     version: ignored,
   },
@@ -367,6 +371,13 @@ export const instanceFilters = {
       description: 'Of these.',
     }),
   ),
+  created_by: Type.Optional(
+    Type.String({
+      pattern: words('key_[0-9a-z]{10}'),
+      'x-rule': 'ids of API keys, by comma',
+      description: 'Made by these keys.',
+    }),
+  ),
   name: Type.Optional(
     Type.String({
       pattern: '^[A-Za-z0-9._ ,-]{1,640}$',
@@ -387,6 +398,7 @@ export type Filters = {
   plan?: string
   image?: string
   deployment_id?: string
+  created_by?: string
   name?: string
   tag?: string[]
 }

@@ -1,5 +1,5 @@
 import type { EventType } from '../events/catalog.ts'
-import { type InstanceRow, type Problem, runOf, type Status } from './row.ts'
+import { type InstanceRow, isLeaving, type Problem, runOf, type Status } from './row.ts'
 
 /** The only moves that a status makes; a property test walks random histories against this table. */
 export const MOVES: Record<Status, readonly Status[]> = {
@@ -34,8 +34,8 @@ export function poweredItselfOff(row: InstanceRow): boolean {
 /** The status that the API shows, from the row alone. */
 export function statusOf(row: InstanceRow): Pick<InstanceRow, 'status' | 'status_reason'> {
   const plain = (status: Status) => ({ status, status_reason: null })
-  if (row.terminated_at) return plain('terminated')
-  if (row.wanted_gone) return plain('terminating')
+  if (row.terminated_at) return { status: 'terminated', status_reason: endReason(row) }
+  if (isLeaving(row)) return { status: 'terminating', status_reason: endReason(row) }
   const problem = currentProblem(row)
   if (problem) return { status: 'failed', status_reason: { code: problem.code, message: problem.message } }
   if (row.wanted_power === 'stopped' || poweredItselfOff(row)) {
@@ -51,6 +51,12 @@ export function statusOf(row: InstanceRow): Pick<InstanceRow, 'status' | 'status
     row.observed_disk === row.wanted_disk
   if (met) return plain('running')
   return plain(row.observed_recovering ? 'recovering' : row.wanted_activity)
+}
+
+/** Why it ends, when nobody asked for it. */
+function endReason(row: InstanceRow): InstanceRow['status_reason'] {
+  if (row.wanted_gone || !row.observed_expired) return null
+  return { code: 'expired', message: 'Its time was up (expires_at), as the budget of the key that made it says.' }
 }
 
 /** The events that the difference of two rows tells. `before` is null for a new instance. */

@@ -1,4 +1,6 @@
 /** Every SQL statement on instances. Each write is one transaction: row, events, wake. */
+import { releaseAddresses } from '../addresses/store.ts'
+import { releaseBudget } from '../budgets/store.ts'
 import type { Query, Transaction } from '../db/database.ts'
 import type { Deps } from '../deps.ts'
 import type { ObservedMachine } from '../drivers/driver.ts'
@@ -139,7 +141,7 @@ export async function observe<T>(
     if (!locked) return null
     const { next, gone, result } = look(locked.row)
     const end = gone ? { terminated_at: claimed.now, user_data: null } : {}
-    if (gone) await tx`delete from addresses where instance_id = ${claimed.id}`
+    if (gone) await giveBack(tx, locked.row)
     else if (next.observed_public_ip !== locked.row.observed_public_ip) await releaseUnused(tx, next)
     await fence(tx, claimed)
     const context = { config: deps.config, head }
@@ -148,6 +150,12 @@ export async function observe<T>(
   })
   if (decided) deps.notifier.changed(claimed.id)
   return decided?.result ?? null
+}
+
+/** Gives back all that the instance held: addresses, and its part of a budget. */
+async function giveBack(tx: Transaction, row: InstanceRow): Promise<void> {
+  await releaseAddresses(tx, row.id)
+  await releaseBudget(tx, row.budget_id, { instances: 1, vcpus: row.wanted_vcpus })
 }
 
 /** Gives back public addresses that the instance neither wants nor still holds. */

@@ -1,3 +1,4 @@
+import { recountBudgets } from '../budgets/store.ts'
 import type { Deps, Region } from '../deps.ts'
 import type { Sweep } from '../engine/sweep.ts'
 
@@ -16,6 +17,7 @@ export function instanceSweep(deps: Deps, region: Region, mode: 'live' | 'test')
     },
     remove: async (id) => driver.delete({ id, environment_id: '', now: deps.clock.now() }),
     tidy: async () => {
+      await recountBudgets(sql)
       await sql`
         insert into work (kind, id, environment_id, due_at)
         select 'instance', i.id, i.environment_id, environment_now(i.environment_id) from instances i

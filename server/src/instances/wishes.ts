@@ -2,7 +2,7 @@
 import type { Plan } from '../config.ts'
 import { ApiError } from '../lib/errors.ts'
 import { allowedActions } from './present.ts'
-import type { InstanceRow, Status } from './row.ts'
+import { type InstanceRow, isLeaving, type Status } from './row.ts'
 
 /** The wanted columns that a wish writes; empty: nothing changes. */
 export type Wish = Partial<InstanceRow>
@@ -76,7 +76,7 @@ export function changeSize(row: InstanceRow, plan: Plan, options: { allow_reboot
 
 /** Gone for good. */
 export function goAway(row: InstanceRow): Wish {
-  if (row.wanted_gone) return {}
+  if (isLeaving(row)) return {}
   if (!row.termination_protection) return { wanted_gone: true }
   const detail = 'The instance is protected. Set termination_protection to false first.'
   throw new ApiError('termination_protected', detail)

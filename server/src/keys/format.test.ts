@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { systemRandom } from '../lib/random.ts'
+import fc from 'fast-check'
+import { seededRandom, systemRandom } from '../lib/random.ts'
 import { isWellFormed, KEY_PATTERN, keyDigest, keyPrefix, newKey } from './format.ts'
 
 const ALPHABET = '0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz'
@@ -29,23 +30,44 @@ test('every change of a single character is noticed', () => {
   }
 })
 
+test('in any key every other character, and every two neighbours changed places, are noticed', () => {
+  const anyKey = fc
+    .tuple(fc.constantFrom('live' as const, 'test' as const), fc.integer())
+    .map(([mode, seed]) => newKey(mode, seededRandom(seed)))
+  fc.assert(
+    fc.property(anyKey, fc.nat(48), fc.string({ minLength: 1, maxLength: 1, unit: 'binary' }), (key, at, other) => {
+      assert.ok(isWellFormed(key))
+      const changed = key.slice(0, at) + other + key.slice(at + 1)
+      assert.equal(isWellFormed(changed), changed === key)
+      const swapped = key.slice(0, at) + (key[at + 1] ?? '') + key[at] + key.slice(at + 2)
+      assert.equal(isWellFormed(swapped), swapped === key)
+      assert.equal(isWellFormed(key.slice(0, at) + key.slice(at + 1)), false)
+    }),
+    { numRuns: 5_000 },
+  )
+})
+
 test('the key that the page of the API prints is not valid', () => {
   assert.equal(isWellFormed('cn_live_sk_9f8e7d6c5b4a3210'), false)
 })
 
-test('characters are uniform and keys never repeat', () => {
-  const count = new Map<string, number>()
+test('characters are uniform at every place, and keys never repeat', () => {
+  const COUNT = 20_000
+  const places = Array.from({ length: 32 }, () => new Map<string, number>())
   const keys = new Set<string>()
-  for (let i = 0; i < 5_000; i++) {
+  for (let i = 0; i < COUNT; i++) {
     const key = newKey('live', systemRandom)
     keys.add(key)
-    for (const c of key.slice(11, 43)) count.set(c, (count.get(c) ?? 0) + 1)
+    places.forEach((count, at) => void count.set(key[11 + at]!, (count.get(key[11 + at]!) ?? 0) + 1))
   }
-  assert.equal(keys.size, 5_000)
-  const expected = (5_000 * 32) / 62
-  // Chi-square with 61 degrees of freedom: above 120 once in a hundred thousand runs.
-  const chi = [...ALPHABET].reduce((sum, c) => sum + ((count.get(c) ?? 0) - expected) ** 2 / expected, 0)
-  assert.ok(chi < 120, String(chi))
+  assert.equal(keys.size, COUNT)
+  const expected = COUNT / ALPHABET.length
+  const deviations = places.map((count) =>
+    [...ALPHABET].reduce((sum, c) => sum + ((count.get(c) ?? 0) - expected) ** 2 / expected, 0),
+  )
+  // Chi-square with 61 degrees of freedom is above 140 once in twenty million; all 32 together above 2,300 as rarely.
+  for (const chi of deviations) assert.ok(chi < 140, String(chi))
+  assert.ok(deviations.reduce((sum, chi) => sum + chi) < 2_300)
 })
 
 test('the digest needs the pepper, the prefix tells little', () => {

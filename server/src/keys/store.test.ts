@@ -53,6 +53,8 @@ test('a key is found with what it may do, and remembered for a second', async ()
     environment_id: 'env_1',
     mode: 'live',
     scopes: ['instances:read'],
+    allowed_addresses: null,
+    budget_id: null,
   }
   assert.deepEqual(await keys.find(key), principal)
   now += 999
@@ -79,6 +81,20 @@ test('a key that is about to end is not remembered beyond its end', async () => 
   const keys = lookup()
   assert.ok(await keys.find(key))
   now += 301
+  assert.equal(keys.cached(key), undefined)
+})
+
+test('a key that was dropped is asked for again, also when it was being read meanwhile', async () => {
+  const { id, key } = await create()
+  const keys = lookup()
+  assert.ok(await keys.find(key))
+  keys.drop('key_another')
+  assert.ok(keys.cached(key))
+  keys.drop(id)
+  assert.equal(keys.cached(key), undefined)
+  const reading = keys.find(key)
+  keys.drop(id)
+  assert.ok(await reading)
   assert.equal(keys.cached(key), undefined)
 })
 

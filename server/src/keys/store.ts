@@ -1,9 +1,13 @@
-import type { Query, Sql } from '../db/database.ts'
+/** Every SQL statement on API keys. Keys live in real time: nobody can freeze an expiry. */
+import type { Query, Sql, Transaction } from '../db/database.ts'
 import type { Principal } from '../deps.ts'
+import { type Window, windowSql } from '../http/list.ts'
 import type { Clock } from '../lib/clock.ts'
 import { newId } from '../lib/id.ts'
 import type { Random } from '../lib/random.ts'
 import { isWellFormed, keyDigest, keyPrefix, newKey } from './format.ts'
+import type { KeyRow, KeyStatus } from './row.ts'
+import { SCOPES } from './scopes.ts'
 
 /** Real milliseconds for which a key that was found is believed: a revocation is seen everywhere within them. */
 const TRUST_MS = 1_000
@@ -14,11 +18,14 @@ export type KeyLookup = {
   cached(key: string): Principal | undefined
   /** Null for every key that does not work, whatever the reason. A malformed one costs no query. */
   find(key: string): Promise<Principal | null>
+  /** Believes nothing about this key any longer; called after a commit that has changed it. */
+  drop(keyId: string): void
 }
 
 /** Looks keys up by digest and remembers the good ones for a second, so a busy key costs one query a second. */
 export function createKeyLookup(deps: { sql: Sql; clock: Clock; pepper: Uint8Array }): KeyLookup {
   const known = new Map<string, { principal: Principal; until: number }>()
+  let drops = 0
 
   return {
     cached(key) {
@@ -30,19 +37,41 @@ export function createKeyLookup(deps: { sql: Sql; clock: Clock; pepper: Uint8Arr
     async find(key) {
       if (!isWellFormed(key)) return null
       const asked = deps.clock.monotonic()
+      const dropsBefore = drops
+      // Of all tenants: the key is what tells the tenant.
       const [row] = await deps.sql<(Principal & { lives_ms: number | null })[]>`
-        select k.id as key_id, e.project_id, k.environment_id, e.mode, k.scopes,
-          (extract(epoch from least(k.expires_at, k.revoked_at) - now()) * 1000)::float8 as lives_ms
+        select k.id as key_id, e.project_id, k.environment_id, e.mode, k.scopes, k.allowed_addresses, k.budget_id,
+          (extract(epoch from least(k.expires_at, k.retires_at, k.revoked_at) - now()) * 1000)::float8 as lives_ms
         from api_keys k join environments e on e.id = k.environment_id
         where k.digest = ${keyDigest(key, deps.pepper)}
-          and (k.expires_at is null or k.expires_at > now()) and (k.revoked_at is null or k.revoked_at > now())`
+          and coalesce(least(k.expires_at, k.retires_at, k.revoked_at), 'infinity') > now()`
       if (!row) return null
       const { lives_ms, ...principal } = row
       if (known.size >= CACHE_SIZE) known.clear()
-      known.set(key, { principal, until: asked + Math.min(TRUST_MS, lives_ms ?? TRUST_MS) })
+      // What was read before a drop may be what was dropped.
+      if (drops === dropsBefore) {
+        known.set(key, { principal, until: asked + Math.min(TRUST_MS, lives_ms ?? TRUST_MS) })
+      }
       return principal
     },
+    drop(keyId) {
+      drops++
+      for (const [key, { principal }] of known) if (principal.key_id === keyId) known.delete(key)
+    },
   }
+}
+
+/** A key that is to be stored; what is left out is not limited. */
+export type NewKey = {
+  environment_id: string
+  mode: 'live' | 'test'
+  name: string
+  scopes: readonly string[]
+  expires_at?: Date | null
+  allowed_addresses?: readonly string[] | null
+  budget_id?: string | null
+  created_by?: string | null
+  replaces?: string | null
 }
 
 /** Stores a new key and returns it with its text, which exists nowhere afterwards. */
@@ -50,13 +79,118 @@ export async function createKey(
   query: Query,
   secrets: { pepper: Uint8Array },
   random: Random,
-  options: { environment_id: string; mode: 'live' | 'test'; name: string; scopes: readonly string[] },
+  fields: NewKey,
 ): Promise<{ id: string; key: string }> {
-  const key = newKey(options.mode, random)
-  const id = newId('key', random)
-  await query`
-    insert into api_keys (id, environment_id, name, digest, prefix, scopes, created_at)
-    values (${id}, ${options.environment_id}, ${options.name}, ${keyDigest(key, secrets.pepper)}, ${keyPrefix(key)},
-            ${[...options.scopes]}, now())`
-  return { id, key }
+  const key = newKey(fields.mode, random)
+  return { id: (await storeKey(query, secrets, random, key, fields))!, key }
+}
+
+/** What the keys of a project may do, the installation's own aside: all but make projects. */
+export const PROJECT_SCOPES = SCOPES.filter((scope) => scope !== 'admin')
+
+/** Keys for the two environments of a new project; nothing is stored yet. */
+export function newProjectKeys(random: Random): Record<'live' | 'test', string> {
+  return { live: newKey('live', random), test: newKey('test', random) }
+}
+
+/** Stores a key whose text is known already. Null: it is there, and stays as it is (revoked, perhaps). */
+export async function storeKey(
+  query: Query,
+  secrets: { pepper: Uint8Array },
+  random: Random,
+  key: string,
+  fields: NewKey,
+): Promise<string | null> {
+  const { expires_at = null, allowed_addresses = null, budget_id = null, created_by = null, replaces = null } = fields
+  const [row] = await query<{ id: string }[]>`
+    insert into api_keys (id, environment_id, name, digest, prefix, scopes, created_at, expires_at, allowed_addresses,
+      budget_id, created_by, replaces)
+    values (${newId('key', random)}, ${fields.environment_id}, ${fields.name}, ${keyDigest(key, secrets.pepper)},
+      ${keyPrefix(key)}, ${[...fields.scopes]}, now(), ${expires_at}, ${allowed_addresses}, ${budget_id},
+      ${created_by}, ${replaces})
+    on conflict (digest) do nothing returning id`
+  return row?.id ?? null
+}
+
+const ends = (query: Query) => query`least(k.expires_at, k.retires_at)`
+const status = (query: Query) => query`
+  case when k.revoked_at <= now() then 'revoked' when ${ends(query)} <= now() then 'expired' else 'active' end`
+
+const selectKeys = (query: Query) => query`
+  select k.id, k.environment_id, e.mode, k.ordinal, k.name, k.prefix, k.scopes, k.created_at, k.expires_at,
+    k.retires_at, ${ends(query)} as ends_at, k.revoked_at, ${status(query)} as status, k.allowed_addresses, k.budget_id,
+    coalesce(b.lineage, '{}') as lineage, b.max_instances, b.max_vcpus, b.ttl_seconds, b.used_instances, b.used_vcpus,
+    k.created_by, k.replaces, k.last_used_at, host(k.last_used_address) as last_used_address,
+    (select s.id from api_keys s where s.replaces = k.id
+      and coalesce(least(s.expires_at, s.retires_at, s.revoked_at), 'infinity') > now() limit 1) as replaced_by
+  from api_keys k join environments e on e.id = k.environment_id left join budgets b on b.id = k.budget_id`
+
+/** One window of an environment's keys that have one of the statuses. */
+export async function listKeys(
+  query: Query,
+  environmentId: string,
+  statuses: readonly KeyStatus[],
+  window: Window,
+): Promise<KeyRow[]> {
+  return query<KeyRow[]>`
+    ${selectKeys(query)} where k.environment_id = ${environmentId} and ${status(query)} = any(${[...statuses]})
+    ${windowSql(query, window)}`
+}
+
+/** Null when there is none with this id in the environment. */
+export async function findKey(query: Query, environmentId: string, id: string): Promise<KeyRow | null> {
+  const [row] = await query<KeyRow[]>`${selectKeys(query)} where k.environment_id = ${environmentId} and k.id = ${id}`
+  return row ?? null
+}
+
+/**
+ * Locks keys until the transaction ends, always in the same order, and then reads them. Not so tightly that an instance
+ * which is being made by one of them, and refers to it, would wait.
+ */
+export async function lockKeys(tx: Transaction, environmentId: string, ids: string[]): Promise<KeyRow[]> {
+  await tx`
+    select 1 from api_keys where environment_id = ${environmentId} and id = any(${ids}) order by id for no key update`
+  return tx<KeyRow[]>`${selectKeys(tx)} where k.environment_id = ${environmentId} and k.id = any(${ids})`
+}
+
+/** The time that expiries are compared with. */
+export async function realNow(query: Query): Promise<Date> {
+  const [row] = await query<{ now: Date }[]>`select now()`
+  return row!.now
+}
+
+/** Changes columns of a key that is locked. */
+export async function changeKey(
+  tx: Transaction,
+  id: string,
+  columns: Partial<Pick<KeyRow, 'name' | 'scopes' | 'expires_at' | 'allowed_addresses'>>,
+): Promise<void> {
+  if (Object.keys(columns).length > 0) await tx`update api_keys set ${tx(columns)} where id = ${id}`
+}
+
+/** Ends a key at once. */
+export async function endKey(tx: Transaction, id: string): Promise<void> {
+  await tx`update api_keys set revoked_at = now() where id = ${id}`
+}
+
+/** Lets a key work for so many seconds beside its successor; never longer than before. */
+export async function retireKey(tx: Transaction, id: string, seconds: number): Promise<void> {
+  await tx`
+    update api_keys set retires_at = least(retires_at, now() + make_interval(secs => ${seconds})) where id = ${id}`
+}
+
+/** One use of a key to be noted. */
+export type KeyUse = { key_id: string; address: string | null }
+
+/** Notes uses of keys of all tenants in one statement; what was noted within the last minute stays. Locks in the order of lockKeys. */
+export async function noteUses(sql: Sql, uses: KeyUse[]): Promise<void> {
+  await sql`
+    with u as (
+      select k.id, u.address
+      from unnest(${uses.map((use) => use.key_id)}::text[], ${uses.map((use) => use.address)}::inet[]) as u(id, address)
+        join api_keys k on k.id = u.id
+      where coalesce(k.last_used_at, '-infinity') < now() - interval '59 seconds'
+      order by k.id for no key update of k
+    )
+    update api_keys k set last_used_at = now(), last_used_address = u.address from u where k.id = u.id`
 }

@@ -22,6 +22,7 @@ export const CATALOGUE = {
   bad_request: [400, 'The request cannot be read'],
   invalid_api_key: [401, 'The API key is missing or not valid'],
   insufficient_scope: [403, 'The API key may not do this'],
+  address_not_allowed: [403, 'The API key may not be used from this address'],
   not_found: [404, 'There is no such thing'],
   method_not_allowed: [405, 'The method is not allowed here'],
   request_timeout: [408, 'The request took too long to arrive'],

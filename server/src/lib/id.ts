@@ -11,6 +11,7 @@ export const ID_LENGTHS = {
   ssh: 10,
   proj: 10,
   env: 10,
+  bud: 10,
   evt: 20,
   req: 20,
   aud: 20,

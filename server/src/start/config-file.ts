@@ -65,6 +65,7 @@ const ConfigFile = Type.Partial(
     quotas: Type.Partial(Type.Object({ live: Quota, test: Quota }), strict),
     public_addresses: Type.String(),
     image_allow: Type.Array(Type.String()),
+    trusted_proxies: Type.Array(Type.String()),
     image_max_bytes: Bytes,
     image_stall_timeout_seconds: Type.Integer(),
     request_log_days: Type.Integer(),

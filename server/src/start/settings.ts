@@ -122,6 +122,14 @@ export const SETTINGS: Setting[] = [
     parse: ipv4Range,
   },
   {
+    key: 'trusted_proxies',
+    env: 'CLOUDNEXUS_TRUSTED_PROXIES',
+    value: 'CIDR,…',
+    default: 'none',
+    help: "Proxies of yours whose X-Forwarded-For names the client, for keys' address lists and in logs",
+    parse: proxies,
+  },
+  {
     key: 'image_allow',
     env: 'CLOUDNEXUS_IMAGE_ALLOW',
     value: 'CIDR,…',
@@ -292,6 +300,13 @@ function ranges(text: string): string[] {
     .filter((part) => part !== '')
   if (list.every(isRange)) return list
   throw new Error('address ranges such as 10.0.0.0/8, with commas between them')
+}
+
+/** Who trusts everybody lets every client name its own address. */
+function proxies(text: string): string[] {
+  const list = ranges(text)
+  if (!list.some((range) => /\/0+$/.test(range))) return list
+  throw new Error('address ranges of your own proxies, such as 10.0.0.0/8, and not every address there is')
 }
 
 /** True for a CIDR or a single address. */

@@ -5,9 +5,18 @@ import { checkIfMatch } from '../http/etag.ts'
 import { type Window, windowSql } from '../http/list.ts'
 import { ApiError, type FieldError, notFound, validationFailed } from '../lib/errors.ts'
 import { newId } from '../lib/id.ts'
+import type { Random } from '../lib/random.ts'
 import { timestamp } from '../lib/timestamp.ts'
 import { cidrFault } from './cidr.ts'
 import type { Subnet, SubnetCreate } from './schema.ts'
+
+/** The name that the examples of the API use; in every environment of every project it is the default subnet. */
+export const DEFAULT_SUBNET = 'sub_8f7e6d5c4b'
+/**
+ * Ranges of default subnets. Those of two environments may overlap: the segment keeps them apart. Test machines have no
+ * network, so theirs is as large as a test may need.
+ */
+const DEFAULT_RANGES = { live: '10.77.0.0/16', test: '10.64.0.0/10' }
 
 export type SubnetRow = {
   id: string
@@ -73,6 +82,27 @@ export async function createSubnet(
             environment_now(${environment_id}))
     returning *`
   return row!
+}
+
+/** Makes the default subnet of a region in an environment, unless there is one. */
+export async function openDefaultSubnet(
+  tx: Transaction,
+  random: Random,
+  { environment_id, mode }: Pick<Principal, 'environment_id' | 'mode'>,
+  region: string,
+): Promise<void> {
+  const [known] = await tx`
+    select 1 from subnets where environment_id = ${environment_id} and region = ${region} and is_default`
+  if (known) return
+  // Only one region can have the well-known name: another one, should the operator rename the region, gets its own.
+  const id = (await findSubnet(tx, environment_id, DEFAULT_SUBNET)) ? newId('sub', random) : DEFAULT_SUBNET
+  const pool = `subnet:${environment_id}:${id}`
+  await tx`insert into address_pools (id, range) values (${pool}, ${DEFAULT_RANGES[mode]}) on conflict do nothing`
+  const segment = mode === 'live' ? await freeSegment(tx) : null
+  await tx`
+    insert into subnets (environment_id, id, region, name, range, pool_id, segment, is_default, created_at)
+    values (${environment_id}, ${id}, ${region}, 'default', ${DEFAULT_RANGES[mode]}, ${pool}, ${segment}, true,
+      environment_now(${environment_id}))`
 }
 
 function checkBody(deps: Deps, body: Static<typeof SubnetCreate>): void {

@@ -1,0 +1,87 @@
+import { Type } from 'typebox'
+import { answerObject } from '../http/etag.ts'
+import { answerPage, listParameters } from '../http/list.ts'
+import { Id, ref } from '../http/schemas.ts'
+import type { Resource } from '../http/types.ts'
+import { changed, created, write } from '../http/write.ts'
+import { Project, ProjectCreate, ProjectCreated, ProjectPage, ProjectUpdate } from './schema.ts'
+import { createProject, getProject, listProjects, renameProject, showProject } from './store.ts'
+
+const tags = ['Projects']
+const params = Type.Object({ id: Id('proj', 'Identifier of the project.') })
+
+export const projects: Resource = {
+  schemas: [Project, ProjectCreated, ProjectPage, ProjectCreate, ProjectUpdate],
+  routes(app, deps) {
+    app.get(
+      '/v2/projects',
+      {
+        config: { scope: 'admin' },
+        schema: {
+          operationId: 'listProjects',
+          summary: 'List projects',
+          tags,
+          querystring: Type.Object(listParameters, { additionalProperties: false }),
+          response: { 200: ref(ProjectPage) },
+        },
+      },
+      (request, reply) => answerPage(deps, request, reply, (window) => listProjects(deps.sql, window), showProject),
+    )
+
+    app.post(
+      '/v2/projects',
+      {
+        config: { scope: 'admin', problems: ['capacity_exhausted'] },
+        schema: {
+          operationId: 'createProject',
+          summary: 'Make a project',
+          description:
+            'With its two environments, a default subnet and a key in each. The keys have all scopes but `admin`.',
+          tags,
+          body: ref(ProjectCreate),
+          response: { 201: ref(ProjectCreated) },
+        },
+      },
+      (request, reply) =>
+        write(deps, request, reply, async (tx) => {
+          const { row, keys } = await createProject(tx, deps, request.body.name)
+          const shown = showProject(row)
+          const body = { ...shown, live_key: keys.live, test_key: keys.test }
+          const made = created(shown, `${deps.config.public_url}/v2/projects/${row.id}`)
+          return { ...made, body, secrets: ['live_key', 'test_key'] }
+        }),
+    )
+
+    app.get(
+      '/v2/projects/:id',
+      {
+        config: { scope: 'admin' },
+        schema: { operationId: 'getProject', summary: 'Get a project', tags, params, response: { 200: ref(Project) } },
+      },
+      async (request, reply) =>
+        answerObject(request, reply, showProject(await getProject(deps.sql, request.params.id))),
+    )
+
+    for (const method of ['PUT', 'PATCH'] as const) {
+      app.route({
+        method,
+        url: '/v2/projects/:id',
+        config: { scope: 'admin', problems: ['precondition_failed'] },
+        schema: {
+          operationId: method === 'PUT' ? 'updateProject' : 'patchProject',
+          summary: method === 'PUT' ? 'Rename a project' : 'Rename a project (merge patch)',
+          tags,
+          params,
+          body: ref(ProjectUpdate),
+          response: { 200: ref(Project) },
+        },
+        handler: (request, reply) =>
+          write(deps, request, reply, async (tx) => {
+            const { params, body, headers } = request
+            const { before, after } = await renameProject(tx, params.id, body.name, headers['if-match'])
+            return changed(200, after.id, showProject(before), showProject(after))
+          }),
+      })
+    }
+  },
+}

@@ -1,0 +1,116 @@
+/**
+ * Projects: tenants with keys, networks and environments of their own. What is here spans tenants, so it runs on the
+ * connection that is bound to none; the routes let in only keys with the scope `admin`.
+ */
+import type { Static } from 'typebox'
+import type { Query, Sql, Transaction } from '../db/database.ts'
+import type { Deps, Principal } from '../deps.ts'
+import { checkIfMatch } from '../http/etag.ts'
+import { type Window, windowSql } from '../http/list.ts'
+import type { Scope } from '../keys/scopes.ts'
+import { newProjectKeys, PROJECT_SCOPES, storeKey } from '../keys/store.ts'
+import { notFound } from '../lib/errors.ts'
+import { newId } from '../lib/id.ts'
+import type { Random } from '../lib/random.ts'
+import { timestamp } from '../lib/timestamp.ts'
+import { openDefaultSubnet } from '../subnets/store.ts'
+import type { Project } from './schema.ts'
+
+const MODES = ['live', 'test'] as const
+type Mode = (typeof MODES)[number]
+/** 198.18.0.0/15 is for tests by RFC 2544 and routed nowhere; each test environment has all of it. */
+const TEST_PUBLIC_RANGE = '198.18.0.0/15'
+
+export type ProjectRow = { id: string; name: string; ordinal: number; created_at: Date }
+
+/** A row as the API shows it. */
+export function showProject({ id, name, created_at }: ProjectRow): Static<typeof Project> {
+  return { id, name, created_at: timestamp(created_at) }
+}
+
+export async function listProjects(sql: Sql, window: Window): Promise<ProjectRow[]> {
+  return sql<ProjectRow[]>`select * from projects where true ${windowSql(sql, window)}`
+}
+
+/** Throws `not_found`. */
+export async function getProject(query: Query, id: string): Promise<ProjectRow> {
+  const [row] = await query<ProjectRow[]>`select * from projects where id = ${id}`
+  if (!row) throw notFound('project', id)
+  return row
+}
+
+/** Everything that a project begins with. */
+export type NewProject = {
+  regions: string[]
+  keys: Record<Mode, string>
+  key_name: string
+  scopes: readonly Scope[]
+  pepper: Uint8Array
+}
+
+/**
+ * Makes what the project lacks of environments, default subnets, pools and keys. It can be repeated; what was changed
+ * since stays as it is, and a key that was revoked stays revoked.
+ * @returns the ids of the environments
+ */
+export async function openProject(
+  tx: Transaction,
+  random: Random,
+  project: string,
+  { regions, keys, key_name, scopes, pepper }: NewProject,
+): Promise<Record<Mode, string>> {
+  for (const mode of MODES) {
+    await tx`insert into environments (id, project_id, mode) values (${newId('env', random)}, ${project}, ${mode})
+      on conflict (project_id, mode) do nothing`
+  }
+  const environments = await tx<Pick<Principal, 'environment_id' | 'mode'>[]>`
+    select id as environment_id, mode from environments where project_id = ${project}`
+  for (const { environment_id, mode } of environments) {
+    for (const region of regions) await openDefaultSubnet(tx, random, { environment_id, mode }, region)
+    await storeKey(tx, { pepper }, random, keys[mode], { environment_id, mode, name: key_name, scopes })
+    if (mode === 'live') continue
+    await tx`insert into address_pools (id, range) values (${`public:${environment_id}`}, ${TEST_PUBLIC_RANGE})
+      on conflict do nothing`
+  }
+  return Object.fromEntries(environments.map(({ mode, environment_id }) => [mode, environment_id])) as Record<
+    Mode,
+    string
+  >
+}
+
+/** Stores the row of a new project. */
+export async function insertProject(tx: Transaction, random: Random, name: string): Promise<ProjectRow> {
+  const [row] = await tx<ProjectRow[]>`
+    insert into projects (id, name, created_at) values (${newId('proj', random)}, ${name}, now()) returning *`
+  return row!
+}
+
+/** Makes a project whose two keys may do everything but make projects. */
+export async function createProject(
+  tx: Transaction,
+  deps: Pick<Deps, 'random' | 'secrets' | 'regions'>,
+  name: string,
+): Promise<{ row: ProjectRow; keys: Record<Mode, string> }> {
+  const keys = newProjectKeys(deps.random)
+  const row = await insertProject(tx, deps.random, name)
+  const regions = deps.regions.map((region) => region.id)
+  const { pepper } = deps.secrets
+  const own = { regions, keys, key_name: 'first key', scopes: PROJECT_SCOPES, pepper }
+  await openProject(tx, deps.random, row.id, own)
+  return { row, keys }
+}
+
+/** Throws `not_found` and `precondition_failed`. */
+export async function renameProject(
+  tx: Transaction,
+  id: string,
+  name: string | undefined,
+  ifMatch: string | undefined,
+): Promise<{ before: ProjectRow; after: ProjectRow }> {
+  const [before] = await tx<ProjectRow[]>`select * from projects where id = ${id} for no key update`
+  if (!before) throw notFound('project', id)
+  checkIfMatch(ifMatch, showProject(before))
+  const [after] = await tx<ProjectRow[]>`
+    update projects set name = ${name ?? before.name} where id = ${id} returning *`
+  return { before, after: after! }
+}
