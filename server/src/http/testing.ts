@@ -2,7 +2,7 @@ import { createApp } from '../app.ts'
 import type { Config } from '../config.ts'
 import type { Sql } from '../db/database.ts'
 import type { Notifier } from '../db/notify.ts'
-import { createTestDatabase } from '../db/testing.ts'
+import { createTestDatabase, ownerOf } from '../db/testing.ts'
 import type { Deps, Principal, Region } from '../deps.ts'
 import type { Capacity, Driver } from '../drivers/driver.ts'
 import { SCOPES, type Scope } from '../keys/scopes.ts'
@@ -25,6 +25,8 @@ export const testConfig: Config = {
   data_dir: '/nonexistent',
   run_dir: '/nonexistent',
   database_url: null,
+  database_app_url: null,
+  database_engine_url: null,
   log_level: 'silent',
   region: { id: 'us-east-1', name: 'This host' },
   plans: [
@@ -40,6 +42,8 @@ export const testConfig: Config = {
   image_stall_timeout_seconds: 60,
   mirrors: {},
 }
+
+const ZEROS = new Uint8Array(32)
 
 /** Enough of a driver for routes, which only ask what there is. */
 function idleDriver(name: Driver['name'], capacity: Capacity): Driver {
@@ -58,7 +62,7 @@ const idleNotifier: Notifier = {
 
 /** A project with both environments, a key for each, and the app on a database of its own. */
 export async function createTestApp(overrides: (sql: Sql) => Partial<Deps> = () => ({})): Promise<TestApp> {
-  const { sql } = await createTestDatabase()
+  const { sql, owner } = await createTestDatabase()
   const region: Region = {
     id: 'us-east-1',
     name: 'This host',
@@ -70,27 +74,29 @@ export async function createTestApp(overrides: (sql: Sql) => Partial<Deps> = () 
     clock: systemClock,
     random: systemRandom,
     log: silentLog,
-    secrets: { pepper: new Uint8Array(32), cursor_key: new Uint8Array(32), seal_key: new Uint8Array(32) },
+    secrets: { pepper: ZEROS, cursor_key: ZEROS, seal_key: ZEROS, database_key: ZEROS },
     regions: [region],
     notifier: idleNotifier,
     ...overrides(sql),
   }
   const app = await createApp(deps, { ready: async () => [{ name: 'database', problem: null }] })
   const tenant = await createTestTenant(deps)
-  return { app, deps, ...tenant, call: caller(app, tenant.live.key) }
+  return { app, deps, owner, ...tenant, call: caller(app, tenant.live.key) }
 }
 
-export type TestApp = { app: App; deps: Deps; call: Call } & TestTenant
+/** `deps.sql` has the roles of the real thing; `owner` is for what a test prepares and looks at. */
+export type TestApp = { app: App; deps: Deps; owner: Sql; call: Call } & TestTenant
 export type TestTenant = { live: TestKey; test: TestKey }
 export type TestKey = { key: string; principal: Principal }
 
 /** One more project. */
 export async function createTestTenant(deps: Deps): Promise<TestTenant> {
   const project_id = newId('proj', deps.random)
-  await deps.sql`insert into projects (id, name, created_at) values (${project_id}, 'test', now())`
+  const sql = ownerOf(deps.sql)
+  await sql`insert into projects (id, name, created_at) values (${project_id}, 'test', now())`
   const environment = async (mode: 'live' | 'test') => {
     const environment_id = newId('env', deps.random)
-    await deps.sql`insert into environments (id, project_id, mode) values (${environment_id}, ${project_id}, ${mode})`
+    await sql`insert into environments (id, project_id, mode) values (${environment_id}, ${project_id}, ${mode})`
     return createTestKey(deps, { project_id, environment_id, mode }, SCOPES)
   }
   return { live: await environment('live'), test: await environment('test') }
@@ -102,7 +108,7 @@ export async function createTestKey(
   owner: Pick<Principal, 'project_id' | 'environment_id' | 'mode'>,
   scopes: readonly Scope[],
 ): Promise<TestKey> {
-  const { id, key } = await createKey(deps.sql, deps.secrets, deps.random, { ...owner, name: 'test', scopes })
+  const { id, key } = await createKey(ownerOf(deps.sql), deps.secrets, deps.random, { ...owner, name: 'test', scopes })
   return { key, principal: { ...owner, key_id: id, scopes: [...scopes] } }
 }
 

@@ -43,7 +43,7 @@ export const images: Resource = {
           deps,
           request,
           reply,
-          (window) => listImages(deps.sql, environment_id, name, window),
+          (window) => listImages(deps.sql.as(environment_id), environment_id, name, window),
           showImage,
         )
       },
@@ -83,7 +83,8 @@ export const images: Resource = {
         },
       },
       async (request, reply) => {
-        const row = await readImage(deps.sql, request.principal.environment_id, request.params.id)
+        const { environment_id } = request.principal
+        const row = await readImage(deps.sql.as(environment_id), environment_id, request.params.id)
         if (!row) throw notFound('image', request.params.id)
         return answerObject(request, reply, showImage(row))
       },
@@ -109,7 +110,8 @@ export const images: Resource = {
       },
       async (request, reply) => {
         const { principal, params, req_id } = request
-        const row = await readImage(deps.sql, principal.environment_id, params.id)
+        const sql = deps.sql.as(principal.environment_id)
+        const row = await readImage(sql, principal.environment_id, params.id)
         if (!row) throw notFound('image', params.id)
         checkAwaitsContent(row)
         const upload = await receiveUpload(deps.config, row.id, req_id, rawBody(request))

@@ -13,9 +13,6 @@ import type { ImageCreate } from './schema.ts'
 import { showImage } from './show.ts'
 import type { ImageSource } from './source.ts'
 
-/** Environment of the installation's own work: catalogue images are imported in it. */
-const SYSTEM_ENVIRONMENT = 'env_system'
-
 export type ImageRow = {
   id: string
   /** Null: of the catalogue. */
@@ -97,12 +94,14 @@ export async function requireImport(tx: Transaction, imageId: string): Promise<v
       and observed_import = wanted_import for no key update`
   if (!row) return
   if (row.source.kind === 'upload') throw contentMissing(row)
-  await raiseImport(tx, row)
+  // A tenant may ask for an image of the catalogue, but neither its row nor its work is his.
+  if (row.environment_id === null) await tx`select import_catalogue_image(${row.id})`
+  else await raiseImport(tx, row.id, row.environment_id)
 }
 
-async function raiseImport(tx: Transaction, row: Pick<ImageRow, 'id' | 'environment_id'>): Promise<void> {
-  await tx`update images set wanted_import = wanted_import + 1 where id = ${row.id}`
-  await wake(tx, 'image', row.id, row.environment_id ?? SYSTEM_ENVIRONMENT)
+async function raiseImport(tx: Transaction, id: string, environmentId: string): Promise<void> {
+  await tx`update images set wanted_import = wanted_import + 1 where id = ${id}`
+  await wake(tx, 'image', id, environmentId)
 }
 
 function contentMissing(row: ImageRow): ApiError {
@@ -119,7 +118,7 @@ export async function createImage(
 ): Promise<ImageRow> {
   const { environment_id, mode } = principal
   const source = checkSource(body, deps.config.image_allow)
-  const row = await deps.sql.begin(async (tx) => {
+  const row = await deps.sql.as(environment_id).begin(async (tx) => {
     const [row] = await tx<ImageRow[]>`
       insert into images (id, environment_id, name, description, source, ready_signal, ssh_user, created_at)
       select ${newId('img', deps.random)}, ${environment_id}, ${body.name}, ${body.description ?? ''},
@@ -133,7 +132,7 @@ export async function createImage(
     }
     // Simulated machines need no bytes.
     if (mode === 'test') return setPresent(tx, row.id)
-    if (source.kind === 'url') await raiseImport(tx, row)
+    if (source.kind === 'url') await raiseImport(tx, row.id, environment_id)
     return row
   })
   deps.notifier.announce()
@@ -155,7 +154,7 @@ export async function receiveContent(
   id: string,
   put: () => void,
 ): Promise<ImageRow> {
-  const row = await deps.sql.begin(async (tx) => {
+  const row = await deps.sql.as(environment_id).begin(async (tx) => {
     const [row] = await tx<ImageRow[]>`
       select * from images where id = ${id} and environment_id = ${environment_id} and not wanted_gone
       for no key update`
@@ -163,7 +162,7 @@ export async function receiveContent(
     checkAwaitsContent(row)
     if (mode === 'test') return setPresent(tx, id)
     put()
-    await raiseImport(tx, row)
+    await raiseImport(tx, row.id, environment_id)
     return (await loadImage(tx, id))!
   })
   deps.notifier.announce()
@@ -188,7 +187,7 @@ export async function deleteImage(
   idOrName: string,
   ifMatch: string | undefined,
 ): Promise<void> {
-  await deps.sql.begin(async (tx) => {
+  await deps.sql.as(environment_id).begin(async (tx) => {
     const seen = await readImage(tx, environment_id, idOrName)
     // An instance that is being created holds the row: this waits for it.
     const [row] = seen ? await tx<ImageRow[]>`select * from images where id = ${seen.id} for update` : []

@@ -28,7 +28,7 @@ async function change(
   target: Target,
   decide: (tx: Transaction, row: InstanceRow) => Promise<Wish | null> | Wish | null,
 ): Promise<InstanceRow> {
-  const row = await deps.sql.begin(async (tx) => {
+  const row = await deps.sql.as(target.principal.environment_id).begin(async (tx) => {
     const locked = await lock(tx, target.principal.environment_id, target.id)
     if (!locked || hasLeft(locked.row, locked.now)) throw notFound('instance', target.id)
     const { row, now } = locked

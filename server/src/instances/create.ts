@@ -29,7 +29,7 @@ export async function createInstance(
   body: CreateBody,
   requestId: string,
 ): Promise<InstanceRow> {
-  const row = await deps.sql.begin(async (tx) => {
+  const row = await deps.sql.as(principal.environment_id).begin(async (tx) => {
     const { region, plan, image, subnet, keys } = await resolve(deps, tx, principal, body)
     const id = newId('inst', deps.random)
     await reserveCapacity(tx, deps.config, region, principal.mode, null, plan)

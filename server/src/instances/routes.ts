@@ -62,7 +62,7 @@ export const instances: Resource = {
           deps,
           request,
           reply,
-          (window) => listInstances(deps.sql, environment_id, request.query, window),
+          (window) => listInstances(deps.sql.as(environment_id), environment_id, request.query, window),
           show,
         )
       },
@@ -129,7 +129,7 @@ export const instances: Resource = {
               query.timeout ?? 60,
               request.raw,
             )
-          : await find(deps.sql, principal.environment_id, params.id)
+          : await find(deps.sql.as(principal.environment_id), principal.environment_id, params.id)
         if (!row) throw notFound('instance', params.id)
         return answerObject(request, reply, show(row))
       },
@@ -265,7 +265,8 @@ export const instances: Resource = {
         },
       },
       async (request, reply) => {
-        const row = await find(deps.sql, request.principal.environment_id, request.params.id)
+        const { environment_id } = request.principal
+        const row = await find(deps.sql.as(environment_id), environment_id, request.params.id)
         if (!row) throw notFound('instance', request.params.id)
         reply.type('text/plain; charset=utf-8').header('x-content-type-options', 'nosniff')
         return reply.send((await readConsoleLog(deps, row, request.query, request.raw)) as never)

@@ -22,7 +22,7 @@ export async function waitFor(
   for (;;) {
     const left = deadline - deps.clock.monotonic()
     const change = deps.notifier.nextChange(id, left, gone.signal)
-    const row = await find(deps.sql, environmentId, id)
+    const row = await find(deps.sql.as(environmentId), environmentId, id)
     const settled = !row || statuses.includes(row.status) || row.status === 'failed' || !reachable(row.status, statuses)
     if (settled || left <= 0 || gone.signal.aborted) return row
     await change

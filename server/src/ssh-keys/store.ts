@@ -58,13 +58,14 @@ export async function createSshKey(
   if ('message' in key) {
     throw validationFailed([{ pointer: '/public_key', code: key.code, message: `public_key ${key.message}.` }])
   }
-  const [row] = await deps.sql<SshKeyRow[]>`
+  const sql = deps.sql.as(environment_id)
+  const [row] = await sql<SshKeyRow[]>`
     insert into ssh_keys (environment_id, id, name, public_key, fingerprint, is_default, created_at)
     values (${environment_id}, ${newId('ssh', deps.random)}, ${body.name}, ${key.line}, ${key.fingerprint},
             ${body.default ?? false}, environment_now(${environment_id}))
     on conflict (environment_id, fingerprint) do nothing returning *`
   if (row) return row
-  const [other] = await deps.sql<{ id: string }[]>`
+  const [other] = await sql<{ id: string }[]>`
     select id from ssh_keys where environment_id = ${environment_id} and fingerprint = ${key.fingerprint}`
   throw new ApiError(
     'already_exists',
@@ -84,7 +85,7 @@ export async function updateSshKey(
   ifMatch: string | undefined,
 ): Promise<SshKeyRow> {
   const { environment_id } = principal
-  return deps.sql.begin(async (tx) => {
+  return deps.sql.as(environment_id).begin(async (tx) => {
     const [before] = await tx<SshKeyRow[]>`
       select * from ssh_keys where environment_id = ${environment_id} and id = ${id} for update`
     if (!before) throw notFound('ssh key', id)
@@ -104,7 +105,7 @@ export async function deleteSshKey(
   ifMatch: string | undefined,
 ): Promise<void> {
   const { environment_id } = principal
-  await deps.sql.begin(async (tx) => {
+  await deps.sql.as(environment_id).begin(async (tx) => {
     const [before] = await tx<SshKeyRow[]>`
       select * from ssh_keys where environment_id = ${environment_id} and id = ${id} for update`
     if (!before) throw notFound('ssh key', id)

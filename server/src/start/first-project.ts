@@ -43,8 +43,8 @@ export async function openFirstProject(sql: Sql, random: Random, project: FirstP
       await openKey(tx, random, environment, project.keys[mode], project.pepper)
       await openSshKeyRow(tx, random, environment, project.ssh_public_key)
     }
-    await tx`insert into address_pools (id, range) values (${`public:${environments.test}`}, ${RANGES.test_public})
-      on conflict do nothing`
+    await tx`insert into address_pools (id, environment_id, range)
+      values (${`public:${environments.test}`}, ${environments.test}, ${RANGES.test_public}) on conflict do nothing`
   })
 }
 
@@ -74,7 +74,8 @@ async function openSubnet(
   const [taken] = await tx`select 1 from subnets where environment_id = ${environment} and id = ${DEFAULT_SUBNET}`
   const id = taken ? newId('sub', random) : DEFAULT_SUBNET
   const pool = `subnet:${environment}:${id}`
-  await tx`insert into address_pools (id, range) values (${pool}, ${RANGES[mode]}) on conflict do nothing`
+  await tx`insert into address_pools (id, environment_id, range) values (${pool}, ${environment}, ${RANGES[mode]})
+    on conflict do nothing`
   await tx`
     insert into subnets (environment_id, id, region, name, range, pool_id, segment, is_default, created_at)
     values (${environment}, ${id}, ${region}, 'default', ${RANGES[mode]}, ${pool},

@@ -32,7 +32,7 @@ export const subnets: Resource = {
           deps,
           request,
           reply,
-          (window) => listSubnets(deps.sql, environment_id, regions, window),
+          (window) => listSubnets(deps.sql.as(environment_id), environment_id, regions, window),
           showSubnet,
         )
       },
@@ -64,7 +64,8 @@ export const subnets: Resource = {
         schema: { operationId: 'getSubnet', summary: 'Get a subnet', tags, params, response: { 200: ref(Subnet) } },
       },
       async (request, reply) => {
-        const row = await findSubnet(deps.sql, request.principal.environment_id, request.params.id)
+        const { environment_id } = request.principal
+        const row = await findSubnet(deps.sql.as(environment_id), environment_id, request.params.id)
         if (!row) throw notFound('subnet', request.params.id)
         return answerObject(request, reply, showSubnet(row))
       },

@@ -55,7 +55,7 @@ export async function createSubnet(
 ): Promise<SubnetRow> {
   const { environment_id, mode } = principal
   checkBody(deps, body)
-  return deps.sql.begin(async (tx) => {
+  return deps.sql.as(environment_id).begin(async (tx) => {
     await tx`select pg_advisory_xact_lock(hashtextextended(${`subnets ${environment_id}`}, 0))`
     const [other] = await tx<SubnetRow[]>`
       select * from subnets where environment_id = ${environment_id} and range && ${body.cidr}::cidr limit 1`
@@ -65,7 +65,7 @@ export async function createSubnet(
     }
     const id = newId('sub', deps.random)
     const pool = `subnet:${environment_id}:${id}`
-    await tx`insert into address_pools (id, range) values (${pool}, ${body.cidr})`
+    await tx`insert into address_pools (id, environment_id, range) values (${pool}, ${environment_id}, ${body.cidr})`
     const segment = mode === 'live' ? await freeSegment(tx) : null
     const [row] = await tx<SubnetRow[]>`
       insert into subnets (environment_id, id, region, name, range, pool_id, segment, created_at)
@@ -87,12 +87,10 @@ function checkBody(deps: Deps, body: Static<typeof SubnetCreate>): void {
   if (errors.length > 0) throw validationFailed(errors)
 }
 
-/** A number of a private network on the host that no subnet has; the sequence comes round after 16,000. */
+/** A number of a private network on the host that no subnet has, of whatever tenant. */
 async function freeSegment(query: Query): Promise<number> {
-  const [free] = await query<{ segment: number }[]>`
-    select segment from (select nextval('subnet_segments')::integer as segment from generate_series(1, 16000)) next
-    where not exists (select from subnets where subnets.segment = next.segment) limit 1`
-  if (free) return free.segment
+  const [free] = await query<{ segment: number | null }[]>`select free_subnet_segment() as segment`
+  if (free?.segment) return free.segment
   const detail = 'This installation has no room for another private network. Remove a subnet first.'
   throw new ApiError('capacity_exhausted', detail, {
     extensions: { scope: 'host', limit: 16_000, used: 16_000, retryable: true, alternatives: [] },
@@ -106,7 +104,7 @@ export async function deleteSubnet(
   id: string,
   ifMatch: string | undefined,
 ): Promise<void> {
-  await deps.sql.begin(async (tx) => {
+  await deps.sql.as(environment_id).begin(async (tx) => {
     // An instance that is being created holds the row by its foreign key: this waits for it.
     const [row] = await tx<SubnetRow[]>`
       select * from subnets where environment_id = ${environment_id} and id = ${id} for update`
