@@ -24,13 +24,13 @@ grant delete, insert, select, update (name, observed_error, observed_import, obs
 
 grant delete, insert, select, update on instances to cn_app;
 
-grant select on instances to cn_engine;
+grant select (environment_id, id, mode, observed_public_ip, private_ip, region, status, wanted_public_ip) on instances to cn_engine;
 
 grant select on projects to cn_app;
 
 grant delete, insert, select, update on simulated_machines to cn_app;
 
-grant delete, select on simulated_machines to cn_engine;
+grant delete, select (id) on simulated_machines to cn_engine;
 
 grant delete, insert, select, update on ssh_keys to cn_app;
 

@@ -102,10 +102,15 @@ select isolate_tenant_table('events', app => 'select, insert');
 select isolate_tenant_table('api_keys', app => 'select, insert, update', engine => 'select');
 select isolate_tenant_table('subnets');
 select isolate_tenant_table('ssh_keys');
-select isolate_tenant_table('instances', engine => 'select');
+select isolate_tenant_table('instances');
 select isolate_tenant_table('addresses', app => 'select, insert, delete', engine => 'select, delete');
-select isolate_tenant_table('simulated_machines', engine => 'select, delete');
+select isolate_tenant_table('simulated_machines', engine => 'delete');
 grant usage on sequence address_tickets to cn_app;
+
+-- What the sweeps compare. A statement about instances that forgot its tenant asks for more, and is refused.
+grant select (id, environment_id, mode, region, status, private_ip, wanted_public_ip, observed_public_ip)
+  on instances to cn_engine;
+grant select (id) on simulated_machines to cn_engine;
 
 select isolate_table('environments', engine => 'select');
 create policy tenant on environments to cn_app using (id = current_environment_id());

@@ -99,6 +99,7 @@ describe('the wall between tenants', () => {
       await assert.rejects(Promise.resolve(connection`select isolate_table('instances')`), /permission denied/)
     }
     await assert.rejects(Promise.resolve(sql`select * from ssh_keys`), /permission denied/)
+    await assert.rejects(Promise.resolve(sql`select * from instances`), /permission denied/)
     await assert.rejects(Promise.resolve(sql`update instances set name = 'x'`), /permission denied/)
   })
 
