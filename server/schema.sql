@@ -1,5 +1,95 @@
 -- Generated from the migrations by `npm run generate`: the whole database on one page.
 
+-- Roles with rights here
+
+grant delete, insert, select on address_pools to cn_app;
+
+grant delete, insert, select on addresses to cn_app;
+
+grant delete, select on addresses to cn_engine;
+
+grant insert, select, update on api_keys to cn_app;
+
+grant select, update (last_used_address, last_used_at) on api_keys to cn_engine;
+
+grant insert, select on audit_log to cn_app;
+
+grant insert, select, update on budgets to cn_app;
+
+grant select, update on budgets to cn_engine;
+
+grant insert, select, update on environment_heads to cn_app;
+
+grant insert, select on environments to cn_app;
+
+grant select on environments to cn_engine;
+
+grant insert, select on events to cn_app;
+
+grant insert, select, update on idempotency_keys to cn_app;
+
+grant delete, select on idempotency_keys to cn_engine;
+
+grant delete, insert, select, update (name, observed_error, observed_import, observed_manifest, observed_progress, observed_state, wanted_gone, wanted_import) on images to cn_app;
+
+grant delete, insert, select, update on instances to cn_app;
+
+grant select (budget_id, environment_id, id, mode, observed_public_ip, private_ip, region, status, wanted_public_ip, wanted_vcpus) on instances to cn_engine;
+
+grant insert, select, update (name) on projects to cn_app;
+
+grant delete, insert, select, update on rate_limits to cn_engine;
+
+grant select on requests to cn_app;
+
+grant insert, select on requests to cn_engine;
+
+grant delete, insert, select, update on simulated_machines to cn_app;
+
+grant delete, select (id) on simulated_machines to cn_engine;
+
+grant select on spans to cn_app;
+
+grant insert, select on spans to cn_engine;
+
+grant delete, insert, select, update on ssh_keys to cn_app;
+
+grant delete, insert, select, update on subnets to cn_app;
+
+grant insert, select, update on work to cn_app;
+
+grant delete, insert, select, update on work to cn_engine;
+
+grant usage on sequence address_tickets to cn_app;
+
+grant usage on sequence request_ticks to cn_engine;
+
+grant execute on function belongs_to_operator(environment_id text) to cn_app;
+
+grant execute on function current_environment_id() to public;
+
+grant execute on function environment_now(environment environments) to public;
+
+grant execute on function environment_now(environment_id text) to public;
+
+grant execute on function exchange_rate_limits(asked jsonb, at double precision) to cn_engine;
+
+grant execute on function free_address(of_pool text, first_offset bigint) to cn_app;
+
+grant execute on function free_subnet_segment() to cn_app;
+
+grant execute on function import_catalogue_image(image_id text) to cn_app;
+
+grant execute on function keep_request_days(keep_days integer) to cn_engine;
+
+grant execute on function open_environment_head() to public;
+
+grant execute on function refuse_change() to public;
+
+grant execute on function used_capacity(in_region text, except_id text, overhead_bytes bigint) to cn_app;
+
+grant execute on function wake_instances_waiting_for(awaited_image_id text) to cn_app;
+
 -- Sequences
 
 create sequence address_tickets as bigint minvalue 0 maxvalue 9223372036854775807;
@@ -13,14 +103,18 @@ create sequence subnet_segments as bigint minvalue 1 maxvalue 16000 cycle;
 create table address_pools (
   id text not null,
   range cidr not null,
-  constraint address_pools_pkey PRIMARY KEY (id)
+  environment_id text,
+  constraint address_pools_pkey PRIMARY KEY (id),
+  constraint address_pools_environment_id_fkey FOREIGN KEY (environment_id) REFERENCES environments(id)
 );
 
 create table addresses (
   pool_id text not null,
   address inet not null,
   instance_id text not null,
+  environment_id text default current_environment_id() not null,
   constraint addresses_pkey PRIMARY KEY (pool_id, address),
+  constraint addresses_environment_id_fkey FOREIGN KEY (environment_id) REFERENCES environments(id),
   constraint addresses_pool_id_fkey FOREIGN KEY (pool_id) REFERENCES address_pools(id)
 );
 
@@ -413,6 +507,23 @@ CREATE INDEX work_due ON public.work USING btree (environment_id, due_at);
 
 -- Functions
 
+CREATE OR REPLACE FUNCTION public.belongs_to_operator(environment_id text)
+ RETURNS boolean
+ LANGUAGE sql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+    select exists (
+      select from public.environments e
+      where e.id = environment_id and e.project_id = (select p.id from public.projects p order by p.ordinal limit 1))
+  $function$;
+
+CREATE OR REPLACE FUNCTION public.current_environment_id()
+ RETURNS text
+ LANGUAGE sql
+ STABLE PARALLEL SAFE
+AS $function$ select current_setting('cloudnexus.environment_id', true) $function$;
+
 CREATE OR REPLACE FUNCTION public.environment_now(environment environments)
  RETURNS timestamp with time zone
  LANGUAGE sql
@@ -423,7 +534,7 @@ CREATE OR REPLACE FUNCTION public.environment_now(environment_id text)
  RETURNS timestamp with time zone
  LANGUAGE sql
  STABLE
-AS $function$ select coalesce(e.clock_frozen_at, now() + e.clock_offset) from environments e where e.id = environment_id $function$;
+AS $function$ select coalesce(e.clock_frozen_at, now() + e.clock_offset) from public.environments e where e.id = environment_id $function$;
 
 CREATE OR REPLACE FUNCTION public.exchange_rate_limits(asked jsonb, at double precision DEFAULT NULL::double precision)
  RETURNS TABLE(bucket text, sold integer, lent integer, slot bigint, available double precision)
@@ -490,11 +601,93 @@ begin
   end loop;
 end $function$;
 
+CREATE OR REPLACE FUNCTION public.free_address(of_pool text, first_offset bigint)
+ RETURNS inet
+ LANGUAGE sql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+    with pool as (
+      select set_masklen(network(p.range)::inet, 32) as base, (2::numeric ^ (32 - masklen(p.range)))::bigint - 2 as last
+      from public.address_pools p
+      where p.id = of_pool and (p.environment_id is null or p.environment_id = public.current_environment_id())
+    ), behind as (
+      select first_offset as at
+      union all
+      select a.address - pool.base + 1 from pool, public.addresses a where a.pool_id = of_pool
+    )
+    select pool.base + at from behind, pool
+    where at <= pool.last and not exists (
+      select from public.addresses a where a.pool_id = of_pool and a.address = pool.base + at)
+    order by at limit 1
+  $function$;
+
+CREATE OR REPLACE FUNCTION public.free_subnet_segment()
+ RETURNS integer
+ LANGUAGE sql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+    select segment
+    from (select nextval('public.subnet_segments')::integer as segment from generate_series(1, 16000)) next
+    where not exists (select from public.subnets s where s.segment = next.segment) limit 1
+  $function$;
+
+CREATE OR REPLACE FUNCTION public.import_catalogue_image(image_id text)
+ RETURNS void
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  update public.images i set wanted_import = i.wanted_import + 1
+  where i.id = image_id and i.environment_id is null and i.observed_state in ('absent', 'failed')
+    and i.observed_import = i.wanted_import;
+  if not found then return; end if;
+  insert into public.work as w (kind, id, environment_id, due_at)
+  values ('image', image_id, 'env_system', public.environment_now('env_system'))
+  on conflict (kind, id) do update set
+    due_at = least(w.due_at, excluded.due_at), not_before = '-infinity', wakes = w.wakes + 1;
+end $function$;
+
+CREATE OR REPLACE FUNCTION public.isolate_table(target regclass, engine text DEFAULT NULL::text)
+ RETURNS void
+ LANGUAGE plpgsql
+AS $function$
+begin
+  execute format('alter table %s enable row level security', target);
+  execute format('alter table %s force row level security', target);
+  execute format('create policy installation on %s to cn_engine, current_user using (true)', target);
+  if engine is not null then
+    execute format('grant %s on %s to cn_engine', engine, target);
+  end if;
+end $function$;
+
+CREATE OR REPLACE FUNCTION public.isolate_tenant_table(target regclass, app text DEFAULT 'select, insert, update, delete'::text, engine text DEFAULT NULL::text)
+ RETURNS void
+ LANGUAGE plpgsql
+AS $function$
+declare
+  columns name[] := array(select attname from pg_attribute where attrelid = target and attnum > 0 and not attisdropped);
+  belongs text := case
+    when 'environment_id' = any(columns) then 'environment_id = current_environment_id()'
+    when 'project_id' = any(columns) then
+      'project_id = (select e.project_id from environments e where e.id = current_environment_id())'
+  end;
+begin
+  if belongs is null then
+    raise exception '% has neither environment_id nor project_id', target;
+  end if;
+  perform isolate_table(target, engine);
+  execute format('create policy tenant on %s to cn_app using (%s)', target, belongs);
+  execute format('grant %s on %s to cn_app', app, target);
+end $function$;
+
 CREATE OR REPLACE FUNCTION public.keep_request_days(keep_days integer)
  RETURNS integer
  LANGUAGE plpgsql
  SECURITY DEFINER
- SET search_path TO 'pg_catalog', 'public'
+ SET search_path TO 'pg_catalog', 'pg_temp'
  SET lock_timeout TO '2s'
 AS $function$
 declare
@@ -539,6 +732,31 @@ CREATE OR REPLACE FUNCTION public.refuse_change()
  LANGUAGE plpgsql
 AS $function$ begin raise exception 'entries of % are never changed', tg_table_name; end $function$;
 
+CREATE OR REPLACE FUNCTION public.used_capacity(in_region text, except_id text, overhead_bytes bigint)
+ RETURNS TABLE(vcpus bigint, memory_bytes bigint, disk_bytes bigint)
+ LANGUAGE sql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+    select coalesce(sum(i.wanted_vcpus), 0)::bigint, coalesce(sum(i.wanted_memory_bytes + overhead_bytes), 0)::bigint,
+      coalesce(sum(i.wanted_disk_bytes), 0)::bigint
+    from public.instances i
+    where i.region = in_region and i.mode = 'live' and i.status <> 'terminated' and i.id is distinct from except_id
+  $function$;
+
+CREATE OR REPLACE FUNCTION public.wake_instances_waiting_for(awaited_image_id text)
+ RETURNS void
+ LANGUAGE sql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+    insert into public.work as w (kind, id, environment_id, due_at)
+    select 'instance', i.id, i.environment_id, public.environment_now(i.environment_id) from public.instances i
+    where i.image_id = awaited_image_id and i.status = 'provisioning' order by i.id
+    on conflict (kind, id) do update set
+      due_at = least(w.due_at, excluded.due_at), not_before = '-infinity', wakes = w.wakes + 1
+  $function$;
+
 -- Triggers
 
 CREATE TRIGGER append_only BEFORE DELETE OR UPDATE ON audit_log FOR EACH ROW EXECUTE FUNCTION refuse_change();
@@ -546,3 +764,135 @@ CREATE TRIGGER append_only BEFORE DELETE OR UPDATE ON audit_log FOR EACH ROW EXE
 CREATE TRIGGER append_only_whole BEFORE TRUNCATE ON audit_log FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
 
 CREATE TRIGGER open_head AFTER INSERT ON environments FOR EACH ROW EXECUTE FUNCTION open_environment_head();
+
+-- Row-level security
+
+alter table address_pools enable and force row level security;
+
+create policy installation on address_pools as permissive for all to current_user, cn_engine using (true);
+
+create policy tenant_adds on address_pools as permissive for insert to cn_app with check ((environment_id = current_environment_id()));
+
+create policy tenant_reads on address_pools as permissive for select to cn_app using (((environment_id IS NULL) OR (environment_id = current_environment_id())));
+
+create policy tenant_removes on address_pools as permissive for delete to cn_app using ((environment_id = current_environment_id()));
+
+alter table addresses enable and force row level security;
+
+create policy installation on addresses as permissive for all to current_user, cn_engine using (true);
+
+create policy tenant on addresses as permissive for all to cn_app using ((environment_id = current_environment_id()));
+
+alter table api_keys enable and force row level security;
+
+create policy installation on api_keys as permissive for all to current_user, cn_engine using (true);
+
+create policy tenant on api_keys as permissive for all to cn_app using ((environment_id = current_environment_id()));
+
+alter table audit_log enable and force row level security;
+
+create policy installation on audit_log as permissive for all to current_user, cn_engine using (true);
+
+create policy tenant on audit_log as permissive for all to cn_app using ((environment_id = current_environment_id()));
+
+alter table budgets enable and force row level security;
+
+create policy installation on budgets as permissive for all to current_user, cn_engine using (true);
+
+create policy tenant on budgets as permissive for all to cn_app using ((environment_id = current_environment_id()));
+
+alter table environment_heads enable and force row level security;
+
+create policy installation on environment_heads as permissive for all to current_user, cn_engine using (true);
+
+create policy tenant on environment_heads as permissive for all to cn_app using ((environment_id = current_environment_id()));
+
+alter table environments enable and force row level security;
+
+create policy installation on environments as permissive for all to current_user, cn_engine using (true);
+
+create policy tenant on environments as permissive for all to cn_app using ((id = current_environment_id()));
+
+alter table events enable and force row level security;
+
+create policy installation on events as permissive for all to current_user, cn_engine using (true);
+
+create policy tenant on events as permissive for all to cn_app using ((environment_id = current_environment_id()));
+
+alter table idempotency_keys enable and force row level security;
+
+create policy installation on idempotency_keys as permissive for all to current_user, cn_engine using (true);
+
+create policy tenant on idempotency_keys as permissive for all to cn_app using ((environment_id = current_environment_id()));
+
+alter table images enable and force row level security;
+
+create policy installation on images as permissive for all to current_user, cn_engine using (true);
+
+create policy tenant_adds on images as permissive for insert to cn_app with check ((environment_id = current_environment_id()));
+
+create policy tenant_changes on images as permissive for update to cn_app using (((environment_id IS NULL) OR (environment_id = current_environment_id()))) with check ((COALESCE(environment_id, 'env_system'::text) = current_environment_id()));
+
+create policy tenant_reads on images as permissive for select to cn_app using (((environment_id IS NULL) OR (environment_id = current_environment_id())));
+
+create policy tenant_removes on images as permissive for delete to cn_app using ((environment_id = current_environment_id()));
+
+alter table instances enable and force row level security;
+
+create policy installation on instances as permissive for all to current_user, cn_engine using (true);
+
+create policy tenant on instances as permissive for all to cn_app using ((environment_id = current_environment_id()));
+
+alter table migrations enable and force row level security;
+
+create policy installation on migrations as permissive for all to current_user, cn_engine using (true);
+
+alter table projects enable and force row level security;
+
+create policy installation on projects as permissive for all to current_user, cn_engine using (true);
+
+create policy operator on projects as permissive for all to cn_app using (belongs_to_operator(current_environment_id()));
+
+create policy tenant on projects as permissive for all to cn_app using ((id = ( SELECT e.project_id
+   FROM environments e
+  WHERE (e.id = current_environment_id()))));
+
+alter table rate_limits enable and force row level security;
+
+create policy installation on rate_limits as permissive for all to current_user, cn_engine using (true);
+
+alter table requests enable and force row level security;
+
+create policy installation on requests as permissive for all to current_user, cn_engine using (true);
+
+create policy tenant on requests as permissive for all to cn_app using ((environment_id = current_environment_id()));
+
+alter table simulated_machines enable and force row level security;
+
+create policy installation on simulated_machines as permissive for all to current_user, cn_engine using (true);
+
+create policy tenant on simulated_machines as permissive for all to cn_app using ((environment_id = current_environment_id()));
+
+alter table spans enable and force row level security;
+
+create policy installation on spans as permissive for all to current_user, cn_engine using (true);
+
+create policy tenant on spans as permissive for all to cn_app using ((environment_id = current_environment_id()));
+
+alter table ssh_keys enable and force row level security;
+
+create policy installation on ssh_keys as permissive for all to current_user, cn_engine using (true);
+
+create policy tenant on ssh_keys as permissive for all to cn_app using ((environment_id = current_environment_id()));
+
+alter table subnets enable and force row level security;
+
+create policy installation on subnets as permissive for all to current_user, cn_engine using (true);
+
+create policy tenant on subnets as permissive for all to cn_app using ((environment_id = current_environment_id()));
+
+alter table work enable and force row level security;
+
+create policy installation on work as permissive for all to current_user, cn_engine using (true);
+
+create policy tenant on work as permissive for all to cn_app using ((environment_id = current_environment_id()));

@@ -79,3 +79,7 @@ begin
     return next;
   end loop;
 end $$;
+
+select isolate_table('rate_limits', engine => 'select, insert, update, delete');
+revoke execute on function exchange_rate_limits from public;
+grant execute on function exchange_rate_limits to cn_engine;

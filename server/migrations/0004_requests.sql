@@ -62,7 +62,7 @@ create index events_request on events (environment_id, request_id) where request
 -- the tables, which the callers are not. It waits two seconds for its locks at most: whoever waits longer holds up every
 -- insert behind it, and the next call comes.
 create function keep_request_days(keep_days integer) returns integer
-  language plpgsql security definer set search_path = pg_catalog, public set lock_timeout = '2s'
+  language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
   as $$
 declare
   today date := (now() at time zone 'utc')::date;
@@ -96,3 +96,9 @@ begin
   return changes;
 end $$;
 revoke execute on function keep_request_days from public;
+grant execute on function keep_request_days to cn_engine;
+
+-- Batches hold rows of many tenants, so the engine's role writes them; each reads its own.
+select isolate_tenant_table('requests', app => 'select', engine => 'select, insert');
+select isolate_tenant_table('spans', app => 'select', engine => 'select, insert');
+grant usage on sequence request_ticks to cn_engine;

@@ -38,3 +38,23 @@ alter table instances
   -- Its time was up at a look; it does not come back, even if a test environment's clock is set back.
   add column observed_expired boolean not null default false;
 create index instances_budget on instances (budget_id) where budget_id is not null and status <> 'terminated';
+
+-- The engine recounts budgets of all tenants, and notes when keys were used.
+select isolate_tenant_table('budgets', app => 'select, insert, update', engine => 'select, update');
+grant select (budget_id, wanted_vcpus) on instances to cn_engine;
+grant update (last_used_at, last_used_address) on api_keys to cn_engine;
+
+-- The first project is the operator's: it makes the others and knows their names.
+create function belongs_to_operator(environment_id text) returns boolean
+  language sql stable security definer set search_path = pg_catalog, pg_temp
+  as $$
+    select exists (
+      select from public.environments e
+      where e.id = environment_id and e.project_id = (select p.id from public.projects p order by p.ordinal limit 1))
+  $$;
+revoke execute on function belongs_to_operator from public;
+grant execute on function belongs_to_operator to cn_app;
+create policy operator on projects to cn_app using (belongs_to_operator(current_environment_id()));
+grant insert, update (name) on projects to cn_app;
+-- A new environment is made by who is bound to it already: its row is the first that the binding lets in.
+grant insert on environments, environment_heads to cn_app;

@@ -70,3 +70,6 @@ create table idempotency_keys (
   primary key (environment_id, method, path, key)
 );
 create index idempotency_keys_age on idempotency_keys (created_at);
+
+select isolate_tenant_table('audit_log', app => 'select, insert');
+select isolate_tenant_table('idempotency_keys', app => 'select, insert, update', engine => 'select, delete');

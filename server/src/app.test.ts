@@ -8,7 +8,7 @@ import { newKey } from './keys/format.ts'
 import { DatabaseUnavailableError } from './lib/errors.ts'
 import { systemRandom } from './lib/random.ts'
 
-const { app, deps, call, live } = await createTestApp()
+const { app, deps, owner, call, live } = await createTestApp()
 after(() => app.close())
 const anonymous = (method: string, url: string, headers: Record<string, string> = {}) =>
   call(method, url, undefined, { authorization: '', ...headers })
@@ -24,9 +24,9 @@ const schema = { operationId: 'probe', summary: 'Probe', tags: ['Service'], resp
 describe('authentication', () => {
   test('401, the same for every key that does not work', async () => {
     const revoked = await createTestKey(deps, live.principal, ['ssh_keys:read'])
-    await deps.sql`update api_keys set revoked_at = now() where id = ${revoked.principal.key_id}`
+    await owner`update api_keys set revoked_at = now() where id = ${revoked.principal.key_id}`
     const expired = await createTestKey(deps, live.principal, ['ssh_keys:read'])
-    await deps.sql`update api_keys set expires_at = now() where id = ${expired.principal.key_id}`
+    await owner`update api_keys set expires_at = now() where id = ${expired.principal.key_id}`
     const unknown = newKey('live', systemRandom)
     const keys = ['', 'Bearer', 'Bearer x', 'Basic dTpw', 'Bearer cn_live_sk_9f8e7d6c5b4a3210', live.key]
     for (const key of [unknown, revoked.key, expired.key]) keys.push(`Bearer ${key}`)

@@ -46,6 +46,14 @@ const RULES: Rule[] = [
         : [],
   },
   {
+    name: 'routes reach the database bound to the tenant who asks',
+    sample: ['instances/routes.ts', 'const row = await find(deps.sql, environment_id, id)'],
+    faults: (file) =>
+      file.path.endsWith('/routes.ts')
+        ? [...file.code.matchAll(/\bdeps\.sql\b(?!\.as\()/g)].map((found) => found[0])
+        : [],
+  },
+  {
     name: 'the engine imports no resource',
     sample: ['engine/loop.ts', "import { load } from '../instances/store.ts'"],
     faults: (file) =>

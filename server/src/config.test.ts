@@ -96,7 +96,19 @@ describe('configuration', () => {
   })
 
   test('the password of a database never reaches a message', () => {
-    assert.doesNotMatch(mistakes([], { DATABASE_URL: 'mysql://user:secret@host/name' }), /secret/)
+    for (const name of ['DATABASE_URL', 'DATABASE_APP_URL', 'DATABASE_ENGINE_URL']) {
+      assert.doesNotMatch(mistakes([], { [name]: 'mysql://user:secret@host/name' }), /secret/)
+    }
+  })
+
+  test('the three databases come one alone or all together', () => {
+    const url = 'postgres://user:secret@host/name'
+    assert.equal(read([], { DATABASE_URL: url }).database_app_url, null)
+    const all = { DATABASE_URL: url, DATABASE_APP_URL: url, DATABASE_ENGINE_URL: url }
+    assert.equal(read([], all).database_engine_url, url)
+    for (const left of Object.keys(all))
+      assert.match(mistakes([], { ...all, [left]: '' }), /^DATABASE_APP_URL and .* all three/)
+    assert.match(mistakes([], { DATABASE_APP_URL: url }), /all three/)
   })
 
   test('images come from loopback addresses only where the API itself is bound to one, or on demand', () => {

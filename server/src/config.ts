@@ -29,6 +29,9 @@ export type Config = {
   run_dir: string
   /** Null: the embedded PostgreSQL. */
   database_url: string | null
+  /** The same database by roles in cn_app and cn_engine; null: roles that are made at start. */
+  database_app_url: string | null
+  database_engine_url: string | null
   log_level: string
   region: { id: string; name: string }
   plans: Plan[]
@@ -80,6 +83,8 @@ const DEFAULTS: Omit<Settings, 'version' | 'image_allow'> = {
   public_url: null,
   data_dir: './data',
   database_url: null,
+  database_app_url: null,
+  database_engine_url: null,
   log_level: 'info',
   region: { id: 'us-east-1', name: 'US East 1' },
   plans: [
@@ -139,7 +144,7 @@ export function readConfig(args: string[], env: Environment = process.env, readF
       given.set(key, parse(text))
     } catch (error) {
       mistakes.push(
-        `${origin} must be ${(error as Error).message}${origin === 'DATABASE_URL' ? '' : `, not ${quote(text)}`}.`,
+        `${origin} must be ${(error as Error).message}${origin?.startsWith('DATABASE_') ? '' : `, not ${quote(text)}`}.`,
       )
     }
   }
@@ -160,6 +165,10 @@ function merge(given: Map<string, unknown>, file: ConfigFile, dataDir: string): 
     ;(parent as Record<string, unknown>)[last] = key === 'quotas' ? { ...DEFAULTS.quotas, ...(value as object) } : value
   }
   settings.data_dir = dataDir
+  const roles = [settings.database_app_url, settings.database_engine_url].filter((url) => url !== null)
+  if (roles.length === 1 || (roles.length === 2 && settings.database_url === null)) {
+    throw new StartupError('DATABASE_APP_URL and DATABASE_ENGINE_URL go together, beside DATABASE_URL: give all three.')
+  }
   const allowGiven = given.has('image_allow') || file.image_allow !== undefined
   if (!allowGiven && isLoopback(settings.host)) settings.image_allow = ['127.0.0.0/8']
   return settings

@@ -17,6 +17,8 @@ export type Secrets = {
   cursor_key: Uint8Array
   /** Seals user data (AES-256-GCM). */
   seal_key: Uint8Array
+  /** Makes the passwords of the database's login roles. */
+  database_key: Uint8Array
 }
 
 /** A region and the drivers that serve its two environments. */
@@ -25,6 +27,7 @@ export type Region = { id: string; name: string; drivers: { live: Driver; test: 
 /** What the composition root hands to everything else: a plain object, no container. */
 export type Deps = {
   config: Config
+  /** The engine's own, across tenants and with few rights. Requests and reconcilers use `sql.as(environment_id)`. */
   sql: Sql
   clock: Clock
   random: Random

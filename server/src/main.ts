@@ -92,7 +92,8 @@ async function start(settings: Settings, log: Log, shutdown: Shutdown): Promise<
   const sshKey = openSshKey(data_dir, random)
   const credentials = openCredentials(data_dir, public_url, random)
 
-  const opening = openDatabase(config, { clock, log }).then((database) => {
+  const logins = { installation_id: installation.id, database_key: secrets.database_key }
+  const opening = openDatabase(config, logins, { clock, log }).then((database) => {
     shutdown.add('database', () => database.stop(DATABASE_STOP_MS))
     return database
   })
@@ -100,7 +101,7 @@ async function start(settings: Settings, log: Log, shutdown: Shutdown): Promise<
   // Both to their end, so that a failure of one leaves nothing of the other behind.
   await Promise.allSettled([opening, building])
   const [database, image] = [await opening, await building]
-  const { sql } = database
+  const { sql, owner } = database
 
   const limits = limitsOf(config.capacity, hostFacts(data_dir))
   const qemu = {
@@ -125,14 +126,15 @@ async function start(settings: Settings, log: Log, shutdown: Shutdown): Promise<
   for (const driver of drivers) shutdown.add(`driver ${driver.name}`, () => driver.close())
 
   const public_addresses = config.public_addresses ?? installation.loopback_block
-  await openFirstProject(sql, random, {
+  await openFirstProject(owner, random, {
     region: config.region.id,
     public_addresses,
     keys: { live: credentials.live_key, test: credentials.test_key },
     pepper: secrets.pepper,
     ssh_public_key: sshKey.public_key,
   })
-  await sql.begin((tx) => syncCatalogue(tx, CATALOGUE))
+  await owner.begin((tx) => syncCatalogue(tx, CATALOGUE))
+  await owner.end()
 
   const notifier = createNotifier(sql, clock, WORK_CHANNEL)
   await notifier.start()

@@ -1,6 +1,6 @@
 import type { Deps } from './deps.ts'
 import type { Driver } from './drivers/driver.ts'
-import type { Engine, Reconcilers } from './engine/loop.ts'
+import type { Engine, Reconcile, Reconcilers } from './engine/loop.ts'
 import { type Sweep, sweepReconciler } from './engine/sweep.ts'
 import { wake, wakeKnown } from './engine/work.ts'
 import { forgetAnswers } from './http/idempotency.ts'
@@ -13,11 +13,17 @@ import { requestLogReconciler } from './requests/reconcile.ts'
 /** THE LIST of reconcilers: kind of key → who looks at it. */
 export function reconcilers(deps: Deps): Reconcilers {
   return {
-    instance: instanceReconciler(deps),
-    image: imageReconciler(deps),
+    instance: bound(deps, instanceReconciler),
+    image: bound(deps, imageReconciler),
+    // Both look at all that there is: these span tenants.
     request_log: requestLogReconciler(deps),
     sweep: sweepReconciler(deps.log, sweeps(deps)),
   }
+}
+
+/** A reconciler whose `deps.sql` reads and writes nothing but the environment of the key that it looks at. */
+function bound(deps: Deps, reconciler: (deps: Deps) => Reconcile): Reconcile {
+  return (claimed) => reconciler({ ...deps, sql: deps.sql.as(claimed.environment_id) })(claimed)
 }
 
 /** One sweep per driver: of each region, its live and its test world; and one of what only has a time to be kept. */

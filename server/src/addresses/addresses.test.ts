@@ -4,12 +4,16 @@ import fc from 'fast-check'
 import { createTestDatabase } from '../db/testing.ts'
 import { allocateAddress, releaseAddresses } from './store.ts'
 
-const { sql } = await createTestDatabase({ max: 40 })
+const database = await createTestDatabase({ max: 40 })
+const { owner } = database
+await owner`insert into projects (id, name, created_at) values ('proj_1', 'p', now())`
+await owner`insert into environments (id, project_id, mode) values ('env_1', 'proj_1', 'live'), ('env_2', 'proj_1', 'test')`
+const sql = database.sql.as('env_1')
 
 let pools = 0
 async function newPool(range: string): Promise<string> {
   const id = `pool-${pools++}`
-  await sql`insert into address_pools (id, range) values (${id}, ${range})`
+  await owner`insert into address_pools (id, range) values (${id}, ${range})`
   return id
 }
 const allocate = (pool: string, instance: string) => sql.begin((tx) => allocateAddress(tx, pool, instance))
@@ -85,8 +89,8 @@ test('an address of a transaction that is rolled back is free again', async () =
 
 test('a single hole among many is found', async () => {
   const pool = await newPool('10.64.0.0/18')
-  await sql`insert into addresses select ${pool}, '10.64.0.0'::inet + at, 'many' from generate_series(2, 16382) at`
-  await sql`delete from addresses where pool_id = ${pool} and address = '10.64.31.7'`
+  await owner`insert into addresses select ${pool}, '10.64.0.0'::inet + at, 'many', 'env_2' from generate_series(2, 16382) at`
+  await owner`delete from addresses where pool_id = ${pool} and address = '10.64.31.7'`
   assert.equal(await allocate(pool, 'found'), '10.64.31.7')
   assert.equal(await allocate(pool, 'none'), null)
 })

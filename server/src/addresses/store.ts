@@ -6,6 +6,9 @@
  * for a round of the range before it is given out again (what still talks to its last owner does not reach the next
  * one). Only where tickets keep falling on taken addresses, in a range that is nearly full, a gap is searched for, by
  * one transaction at a time. That there is none is said only by this search.
+ *
+ * A pool may be shared by all tenants. The transaction is bound to one of them and sees only what that one holds: that a
+ * ticket's address is taken, it learns from the primary key, and the gap from a function that sees all.
  */
 import type { Query, Transaction } from '../db/database.ts'
 
@@ -17,13 +20,16 @@ const TICKETS = 16
 const MAX_SEARCHES = 1_000
 
 /**
- * Reserves a free address of a pool for an instance, in the caller's transaction.
+ * Reserves a free address of a pool for an instance, in the caller's transaction, whose tenant then holds it.
  * @returns its text, or null when there is none
  */
 export async function allocateAddress(tx: Transaction, poolId: string, instanceId: string): Promise<string | null> {
   for (let i = 0; i < TICKETS; i++) {
+    // The address behind the last one that is given out is the broadcast's.
     const [taken] = await tx<{ address: string }[]>`
-      with pool as (${poolOf(tx, poolId)})
+      with pool as (
+        select set_masklen(network(range)::inet, 32) as base, (2::numeric ^ (32 - masklen(range)))::bigint - 2 as last
+        from address_pools where id = ${poolId})
       insert into addresses (pool_id, address, instance_id)
       select ${poolId}, base + ${FIRST_OFFSET}::bigint + nextval('address_tickets') % (last - ${FIRST_OFFSET} + 1),
         ${instanceId} from pool
@@ -33,31 +39,16 @@ export async function allocateAddress(tx: Transaction, poolId: string, instanceI
   await tx`select pg_advisory_xact_lock(hashtextextended(${`addresses ${poolId}`}, 0))`
   for (let i = 0; i < MAX_SEARCHES; i++) {
     const [found] = await tx<{ gap: string | null; taken: string | null }[]>`
-      with pool as (${poolOf(tx, poolId)}),
-      gap as (
-        select at from (
-          select ${FIRST_OFFSET}::bigint as at
-          union all
-          select address - base + 1 from pool, addresses where pool_id = ${poolId}
-        ) as behind, pool
-        where at <= last and not exists (select from addresses where pool_id = ${poolId} and address = base + at)
-        order by at limit 1
-      ),
+      with gap as materialized (select free_address(${poolId}, ${FIRST_OFFSET}) as address),
       taken as (
         insert into addresses (pool_id, address, instance_id)
-        select ${poolId}, base + at, ${instanceId} from pool, gap on conflict do nothing returning address
+        select ${poolId}, address, ${instanceId} from gap where address is not null
+        on conflict do nothing returning address
       )
-      select (select base + at from pool, gap) as gap, (select address from taken) as taken`
+      select (select address from gap) as gap, (select address from taken) as taken`
     if (found?.taken || !found?.gap) return found?.taken ?? null
   }
   return null
-}
-
-/** A pool's first address, and the offset of the last one that is given out: the one behind it is the broadcast's. */
-function poolOf(query: Query, poolId: string) {
-  return query`
-    select set_masklen(network(range)::inet, 32) as base, (2::numeric ^ (32 - masklen(range)))::bigint - 2 as last
-    from address_pools where id = ${poolId}`
 }
 
 /** Gives back everything that an instance holds. */

@@ -46,7 +46,7 @@ async function terminate(id: string): Promise<void> {
 }
 /** What the rows add up to, for every budget, and whether the budgets say the same. */
 async function assertTrue(): Promise<void> {
-  const differing = await world.deps.sql`
+  const differing = await world.owner`
     select b.id, b.used_instances, b.used_vcpus, count(i.id), coalesce(sum(i.wanted_vcpus), 0) as vcpus
     from budgets b left join budgets inner_ on b.id = any(inner_.lineage)
       left join instances i on i.budget_id = inner_.id and i.status <> 'terminated'
@@ -174,7 +174,7 @@ describe('budgets', { timeout: 240_000 }, () => {
     const { body: same } = await ci.call('PUT', `/v2/instances/${id}`, { expires_at: null, tags: { a: 'b' } })
     assert.equal(same.expires_at, expires_at, 'read-only')
     assert.equal((await ci.call('DELETE', `/v2/instances/${id}`)).body.code, 'termination_protected')
-    const [{ now }] = (await world.deps.sql`
+    const [{ now }] = (await world.owner`
       select environment_now(${world.test.principal.environment_id}) as now`) as any
     await world.advance(Math.floor((Date.parse(expires_at) - now.getTime()) / 1000) - 1)
     // Other work comes and goes; this one is still there a second before its time.
@@ -184,7 +184,7 @@ describe('budgets', { timeout: 240_000 }, () => {
     const gone = await world.reach(id, 'terminated')
     assert.deepEqual([gone.status_reason.code, gone.terminated_at], ['expired', expires_at])
     assert.deepEqual(await ci.used(), [0, 0])
-    const [event] = await world.deps.sql<{ data: any }[]>`
+    const [event] = await world.owner<{ data: any }[]>`
       select data from events where resource_id = ${id} and type = 'instance.terminated'`
     assert.equal(event!.data.object.status_reason.code, 'expired')
     assert.equal(left, 600)
@@ -223,7 +223,7 @@ describe('budgets', { timeout: 240_000 }, () => {
     const ci = await key({ max_instances: 3 })
     await create(ci.call)
     const { sql } = world.deps
-    await sql`update budgets set used_instances = 7, used_vcpus = 0 where id = (select budget_id from api_keys where id = ${ci.id})`
+    await world.owner`update budgets set used_instances = 7, used_vcpus = 0 where id = (select budget_id from api_keys where id = ${ci.id})`
     assert.equal((await launch(ci.call)).status, 409)
     await Promise.all([recountBudgets(sql), recountBudgets(sql), launch(ci.call)])
     await recountBudgets(sql)

@@ -9,7 +9,7 @@ let sql: Sql
 let killer: Sql
 before(async () => {
   const made = await createTestDatabase({ max: 1 })
-  sql = made.sql
+  sql = made.owner
   killer = connect({ url: made.url, max: 1, name: 'killer' })
   await sql`create table t (id integer primary key)`
 })

@@ -1,5 +1,6 @@
 /**
- * The pool of connections, transactions, and the one connection that listens.
+ * The pools of connections, transactions, and the one connection that listens. There are two pools: one for what has no
+ * tenant, and one for `as`, whose role sees nothing but the environment that each statement or transaction is bound to.
  *
  * node-postgres carries the protocol, because it survives what must be survived here: a server that is killed in the
  * middle of a transaction. The transaction then rejects, its connection is thrown away, and no statement of it can
@@ -8,6 +9,7 @@
 import pg from 'pg'
 import { systemClock } from '../lib/clock.ts'
 import { DatabaseUnavailableError } from '../lib/errors.ts'
+import { beginBound, queryBound } from './bound-query.ts'
 import { type Compiled, createQuery, type Query, type Rows } from './sql.ts'
 
 export type { Query } from './sql.ts'
@@ -19,7 +21,11 @@ export type Listener = { unlisten(): Promise<void> }
 export type Sql = Query & {
   /** Runs the function in a transaction: commits when it resolves, rolls back when it rejects. */
   begin<T>(body: (tx: Transaction) => T | Promise<T>): Promise<Awaited<T>>
-  /** The same, bound to one environment: nothing of another tenant can be read or written through it. */
+  /**
+   * The same, bound to one environment: nothing of another tenant can be read or written through it. Each statement is
+   * a transaction of its own and must be a single one. Unbound, these are the engine's connections, whose rights span
+   * tenants and are few: see migrations/0002_tenants.sql.
+   */
   as(environmentId: string): Sql
   /** A connection of one's own, for what lives as long as a session; to be released. */
   reserve(): Promise<Query & { release(): void }>
@@ -44,78 +50,145 @@ const types = {
     oid === BIGINT ? Number : pg.types.getTypeParser(oid, format as 'text'),
 }
 
-/** @param url connection string; `?host=/folder` names a unix socket */
-export function connect(options: { url: string; max: number; name: string }): Sql {
-  const config = { connectionString: options.url, application_name: options.name, types } as pg.PoolConfig
-  const pool = new pg.Pool({
-    ...config,
-    max: options.max,
-    connectionTimeoutMillis: CONNECT_TIMEOUT_MS,
-    idleTimeoutMillis: 60_000,
-  })
-  pool.on('error', () => {}) // an idle connection was lost; the pool has dropped it already
+export type Connect = {
+  /** Connection string; `?host=/folder` names a unix socket. */
+  url: string
+  max: number
+  name: string
+  /** Connections for `as`, of a role in cn_app; without them there is no `as`. */
+  tenants?: { url: string; max: number }
+}
+
+export function connect(options: Connect): Sql {
+  const configOf = (url: string) => ({ connectionString: url, application_name: options.name, types }) as pg.PoolConfig
+  const pool = createPool({ ...configOf(options.url), max: options.max })
+  const { tenants } = options
+  const tenantPool = tenants && createPool({ ...configOf(tenants.url), max: tenants.max })
+  const listening = createListening(configOf(options.url))
   const names = new Map<string, string>()
+  let ending: Promise<unknown> | null = null
 
   async function run(target: pg.Pool | pg.PoolClient, { text, values }: Compiled): Promise<Rows<unknown[]>> {
     try {
-      const result = await target.query(values.length === 0 ? { text } : { text, values, ...nameOf(names, text) })
-      // Several statements answer several results; the last one is meant.
-      const last = Array.isArray(result) ? (result as pg.QueryResult[]).at(-1)! : result
-      return Object.assign(last.rows, { count: last.rowCount ?? 0 })
+      return rowsOf(await target.query(values.length === 0 ? { text } : { text, values, ...nameOf(names, text) }))
     } catch (error) {
       throw isUnavailable(error) ? new DatabaseUnavailableError(error) : error
     }
   }
 
-  async function checkout(): Promise<pg.PoolClient> {
-    const client = await pool.connect().catch((error: unknown) => {
-      throw new DatabaseUnavailableError(error)
-    })
-    if (client.listenerCount('error') === 0) client.on('error', () => {}) // its queries reject by themselves
-    return client
+  async function runBound(environmentId: string, { text, values }: Compiled): Promise<Rows<unknown[]>> {
+    const client = await checkout(tenantPool!)
+    let isSound = true
+    try {
+      return rowsOf(await queryBound(client, environmentId, { text, values, ...nameOf(names, text) }))
+    } catch (error) {
+      isSound = error instanceof pg.DatabaseError && !isUnavailable(error)
+      throw isUnavailable(error) ? new DatabaseUnavailableError(error) : error
+    } finally {
+      client.release(!isSound)
+    }
   }
 
-  const listening = createListening(config)
-  const sql = createQuery((compiled) => run(pool, compiled))
-  const whole: Sql = Object.assign(sql, {
-    as: () => whole,
-    async begin<T>(body: (tx: Transaction) => T | Promise<T>): Promise<Awaited<T>> {
-      const client = await checkout()
-      const tx = Object.assign(
-        createQuery((compiled) => run(client, compiled)),
-        { transaction: true as const },
+  /** @param beginning what begins it, with the setting that lives as long as it does */
+  async function transaction<T>(
+    from: pg.Pool,
+    beginning: string,
+    body: (tx: Transaction) => T | Promise<T>,
+  ): Promise<Awaited<T>> {
+    const client = await checkout(from)
+    let isOpen = true
+    // A statement that the body forgot to await must not reach whoever has the connection next.
+    const execute = (compiled: Compiled) =>
+      isOpen ? run(client, compiled) : Promise.reject(new Error('the transaction has ended'))
+    try {
+      await run(client, { text: beginning, values: [] })
+      const result = await (body(Object.assign(createQuery(execute), { transaction: true as const })) as T)
+      isOpen = false
+      await commit(client)
+      client.release()
+      return result
+    } catch (error) {
+      isOpen = false
+      const rolledBack = await run(client, { text: 'rollback', values: [] }).then(
+        () => true,
+        () => false,
       )
-      try {
-        await tx.unsafe('begin')
-        const result = await (body(tx) as T)
-        await tx.unsafe('commit')
-        client.release()
-        return result
-      } catch (error) {
-        const rolledBack = await tx.unsafe('rollback').then(
-          () => true,
-          () => false,
-        )
-        client.release(!rolledBack)
-        throw error
-      }
-    },
-    async reserve() {
-      const client = await checkout()
-      const query = createQuery((compiled) => run(client, compiled))
-      return Object.assign(query, { release: () => client.release() })
-    },
+      client.release(!rolledBack)
+      throw error
+    }
+  }
+
+  /** A server that was asked to commit a failed transaction rolls it back and calls that a success. */
+  async function commit(client: pg.PoolClient): Promise<void> {
+    const { command } = await run(client, { text: 'commit', values: [] })
+    if (command === 'ROLLBACK') throw new Error('a statement of the transaction had failed: nothing was written')
+  }
+
+  const shared = {
     listen: listening.listen,
     async notify(channel: string, payload: string) {
-      await sql`select pg_notify(${channel}, ${payload})`
+      await whole`select pg_notify(${channel}, ${payload})`
     },
     pool: () => ({ total: pool.totalCount, idle: pool.idleCount, waiting: pool.waitingCount }),
     async end({ timeout = 5 } = {}) {
-      await listening.end()
-      await Promise.race([pool.end(), systemClock.sleep(timeout * 1000)])
+      ending ??= listening.end().then(() => Promise.all([pool.end(), tenantPool?.end()]))
+      await Promise.race([ending, systemClock.sleep(timeout * 1000)])
     },
-  })
+  }
+  const whole: Sql = Object.assign(
+    createQuery((compiled) => run(pool, compiled)),
+    shared,
+    {
+      as: bind,
+      begin: <T>(body: (tx: Transaction) => T | Promise<T>) => transaction(pool, 'begin', body),
+      async reserve() {
+        const client = await checkout(pool)
+        const query = createQuery((compiled) => run(client, compiled))
+        return Object.assign(query, { release: () => client.release() })
+      },
+    },
+  )
+
+  function bind(environmentId: string): Sql {
+    if (!tenantPool)
+      throw new Error("these connections are the owner's or the engine's: they cannot be bound to a tenant")
+    if (!/^[a-z0-9_]+$/.test(environmentId)) throw new TypeError('not the id of an environment')
+    const bound: Sql = Object.assign(
+      createQuery((compiled) => runBound(environmentId, compiled)),
+      shared,
+      {
+        as(other: string) {
+          if (other !== environmentId) throw new Error('what is bound to one tenant cannot be bound to another')
+          return bound
+        },
+        begin: <T>(body: (tx: Transaction) => T | Promise<T>) =>
+          transaction(tenantPool, beginBound(environmentId), body),
+        reserve: () => Promise.reject(new Error('a binding ends with its transaction; use begin')),
+      },
+    )
+    return bound
+  }
   return whole
+}
+
+function createPool(config: pg.PoolConfig): pg.Pool {
+  const pool = new pg.Pool({ ...config, connectionTimeoutMillis: CONNECT_TIMEOUT_MS, idleTimeoutMillis: 60_000 })
+  pool.on('error', () => {}) // an idle connection was lost; the pool has dropped it already
+  return pool
+}
+
+async function checkout(pool: pg.Pool): Promise<pg.PoolClient> {
+  const client = await pool.connect().catch((error: unknown) => {
+    throw new DatabaseUnavailableError(error)
+  })
+  if (client.listenerCount('error') === 0) client.on('error', () => {}) // its queries reject by themselves
+  return client
+}
+
+/** Several statements answer several results; the last one is meant. */
+function rowsOf(result: pg.QueryResult | pg.QueryResult[]): Rows<unknown[]> {
+  const last = Array.isArray(result) ? result.at(-1)! : result
+  return Object.assign(last.rows, { count: last.rowCount ?? 0, command: last.command })
 }
 
 /** Prepared once per connection and text; a name is what makes node-postgres do so. */

@@ -4,11 +4,31 @@ import type { Sql } from './database.ts'
 const SECTIONS: { title: string; query: string }[] = [
   {
     title: 'Roles with rights here',
-    query: `select format('grant %s on %s to %s;', string_agg(lower(g.privilege_type), ', ' order by g.privilege_type),
-        quote_ident(g.table_name), quote_ident(g.grantee)) as text
-      from information_schema.role_table_grants g
-      where g.table_schema = 'public' and g.grantee not in (current_user, 'PUBLIC')
-      group by g.table_name, g.grantee order by g.table_name, g.grantee`,
+    query: `with rights as (
+        select 1 as kind, c.relname::text as name, c.relowner as owner, '' as columns, a.*
+        from pg_class c, aclexplode(c.relacl) a where c.relnamespace = 'public'::regnamespace and c.relkind in ('r', 'p', 'v')
+        union all
+        select 1, c.relname, c.relowner, quote_ident(t.attname), a.*
+        from pg_class c join pg_attribute t on t.attrelid = c.oid, aclexplode(t.attacl) a
+        where c.relnamespace = 'public'::regnamespace
+        union all
+        select 2, 'sequence ' || c.relname, c.relowner, '', a.*
+        from pg_class c, aclexplode(c.relacl) a where c.relnamespace = 'public'::regnamespace and c.relkind = 'S'
+        union all
+        select 3, format('function %s(%s)', p.proname, pg_get_function_identity_arguments(p.oid)), p.proowner, '', a.*
+        from pg_proc p, aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a
+        where p.pronamespace = 'public'::regnamespace
+      ), named as (
+        select kind, name, columns, case grantee when 0 then 'public' else pg_get_userbyid(grantee)::text end as grantee,
+          lower(privilege_type) as right_name
+        from rights where grantee <> owner
+      ), whole as (
+        select kind, name, grantee, right_name, coalesce(' (' || string_agg(columns, ', ' order by columns)
+          filter (where columns <> '') || ')', '') as columns
+        from named group by kind, name, grantee, right_name, columns = ''
+      )
+      select format('grant %s on %s to %s;', string_agg(right_name || columns, ', ' order by right_name), name, grantee) as text
+      from whole group by kind, name, grantee order by kind, name, grantee`,
   },
   {
     title: 'Extensions',
@@ -91,7 +111,8 @@ const SECTIONS: { title: string; query: string }[] = [
         from pg_class where relnamespace = 'public'::regnamespace and relrowsecurity
         union all
         select tablename, 1, policyname, concat(format('create policy %s on %s as %s for %s to %s', quote_ident(policyname),
-          quote_ident(tablename), lower(permissive), lower(cmd), array_to_string(roles, ', ')),
+          quote_ident(tablename), lower(permissive), lower(cmd),
+          replace(array_to_string(roles, ', '), current_user, 'current_user')),
           ' using (' || qual || ')', ' with check (' || with_check || ')', ';')
         from pg_policies where schemaname = 'public') rows
       order by name, kind, policy`,

@@ -6,8 +6,8 @@
  * identifier.
  */
 
-/** Rows of a statement, with the number of rows that it touched. */
-export type Rows<T> = T & { count: number }
+/** Rows of a statement, with the number of rows that it touched and the word by which the server calls it. */
+export type Rows<T> = T & { count: number; command: string }
 /** A statement as text with `$1…` and its parameters. */
 export type Compiled = { text: string; values: unknown[] }
 export type Execute = (compiled: Compiled) => Promise<Rows<unknown[]>>

@@ -18,9 +18,9 @@ test('a secret is found in plain, in hex and in base64', () => {
 })
 
 test('a secret in a row is found', async () => {
-  const { sql } = await createTestDatabase()
-  await assertNoSecrets(sql)
-  await sql`insert into projects (id, name, created_at) values ('proj_1', ${CANARY}, now())`
-  await assert.rejects(assertNoSecrets(sql), /stands in projects/)
-  await sql`delete from projects`
+  const { owner } = await createTestDatabase()
+  await assertNoSecrets(owner)
+  await owner`insert into projects (id, name, created_at) values ('proj_1', ${CANARY}, now())`
+  await assert.rejects(assertNoSecrets(owner), /stands in projects/)
+  await owner`delete from projects`
 })

@@ -3,29 +3,49 @@ import { after } from 'node:test'
 import { systemRandom } from '../lib/random.ts'
 import { connect, type Sql } from './database.ts'
 import { migrate, migrationFiles } from './migrate.ts'
+import { type Group, openRoles } from './roles.ts'
 import { startTestServer } from './test-server.ts'
 import { assertNoSecrets } from './testing-canary.ts'
+
+export type TestDatabase = {
+  /** As the control plane has it: the engine's role, and by `as` that of tenants. */
+  sql: Sql
+  /** The owner's connections, for what a test prepares and looks at: no wall stands in their way. */
+  owner: Sql
+  /** The owner's connection string. */
+  url: string
+  /** Those of the two roles. */
+  urls: Record<Group, string>
+}
 
 /**
  * A fresh database for one test file, copied from a migrated template. The server is the one that the test command
  * started (TEST_DATABASE_URL); a file that is run alone starts its own.
  */
-export async function createTestDatabase(options: { max?: number } = {}): Promise<{ sql: Sql; url: string }> {
+export async function createTestDatabase(options: { max?: number } = {}): Promise<TestDatabase> {
   const server = process.env.TEST_DATABASE_URL ?? (await ownServer())
   const template = await ensureTemplate(server)
   const name = `t_${Buffer.from(systemRandom.bytes(8)).toString('hex')}`
   const admin = connect({ url: server, max: 1, name: 'test-admin' })
   await admin.unsafe(`create database ${name} template ${template}`)
   const url = withDatabase(server, name)
-  const sql = connect({ url, max: options.max ?? 10, name: 'test' })
+  const max = options.max ?? 10
+  const owner = connect({ url, max, name: 'test-owner' })
+  const urls = await openRoles(owner, url, 'test', new Uint8Array(32))
+  const sql = connect({ url: urls.cn_engine, max, name: 'test', tenants: { url: urls.cn_app, max } })
+  owners.set(sql, owner)
   cleanups.push(async () => {
-    await assertNoSecrets(sql)
-    await sql.end({ timeout: 2 })
+    await assertNoSecrets(owner)
+    await Promise.all([sql.end({ timeout: 2 }), owner.end({ timeout: 2 })])
     await admin.unsafe(`drop database if exists ${name} with (force)`)
     await admin.end()
   })
-  return { sql, url }
+  return { sql, owner, url, urls }
 }
+
+const owners = new WeakMap<Sql, Sql>()
+/** The owner's connections to the database of these. */
+export const ownerOf = (sql: Sql): Sql => owners.get(sql)!
 
 let stopOwn: (() => Promise<void>) | undefined
 const cleanups: (() => Promise<void>)[] = []

@@ -13,9 +13,12 @@ let sql: Sql
 let url: string
 const engines: Engine[] = []
 before(async () => {
-  ;({ sql, url } = await createTestDatabase({ max: 20 }))
-  await sql`insert into projects (id, name, created_at) values ('proj_1', 'p', now())`
-  await sql`insert into environments (id, project_id, mode) values ('env_1', 'proj_1', 'live')`
+  const database = await createTestDatabase({ max: 20 })
+  const { owner } = database
+  sql = database.sql
+  url = database.urls.cn_engine
+  await owner`insert into projects (id, name, created_at) values ('proj_1', 'p', now())`
+  await owner`insert into environments (id, project_id, mode) values ('env_1', 'proj_1', 'live')`
 })
 after(() => Promise.all(engines.map((engine) => engine.stop(5_000))))
 

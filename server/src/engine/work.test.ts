@@ -6,15 +6,19 @@ import { seededRandom } from '../lib/random.ts'
 import { backoffSeconds, type Claim, claim, fail, fence, finish, LeaseLostError, renew, wake } from './work.ts'
 
 let sql: Sql
+let owner: Sql
+/** As who reconciles. */
+let tenant: Sql
 before(async () => {
-  sql = (await createTestDatabase({ max: 20 })).sql
-  await sql`insert into environments (id, mode) values ('env_system', 'system')`
-  await sql`insert into projects (id, name, created_at) values ('proj_1', 'p', now())`
-  await sql`insert into environments (id, project_id, mode) values ('env_live', 'proj_1', 'live'), ('env_test', 'proj_1', 'test')`
+  ;({ sql, owner } = await createTestDatabase({ max: 20 }))
+  tenant = sql.as('env_live')
+  await owner`insert into environments (id, mode) values ('env_system', 'system')`
+  await owner`insert into projects (id, name, created_at) values ('proj_1', 'p', now())`
+  await owner`insert into environments (id, project_id, mode) values ('env_live', 'proj_1', 'live'), ('env_test', 'proj_1', 'test')`
 })
 beforeEach(async () => {
-  await sql`truncate work`
-  await sql`update environments set clock_frozen_at = null, clock_offset = '0'`
+  await owner`truncate work`
+  await owner`update environments set clock_frozen_at = null, clock_offset = '0'`
 })
 
 const take = async (worker = 'w', limit = 10): Promise<Claim[]> => claim(sql, worker, ['thing'], limit)
@@ -24,25 +28,25 @@ const takeOne = async (worker = 'w'): Promise<Claim> => {
   return claimed
 }
 /** As if the worker that holds the key had been killed and its lease had run out. */
-const expireLeases = () => sql`update work set leased_until = now() - interval '1 second' where leased_by is not null`
+const expireLeases = () => owner`update work set leased_until = now() - interval '1 second' where leased_by is not null`
 /** As if the back-off had passed. */
-const passBackoff = () => sql`update work set not_before = '-infinity'`
+const passBackoff = () => owner`update work set not_before = '-infinity'`
 
 describe('work', () => {
   test('a woken key is claimed once, by one worker', async () => {
-    await wake(sql, 'thing', 'a', 'env_live')
+    await wake(tenant, 'thing', 'a', 'env_live')
     const claims = (await Promise.all(['x', 'y', 'z'].map((w) => take(w)))).flat()
     assert.equal(claims.length, 1)
     assert.equal(claims[0]!.environment_id, 'env_live')
   })
 
   test('finish puts the key to rest for the given time, or removes it', async () => {
-    await wake(sql, 'thing', 'a', 'env_live')
+    await wake(tenant, 'thing', 'a', 'env_live')
     await finish(sql, await takeOne(), 3600)
     assert.deepEqual(await take(), [])
-    await wake(sql, 'thing', 'a', 'env_live')
+    await wake(tenant, 'thing', 'a', 'env_live')
     await finish(sql, await takeOne(), null)
-    assert.equal((await sql`select 1 from work`).length, 0)
+    assert.equal((await owner`select 1 from work`).length, 0)
   })
 
   test('a wake during a step is not lost, whether the step rests, ends or fails', async () => {
@@ -52,22 +56,22 @@ describe('work', () => {
       (c) => fail(sql, c, 'x'),
     ]
     for (const end of endings) {
-      await sql`truncate work`
-      await wake(sql, 'thing', 'a', 'env_live')
+      await owner`truncate work`
+      await wake(tenant, 'thing', 'a', 'env_live')
       const claimed = await takeOne()
-      await wake(sql, 'thing', 'a', 'env_live')
+      await wake(tenant, 'thing', 'a', 'env_live')
       await end(claimed)
       assert.equal((await takeOne()).lease, claimed.lease + 1)
     }
   })
 
   test('a failure backs off in real time and keeps what went wrong; a wake cuts it short', async () => {
-    await wake(sql, 'thing', 'a', 'env_live')
+    await wake(tenant, 'thing', 'a', 'env_live')
     await fail(sql, await takeOne(), 'disk on fire\0')
     assert.deepEqual(await take(), [])
-    const [row] = await sql`select attempts, last_error, not_before > now() as waits from work`
+    const [row] = await owner`select attempts, last_error, not_before > now() as waits from work`
     assert.deepEqual({ ...row }, { attempts: 1, last_error: 'disk on fire', waits: true })
-    await wake(sql, 'thing', 'a', 'env_live')
+    await wake(tenant, 'thing', 'a', 'env_live')
     assert.equal((await takeOne()).attempts, 1)
   })
 
@@ -76,23 +80,23 @@ describe('work', () => {
   })
 
   test('a lease that ran out is claimed by another, and the first can no longer write', async () => {
-    await wake(sql, 'thing', 'a', 'env_live')
+    await wake(tenant, 'thing', 'a', 'env_live')
     const first = await takeOne('dead')
     await expireLeases()
     const second = await takeOne('alive')
     await assert.rejects(
-      sql.begin((tx) => fence(tx, first)),
+      tenant.begin((tx) => fence(tx, first)),
       LeaseLostError,
     )
-    await sql.begin((tx) => fence(tx, second))
+    await tenant.begin((tx) => fence(tx, second))
     await finish(sql, first, 3600)
     await fail(sql, first, 'late')
-    const [row] = await sql`select leased_by, last_error from work`
+    const [row] = await owner`select leased_by, last_error from work`
     assert.deepEqual({ ...row }, { leased_by: 'alive', last_error: null })
   })
 
   test('a renewed lease is not taken over, a lost one is not renewed', async () => {
-    await wake(sql, 'thing', 'a', 'env_live')
+    await wake(tenant, 'thing', 'a', 'env_live')
     const first = await takeOne('slow')
     await expireLeases()
     await renew(sql, 'slow', [first])
@@ -100,40 +104,41 @@ describe('work', () => {
     await expireLeases()
     await takeOne('other')
     await renew(sql, 'slow', [first])
-    const [row] = await sql`select leased_by from work`
+    const [row] = await owner`select leased_by from work`
     assert.equal(row!.leased_by, 'other')
   })
 
   test('due times are in the time of the environment: frozen and advanced', async () => {
-    await sql`update environments set clock_frozen_at = '2030-01-01' where id = 'env_test'`
+    await owner`update environments set clock_frozen_at = '2030-01-01' where id = 'env_test'`
     await wake(sql, 'thing', 'a', 'env_test')
     const claimed = await takeOne()
     assert.equal(claimed.now.toISOString(), '2030-01-01T00:00:00.000Z')
     await finish(sql, claimed, 60)
     assert.deepEqual(await take(), [])
-    await sql`update environments set clock_frozen_at = '2030-01-01 00:01' where id = 'env_test'`
+    await owner`update environments set clock_frozen_at = '2030-01-01 00:01' where id = 'env_test'`
     assert.equal((await takeOne()).id, 'a')
   })
 
   test('three workers, injected failures and killed workers: no overlap on a key, every wish is met', async () => {
-    await sql`create table thing (id text primary key, want integer not null default 0, have integer not null default 0)`
+    await owner`create table thing (id text primary key, want integer not null default 0, have integer not null default 0)`
+    await owner`grant select, update on thing to cn_app`
     const ids = Array.from({ length: 40 }, (_, i) => `t${i}`)
-    for (const id of ids) await sql`insert into thing (id) values (${id})`
+    for (const id of ids) await owner`insert into thing (id) values (${id})`
     const random = seededRandom(7)
     const held = new Map<string, number>()
     let overlaps = 0
     let writing = true
-    const pending = async () => (await sql`select 1 from thing where want <> have limit 1`).length > 0
+    const pending = async () => (await owner`select 1 from thing where want <> have limit 1`).length > 0
 
     async function step(claimed: Claim): Promise<void> {
       if ((held.get(claimed.id) ?? 0) >= claimed.lease) overlaps++
       held.set(claimed.id, claimed.lease)
-      const [{ want }] = (await sql`select want from thing where id = ${claimed.id}`) as unknown as [{ want: number }]
+      const [{ want }] = (await owner`select want from thing where id = ${claimed.id}`) as unknown as [{ want: number }]
       const luck = random.integer(100)
       if (luck < 5) return // killed: neither finish nor fail
       if (luck < 20) return fail(sql, claimed, 'injected')
       try {
-        await sql.begin(async (tx) => {
+        await tenant.begin(async (tx) => {
           await tx`update thing set have = ${want} where id = ${claimed.id}`
           await fence(tx, claimed)
         })
@@ -155,7 +160,7 @@ describe('work', () => {
     async function writer(): Promise<void> {
       for (let i = 0; i < 150; i++) {
         const id = ids[random.integer(ids.length)]!
-        await sql.begin(async (tx) => {
+        await tenant.begin(async (tx) => {
           await tx`update thing set want = want + 1 where id = ${id}`
           await wake(tx, 'thing', id, 'env_live')
         })

@@ -3,20 +3,20 @@ import { after, test } from 'node:test'
 import fc from 'fast-check'
 import { caller, createTestApp, createTestTenant } from './testing.ts'
 
-const { app, deps, call, live } = await createTestApp()
+const { app, deps, owner, call, live } = await createTestApp()
 after(() => app.close())
 const { environment_id } = live.principal
 
 let made = 0
 async function insert(count: number): Promise<string[]> {
-  const rows = await deps.sql<{ id: string }[]>`
+  const rows = await owner<{ id: string }[]>`
     insert into ssh_keys (environment_id, id, name, public_key, fingerprint, created_at)
     select ${environment_id}, 'ssh_' || lpad((${made}::integer + n)::text, 10, '0'), 'key', 'x', ${made}::text || n, now()
     from generate_series(1, ${count}::integer) n returning id`
   made += count
   return rows.map(({ id }) => id)
 }
-const remove = (ids: string[]) => deps.sql`delete from ssh_keys where id = any(${ids})`
+const remove = (ids: string[]) => owner`delete from ssh_keys where id = any(${ids})`
 
 /** Follows next_cursor to the end; `between` runs after each page. */
 async function walk(query: string, between: () => Promise<unknown> = async () => {}): Promise<string[]> {

@@ -4,12 +4,12 @@ import { createApp } from '../app.ts'
 import type { Config } from '../config.ts'
 import type { Sql } from '../db/database.ts'
 import type { Notifier } from '../db/notify.ts'
-import { createTestDatabase } from '../db/testing.ts'
+import { createTestDatabase, ownerOf } from '../db/testing.ts'
 import { secretsIn } from '../db/testing-canary.ts'
 import type { Deps, Principal, Region } from '../deps.ts'
 import type { Capacity, Driver } from '../drivers/driver.ts'
 import { SCOPES, type Scope } from '../keys/scopes.ts'
-import { createKey, createKeyLookup } from '../keys/store.ts'
+import { createKey, createKeyLookup, PROJECT_SCOPES } from '../keys/store.ts'
 import { systemClock } from '../lib/clock.ts'
 import { newId } from '../lib/id.ts'
 import { createLog, type Log } from '../lib/log.ts'
@@ -45,6 +45,8 @@ export const testConfig: Config = {
   data_dir: '/nonexistent',
   run_dir: '/nonexistent',
   database_url: null,
+  database_app_url: null,
+  database_engine_url: null,
   log_level: 'silent',
   region: { id: 'us-east-1', name: 'This host' },
   plans: [
@@ -65,6 +67,8 @@ export const testConfig: Config = {
   mirrors: {},
   rate_limits: ROOMY,
 }
+
+const ZEROS = new Uint8Array(32)
 
 /** Enough of a driver for routes, which only ask what there is. */
 function idleDriver(name: Driver['name'], capacity: Capacity): Driver {
@@ -100,14 +104,14 @@ function testLog(): Log {
 
 /** A project with both environments, a key for each, and the app on a database of its own. */
 export async function createTestApp(overrides: (sql: Sql) => Partial<Deps> = () => ({})): Promise<TestApp> {
-  const { sql } = await createTestDatabase()
+  const { sql, owner } = await createTestDatabase()
   const region: Region = {
     id: 'us-east-1',
     name: 'This host',
     drivers: { live: idleDriver('qemu', TEST_CAPACITY), test: idleDriver('simulated', null) },
   }
   const log = testLog()
-  const secrets = { pepper: new Uint8Array(32), cursor_key: new Uint8Array(32), seal_key: new Uint8Array(32) }
+  const secrets = { pepper: ZEROS, cursor_key: ZEROS, seal_key: ZEROS, database_key: ZEROS }
   const deps: Deps = {
     config: testConfig,
     sql,
@@ -124,21 +128,24 @@ export async function createTestApp(overrides: (sql: Sql) => Partial<Deps> = () 
   }
   const app = await createApp(deps, { ready: async () => [{ name: 'database', problem: null }] })
   const tenant = await createTestTenant(deps)
-  return { app, deps, ...tenant, call: caller(app, tenant.live.key) }
+  return { app, deps, owner, ...tenant, call: caller(app, tenant.live.key) }
 }
 
-export type TestApp = { app: App; deps: Deps; call: Call } & TestTenant
+/** `deps.sql` has the roles of the real thing; `owner` is for what a test prepares and looks at. */
+export type TestApp = { app: App; deps: Deps; owner: Sql; call: Call } & TestTenant
 export type TestTenant = { live: TestKey; test: TestKey }
 export type TestKey = { key: string; principal: Principal }
 
-/** One more project. */
+/** A project: the first may make others. */
 export async function createTestTenant(deps: Deps): Promise<TestTenant> {
   const project_id = newId('proj', deps.random)
-  await deps.sql`insert into projects (id, name, created_at) values (${project_id}, 'test', now())`
+  const sql = ownerOf(deps.sql)
+  const isFirst = (await sql`select from projects`).count === 0
+  await sql`insert into projects (id, name, created_at) values (${project_id}, 'test', now())`
   const environment = async (mode: 'live' | 'test') => {
     const environment_id = newId('env', deps.random)
-    await deps.sql`insert into environments (id, project_id, mode) values (${environment_id}, ${project_id}, ${mode})`
-    return createTestKey(deps, { project_id, environment_id, mode }, SCOPES)
+    await sql`insert into environments (id, project_id, mode) values (${environment_id}, ${project_id}, ${mode})`
+    return createTestKey(deps, { project_id, environment_id, mode }, isFirst ? SCOPES : PROJECT_SCOPES)
   }
   return { live: await environment('live'), test: await environment('test') }
 }
@@ -149,7 +156,7 @@ export async function createTestKey(
   owner: Pick<Principal, 'project_id' | 'environment_id' | 'mode'>,
   scopes: readonly Scope[],
 ): Promise<TestKey> {
-  const { id, key } = await createKey(deps.sql, deps.secrets, deps.random, { ...owner, name: 'test', scopes })
+  const { id, key } = await createKey(ownerOf(deps.sql), deps.secrets, deps.random, { ...owner, name: 'test', scopes })
   return { key, principal: { ...owner, key_id: id, scopes: [...scopes], allowed_addresses: null, budget_id: null } }
 }
 

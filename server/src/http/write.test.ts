@@ -10,7 +10,7 @@ import { caller } from './testing.ts'
 
 const world = await createWorld()
 after(() => world.stop())
-const { callTest: call, deps } = world
+const { callTest: call, deps, owner } = world
 
 const BODY = { region: 'us-east-1', plan: 'micro-1x', image: 'micro-linux' }
 const create = (key: string, body: object = BODY, headers = {}) =>
@@ -51,7 +51,7 @@ describe('an Idempotency-Key', () => {
     assert.equal(made.filter((answer) => answer.headers['idempotent-replayed'] !== 'true').length, 1)
     assert.equal(await count(), before + 1)
     const [id] = ids
-    const [{ events }] = (await deps.sql`
+    const [{ events }] = (await owner`
       select count(*) as events from events where resource_id = ${id} and type = 'instance.created'`) as any
     assert.equal(events, 1)
     assert.equal((await create('race')).body.id, id)
@@ -74,13 +74,13 @@ describe('an Idempotency-Key', () => {
 
   test('a day later the key is new', async () => {
     const first = await create('old')
-    await deps.sql`update idempotency_keys set created_at = now() - interval '24 hours 1 second' where key = 'old'`
+    await owner`update idempotency_keys set created_at = now() - interval '24 hours 1 second' where key = 'old'`
     const second = await create('old')
     assert.notEqual(second.body.id, first.body.id)
     assert.equal((await create('old')).body.id, second.body.id)
-    await deps.sql`update idempotency_keys set created_at = now() - interval '25 hours' where key = 'old'`
+    await owner`update idempotency_keys set created_at = now() - interval '25 hours' where key = 'old'`
     await forgetAnswers(deps.sql)
-    const left = await deps.sql`select key from idempotency_keys where key in ('old', 'once')`
+    const left = await owner`select key from idempotency_keys where key in ('old', 'once')`
     assert.deepEqual([...left], [{ key: 'once' }])
   })
 
@@ -161,7 +161,7 @@ describe('the audit log', () => {
 
   test('cannot be changed', async () => {
     for (const statement of ['update audit_log set code = null', 'delete from audit_log', 'truncate audit_log']) {
-      await assert.rejects(deps.sql.unsafe(statement), /never changed|permission denied/)
+      await assert.rejects(owner.unsafe(statement), /never changed|permission denied/)
     }
   })
 

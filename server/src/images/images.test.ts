@@ -18,14 +18,15 @@ import { removeIncomplete } from './upload.ts'
 
 const data_dir = mkdtempSync(join(tmpdir(), 'cloudnexus-images-'))
 const config = { ...testConfig, data_dir, image_max_bytes: 100_000, image_allow: ['127.0.0.0/8'] }
-const { app, deps, call, live, test: sandbox } = await createTestApp(() => ({ config }))
+const { app, deps, owner, call, live, test: sandbox } = await createTestApp(() => ({ config }))
 after(async () => {
   await app.close()
   rmSync(data_dir, { recursive: true })
 })
 const { environment_id } = live.principal
-await deps.sql`insert into environments (id, mode) values ('env_system', 'system')`
-await syncCatalogue(deps.sql, CATALOGUE)
+const sql = deps.sql.as(environment_id)
+await owner`insert into environments (id, mode) values ('env_system', 'system')`
+await syncCatalogue(owner, CATALOGUE)
 
 const sha256 = 'A'.repeat(64)
 const fromUrl = (name: string, more: object = {}) => ({
@@ -34,18 +35,20 @@ const fromUrl = (name: string, more: object = {}) => ({
   sha256,
   ...more,
 })
-const require = (id: string) => deps.sql.begin((tx) => requireImport(tx, id))
-const row = async (id: string) => (await loadImage(deps.sql, id))!
+const require = (id: string) => sql.begin((tx) => requireImport(tx, id))
+const row = async (id: string) => (await loadImage(sql, id))!
 const isWoken = async (id: string) => {
-  const [work] = await deps.sql<
+  const [work] = await owner<
     { environment_id: string }[]
   >`select environment_id from work where kind = 'image' and id = ${id}`
   return work?.environment_id ?? null
 }
 const saw = (image: ImageRow, seen: Partial<Parameters<typeof recordImport>[2]>) =>
-  deps.sql.begin((tx) =>
-    recordImport(tx, image, { state: 'importing', progress: null, error: null, manifest: null, ...seen }),
-  )
+  deps.sql
+    .as(image.environment_id ?? 'env_system')
+    .begin((tx) =>
+      recordImport(tx, image, { state: 'importing', progress: null, error: null, manifest: null, ...seen }),
+    )
 const failure = { code: 'image_checksum_mismatch', message: 'The checksum does not match.' }
 const manifest = { virtual_size_bytes: 1000, boot: null, seed: 'nocloud' as const }
 const upload = (id: string, content: Buffer | string, headers: Record<string, string> = {}, as = call) =>
@@ -74,7 +77,7 @@ describe('the catalogue', () => {
 
   test('can be synchronised again without a change to what is on the host', async () => {
     await saw(await row('img_debian0012'), { state: 'present', manifest })
-    await syncCatalogue(deps.sql, CATALOGUE)
+    await syncCatalogue(owner, CATALOGUE)
     const { body } = await call('GET', '/v2/images/debian-12')
     assert.deepEqual([body.status, body.cached, body.virtual_size_bytes], ['available', true, 1000])
   })
@@ -183,11 +186,12 @@ describe('an image from an address', () => {
   test('404 for another environment or project', async () => {
     const { body } = await call('GET', '/v2/images/mine')
     const stranger = await createTestTenant(deps)
+    const strangers = deps.sql.as(stranger.live.principal.environment_id)
     for (const key of [sandbox.key, stranger.live.key]) {
       assert.equal((await caller(app, key)('GET', `/v2/images/${body.id}`)).status, 404)
       assert.equal((await caller(app, key)('DELETE', `/v2/images/${body.id}`)).status, 404)
     }
-    assert.equal(await deps.sql.begin((tx) => findImage(tx, stranger.live.principal.environment_id, 'mine')), null)
+    assert.equal(await strangers.begin((tx) => findImage(tx, stranger.live.principal.environment_id, 'mine')), null)
   })
 })
 
@@ -258,26 +262,26 @@ describe('removal', () => {
     assert.equal((await call('POST', '/v2/images', fromUrl('short-lived'))).status, 201)
     assert.equal((await row(body.id)).wanted_gone, true)
     assert.equal(await isWoken(body.id), environment_id)
-    assert.equal(await forgetImage(deps.sql, body.id), true)
-    assert.equal(await loadImage(deps.sql, body.id), null)
+    assert.equal(await forgetImage(sql, body.id), true)
+    assert.equal(await loadImage(sql, body.id), null)
   })
 
   test('waits for an instance that is being made from it', async () => {
     const { body } = await call('POST', '/v2/images', fromUrl('contended'))
     let removal: ReturnType<typeof call> | undefined
-    await deps.sql.begin(async (tx) => {
+    await sql.begin(async (tx) => {
       assert.ok(await findImage(tx, environment_id, body.id))
       removal = call('DELETE', `/v2/images/${body.id}`)
       const [waits] = await waitUntilBlocked()
       assert.ok(waits)
     })
     assert.equal((await removal!).status, 204)
-    assert.equal(await deps.sql.begin((tx) => findImage(tx, environment_id, body.id)), null)
+    assert.equal(await sql.begin((tx) => findImage(tx, environment_id, body.id)), null)
   })
 
   async function waitUntilBlocked(): Promise<object[]> {
     for (;;) {
-      const rows = await deps.sql<object[]>`
+      const rows = await owner<object[]>`
         select 1 from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`
       if (rows.length > 0) return rows
     }

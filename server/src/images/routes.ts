@@ -84,11 +84,8 @@ export const images: Resource = {
         },
       },
       async (request, reply) => {
-        const row = await readImage(
-          deps.sql.as(request.principal.environment_id),
-          request.principal.environment_id,
-          request.params.id,
-        )
+        const { environment_id } = request.principal
+        const row = await readImage(deps.sql.as(environment_id), environment_id, request.params.id)
         if (!row) throw notFound('image', request.params.id)
         return answerObject(request, reply, showImage(row))
       },
@@ -114,7 +111,8 @@ export const images: Resource = {
       },
       async (request, reply) => {
         const { principal, params, req_id } = request
-        const row = await readImage(deps.sql.as(principal.environment_id), principal.environment_id, params.id)
+        const sql = deps.sql.as(principal.environment_id)
+        const row = await readImage(sql, principal.environment_id, params.id)
         if (!row) throw notFound('image', params.id)
         checkAwaitsContent(row)
         const upload = await receiveUpload(deps.config, row.id, req_id, rawBody(request))

@@ -13,9 +13,6 @@ import type { ImageCreate } from './schema.ts'
 import { showImage } from './show.ts'
 import type { ImageSource } from './source.ts'
 
-/** Environment of the installation's own work: catalogue images are imported in it. */
-const SYSTEM_ENVIRONMENT = 'env_system'
-
 export type ImageRow = {
   id: string
   /** Null: of the catalogue. */
@@ -97,12 +94,14 @@ export async function requireImport(tx: Transaction, imageId: string): Promise<v
       and observed_import = wanted_import for no key update`
   if (!row) return
   if (row.source.kind === 'upload') throw contentMissing(row)
-  await raiseImport(tx, row)
+  // A tenant may ask for an image of the catalogue, but neither its row nor its work is his.
+  if (row.environment_id === null) await tx`select import_catalogue_image(${row.id})`
+  else await raiseImport(tx, row.id, row.environment_id)
 }
 
-async function raiseImport(tx: Transaction, row: Pick<ImageRow, 'id' | 'environment_id'>): Promise<void> {
-  await tx`update images set wanted_import = wanted_import + 1 where id = ${row.id}`
-  await wake(tx, 'image', row.id, row.environment_id ?? SYSTEM_ENVIRONMENT)
+async function raiseImport(tx: Transaction, id: string, environmentId: string): Promise<void> {
+  await tx`update images set wanted_import = wanted_import + 1 where id = ${id}`
+  await wake(tx, 'image', id, environmentId)
 }
 
 function contentMissing(row: ImageRow): ApiError {
@@ -133,7 +132,7 @@ export async function createImage(
   }
   // Simulated machines need no bytes.
   if (mode === 'test') return setPresent(tx, row.id)
-  if (source.kind === 'url') await raiseImport(tx, row)
+  if (source.kind === 'url') await raiseImport(tx, row.id, environment_id)
   return row
 }
 
@@ -159,7 +158,7 @@ export async function receiveContent(
   checkAwaitsContent(row)
   if (mode === 'test') return { before: row, after: await setPresent(tx, id) }
   put()
-  await raiseImport(tx, row)
+  await raiseImport(tx, row.id, environment_id)
   return { before: row, after: (await loadImage(tx, id))! }
 }
 

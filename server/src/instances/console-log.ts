@@ -25,7 +25,7 @@ export async function readConsoleLog(
 }
 
 async function refOf(deps: Deps, row: InstanceRow) {
-  const now = await environmentNow(deps.sql, row.environment_id)
+  const now = await environmentNow(deps.sql.as(row.environment_id), row.environment_id)
   return { id: row.id, environment_id: row.environment_id, now }
 }
 

@@ -25,11 +25,11 @@ async function running(fields: object = {}): Promise<any> {
 }
 const act = (id: string, action: string, body?: object) => call('POST', `/v2/instances/${id}/actions/${action}`, body)
 async function wishOf(id: string): Promise<object> {
-  const [row] = await world.deps.sql`select wanted_at, wanted_request_id from instances where id = ${id}`
+  const [row] = await world.owner`select wanted_at, wanted_request_id from instances where id = ${id}`
   return { ...row }
 }
 async function eventsOf(id: string): Promise<string[]> {
-  const rows = await world.deps.sql`select type from events where resource_id = ${id} order by sequence`
+  const rows = await world.owner`select type from events where resource_id = ${id} order by sequence`
   return rows.map((row) => row.type.replace('instance.', ''))
 }
 
@@ -70,7 +70,7 @@ describe('instances', { timeout: 240_000 }, () => {
     const gone = await world.reach(id, 'terminated')
     assert.deepEqual([gone.public_ip, gone.private_ip], [null, null])
     assert.deepEqual(await eventsOf(id), 'created ready stopped started rebooted scaled ready terminated'.split(' '))
-    const left = await world.deps.sql`select 1 from addresses where instance_id = ${id}`
+    const left = await world.owner`select 1 from addresses where instance_id = ${id}`
     assert.equal(left.length, 0)
     await world.advance(24 * 3600 + 1)
     assert.equal((await call('GET', `/v2/instances/${id}`)).status, 404)
@@ -78,7 +78,7 @@ describe('instances', { timeout: 240_000 }, () => {
 
   test('the events have the numbers of their commits, without gaps', async () => {
     await Promise.all(Array.from({ length: 20 }, () => create()))
-    const rows = await world.deps.sql`
+    const rows = await world.owner`
       select sequence from events where environment_id = ${world.test.principal.environment_id} order by sequence`
     assert.deepEqual(
       rows.map((row) => row.sequence),
@@ -92,7 +92,7 @@ describe('instances', { timeout: 240_000 }, () => {
     await pass(made.body.id, 'running')
     await call('PATCH', `/v2/instances/${made.body.id}`, { name: 'other' }, { 'x-request-id': 'the-rename' })
     await pass(made.body.id, 'recovering')
-    const rows = await world.deps.sql`
+    const rows = await world.owner`
       select type, request_id from events where resource_id = ${made.body.id} order by sequence`
     assert.deepEqual(
       rows.map((row) => [row.type, row.request_id]),
@@ -193,7 +193,7 @@ describe('instances', { timeout: 240_000 }, () => {
       (await call('PUT', `/v2/instances/${id}`, { network: { assign_public_ip: false } })).body.public_ip,
       null,
     )
-    for (let i = 0; (await world.deps.sql`select 1 from addresses where address = ${public_ip}`).length > 0; i++) {
+    for (let i = 0; (await world.owner`select 1 from addresses where address = ${public_ip}`).length > 0; i++) {
       assert.ok(i < 1_000, 'the address was not given back')
       await new Promise((resolve) => setTimeout(resolve, 5))
     }

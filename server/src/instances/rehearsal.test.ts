@@ -7,12 +7,12 @@ import { createWorld } from './testing-world.ts'
 
 const world = await createWorld()
 after(() => world.stop())
-const { callTest: call, deps } = world
+const { callTest: call, owner } = world
 const BODY = { region: 'us-east-1', plan: 'micro-1x', image: 'micro-linux', network: { assign_public_ip: true } }
 
 /** Everything that a write could leave. */
 async function everything(): Promise<object> {
-  const [counts] = await deps.sql`
+  const [counts] = await owner`
     select (select count(*) from instances) as instances, (select count(*) from events) as events,
       (select count(*) from addresses) as addresses, (select count(*) from audit_log) as audit,
       (select count(*) from idempotency_keys) as keys, (select sum(used_instances) from environment_heads) as used,
@@ -57,7 +57,7 @@ test('a resize and an end: before, after, and whether the guest is restarted', a
 })
 
 test('what would be refused is refused', async () => {
-  await deps.sql`update environment_heads set quota = '{"instances": 0}'
+  await owner`update environment_heads set quota = '{"instances": 0}'
     where environment_id = ${world.test.principal.environment_id}`
   const { status, body } = await call('POST', '/v2/instances?dry_run=true', BODY)
   assert.deepEqual([status, body.code, body.scope], [409, 'capacity_exhausted', 'quota'])

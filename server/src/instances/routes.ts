@@ -291,11 +291,8 @@ export const instances: Resource = {
         },
       },
       async (request, reply) => {
-        const row = await find(
-          deps.sql.as(request.principal.environment_id),
-          request.principal.environment_id,
-          request.params.id,
-        )
+        const { environment_id } = request.principal
+        const row = await find(deps.sql.as(environment_id), environment_id, request.params.id)
         if (!row) throw notFound('instance', request.params.id)
         reply.type('text/plain; charset=utf-8').header('x-content-type-options', 'nosniff')
         return reply.send((await readConsoleLog(deps, row, request.query, request.raw)) as never)

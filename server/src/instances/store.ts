@@ -169,11 +169,9 @@ export async function forget(query: Query, id: string): Promise<void> {
   await query`delete from instances where id = ${id} and status = 'terminated'`
 }
 
-/** Wakes every instance that waits for this image; called when its import has ended, either way. */
+/** Wakes every instance that waits for this image, of whatever tenant; called when its import has ended, either way. */
 export async function wakeWaitingFor(tx: Transaction, imageId: string): Promise<void> {
-  const rows = await tx<{ id: string; environment_id: string }[]>`
-    select id, environment_id from instances where image_id = ${imageId} and status = 'provisioning'`
-  for (const row of rows) await wakeInstance(tx, row)
+  await tx`select wake_instances_waiting_for(${imageId})`
 }
 
 /**

@@ -5,6 +5,7 @@ import type { Sweep } from '../engine/sweep.ts'
 /** Compares the machines of a region's driver with the instances of that region and environment. */
 export function instanceSweep(deps: Deps, region: Region, mode: 'live' | 'test'): Sweep {
   const driver = region.drivers[mode]
+  // The engine's own connections: a host's machines are of many tenants.
   const { sql } = deps
   return {
     interval_seconds: mode === 'live' ? 30 : 3600,

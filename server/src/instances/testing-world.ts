@@ -40,14 +40,14 @@ export async function createWorld(options: { live?: (sql: Sql) => Driver; seed?:
       notifier: createNotifier(sql, systemClock, WORK_CHANNEL),
     }
   })
-  const { deps } = base
+  const { deps, owner } = base
   await deps.notifier.start()
-  await deps.sql`insert into environments (id, mode) values ('env_system', 'system') on conflict do nothing`
-  await deps.sql`insert into address_pools (id, range) values ('public:live:us-east-1', '127.90.1.0/24')`
-  await deps.sql.begin((tx) => syncCatalogue(tx, CATALOGUE))
-  await openNetworks(deps.sql, base)
+  await owner`insert into environments (id, mode) values ('env_system', 'system') on conflict do nothing`
+  await owner`insert into address_pools (id, range) values ('public:live:us-east-1', '127.90.1.0/24')`
+  await owner.begin((tx) => syncCatalogue(tx, CATALOGUE))
+  await openNetworks(owner, base)
   const testEnvironment = base.test.principal.environment_id
-  await deps.sql`update environments set clock_frozen_at = '2030-01-01' where id = ${testEnvironment}`
+  await owner`update environments set clock_frozen_at = '2030-01-01' where id = ${testEnvironment}`
   const engine = createEngine({
     ...{ sql: deps.sql, clock: systemClock, log: silentLog, worker: 'test', poll_ms: 50 },
     reconcilers: reconcilers(deps),
@@ -59,7 +59,7 @@ export async function createWorld(options: { live?: (sql: Sql) => Driver; seed?:
     engine,
     callTest,
     async advance(seconds) {
-      await deps.sql`
+      await owner`
         update environments set clock_frozen_at = clock_frozen_at + make_interval(secs => ${seconds})
         where id = ${testEnvironment}`
       engine.nudge()
@@ -84,7 +84,7 @@ export async function createWorld(options: { live?: (sql: Sql) => Driver; seed?:
     },
     async tenant() {
       const made = await createTestTenant(deps)
-      await openNetworks(deps.sql, made)
+      await openNetworks(owner, made)
       return made
     },
     async stop() {
@@ -101,8 +101,8 @@ export async function openNetworks(sql: Sql, tenant: TestTenant): Promise<void> 
   for (const { principal } of [tenant.live, tenant.test]) {
     const environment = principal.environment_id
     const pool = `subnet:${environment}:sub_8f7e6d5c4b`
-    await sql`insert into address_pools (id, range)
-      values (${pool}, '10.64.0.0/16'), (${`public:${environment}`}, '198.18.0.0/15')`
+    await sql`insert into address_pools (id, environment_id, range)
+      values (${pool}, ${environment}, '10.64.0.0/16'), (${`public:${environment}`}, ${environment}, '198.18.0.0/15')`
     await sql`
       insert into subnets (environment_id, id, region, name, range, pool_id, segment, is_default, created_at)
       values (${environment}, 'sub_8f7e6d5c4b', 'us-east-1', 'default', '10.64.0.0/16', ${pool},

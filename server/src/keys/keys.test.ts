@@ -8,7 +8,7 @@ import { isWellFormed } from './format.ts'
 import { SCOPES, type Scope } from './scopes.ts'
 import { createKeyLookup } from './store.ts'
 
-const { app, deps, call, live, test: testKey } = await createTestApp()
+const { app, deps, owner, call, live, test: testKey } = await createTestApp()
 const { pepper } = deps.secrets
 /** What another process would be: an app of its own, which remembers keys for itself. */
 const other = await createApp(
@@ -109,7 +109,7 @@ describe('making a key', () => {
     const by = as(tenant.live.key)
     const made = [await make({}, by), await make({}, by), await make({}, by)]
     await by('DELETE', `/v2/api_keys/${made[1].id}`)
-    await deps.sql`update api_keys set expires_at = now() where id = ${made[2].id}`
+    await owner`update api_keys set expires_at = now() where id = ${made[2].id}`
     const ids = async (query: string) => {
       const { body } = await by('GET', `/v2/api_keys${query}`)
       return body.data.map((row: { id: string }) => row.id)
@@ -406,7 +406,7 @@ describe('where a key may be used', () => {
     assert.equal(await from(key, '::ffff:198.51.100.7'), 200)
     await within(5_000, async () => (await show(id)).last_used_at !== null)
     assert.equal((await show(id)).last_used_address, '198.51.100.7')
-    const [stamp] = await deps.sql`select xmin from api_keys where id = ${id}`
+    const [stamp] = await owner`select xmin from api_keys where id = ${id}`
     for (let i = 0; i < 5; i++) await from(key, '198.51.100.8')
     await from(key, '198.51.100.8', {}, other)
     // Keys that are noted later than it would have been, in each process.
@@ -414,17 +414,17 @@ describe('where a key may be used', () => {
     assert.equal(await from(here.key, '198.51.100.9'), 200)
     assert.equal(await from(there.key, '198.51.100.9', {}, other), 200)
     for (const late of [here, there]) await within(5_000, async () => (await show(late.id)).last_used_at !== null)
-    assert.deepEqual((await deps.sql`select xmin from api_keys where id = ${id}`)[0], stamp)
+    assert.deepEqual((await owner`select xmin from api_keys where id = ${id}`)[0], stamp)
   })
 })
 
 test('the database holds no key', async () => {
   const { key } = await make()
   const successor = (await rotate((await make()).id)).body
-  const tables = await deps.sql<{ name: string }[]>`
+  const tables = await owner<{ name: string }[]>`
     select table_name as name from information_schema.tables where table_schema = 'public'`
   for (const { name } of tables) {
-    const [{ text }] = (await deps.sql.unsafe(
+    const [{ text }] = (await owner.unsafe(
       `select coalesce(string_agg(t::text, ' '), '') as text from "${name}" t`,
     )) as any
     for (const secret of [key, successor.key, live.key]) assert.ok(!text.includes(secret.slice(15, 43)), name)

@@ -7,10 +7,10 @@ import { systemRandom } from '../lib/random.ts'
 import { newKey } from './format.ts'
 import { createKey, createKeyLookup } from './store.ts'
 
-const { sql } = await createTestDatabase()
+const { sql, owner } = await createTestDatabase()
 const pepper = new Uint8Array(32)
-await sql`insert into projects (id, name, created_at) values ('proj_1', 'one', now())`
-await sql`insert into environments (id, project_id, mode) values ('env_1', 'proj_1', 'live')`
+await owner`insert into projects (id, name, created_at) values ('proj_1', 'one', now())`
+await owner`insert into environments (id, project_id, mode) values ('env_1', 'proj_1', 'live')`
 
 let queries = 0
 const counting = ((...args: Parameters<Sql>) => {
@@ -21,7 +21,7 @@ let now = 0
 const clock = { ...systemClock, monotonic: () => now }
 const lookup = () => createKeyLookup({ sql: counting, clock, pepper })
 const create = () =>
-  createKey(sql, { pepper }, systemRandom, {
+  createKey(owner, { pepper }, systemRandom, {
     environment_id: 'env_1',
     mode: 'live',
     name: 'test',
@@ -65,9 +65,9 @@ test('a key is found with what it may do, and remembered for a second', async ()
 
 test('keys that are unknown, revoked or expired are the same, and not remembered', async () => {
   const revoked = await create()
-  await sql`update api_keys set revoked_at = now() where id = ${revoked.id}`
+  await owner`update api_keys set revoked_at = now() where id = ${revoked.id}`
   const expired = await create()
-  await sql`update api_keys set expires_at = now() where id = ${expired.id}`
+  await owner`update api_keys set expires_at = now() where id = ${expired.id}`
   const keys = lookup()
   for (const key of [revoked.key, expired.key, newKey('live', systemRandom)]) {
     assert.equal(await keys.find(key), null)
@@ -77,7 +77,7 @@ test('keys that are unknown, revoked or expired are the same, and not remembered
 
 test('a key that is about to end is not remembered beyond its end', async () => {
   const { id, key } = await create()
-  await sql`update api_keys set revoked_at = now() + interval '300 milliseconds' where id = ${id}`
+  await owner`update api_keys set revoked_at = now() + interval '300 milliseconds' where id = ${id}`
   const keys = lookup()
   assert.ok(await keys.find(key))
   now += 301
@@ -100,7 +100,7 @@ test('a key that was dropped is asked for again, also when it was being read mea
 
 test('the database holds no key', async () => {
   const { key } = await create()
-  const [row] = await sql<{ text: string }[]>`select string_agg(k::text, ' ') as text from api_keys k`
+  const [row] = await owner<{ text: string }[]>`select string_agg(k::text, ' ') as text from api_keys k`
   assert.ok(!row!.text.includes(key))
   assert.ok(!row!.text.includes(key.slice(11, 43)))
 })

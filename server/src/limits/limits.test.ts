@@ -7,12 +7,12 @@ import { effectiveQuotas, lackingQuota, nothingUsed, QUOTA_NAMES, type Quotas, t
 
 const world = await createWorld()
 after(() => world.stop())
-const { callTest: call, deps } = world
+const { callTest: call, owner } = world
 const environment = world.test.principal.environment_id
 
 const BODY = { region: 'us-east-1', plan: 'micro-1x', image: 'micro-linux' }
 const setQuota = (quota: Partial<Quotas>) =>
-  deps.sql`update environment_heads set quota = ${deps.sql.json(quota)} where environment_id = ${environment}`
+  owner`update environment_heads set quota = ${owner.json(quota)} where environment_id = ${environment}`
 const limits = async () => {
   const { body } = await call('GET', '/v2/limits')
   return Object.fromEntries(body.quotas.map(({ name, ...rest }: { name: string }) => [name, rest])) as Record<
@@ -23,7 +23,7 @@ const limits = async () => {
 
 /** The counters are what the rows say. */
 async function assertExact(): Promise<void> {
-  const [sums] = await deps.sql`
+  const [sums] = await owner`
     select count(*)::int as instances, coalesce(sum(wanted_vcpus), 0)::int as vcpus,
       coalesce(sum(wanted_memory_bytes), 0)::bigint as memory_bytes,
       coalesce(sum(wanted_disk_bytes), 0)::bigint as disk_bytes, count(wanted_public_ip)::int as public_ips

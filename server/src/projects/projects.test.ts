@@ -86,7 +86,7 @@ describe('projects', { timeout: 120_000 }, () => {
       assert.equal(status, 201, JSON.stringify(body))
       assert.ok(body.public_ip)
       assert.equal((await call('GET', '/v2/ssh_keys')).body.data.length, 0)
-      const [row] = await world.deps.sql`select ssh_public_keys from instances where id = ${body.id}`
+      const [row] = await world.owner`select ssh_public_keys from instances where id = ${body.id}`
       assert.deepEqual(row!.ssh_public_keys, [])
     }
   })
@@ -100,7 +100,7 @@ describe('projects', { timeout: 120_000 }, () => {
       }
       assert.equal((await live('GET', '/v2/subnets')).body.data[0].cidr, '10.77.0.0/16')
     }
-    const segments = await world.deps.sql<{ segment: number | null; mode: string }[]>`
+    const segments = await world.owner<{ segment: number | null; mode: string }[]>`
       select s.segment, e.mode from subnets s join environments e on e.id = s.environment_id`
     const live = segments.filter(({ mode }) => mode === 'live').map(({ segment }) => segment)
     assert.ok(live.every((segment) => segment !== null))
@@ -142,7 +142,7 @@ describe('projects', { timeout: 120_000 }, () => {
   test('no key of a project is stored', async () => {
     const { keys } = await project()
     for (const table of ['projects', 'environments', 'api_keys']) {
-      const [{ text }] = (await world.deps.sql.unsafe(
+      const [{ text }] = (await world.owner.unsafe(
         `select string_agg(t::text, ' ') as text from ${table} t`,
       )) as unknown as [{ text: string }]
       for (const key of keys) assert.ok(!text.includes(key.slice(15, 43)), table)

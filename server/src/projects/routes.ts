@@ -25,7 +25,10 @@ export const projects: Resource = {
           response: { 200: ref(ProjectPage) },
         },
       },
-      (request, reply) => answerPage(deps, request, reply, (window) => listProjects(deps.sql, window), showProject),
+      (request, reply) => {
+        const sql = deps.sql.as(request.principal.environment_id)
+        return answerPage(deps, request, reply, (window) => listProjects(sql, window), showProject)
+      },
     )
 
     app.post(
@@ -44,7 +47,7 @@ export const projects: Resource = {
       },
       (request, reply) =>
         write(deps, request, reply, async (tx) => {
-          const { row, keys } = await createProject(tx, deps, request.body.name)
+          const { row, keys } = await createProject(tx, deps, request.principal, request.body.name)
           const shown = showProject(row)
           const body = { ...shown, live_key: keys.live, test_key: keys.test }
           const made = created(shown, `${deps.config.public_url}/v2/projects/${row.id}`)
@@ -58,8 +61,10 @@ export const projects: Resource = {
         config: { scope: 'admin' },
         schema: { operationId: 'getProject', summary: 'Get a project', tags, params, response: { 200: ref(Project) } },
       },
-      async (request, reply) =>
-        answerObject(request, reply, showProject(await getProject(deps.sql, request.params.id))),
+      async (request, reply) => {
+        const sql = deps.sql.as(request.principal.environment_id)
+        return answerObject(request, reply, showProject(await getProject(sql, request.params.id)))
+      },
     )
 
     for (const method of ['PUT', 'PATCH'] as const) {

@@ -1,8 +1,9 @@
 /**
- * Projects: tenants with keys, networks and environments of their own. What is here spans tenants, so it runs on the
- * connection that is bound to none; the routes let in only keys with the scope `admin`.
+ * Projects: tenants with keys, networks and environments of their own. The routes let in only keys with the scope
+ * `admin`, and the database shows all projects to those of the first one alone.
  */
 import type { Static } from 'typebox'
+import { bindTo } from '../db/bound-query.ts'
 import type { Query, Sql, Transaction } from '../db/database.ts'
 import type { Deps, Principal } from '../deps.ts'
 import { checkIfMatch } from '../http/etag.ts'
@@ -50,7 +51,8 @@ export type NewProject = {
 
 /**
  * Makes what the project lacks of environments, default subnets, pools and keys. It can be repeated; what was changed
- * since stays as it is, and a key that was revoked stays revoked.
+ * since stays as it is, and a key that was revoked stays revoked. The transaction is bound to the last of the
+ * environments then.
  * @returns the ids of the environments
  */
 export async function openProject(
@@ -59,23 +61,23 @@ export async function openProject(
   project: string,
   { regions, keys, key_name, scopes, pepper }: NewProject,
 ): Promise<Record<Mode, string>> {
+  const environments = {} as Record<Mode, string>
   for (const mode of MODES) {
-    await tx`insert into environments (id, project_id, mode) values (${newId('env', random)}, ${project}, ${mode})
-      on conflict (project_id, mode) do nothing`
-  }
-  const environments = await tx<Pick<Principal, 'environment_id' | 'mode'>[]>`
-    select id as environment_id, mode from environments where project_id = ${project}`
-  for (const { environment_id, mode } of environments) {
+    const [known] = await tx<{ id: string }[]>`
+      select id from environments where project_id = ${project} and mode = ${mode}`
+    const environment_id = known?.id ?? newId('env', random)
+    environments[mode] = environment_id
+    await bindTo(tx, environment_id)
+    if (!known) {
+      await tx`insert into environments (id, project_id, mode) values (${environment_id}, ${project}, ${mode})`
+    }
     for (const region of regions) await openDefaultSubnet(tx, random, { environment_id, mode }, region)
     await storeKey(tx, { pepper }, random, keys[mode], { environment_id, mode, name: key_name, scopes })
     if (mode === 'live') continue
-    await tx`insert into address_pools (id, range) values (${`public:${environment_id}`}, ${TEST_PUBLIC_RANGE})
-      on conflict do nothing`
+    await tx`insert into address_pools (id, environment_id, range)
+      values (${`public:${environment_id}`}, ${environment_id}, ${TEST_PUBLIC_RANGE}) on conflict do nothing`
   }
-  return Object.fromEntries(environments.map(({ mode, environment_id }) => [mode, environment_id])) as Record<
-    Mode,
-    string
-  >
+  return environments
 }
 
 /** Stores the row of a new project. */
@@ -89,6 +91,7 @@ export async function insertProject(tx: Transaction, random: Random, name: strin
 export async function createProject(
   tx: Transaction,
   deps: Pick<Deps, 'random' | 'secrets' | 'regions'>,
+  { environment_id }: Pick<Principal, 'environment_id'>,
   name: string,
 ): Promise<{ row: ProjectRow; keys: Record<Mode, string> }> {
   const keys = newProjectKeys(deps.random)
@@ -97,6 +100,7 @@ export async function createProject(
   const { pepper } = deps.secrets
   const own = { regions, keys, key_name: 'first key', scopes: PROJECT_SCOPES, pepper }
   await openProject(tx, deps.random, row.id, own)
+  await bindTo(tx, environment_id)
   return { row, keys }
 }
 

@@ -10,7 +10,7 @@ import { newKey } from '../keys/format.ts'
 import { systemRandom } from '../lib/random.ts'
 import { DEFAULT_RATE_LIMITS, type RateLimits } from './policies.ts'
 
-const { app: first, deps } = await createTestApp()
+const { app: first, deps, owner } = await createTestApp()
 const closing: App[] = [first]
 after(() => Promise.all(closing.map((app) => app.close())))
 
@@ -164,7 +164,7 @@ describe('a key', () => {
     const ending = await process({ ...SMALL, reads: { rate_per_second: 0.1, burst: 200 } })
     for (let i = 0; i < 30; i++) await caller(ending, key)('GET', '/read')
     await ending.close()
-    const [row] = await deps.sql`
+    const [row] = await owner`
       select (tat - extract(epoch from clock_timestamp())) * 0.1 as used from rate_limits
       where bucket = ${`${principal.key_id}:reads`}`
     assert.ok(row!.used > 29 && row!.used <= 30, `${row!.used}`)

@@ -19,7 +19,7 @@ import {
   type Process,
 } from './testing.ts'
 
-const { sql } = await createTestDatabase()
+const { sql, owner } = await createTestDatabase()
 const EPSILON = 0.01
 
 type MakeStore = (now: () => number) => BucketStore
@@ -51,7 +51,7 @@ const arrival = fc.record({
 const arrivals = fc.array(arrival, { minLength: 1, maxLength: 60 })
 
 async function world(policy: Policy, processes: number, make: MakeStore) {
-  await sql`truncate rate_limits`
+  await owner`truncate rate_limits`
   const clock = createManualClock()
   const base = clock.now().getTime()
   let step_ms = 0
@@ -215,7 +215,7 @@ describe('shared limits', () => {
   })
 
   test('processes that race in real time stay within the bound', async () => {
-    await sql`truncate rate_limits`
+    await owner`truncate rate_limits`
     const policy = { rate_per_second: 200, burst: 300 }
     const real = createBucketStore(sql)
     const store = { ...real, exchange: (asks: BucketAsk[]) => real.exchange(asks).catch(failed) }

@@ -6,32 +6,32 @@ import type { Size } from '../lib/capacity.ts'
 import { ApiError } from '../lib/errors.ts'
 import { reserveCapacity, usedCapacity } from './store.ts'
 
-const { app, deps, call, test: sandbox } = await createTestApp()
+const { app, deps, owner, call, live, test: sandbox } = await createTestApp()
 after(() => app.close())
 const MIB = 2 ** 20
 const GIB = 2 ** 30
+const sql = deps.sql.as(live.principal.environment_id)
 const [region] = deps.regions
 const [micro, standard4, standard8] = deps.config.plans
-await deps.sql`alter table instances drop constraint instances_image_id_fkey`
-await deps.sql`alter table instances drop constraint instances_environment_id_subnet_id_fkey`
+await owner`alter table instances drop constraint instances_image_id_fkey`
+await owner`alter table instances drop constraint instances_environment_id_subnet_id_fkey`
 
 let made = 0
-async function insert(plan: Size, more: { mode?: string; status?: string } = {}, query: Query = deps.sql) {
+async function insert(plan: Size, more: { mode?: string; status?: string } = {}, query: Query = owner) {
   const id = `inst_${String(made++).padStart(10, '0')}`
   await query`
     insert into instances (id, environment_id, mode, region, name, hostname, image, image_id, subnet_id, private_ip, mac,
       ports, ssh_public_keys, ssh_user, tags, auto_recovery, termination_protection, ready_timeout_seconds, created_at,
       updated_at, wanted_power, wanted_run, wanted_disk, wanted_plan, wanted_vcpus, wanted_memory_bytes,
       wanted_disk_bytes, wanted_activity, wanted_at, status)
-    select ${id}, id, ${more.mode ?? 'live'}, 'us-east-1', 'x', 'x', 'x', 'x', 'x', '10.6.0.2',
+    select ${id}, ${live.principal.environment_id}, ${more.mode ?? 'live'}, 'us-east-1', 'x', 'x', 'x', 'x', 'x', '10.6.0.2',
       '02:00:00:00:00:01', '{22}', '{}', 'root', '{}', true, false, 300, now(), now(), 'running', 1, 1, 'x',
       ${plan.vcpus}::integer, ${plan.memory_bytes}::bigint, ${plan.disk_bytes}::bigint, 'provisioning', now(),
-      ${more.status ?? 'running'}
-    from environments limit 1`
+      ${more.status ?? 'running'}`
   return id
 }
 const reserve = (plan = micro!, instance: { id: string } | null = null, mode: 'live' | 'test' = 'live') =>
-  deps.sql.begin((tx) => reserveCapacity(tx, deps.config, region!, mode, instance, plan))
+  sql.begin((tx) => reserveCapacity(tx, deps.config, region!, mode, instance, plan))
 const refusal = async (attempt: Promise<unknown>) => {
   const error = await attempt.then(
     () => null,
@@ -70,11 +70,11 @@ test('used is what live instances have reserved, and the memory of their machine
   await insert({ vcpus: 8, memory_bytes: GIB, disk_bytes: GIB }, { status: 'terminated' })
   await insert({ vcpus: 8, memory_bytes: GIB, disk_bytes: GIB }, { mode: 'test' })
   const used = { vcpus: 3, memory_bytes: GIB + (128 + 2 * 128) * MIB, disk_bytes: 4 * GIB }
-  assert.deepEqual(await usedCapacity(deps.sql, 'us-east-1'), used)
-  assert.equal((await usedCapacity(deps.sql, 'us-east-1', id)).vcpus, 1)
+  assert.deepEqual(await usedCapacity(sql, 'us-east-1'), used)
+  assert.equal((await usedCapacity(sql, 'us-east-1', id)).vcpus, 1)
   assert.deepEqual((await call('GET', '/v2/regions')).body.data[0].capacity.used, used)
-  assert.equal((await usedCapacity(deps.sql, 'elsewhere')).vcpus, 0)
-  await deps.sql`delete from instances`
+  assert.equal((await usedCapacity(sql, 'elsewhere')).vcpus, 0)
+  await owner`delete from instances`
 })
 
 test('a plan that no host of the region can hold is refused for good, with those that fit', async () => {
@@ -94,22 +94,22 @@ test('what is full is refused until there is room; an instance is not in its own
   ])
   await reserve(standard4, { id })
   await reserve(micro)
-  await deps.sql`delete from instances`
+  await owner`delete from instances`
   await reserve(standard4)
 })
 
 test('at the same time, exactly as many as fit are let in', async () => {
-  await deps.sql`delete from instances`
+  await owner`delete from instances`
   const plan = { ...micro!, disk_bytes: 30 * GIB }
   const attempts = Array.from({ length: 8 }, () =>
-    deps.sql.begin(async (tx) => {
+    sql.begin(async (tx) => {
       await reserveCapacity(tx, deps.config, region!, 'live', null, plan)
       await insert(plan, {}, tx)
     }),
   )
   const outcomes = await Promise.allSettled(attempts)
   assert.equal(outcomes.filter(({ status }) => status === 'fulfilled').length, 3)
-  assert.equal((await usedCapacity(deps.sql, 'us-east-1')).disk_bytes, 90 * GIB)
+  assert.equal((await usedCapacity(sql, 'us-east-1')).disk_bytes, 90 * GIB)
 })
 
 test('plans say whether they are available', async () => {

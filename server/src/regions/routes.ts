@@ -21,7 +21,9 @@ export const regions: Resource = {
         },
       },
       async (request, reply) => {
-        const shown = deps.regions.map((region) => showRegion(deps.sql, region, request.principal.mode))
+        const { environment_id, mode } = request.principal
+        const sql = deps.sql.as(environment_id)
+        const shown = deps.regions.map((region) => showRegion(sql, region, mode))
         return answerFixedPage(deps, request, reply, await Promise.all(shown))
       },
     )

@@ -6,14 +6,10 @@ import { footprint, inWords, lacking, MACHINE_OVERHEAD_BYTES, NOTHING, type Size
 import { ApiError } from '../lib/errors.ts'
 import type { Region } from './schema.ts'
 
-/** What the live instances of a region have reserved, except one of them. */
+/** What the live instances of a region have reserved, those of all tenants, except one of them. */
 export async function usedCapacity(query: Query, region: string, except: string | null = null): Promise<Size> {
   const [used] = await query<Size[]>`
-    select coalesce(sum(wanted_vcpus), 0)::bigint as vcpus,
-      coalesce(sum(wanted_memory_bytes + ${MACHINE_OVERHEAD_BYTES}::bigint), 0)::bigint as memory_bytes,
-      coalesce(sum(wanted_disk_bytes), 0)::bigint as disk_bytes
-    from instances
-    where region = ${region} and mode = 'live' and status <> 'terminated' and id is distinct from ${except}`
+    select * from used_capacity(${region}, ${except}, ${MACHINE_OVERHEAD_BYTES})`
   return used!
 }
 

@@ -11,8 +11,8 @@ import { createRequestLog } from './recorder.ts'
 import type { NewRequest, NewSpan } from './row.ts'
 import { keepDays } from './store.ts'
 
-const { sql } = await createTestDatabase()
-beforeEach(() => sql`truncate requests, spans`)
+const { sql, owner } = await createTestDatabase()
+beforeEach(() => owner`truncate requests, spans`)
 
 /** A connection that can be lost before a statement reaches the server, or before its answer reaches us. */
 function fragile() {
@@ -76,7 +76,7 @@ describe('the recorder', { timeout: 60_000 }, () => {
 
   test('while the database is away rows wait; each is there once in the end, whatever had reached it', async () => {
     for (const lost of ['before', 'after'] as const) {
-      await sql`truncate requests, spans`
+      await owner`truncate requests, spans`
       const { state, sql: lossy } = fragile()
       const log = recorder({ sql: lossy })
       state.lost = lost
@@ -174,7 +174,7 @@ describe('the days of the log', () => {
       ['requests', 0, 1],
       ['spans', "'2020-01-01'", "'2020-01-02'"],
     ]) {
-      await sql.unsafe(`create table ${table}_20200101 partition of ${table} for values from (${from}) to (${to})`)
+      await owner.unsafe(`create table ${table}_20200101 partition of ${table} for values from (${from}) to (${to})`)
     }
     assert.equal(await keepDays(sql, 14), 2)
     for (const table of ['requests', 'spans']) assert.deepEqual(await days(table), [-1, 0, 1, 2, 3].map(day))
@@ -183,7 +183,7 @@ describe('the days of the log', () => {
   })
 
   test('many that find a day missing make it once', async () => {
-    await sql.unsafe(`drop table requests_${day(3)}, spans_${day(3)}`)
+    await owner.unsafe(`drop table requests_${day(3)}, spans_${day(3)}`)
     const changes = await Promise.all(Array.from({ length: 6 }, () => keepDays(sql, 14)))
     assert.equal(
       changes.reduce((sum, each) => sum + each),

@@ -69,7 +69,7 @@ describe('the request log', { timeout: 120_000 }, () => {
     assert.equal((await call('GET', '/v2/requests/no-method')).status, 404)
     await call('GET', '/v2/%E0', undefined, { 'x-request-id': 'no-address' })
     assert.equal((await call('GET', '/v2/requests/no-address')).status, 404)
-    const rows = await world.deps.sql`
+    const rows = await world.owner`
       select environment_id, status, route, code from requests where request_id in ('no-method', 'no-address') order by ordinal`
     assert.deepEqual(
       rows.map((row) => Object.values(row)),
@@ -125,7 +125,7 @@ describe('the request log', { timeout: 120_000 }, () => {
       told.map((span: any) => span.name),
       ['instance.created', 'instance.ready'],
     )
-    const rows = await world.deps.sql`select id, sequence, request_id from events where resource_id = ${id} order by 2`
+    const rows = await world.owner`select id, sequence, request_id from events where resource_id = ${id} order by 2`
     assert.deepEqual(
       told.map((span: any) => span.detail),
       rows.map((row) => ({ event_id: row.id, sequence: row.sequence })),
@@ -159,7 +159,7 @@ describe('the request log', { timeout: 120_000 }, () => {
     const tags = { simulate: 'crash_once' }
     const { body } = await call('POST', '/v2/instances', { ...BODY, tags }, { 'x-request-id': 'crashes' })
     const told = async () =>
-      (await world.deps.sql`select type from events where resource_id = ${body.id}`).map((e) => e.type)
+      (await world.owner`select type from events where resource_id = ${body.id}`).map((e) => e.type)
     while (!(await told()).includes('instance.recovered')) {
       await world.advance(5)
       await systemClock.sleep(10)
@@ -173,7 +173,7 @@ describe('the request log', { timeout: 120_000 }, () => {
       await world.advance(5)
       await systemClock.sleep(10)
     }
-    const [event] = await world.deps.sql`
+    const [event] = await world.owner`
       select request_id from events where resource_id = ${off.body.id} and type = 'instance.stopped'`
     assert.equal(event!.request_id, null)
   })
@@ -211,7 +211,7 @@ describe('the request log', { timeout: 120_000 }, () => {
 
   test('walking all pages finds everything once while more is recorded, over days and kinds', async () => {
     const { environment_id } = world.test.principal
-    const { sql } = world.deps
+    const sql = world.owner
     const path = '/v2/requests?limit=7&method=PURGE'
     await sql`
       insert into requests (ordinal, time, id, environment_id, request_id, method, status, duration_ms, address, aborted, sample_rate)
@@ -251,7 +251,7 @@ describe('the request log', { timeout: 120_000 }, () => {
     const refused = await call('GET', '/v2/regions', undefined, { authorization: '', 'x-request-id': 'keyless' })
     assert.equal(refused.status, 401)
     assert.equal((await call('GET', '/v2/requests/keyless')).status, 404)
-    const [row] = await world.deps.sql`select status, environment_id, key_id from requests where request_id = 'keyless'`
+    const [row] = await world.owner`select status, environment_id, key_id from requests where request_id = 'keyless'`
     assert.deepEqual({ ...row }, { status: 401, environment_id: null, key_id: null })
     const narrow = await createTestKey(world.deps, world.test.principal, ['instances:read'])
     assert.equal((await caller(world.app, narrow.key)('GET', '/v2/requests')).status, 403)

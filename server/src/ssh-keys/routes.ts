@@ -27,13 +27,8 @@ export const sshKeys: Resource = {
       },
       (request, reply) => {
         const { environment_id } = request.principal
-        return answerPage(
-          deps,
-          request,
-          reply,
-          (window) => listSshKeys(deps.sql.as(environment_id), environment_id, window),
-          showSshKey,
-        )
+        const sql = deps.sql.as(environment_id)
+        return answerPage(deps, request, reply, (window) => listSshKeys(sql, environment_id, window), showSshKey)
       },
     )
 
@@ -63,11 +58,8 @@ export const sshKeys: Resource = {
         schema: { operationId: 'getSshKey', summary: 'Get an ssh key', tags, params, response: { 200: ref(SshKey) } },
       },
       async (request, reply) => {
-        const row = await getSshKey(
-          deps.sql.as(request.principal.environment_id),
-          request.principal.environment_id,
-          request.params.id,
-        )
+        const { environment_id } = request.principal
+        const row = await getSshKey(deps.sql.as(environment_id), environment_id, request.params.id)
         return answerObject(request, reply, showSshKey(row))
       },
     )

@@ -81,10 +81,11 @@ test('404 across environments and projects', async () => {
 
 test('instances get the default keys, or those they name', async () => {
   const { environment_id } = live.principal
+  const sql = deps.sql.as(environment_id)
   const { body } = await call('POST', '/v2/ssh_keys', { name: 'x', public_key: KEY, default: true })
   const found = [{ id: body.id, public_key: KEY }]
-  assert.deepEqual([...(await findKeys(deps.sql, environment_id, 'default'))], found)
-  assert.deepEqual([...(await findKeys(deps.sql, environment_id, [body.id, 'ssh_0000000000']))], found)
+  assert.deepEqual([...(await findKeys(sql, environment_id, 'default'))], found)
+  assert.deepEqual([...(await findKeys(sql, environment_id, [body.id, 'ssh_0000000000']))], found)
   await call('PUT', `/v2/ssh_keys/${body.id}`, { default: false })
-  assert.deepEqual([...(await findKeys(deps.sql, environment_id, 'default'))], [])
+  assert.deepEqual([...(await findKeys(sql, environment_id, 'default'))], [])
 })

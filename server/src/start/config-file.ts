@@ -55,6 +55,8 @@ const ConfigFile = Type.Partial(
     public_url: Type.String(),
     log_level: Type.String(),
     database_url: Type.String(),
+    database_app_url: Type.String(),
+    database_engine_url: Type.String(),
     region: Type.Object({ id: Id, name: Type.String({ minLength: 1, maxLength: 63 }) }, strict),
     plans: Type.Array(Plan, { minItems: 1 }),
     accelerator: Type.String(),

@@ -2,6 +2,7 @@ import type { Config } from '../config.ts'
 import { connect, type Sql } from '../db/database.ts'
 import { type EmbeddedPostgres, startEmbeddedPostgres } from '../db/embedded.ts'
 import { migrate } from '../db/migrate.ts'
+import { type Group, groupsExist, missingRights, openRoles, unfitness } from '../db/roles.ts'
 import type { Clock } from '../lib/clock.ts'
 import { StartupError } from '../lib/errors.ts'
 import type { Log } from '../lib/log.ts'
@@ -9,34 +10,55 @@ import type { Log } from '../lib/log.ts'
 const NAME = 'cloudnexus'
 /** Unique constraints that treat nulls as equal came with it. */
 const OLDEST_VERSION = 15
-const CONNECTIONS = 40
+/** Requests and steps; beside them the engine's own statements, which are short, and the first start's few. */
+const TENANT_CONNECTIONS = 40
+const ENGINE_CONNECTIONS = 20
+const OWNER_CONNECTIONS = 2
 
 export type Database = {
+  /** The engine's role, and by `as` that of tenants. */
   sql: Sql
+  /** Who owns the tables, for what is made at start; to be ended then. */
+  owner: Sql
   /** For the banner: what it is and where, without a password. */
   description: string
   /** Closes the connections and, when it is ours, ends the server in order. */
   stop(deadlineMs: number): Promise<void>
 }
 
-/** Opens the embedded server or the given one and brings the schema up to this release. */
+type Settings = Pick<Config, 'database_url' | 'database_app_url' | 'database_engine_url' | 'data_dir' | 'run_dir'>
+/** Whose login roles they are, and the secret of their passwords. */
+type Logins = { installation_id: string; database_key: Uint8Array }
+
+/** Opens the embedded server or the given one, brings the schema up to this release, and checks the roles. */
 export async function openDatabase(
-  { database_url: given, data_dir, run_dir }: Pick<Config, 'database_url' | 'data_dir' | 'run_dir'>,
+  settings: Settings,
+  logins: Logins,
   { clock, log }: { clock: Clock; log: Log },
 ): Promise<Database> {
+  const { database_url: given, data_dir, run_dir } = settings
   const embedded = given ? null : await startEmbeddedPostgres({ data_dir, run_dir, clock, log })
   if (embedded) await createIfMissing(embedded)
-  const sql = connect({ url: given ?? embedded!.url(NAME), max: CONNECTIONS, name: NAME })
+  const url = given ?? embedded!.url(NAME)
+  const owner = connect({ url, max: OWNER_CONNECTIONS, name: NAME })
+  let sql: Sql | null = null
   const stop = async (deadlineMs: number) => {
-    await sql.end({ timeout: 2 })
+    await Promise.all([owner.end({ timeout: 2 }), sql?.end({ timeout: 2 })])
     await embedded?.stop(deadlineMs)
   }
   try {
-    const version = await serverVersion(sql, given)
-    const count = await migrate(sql)
+    const version = await serverVersion(owner, given)
+    await checkRights(owner, settings)
+    const count = await migrate(owner)
     if (count > 0) log.info({ migrations: count }, 'the database schema is up to date')
+    const urls = await urlsOf(owner, url, settings, logins)
+    const tenants = { url: urls.cn_app, max: TENANT_CONNECTIONS }
+    sql = connect({ url: urls.cn_engine, max: ENGINE_CONNECTIONS, name: NAME, tenants })
+    await checkRole(sql, 'cn_engine', 'DATABASE_ENGINE_URL')
+    await checkRole(sql.as('none'), 'cn_app', 'DATABASE_APP_URL')
     return {
       sql,
+      owner,
       stop,
       description: given ? `PostgreSQL ${version}, ${locationOf(given)}` : `PostgreSQL ${version}, embedded`,
     }
@@ -44,6 +66,32 @@ export async function openDatabase(
     await stop(5_000)
     throw error
   }
+}
+
+/** Refuses an owner that can neither make the roles nor finds them made, before anything is written. */
+async function checkRights(owner: Sql, { database_app_url }: Settings): Promise<void> {
+  const missing = await missingRights(owner)
+  if (missing === null || (database_app_url !== null && (await groupsExist(owner)))) return
+  throw new StartupError(
+    `The role of DATABASE_URL may not make the roles that keep tenants apart. Run as a superuser: ${missing} Or make them yourself and give DATABASE_APP_URL and DATABASE_ENGINE_URL too; the README says how.`,
+  )
+}
+
+async function urlsOf(owner: Sql, url: string, settings: Settings, logins: Logins): Promise<Record<Group, string>> {
+  const { database_app_url: cn_app, database_engine_url: cn_engine } = settings
+  if (cn_app !== null && cn_engine !== null) return { cn_app, cn_engine }
+  return openRoles(owner, url, logins.installation_id, logins.database_key)
+}
+
+/** Refuses a role that the wall does not hold, or that cannot do its work. */
+async function checkRole(sql: Sql, group: Group, setting: string): Promise<void> {
+  const reason = await unfitness(sql, group).catch((error: Error & { code?: string }) => {
+    throw new StartupError(`The database cannot be used by ${setting} (${error.code ?? error.message}). Check it.`)
+  })
+  if (reason === null) return
+  throw new StartupError(
+    `The role of ${setting} ${reason}. Give one that is in ${group} alone, owns no table and has no BYPASSRLS.`,
+  )
 }
 
 async function createIfMissing(server: EmbeddedPostgres): Promise<void> {

@@ -18,10 +18,11 @@ const project: FirstProject = {
 
 describe('the first project', () => {
   let sql: Sql
+  let owner: Sql
   before(async () => {
-    sql = (await createTestDatabase()).sql
+    ;({ sql, owner } = await createTestDatabase())
   })
-  const everything = () => sql`
+  const everything = () => owner`
     select (select jsonb_agg(p order by id) from projects p) as projects,
       (select jsonb_agg(e order by id) from environments e) as environments,
       (select jsonb_agg(s order by environment_id) from subnets s) as subnets,
@@ -30,11 +31,11 @@ describe('the first project', () => {
       (select jsonb_agg(s order by environment_id) from ssh_keys s) as ssh_keys`
 
   test('is made once, also by two starts at the same time', async () => {
-    await Promise.all([1, 2, 3].map(() => openFirstProject(sql, systemRandom, project)))
+    await Promise.all([1, 2, 3].map(() => openFirstProject(owner, systemRandom, project)))
     const first = await everything()
-    await openFirstProject(sql, systemRandom, project)
+    await openFirstProject(owner, systemRandom, project)
     assert.deepEqual(await everything(), first)
-    const subnets = await sql<{ mode: string; id: string; range: string; has_segment: boolean }[]>`
+    const subnets = await owner<{ mode: string; id: string; range: string; has_segment: boolean }[]>`
       select e.mode, s.id, s.range::text, s.segment is not null as has_segment
       from subnets s join environments e on e.id = s.environment_id order by e.mode`
     assert.deepEqual(
@@ -50,23 +51,24 @@ describe('the first project', () => {
     const keys = createKeyLookup({ sql, clock: systemClock, pepper: project.pepper })
     assert.equal((await keys.find(project.keys.live))?.mode, 'live')
     assert.equal((await keys.find(project.keys.test))?.mode, 'test')
-    await sql`update api_keys set revoked_at = now() - interval '1 minute'`
-    await openFirstProject(sql, systemRandom, project)
+    await owner`update api_keys set revoked_at = now() - interval '1 minute'`
+    await openFirstProject(owner, systemRandom, project)
     const fresh = createKeyLookup({ sql, clock: systemClock, pepper: project.pepper })
     assert.equal(await fresh.find(project.keys.live), null)
   })
 
   test('other public addresses replace the range and keep what is handed out', async () => {
-    await sql`insert into addresses (pool_id, address, instance_id) values ('public:live:us-east-1', '127.71.50.9', 'inst_a')`
-    await openFirstProject(sql, systemRandom, { ...project, public_addresses: '203.0.113.0/28' })
-    const [pool] = await sql`select range::text from address_pools where id = 'public:live:us-east-1'`
+    await owner`insert into addresses (pool_id, address, instance_id, environment_id)
+      select 'public:live:us-east-1', '127.71.50.9', 'inst_a', id from environments where mode = 'live'`
+    await openFirstProject(owner, systemRandom, { ...project, public_addresses: '203.0.113.0/28' })
+    const [pool] = await owner`select range::text from address_pools where id = 'public:live:us-east-1'`
     assert.equal(pool!.range, '203.0.113.0/28')
-    assert.equal((await sql`select from addresses`).count, 1)
+    assert.equal((await owner`select from addresses`).count, 1)
   })
 
   test('a renamed region gets a default subnet of its own', async () => {
-    await openFirstProject(sql, systemRandom, { ...project, region: 'home' })
-    const rows = await sql<{ id: string }[]>`select id from subnets where region = 'home'`
+    await openFirstProject(owner, systemRandom, { ...project, region: 'home' })
+    const rows = await owner<{ id: string }[]>`select id from subnets where region = 'home'`
     assert.equal(rows.length, 2)
     assert.ok(rows.every((row) => row.id !== 'sub_8f7e6d5c4b'))
   })

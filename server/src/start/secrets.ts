@@ -4,25 +4,32 @@ import { StartupError } from '../lib/errors.ts'
 import type { Random } from '../lib/random.ts'
 import { readFileOrNull, writePrivateFile } from './files.ts'
 
-const NAMES = ['pepper', 'cursor_key', 'seal_key'] as const
+/** What every secrets.json has held; where one of these is missing, something else has damaged the file. */
+const ORIGINAL = ['pepper', 'cursor_key', 'seal_key'] as const
+/** What came with later releases, and is made when a file is older. */
+const LATER = ['database_key'] as const
 const LENGTH = 32
 
 /** Reads the secrets of this data directory, or makes them at the first start. */
 export function openSecrets(folder: string, random: Random): Secrets {
   const file = join(folder, 'secrets.json')
   const text = readFileOrNull(file)
-  if (text !== null) return parse(file, text)
-  const secrets = NAMES.map((name) => [name, random.bytes(LENGTH)] as const)
-  const encoded = secrets.map(([name, bytes]) => [name, Buffer.from(bytes).toString('base64')])
-  writePrivateFile(file, `${JSON.stringify(Object.fromEntries(encoded), null, 2)}\n`)
-  return Object.fromEntries(secrets) as unknown as Secrets
+  const found = text === null ? {} : parse(file, text)
+  const missing = [...ORIGINAL, ...LATER].filter((name) => !found[name])
+  for (const name of missing) found[name] = random.bytes(LENGTH)
+  if (missing.length > 0) {
+    const encoded = Object.entries(found).map(([name, bytes]) => [name, Buffer.from(bytes).toString('base64')])
+    writePrivateFile(file, `${JSON.stringify(Object.fromEntries(encoded), null, 2)}\n`)
+  }
+  return found as Secrets
 }
 
-function parse(file: string, text: string): Secrets {
+function parse(file: string, text: string): Record<string, Uint8Array> {
   try {
-    const found = JSON.parse(text) as Record<string, string>
-    const secrets = NAMES.map((name) => [name, Buffer.from(found[name]!, 'base64')] as const)
-    if (secrets.every(([, bytes]) => bytes.length === LENGTH)) return Object.fromEntries(secrets) as unknown as Secrets
+    const entries = Object.entries(JSON.parse(text) as Record<string, string>)
+    const secrets = Object.fromEntries(entries.map(([name, encoded]) => [name, Buffer.from(encoded, 'base64')]))
+    const isWhole = Object.values(secrets).every((bytes) => bytes.length === LENGTH)
+    if (isWhole && ORIGINAL.every((name) => secrets[name])) return secrets
   } catch {}
   throw new StartupError(`${file} is damaged. Restore it from a backup: without it no API key works any more.`)
 }

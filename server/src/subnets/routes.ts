@@ -65,11 +65,8 @@ export const subnets: Resource = {
         schema: { operationId: 'getSubnet', summary: 'Get a subnet', tags, params, response: { 200: ref(Subnet) } },
       },
       async (request, reply) => {
-        const row = await findSubnet(
-          deps.sql.as(request.principal.environment_id),
-          request.principal.environment_id,
-          request.params.id,
-        )
+        const { environment_id } = request.principal
+        const row = await findSubnet(deps.sql.as(environment_id), environment_id, request.params.id)
         if (!row) throw notFound('subnet', request.params.id)
         return answerObject(request, reply, showSubnet(row))
       },

@@ -74,7 +74,7 @@ export async function createSubnet(
   }
   const id = newId('sub', deps.random)
   const pool = `subnet:${environment_id}:${id}`
-  await tx`insert into address_pools (id, range) values (${pool}, ${body.cidr})`
+  await tx`insert into address_pools (id, environment_id, range) values (${pool}, ${environment_id}, ${body.cidr})`
   const segment = mode === 'live' ? await freeSegment(tx) : null
   const [row] = await tx<SubnetRow[]>`
     insert into subnets (environment_id, id, region, name, range, pool_id, segment, created_at)
@@ -97,7 +97,8 @@ export async function openDefaultSubnet(
   // Only one region can have the well-known name: another one, should the operator rename the region, gets its own.
   const id = (await findSubnet(tx, environment_id, DEFAULT_SUBNET)) ? newId('sub', random) : DEFAULT_SUBNET
   const pool = `subnet:${environment_id}:${id}`
-  await tx`insert into address_pools (id, range) values (${pool}, ${DEFAULT_RANGES[mode]}) on conflict do nothing`
+  await tx`insert into address_pools (id, environment_id, range)
+    values (${pool}, ${environment_id}, ${DEFAULT_RANGES[mode]}) on conflict do nothing`
   const segment = mode === 'live' ? await freeSegment(tx) : null
   await tx`
     insert into subnets (environment_id, id, region, name, range, pool_id, segment, is_default, created_at)
@@ -116,12 +117,10 @@ function checkBody(deps: Deps, body: Static<typeof SubnetCreate>): void {
   if (errors.length > 0) throw validationFailed(errors)
 }
 
-/** A number of a private network on the host that no subnet has; the sequence comes round after 16,000. */
+/** A number of a private network on the host that no subnet has, of whatever tenant. */
 async function freeSegment(query: Query): Promise<number> {
-  const [free] = await query<{ segment: number }[]>`
-    select segment from (select nextval('subnet_segments')::integer as segment from generate_series(1, 16000)) next
-    where not exists (select from subnets where subnets.segment = next.segment) limit 1`
-  if (free) return free.segment
+  const [free] = await query<{ segment: number | null }[]>`select free_subnet_segment() as segment`
+  if (free?.segment) return free.segment
   const detail = 'This installation has no room for another private network. Remove a subnet first.'
   throw new ApiError('capacity_exhausted', detail, {
     extensions: { scope: 'host', limit: 16_000, used: 16_000, retryable: true, alternatives: [] },

@@ -4,17 +4,18 @@ import { allocateAddress } from '../addresses/store.ts'
 import { caller, createTestApp, createTestTenant } from '../http/testing.ts'
 import { findSubnet } from './store.ts'
 
-const { app, deps, call, live, test: sandbox } = await createTestApp()
+const { app, deps, owner, call, live, test: sandbox } = await createTestApp()
 after(() => app.close())
 const { environment_id } = live.principal
+const sql = deps.sql.as(environment_id)
 const body = (cidr: string, more: object = {}) => ({ region: 'us-east-1', name: 'backend', cidr, ...more })
 
 /** The default subnet that a project begins with. */
 async function insertDefault(environment: string): Promise<string> {
   const id = 'sub_8f7e6d5c4b'
   const pool = `subnet:${environment}:${id}`
-  await deps.sql`insert into address_pools (id, range) values (${pool}, '10.77.0.0/16')`
-  await deps.sql`
+  await owner`insert into address_pools (id, environment_id, range) values (${pool}, ${environment}, '10.77.0.0/16')`
+  await owner`
     insert into subnets (environment_id, id, region, name, range, pool_id, is_default, created_at)
     values (${environment}, ${id}, 'us-east-1', 'default', '10.77.0.0/16', ${pool}, true, now())`
   return id
@@ -29,25 +30,25 @@ test('201, then the subnet is got, listed by region, and removed with its pool',
   assert.deepEqual((await call('GET', `/v2/subnets/${id}`)).body, made.body)
   assert.equal((await call('GET', '/v2/subnets?region=us-east-1,other')).body.data.length, 1)
   assert.equal((await call('GET', '/v2/subnets?region=other')).body.data.length, 0)
-  const row = await findSubnet(deps.sql, environment_id, id)
-  assert.equal(await deps.sql.begin((tx) => allocateAddress(tx, row!.pool_id, 'inst_1')), '10.1.0.2')
-  await deps.sql`delete from addresses`
+  const row = await findSubnet(sql, environment_id, id)
+  assert.equal(await sql.begin((tx) => allocateAddress(tx, row!.pool_id, 'inst_1')), '10.1.0.2')
+  await owner`delete from addresses`
   assert.equal((await call('DELETE', `/v2/subnets/${id}`)).status, 204)
   assert.equal((await call('GET', `/v2/subnets/${id}`)).status, 404)
-  assert.equal((await deps.sql`select from address_pools where id = ${row!.pool_id}`).length, 0)
+  assert.equal((await owner`select from address_pools where id = ${row!.pool_id}`).length, 0)
 })
 
 test('live subnets have a number of their own on the host, test subnets none', async () => {
   const first = await call('POST', '/v2/subnets', body('10.2.0.0/24'))
   // The sequence has come round to a number that is taken.
-  const row = await findSubnet(deps.sql, environment_id, first.body.id)
-  await deps.sql`select setval('subnet_segments', ${row!.segment}, false)`
+  const row = await findSubnet(sql, environment_id, first.body.id)
+  await owner`select setval('subnet_segments', ${row!.segment}, false)`
   const second = await call('POST', '/v2/subnets', body('10.3.0.0/24'))
-  const other = await findSubnet(deps.sql, environment_id, second.body.id)
+  const other = await findSubnet(sql, environment_id, second.body.id)
   assert.ok(row!.segment! > 0 && other!.segment! > row!.segment!)
   const simulated = await caller(app, sandbox.key)('POST', '/v2/subnets', body('10.2.0.0/24'))
   assert.equal(simulated.status, 201)
-  const [{ segment }] = (await deps.sql`select segment from subnets where id = ${simulated.body.id}`) as [any]
+  const [{ segment }] = (await owner`select segment from subnets where id = ${simulated.body.id}`) as [any]
   assert.equal(segment, null)
 })
 
@@ -86,17 +87,17 @@ test('409 for the default subnet, and for one that instances are in', async () =
   await insertInstance(made.id, 'running')
   const used = await call('DELETE', `/v2/subnets/${made.id}`)
   assert.deepEqual([used.status, used.body.code], [409, 'in_use'])
-  await deps.sql`update instances set status = 'terminated'`
+  await owner`update instances set status = 'terminated'`
   assert.match((await call('DELETE', `/v2/subnets/${made.id}`)).body.detail, /a day/)
-  await deps.sql`delete from instances`
+  await owner`delete from instances`
   assert.equal((await call('DELETE', `/v2/subnets/${made.id}`)).status, 204)
 })
 
 async function insertInstance(subnet: string, status: string): Promise<void> {
-  await deps.sql`
+  await owner`
     insert into images (id, name, description, source, ready_signal, ssh_user, created_at)
     values ('img_0000000001', 'x', '', '{}', 'guest', 'root', now())`
-  await deps.sql`
+  await owner`
     insert into instances (id, environment_id, mode, region, name, hostname, image, image_id, subnet_id, private_ip, mac,
       ports, ssh_public_keys, ssh_user, tags, auto_recovery, termination_protection, ready_timeout_seconds, created_at,
       updated_at, wanted_power, wanted_run, wanted_disk, wanted_plan, wanted_vcpus, wanted_memory_bytes,

@@ -13,7 +13,7 @@ import { bootSeconds } from './timing.ts'
 const START = Date.parse('2030-01-01T00:00:00Z')
 
 async function makeHarness(): Promise<Harness> {
-  const { sql } = await createTestDatabase()
+  const { sql, owner } = await createTestDatabase()
   const random = seededRandom(5)
   let now = START
   let made = 0
@@ -51,7 +51,7 @@ async function makeHarness(): Promise<Harness> {
     advance: async (ms) => void (now += ms),
     spec,
     publicAddress: () => `198.18.0.${++made}`,
-    crash: (id) => crash(sql, id),
+    crash: (id) => crash(owner, id),
     reopen: async () => createSimulatedDriver({ sql, seed: 1 }),
     cleanup: async () => {},
   }

@@ -41,12 +41,13 @@ type Machine = {
 
 /** @param seed makes the durations of this installation its own, and repeatable */
 export function createSimulatedDriver({ sql, seed }: { sql: Sql; seed: number }): Driver {
-  const load = async (id: string): Promise<Machine | null> => {
-    const [row] = await sql<{ machine: Machine }[]>`select machine from simulated_machines where id = ${id}`
+  const load = async ({ id, environment_id }: Omit<MachineRef, 'now'>): Promise<Machine | null> => {
+    const [row] = await sql.as(environment_id)<{ machine: Machine }[]>`
+      select machine from simulated_machines where id = ${id}`
     return row?.machine ?? null
   }
   const save = (id: string, environmentId: string, machine: Machine) =>
-    sql`insert into simulated_machines (id, environment_id, machine)
+    sql.as(environmentId)`insert into simulated_machines (id, environment_id, machine)
       values (${id}, ${environmentId}, ${sql.json(machine)})
       on conflict (id) do update set machine = excluded.machine`
 
@@ -54,7 +55,7 @@ export function createSimulatedDriver({ sql, seed }: { sql: Sql; seed: number })
 
   /** Edits a machine as it is now; false when there is none. */
   async function change(ref: MachineRef, edit: (machine: Machine) => Machine): Promise<boolean> {
-    const machine = await load(ref.id)
+    const machine = await load(ref)
     if (!machine) return false
     const settled = settle(machine, ref.now)
     const edited = edit(settled)
@@ -72,7 +73,7 @@ export function createSimulatedDriver({ sql, seed }: { sql: Sql; seed: number })
     list: async () => await sql<{ id: string }[]>`select id from simulated_machines`,
 
     async get(ref) {
-      const stored = await load(ref.id)
+      const stored = await load(ref)
       if (!stored) return null
       return describe(ref.id, settle(stored, ref.now), ref.now)
     },
@@ -84,7 +85,7 @@ export function createSimulatedDriver({ sql, seed }: { sql: Sql; seed: number })
       if (faultOf(spec.tags) === 'no_capacity') {
         throw new CapacityError('host_full', 'The instance asked for a host without room by its tags.')
       }
-      const existing = await load(spec.id)
+      const existing = await load(spec)
       if (existing?.disk === spec.disk) return
       const on = existing?.power === 'running' || existing?.power === 'paused'
       if (on) throw new TransientError('still_running', 'The machine of an older disk has not ended yet.')
@@ -161,11 +162,13 @@ export function createSimulatedDriver({ sql, seed }: { sql: Sql; seed: number })
     },
 
     async delete(ref) {
-      await sql`delete from simulated_machines where id = ${ref.id}`
+      // An orphan's environment is not known to the sweep that removes it.
+      const query = ref.environment_id === '' ? sql : sql.as(ref.environment_id)
+      await query`delete from simulated_machines where id = ${ref.id}`
     },
 
     async consoleLog(ref, tailBytes) {
-      const stored = await load(ref.id)
+      const stored = await load(ref)
       if (!stored?.started_at) return new Uint8Array()
       const machine = settle(stored, ref.now)
       const lines = [`[${machine.started_at}] simulated machine ${ref.id}: run ${machine.run} started`]

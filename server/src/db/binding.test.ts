@@ -1,0 +1,219 @@
+/** `as`: a tenant's setting lives exactly as long as its statement or transaction, whatever goes wrong on the way. */
+import assert from 'node:assert/strict'
+import { before, describe, test } from 'node:test'
+import { systemClock } from '../lib/clock.ts'
+import { DatabaseUnavailableError } from '../lib/errors.ts'
+import { systemRandom } from '../lib/random.ts'
+import { connect, type Sql, type Transaction } from './database.ts'
+import { createTestDatabase } from './testing.ts'
+
+let owner: Sql
+/** With a single connection for tenants, so that all of them share it. */
+let sql: Sql
+let a: Sql
+let b: Sql
+before(async () => {
+  const made = await createTestDatabase({ max: 1 })
+  ;({ owner, sql } = made)
+  a = sql.as('env_a')
+  b = sql.as('env_b')
+  await owner`insert into projects (id, name, created_at) values ('proj_1', 'p', now())`
+  await owner`insert into environments (id, project_id, mode) values ('env_a', 'proj_1', 'live'), ('env_b', 'proj_1', 'test')`
+  await owner`create table things (id text primary key, environment_id text not null, n integer check (n < 10),
+    unique (n) deferrable initially deferred)`
+  await owner`select isolate_tenant_table('things')`
+  await owner`insert into things values ('one', 'env_a', 1), ('two', 'env_b', 2)`
+})
+
+type Asked = Sql | Transaction
+const ids = async (query: Asked) =>
+  (await query<{ id: string }[]>`select id from things order by id`).map(({ id }) => id)
+const state = async (query: Asked) => {
+  const [row] = await query<{ pid: number; bound: string }[]>`
+    select pg_backend_pid() as pid, current_environment_id() as bound`
+  return row!
+}
+/** What the connection knows of a tenant when nobody's statement runs on it, seen from another one. */
+async function assertIdle(pid: number): Promise<void> {
+  for (;;) {
+    const [row] = await owner`select state, xact_start from pg_stat_activity where pid = ${pid}`
+    if (row!.state === 'idle') return assert.equal(row!.xact_start, null)
+    await systemClock.sleep(2)
+  }
+}
+async function kill(pid: number): Promise<void> {
+  await owner`select pg_terminate_backend(${pid})`
+  while ((await owner`select 1 from pg_stat_activity where pid = ${pid}`).count > 0) await systemClock.sleep(2)
+}
+const assertBoth = async () => {
+  assert.deepEqual(await ids(a), ['one'])
+  assert.deepEqual(await ids(b), ['two'])
+  assert.deepEqual(await a.begin(ids), ['one'])
+  assert.deepEqual(await b.begin(ids), ['two'])
+}
+
+describe('as', { timeout: 60_000 }, () => {
+  test('statements and transactions see their environment, on one connection in turns', async () => {
+    await assertBoth()
+    const first = await state(a)
+    assert.deepEqual([first.bound, await state(b)], ['env_a', { pid: first.pid, bound: 'env_b' }])
+    assert.equal(await b.begin(async (tx) => (await state(tx)).bound), 'env_b')
+    await assertIdle(first.pid)
+  })
+
+  test('rows, counts, types and empty answers are those of an unbound statement', async () => {
+    const rows = await a`select id, n, ${7}::bigint as big, ${null}::text as nothing from things`
+    assert.deepEqual([{ ...rows[0] }, rows.count], [{ id: 'one', n: 1, big: 7, nothing: null }, 1])
+    assert.deepEqual([(await a`select 1 where false`).length, (await a`select from things`).length], [0, 1])
+    assert.equal((await a`update things set n = n where id = 'one'`).count, 1)
+    assert.equal((await a.unsafe('select 1')).count, 1)
+  })
+
+  test('an error of a statement leaves nothing behind: not its setting, not a transaction', async () => {
+    const { pid } = await state(a)
+    const mistakes: (() => Promise<unknown>)[] = [
+      async () => await a`select 1 / ${0}::integer`,
+      async () => await a`select no_such_column from things where id = ${'x'}`,
+      async () => await a`selct ${1}`,
+      async () => await a`update things set n = ${99}`,
+      // Found at the commit, which is the Sync.
+      async () => await a`insert into things values ('three', 'env_a', ${1})`,
+      async () => await a`insert into things values ('three', 'env_b', ${3})`,
+      async () => await a`select ${'\u0000'}::text`,
+    ]
+    for (const mistake of mistakes) {
+      await assert.rejects(mistake())
+      await assertIdle(pid)
+      assert.equal((await state(b)).pid, pid, 'the connection is kept')
+      await assertBoth()
+      await assert.rejects(mistake(), 'and the same again')
+    }
+    await assertBoth()
+  })
+
+  test('a statement that could not be prepared can be, once it is right', async () => {
+    const later = () => a<object[]>`select ${'x'} as x from later`
+    await assert.rejects(Promise.resolve(later()), /does not exist/)
+    await owner`create table later (environment_id text)`
+    await owner`select isolate_tenant_table('later')`
+    assert.equal((await later()).count, 0)
+    await owner`drop table later`
+    await assert.rejects(Promise.resolve(later()), /does not exist/)
+  })
+
+  test('an error in a transaction rolls back, whether it is caught by the body or not', async () => {
+    const { pid } = await state(a)
+    const body = async (tx: Transaction) => {
+      await tx`insert into things values ('three', 'env_a', 3)`
+      await tx`select 1 / 0`
+    }
+    await assert.rejects(a.begin(body), /division by zero/)
+    await assert.rejects(
+      a.begin((tx) => body(tx).catch(() => {})),
+      /nothing was written/,
+    )
+    await assert.rejects(
+      a.begin(async (tx) => {
+        await tx`insert into things values ('three', 'env_a', 1)`
+      }),
+      /unique/,
+    )
+    await assertIdle(pid)
+    await assertBoth()
+  })
+
+  test('a cancelled statement, and a cancelled one in a transaction, free the connection', async () => {
+    const { pid } = await state(a)
+    for (const run of [() => a`select pg_sleep(30)`, () => a.begin((tx) => tx`select pg_sleep(30)`)]) {
+      const slept = assert.rejects(Promise.resolve(run()), /canceling/)
+      while ((await owner`select from pg_stat_activity where pid = ${pid} and wait_event = 'PgSleep'`).count === 0)
+        await systemClock.sleep(2)
+      await owner`select pg_cancel_backend(${pid})`
+      await slept
+      await assertIdle(pid)
+      await assertBoth()
+    }
+  })
+
+  test('a server that is killed in the middle rejects, and the next tenant has a new connection', async () => {
+    const { pid } = await state(a)
+    const slept = assert.rejects(Promise.resolve(a`select pg_sleep(30)`), DatabaseUnavailableError)
+    while ((await owner`select from pg_stat_activity where pid = ${pid} and wait_event = 'PgSleep'`).count === 0)
+      await systemClock.sleep(2)
+    await kill(pid)
+    await slept
+    await assertBoth()
+    for (const at of ['before a statement', 'before the commit']) {
+      const cut = a.begin(async (tx) => {
+        await tx`insert into things values ('three', 'env_a', 3)`
+        await kill((await state(tx)).pid)
+        if (at === 'before a statement') await tx`select 1`
+      })
+      await assert.rejects(cut, DatabaseUnavailableError)
+      await assertBoth()
+    }
+  })
+
+  test('a statement that was not awaited never reaches the next tenant', async () => {
+    let late: Transaction | undefined
+    await a.begin(async (tx) => {
+      late = tx
+      await tx`select 1`
+    })
+    await assert.rejects(Promise.resolve(late!`select * from things`), /has ended/)
+    let left: Promise<string[]> | undefined
+    await a.begin((tx) => void (left = ids(tx)))
+    assert.deepEqual(await left, ['one'])
+    await assertBoth()
+  })
+
+  test('a binding is one tenant: no other id, no second one, no way around', async () => {
+    for (const id of ['', "env_a'; reset role; --", 'ENV', 'env-a', 'env_a\0'])
+      assert.throws(() => sql.as(id), TypeError)
+    assert.throws(() => a.as('env_b'), /another/)
+    assert.equal(a.as('env_a'), a)
+    assert.throws(() => owner.as('env_a'), /cannot be bound/)
+    await assert.rejects(a.reserve())
+    await assert.rejects(a.unsafe('select 1; select 2'))
+    await assertBoth()
+  })
+
+  test('unbound, the connections of tenants see nothing at all', async () => {
+    const { urls } = await createTestDatabase({ max: 1 })
+    const bare = connect({ url: urls.cn_app, max: 1, name: 'bare' })
+    assert.equal((await bare`select * from environments`).count, 0)
+    await assert.rejects(
+      bare.begin((tx) => tx`insert into events values ('env_a', 1, 'e', 't', 'r', 'r', null, now(), '{}')`),
+    )
+    await bare.end()
+  })
+
+  test('many tenants at once on few connections, with errors between: every answer is its own', async () => {
+    const { urls, owner: wide } = await createTestDatabase({ max: 4 })
+    const shared = connect({ url: urls.cn_engine, max: 1, name: 'shared', tenants: { url: urls.cn_app, max: 4 } })
+    await wide`insert into projects (id, name, created_at) values ('proj_1', 'p', now())`
+    await wide`create table notes (environment_id text not null, text text not null)`
+    await wide`select isolate_tenant_table('notes')`
+    await wide`insert into notes select 'env_' || (n % 20), 'env_' || (n % 20) from generate_series(1, 400) n`
+    const ask = async (id: string): Promise<void> => {
+      const tenant = shared.as(id)
+      const luck = systemRandom.integer(10)
+      if (luck === 0) return assert.rejects(Promise.resolve(tenant`select 1 / ${0}::integer from notes`))
+      if (luck === 1) return assert.rejects(Promise.resolve(tenant`insert into notes values ('env_none', ${id})`))
+      const read = (query: Asked) => query<{ text: string }[]>`select text from notes`
+      if (luck === 2)
+        return assert.rejects(
+          tenant.begin(async (tx) => {
+            await tx`insert into notes values (${id}, 'never')`
+            throw new RangeError('no')
+          }),
+          RangeError,
+        )
+      const rows = luck < 6 ? await tenant.begin(read) : await read(tenant)
+      assert.deepEqual([...new Set(rows.map(({ text }) => text))], [id])
+      assert.equal(rows.length, 20)
+    }
+    await Promise.all(Array.from({ length: 2_000 }, (_, i) => ask(`env_${i % 20}`)))
+    await shared.end()
+  })
+})

@@ -1,0 +1,175 @@
+/** How the database is opened: by a superuser, by a role that may make roles, by three roles, and what is refused. */
+import assert from 'node:assert/strict'
+import { createHmac } from 'node:crypto'
+import { chmodSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { after, before, describe, test } from 'node:test'
+import type { Config } from '../config.ts'
+import { connect, type Sql } from '../db/database.ts'
+import { type EmbeddedPostgres, startEmbeddedPostgres } from '../db/embedded.ts'
+import { withLogin } from '../db/roles.ts'
+import { newKey } from '../keys/format.ts'
+import { systemClock } from '../lib/clock.ts'
+import { StartupError } from '../lib/errors.ts'
+import { silentLog } from '../lib/log.ts'
+import { systemRandom } from '../lib/random.ts'
+import { openDatabase } from './database.ts'
+import { openFirstProject } from './first-project.ts'
+
+const log = silentLog
+const clock = systemClock
+/** A server as an operator has it: a superuser who comes by the socket, and everybody else by password. */
+let server: EmbeddedPostgres
+let admin: Sql
+const dir = mkdtempSync(join(tmpdir(), 'cloudnexus-roles-'))
+before(async () => {
+  const hba_file = join(dir, 'pg_hba.conf')
+  writeFileSync(hba_file, 'local all cloudnexus trust\nlocal all all scram-sha-256\n')
+  chmodSync(hba_file, 0o644)
+  const settings = { fsync: 'off', hba_file, log_statement: 'all' }
+  server = await startEmbeddedPostgres({ data_dir: dir, run_dir: dir, log, clock, settings })
+  admin = connect({ url: server.url('postgres'), max: 1, name: 'admin' })
+})
+after(async () => {
+  await admin?.end()
+  await server?.stop(5_000)
+  rmSync(dir, { recursive: true, force: true })
+})
+
+let made = 0
+/** A database of its own and who owns it. */
+async function ownedDatabase(attributes: string): Promise<{ name: string; owner: string; url: string }> {
+  const name = `db_${made++}`
+  const owner = `owner_${name}`
+  await admin.unsafe(`create role ${owner} login password 'p@ss' ${attributes}`)
+  await admin.unsafe(`create database ${name} owner ${owner}`)
+  return { name, owner, url: withLogin(server.url(name), owner, 'p@ss') }
+}
+const settings = (urls: Partial<Config>) => ({
+  ...{ database_url: null, database_app_url: null, database_engine_url: null, data_dir: dir, run_dir: dir },
+  ...urls,
+})
+const logins = (id: string, key = 1) => ({ installation_id: id, database_key: new Uint8Array(32).fill(key) })
+const open = (urls: Partial<Config>, id = 'aaaa', key = 1) =>
+  openDatabase(settings(urls), logins(id, key), { clock, log })
+async function refusal(urls: Partial<Config>, id?: string): Promise<string> {
+  const error = await open(urls, id).then(
+    () => assert.fail('it was opened'),
+    (error: unknown) => error,
+  )
+  assert.ok(error instanceof StartupError, String(error))
+  assert.equal(error.message.split('\n').length, 1)
+  assert.doesNotMatch(error.message, /p@ss|p%40ss/)
+  return error.message
+}
+/** A first start's writes by the owner, then what a request does, and what it must not. */
+async function assertWorks(database: Awaited<ReturnType<typeof open>>): Promise<void> {
+  const { owner, sql } = database
+  await openFirstProject(owner, systemRandom, {
+    ...{ region: 'us-east-1', public_addresses: '127.71.50.0/24', pepper: new Uint8Array(32) },
+    keys: { live: newKey('live', systemRandom), test: newKey('test', systemRandom) },
+    ssh_public_key: 'ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f cloudnexus',
+  })
+  await owner.end()
+  const environments = await sql<{ id: string }[]>`select id from environments where mode <> 'system' order by id`
+  assert.equal(environments.length, 2)
+  for (const { id } of environments) {
+    const subnets = await sql.as(id)<{ environment_id: string }[]>`select environment_id from subnets`
+    assert.deepEqual([...subnets], [{ environment_id: id }])
+    // Functions that see across tenants run as the owner, who is no superuser here.
+    assert.ok((await sql.as(id)<{ n: number }[]>`select free_subnet_segment() as n`)[0]!.n > 0)
+    assert.equal((await sql.as(id)`select * from used_capacity('us-east-1', null, 0)`).count, 1)
+  }
+  await assert.rejects(Promise.resolve(sql`select * from subnets`), /permission denied/)
+}
+
+describe('opening the database', { timeout: 120_000 }, () => {
+  test('a role that can neither make roles nor find them made is refused in one line that says what to run', async () => {
+    const { url, owner } = await ownedDatabase('')
+    const said = await refusal({ database_url: url })
+    assert.match(said, new RegExp(`alter role "${owner}" createrole;.*DATABASE_APP_URL and DATABASE_ENGINE_URL`))
+    const check = connect({ url, max: 1, name: 'check' })
+    assert.equal((await check`select from pg_tables where schemaname = 'public'`).count, 0, 'nothing was written')
+    await check.end()
+  })
+
+  test('a role with CREATEROLE makes them; the passwords hold, and no log has them', async () => {
+    const { url } = await ownedDatabase('createrole')
+    const database = await open({ database_url: url })
+    await assertWorks(database)
+    const [role] = await database.sql`select current_user as engine`
+    assert.equal(role!.engine, 'cn_engine_aaaa')
+    await database.stop(1_000)
+
+    const written = readFileSync(join(dir, 'postgres.log'), 'utf8')
+    assert.match(written, /create role "cn_app_aaaa" login password 'SCRAM-SHA-256/)
+    for (const name of ['cn_app_aaaa', 'cn_engine_aaaa']) {
+      const password = createHmac('sha256', logins('aaaa').database_key).update(name).digest('base64url')
+      assert.ok(!written.includes(password))
+    }
+
+    const again = await open({ database_url: url })
+    await again.stop(1_000)
+    const other = await open({ database_url: url }, 'aaaa', 2)
+    assert.equal((await other.sql.as('env_x')`select 1`).count, 1, 'a secret that was lost is replaced')
+    await other.stop(1_000)
+
+    // The groups are that role's now; another owner, of another database, is told what lacks.
+    const second = await ownedDatabase('createrole')
+    const said = await refusal({ database_url: second.url }, 'bbbb')
+    assert.match(said, new RegExp(`grant cn_app, cn_engine to "${second.owner}" with admin option;`))
+    await admin.unsafe(`grant cn_app, cn_engine to ${second.owner} with admin option`)
+    const neighbour = await open({ database_url: second.url }, 'bbbb')
+    await assertWorks(neighbour)
+    await neighbour.stop(1_000)
+  })
+
+  test('a superuser needs nothing more', async () => {
+    await admin.unsafe('create database super')
+    const database = await open({ database_url: server.url('super') }, 'cccc')
+    await assertWorks(database)
+    await database.stop(1_000)
+  })
+
+  test('three roles that the operator made', async () => {
+    const { url, name } = await ownedDatabase('')
+    await admin.unsafe(`create role theirs_app login password 'p@ss' in role cn_app`)
+    await admin.unsafe(`create role theirs_engine login password 'p@ss' in role cn_engine`)
+    const as = (role: string) => withLogin(server.url(name), role, 'p@ss')
+    const database_app_url = as('theirs_app')
+    const database_engine_url = as('theirs_engine')
+    const database = await open({ database_url: url, database_app_url, database_engine_url })
+    await assertWorks(database)
+    assert.equal((await database.sql`select current_user as u`)[0]!.u, 'theirs_engine')
+    await database.stop(1_000)
+
+    const swapped = await refusal({
+      ...{ database_url: url, database_app_url: database_engine_url, database_engine_url: database_app_url },
+    })
+    assert.match(swapped, /DATABASE_ENGINE_URL is not in cn_engine/)
+    const owning = await refusal({ database_url: url, database_app_url: url, database_engine_url })
+    assert.match(owning, /DATABASE_APP_URL owns tables/)
+    await admin.unsafe(`create role theirs_bypass login bypassrls password 'p@ss' in role cn_app`)
+    const bypassing = await refusal({ database_url: url, database_app_url: as('theirs_bypass'), database_engine_url })
+    assert.match(bypassing, /DATABASE_APP_URL bypasses row-level security/)
+    await admin.unsafe(`create role theirs_both login password 'p@ss' in role cn_app, cn_engine`)
+    const both = await refusal({ database_url: url, database_app_url: as('theirs_both'), database_engine_url })
+    assert.match(both, /is in cn_engine too/)
+    const wrong = await refusal({
+      ...{ database_url: url, database_engine_url },
+      database_app_url: withLogin(server.url(name), 'theirs_app', 'wrong'),
+    })
+    assert.match(wrong, /by DATABASE_APP_URL/)
+  })
+
+  test('a login goes before the host, and wins over what the query says', () => {
+    const cases = [
+      ['postgres://cloudnexus@/db?host=%2Frun', 'postgres://a:p%2F@/db?host=%2Frun'],
+      ['postgresql://u:p@db.example:5432/db?sslmode=require', 'postgresql://a:p%2F@db.example:5432/db?sslmode=require'],
+      ['postgres://db.example/db?user=u&password=p', 'postgres://a:p%2F@db.example/db'],
+      ['postgres:///db?host=/run', 'postgres://a:p%2F@/db?host=%2Frun'],
+    ]
+    for (const [given, expected] of cases) assert.equal(withLogin(given!, 'a', 'p/'), expected)
+  })
+})
