@@ -132,7 +132,7 @@ export function caller(app: App, key: string): Call {
       headers: response.headers as never,
       body: json ? response.json() : response.body,
     }
-    if (!checks.has(app)) checks.set(app, createAnswerCheck(app))
+    if (!checks.has(app)) checks.set(app, createAnswerCheck(app.swagger() as never))
     checks.get(app)!(method, url, answer)
     return answer
   }

@@ -38,7 +38,7 @@ export const Image = Type.Object(
   {
     id: Id('img', 'Identifier.'),
     name,
-    description: Type.String({ description: 'What it is.' }),
+    description: Type.String({ description: 'What it is.', examples: ['Ubuntu 22.04 LTS'] }),
     status: OneOf(['available', 'importing', 'failed'], 'Whether instances can be made from it.'),
     cached: Type.Boolean({ description: 'Whether it is on the host; if not, the first instance waits for it.' }),
     progress: Type.Union([Progress, Type.Null()], { description: 'How far an import is; null while there is none.' }),

@@ -17,6 +17,7 @@ import {
   InstancePage,
   InstanceUpdate,
   instanceFilters,
+  NoOptions,
   PowerAction,
   Rebuild,
 } from './schema.ts'
@@ -205,8 +206,7 @@ export const instances: Resource = {
             description: `${ACTIONS[action]} Already so: nothing changes.`,
             tags,
             params,
-            body:
-              action === 'start' ? Nullable(Type.Object({}, { additionalProperties: false })) : Nullable(PowerAction),
+            body: action === 'start' ? Nullable(NoOptions) : Nullable(PowerAction),
             response: { 202: ref(Instance) },
           },
         },

@@ -66,17 +66,31 @@ export const Instance = Type.Object(
     status: OneOf(STATUSES, 'Where it is in its life.'),
     region,
     plan,
-    public_ip: Nullable(Type.String({ description: 'Public IPv4 address, kept until terminated or unassigned.' })),
+    public_ip: Nullable(
+      Type.String({
+        description: 'Public IPv4 address, kept until terminated or unassigned.',
+        examples: ['127.90.1.5'],
+      }),
+    ),
     created_at: Timestamp('When it was asked for.'),
     links: Type.Object(
-      { self: Type.String({ description: 'This resource.' }), console: Type.String({ description: 'Its page.' }) },
+      {
+        self: Type.String({
+          description: 'This resource.',
+          examples: ['http://127.0.0.1:8080/v2/instances/inst_3x9y2z1a0b'],
+        }),
+        console: Type.String({
+          description: 'Its page.',
+          examples: ['http://127.0.0.1:8080/console/instances/inst_3x9y2z1a0b'],
+        }),
+      },
       { description: 'Addresses of this instance.', additionalProperties: false },
     ),
     name,
     hostname,
     image,
     image_id: Id('img', 'The image that it was made from.'),
-    private_ip: Nullable(Type.String({ description: 'Address in the subnet.' })),
+    private_ip: Nullable(Type.String({ description: 'Address in the subnet.', examples: ['10.64.0.5'] })),
     network: Type.Object(
       {
         subnet_id: subnetId,
@@ -129,7 +143,7 @@ export const Instance = Type.Object(
     terminated_at: Nullable(Timestamp('When it was gone.')),
     expires_at: Nullable(Timestamp('When it will be terminated by itself.')),
     updated_at: Timestamp('When anything shown here changed last.'),
-    version: Type.Integer({ description: 'Rises with every change; also the ETag.' }),
+    version: Type.Integer({ minimum: 1, description: 'Rises with every change; also the ETag.' }),
   },
   { $id: 'Instance', description: 'A virtual machine.', additionalProperties: false },
 )
@@ -245,6 +259,12 @@ export const InstanceUpdate = Type.Object(
 )
 export type UpdateBody = Static<typeof InstanceUpdate>
 
+/** Of start, which has no options; may be left out. */
+export const NoOptions = Type.Object(
+  {},
+  { title: 'NoOptions', additionalProperties: false, description: 'There are no options.' },
+)
+
 /** Of stop and reboot; may be left out. */
 export const PowerAction = Type.Object(
   {
@@ -258,7 +278,7 @@ export const PowerAction = Type.Object(
     ),
     force: Type.Optional(Type.Boolean({ description: 'Pull the plug at once.' })),
   },
-  { additionalProperties: false, description: 'How to end the present run.' },
+  { title: 'PowerAction', additionalProperties: false, description: 'How to end the present run.' },
 )
 export type ActionBody = Static<typeof PowerAction>
 
@@ -269,7 +289,11 @@ export const Rebuild = Type.Object(
     user_data: Type.Optional(userData),
     ssh_keys: Type.Optional(sshKeyIds),
   },
-  { additionalProperties: false, description: 'What is different on the new disk; left out: as before.' },
+  {
+    title: 'Rebuild',
+    additionalProperties: false,
+    description: 'What is different on the new disk; left out: as before.',
+  },
 )
 export type RebuildBody = Static<typeof Rebuild>
 
