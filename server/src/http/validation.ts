@@ -16,7 +16,7 @@ export function buildValidator(sharedSchemas: unknown) {
     strict: true,
     strictTypes: false,
     formats: { 'date-time': true, uri: true } as const,
-    keywords: ['x-rule', 'example'],
+    keywords: ['x-rule', 'x-names', 'example'],
   }
   const strict = new Ajv({ ...options, coerceTypes: false })
   const converting = new Ajv({ ...options, coerceTypes: 'array' })

@@ -75,7 +75,7 @@ export const ImagePage = PageOf(Image)
 
 export const ImageCreate = Type.Object(
   {
-    name,
+    name: { ...name, examples: ['app-server'] },
     source: Type.Optional({
       ...OneOf(['url', 'upload'], '`url`: download it from `url`. `upload`: its content is sent by PUT afterwards.'),
       default: 'url',

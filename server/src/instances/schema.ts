@@ -18,11 +18,10 @@ const hostname = Type.String({
 })
 const region = Text({ description: 'Region to run in; see /v2/regions.', maxLength: 64, examples: ['us-east-1'] })
 const plan = Text({ description: 'Size of the machine; see /v2/plans.', maxLength: 64, examples: ['standard-4x'] })
-const image = Text({
-  description: 'Name or id of an image; see /v2/images.',
-  maxLength: 64,
-  examples: ['ubuntu-22.04-lts'],
-})
+const image = {
+  ...Text({ description: 'Name or id of an image; see /v2/images.', maxLength: 64, examples: ['ubuntu-22.04-lts'] }),
+  'x-names': 'img',
+}
 const subnetId = Type.String({
   pattern: '^sub_[0-9a-z]{10}$',
   'x-rule': 'an identifier such as sub_8f7e6d5c4b',
