@@ -13,7 +13,7 @@
 import swagger from '@fastify/swagger'
 import Fastify, { type FastifyReply, type FastifyRequest } from 'fastify'
 import type { Deps } from './deps.ts'
-import { acceptJson, BODY_LIMIT_BYTES, limitBodyTime } from './http/body.ts'
+import { acceptJson, BODY_LIMIT_BYTES, forgetTypeOfNothing, limitBodyTime } from './http/body.ts'
 import { Pagination } from './http/list.ts'
 import { createMethodTable } from './http/methods.ts'
 import { openapiOptions, routeFaults } from './http/openapi.ts'
@@ -79,6 +79,7 @@ export async function createApp(deps: Deps, options: AppOptions): Promise<App> {
   app.addHook('onRequest', (request, reply, done) => {
     identify(request, reply)
     checkAddress(request)
+    forgetTypeOfNothing(request)
     limitBodyTime(request, clock)
     const { scope } = request.routeOptions.config
     if (scope === 'none' || request.is404) return done()

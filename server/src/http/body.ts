@@ -35,18 +35,30 @@ export function acceptJson(app: App): void {
   app.addContentTypeParser('*', (request, payload, done) => {
     const { raw_body } = request.routeOptions.config
     if (raw_body && request.headers['content-type'] === 'application/octet-stream') return done(null, payload)
-    const { 'content-length': length, 'transfer-encoding': encoding } = request.headers
-    if (encoding === undefined && (length === undefined || length === '0')) return done(null, undefined)
-    done(
-      new ApiError('unsupported_media_type', 'Send the body as JSON, with the header Content-Type: application/json.'),
-    )
+    done(raw_body ? bytesWanted() : new ApiError('unsupported_media_type', JSON_WANTED))
   })
+}
+
+/** Forgets the type of a body that is not there, before anybody refuses the request for it. */
+export function forgetTypeOfNothing(request: FastifyRequest): void {
+  const { 'content-length': length = '0', 'transfer-encoding': encoding } = request.headers
+  if (encoding !== undefined || length !== '0' || request.routeOptions.config.raw_body) return
+  delete request.headers['content-type']
 }
 
 /** The body of a route with `raw_body`, to be read by its handler. */
 export function rawBody(request: FastifyRequest): Readable {
   if (request.body instanceof Readable) return request.body
-  throw new ApiError('unsupported_media_type', 'Send the bytes with the header Content-Type: application/octet-stream.')
+  throw bytesWanted()
+}
+
+const JSON_WANTED = 'Send the body as JSON, with the header Content-Type: application/json.'
+
+function bytesWanted(): ApiError {
+  return new ApiError(
+    'unsupported_media_type',
+    'Send the bytes with the header Content-Type: application/octet-stream.',
+  )
 }
 
 /** Ends a request whose body trickles in: the whole of it must be here within the deadline. */

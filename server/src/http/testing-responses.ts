@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict'
 import { Ajv, type ValidateFunction } from 'ajv'
 import type { OpenapiDocument, Operation } from './openapi-document.ts'
+import { describeKeywords } from './validation.ts'
 
 export type SeenAnswer = { status: number; headers: Record<string, string | undefined>; body: unknown }
 export type CheckAnswer = (method: string, url: string, answer: SeenAnswer) => void
@@ -53,6 +54,7 @@ export function createAnswerCheck(document: OpenapiDocument): CheckAnswer {
 /** Ajv that knows the document's named schemas by the references that the document uses. */
 export function createDocumentAjv(document: OpenapiDocument): Ajv {
   const ajv = new Ajv({ allErrors: true, strict: false, formats: { 'date-time': DATE_TIME, binary: true } })
+  describeKeywords(ajv)
   for (const [name, schema] of Object.entries(document.components.schemas)) {
     ajv.addSchema(schema, `#/components/schemas/${name}`)
   }

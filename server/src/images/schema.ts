@@ -99,7 +99,15 @@ export const ImageCreate = Type.Object(
     ready_signal: Type.Optional({ ...readySignal, default: 'process' }),
     ssh_user: Type.Optional({ ...sshUser, default: 'root' }),
   },
-  { $id: 'ImageCreate', description: 'An image to add.', additionalProperties: false },
+  {
+    $id: 'ImageCreate',
+    description: 'An image to add.',
+    additionalProperties: false,
+    if: { properties: { source: { const: 'upload' } }, required: ['source'] },
+    // biome-ignore lint/suspicious/noThenProperty: a keyword of JSON Schema
+    then: { properties: { url: false } },
+    else: { properties: { url: true, sha256: true }, required: ['url', 'sha256'] },
+  },
 )
 
 export const imageFilters = {

@@ -131,9 +131,10 @@ export async function createImage(
       const detail = `There is an image ${body.name} already. Choose another name, or remove that one first.`
       throw new ApiError('already_exists', detail)
     }
+    if (source.kind === 'upload') return row
     // Simulated machines need no bytes.
     if (mode === 'test') return setPresent(tx, row.id)
-    if (source.kind === 'url') await raiseImport(tx, row)
+    await raiseImport(tx, row)
     return row
   })
   deps.notifier.announce()

@@ -50,6 +50,9 @@ const readyTimeout = Type.Integer({
 })
 const userData = Type.String({
   maxLength: 65_536,
+  'x-max-bytes': 65_536,
+  pattern: '^\\P{Cs}*$',
+  'x-rule': 'text without halves of characters (lone surrogates)',
   description: 'cloud-config or a script, run once by the guest; at most 64 KiB. Never shown again.',
 })
 const sshKeyIds = Type.Array(Id('ssh', 'Identifier of an SSH key.'), {
