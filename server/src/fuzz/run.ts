@@ -30,6 +30,8 @@ type Page = { data: { id: string; deployment_id?: string }[]; pagination: { next
 const RUNS_PER_SEED = 25
 /** Who waits or reads a stream leaves after this time. */
 const LEAVE_MS = 150
+/** A moment for the engine to see what the time has done. */
+const ENGINE_MS = 10
 const NO_ANSWER_MS = 20_000
 
 /** Sends at least this many requests. Throws with the seed and the shortest failing sequence as curl. */
@@ -140,7 +142,7 @@ async function createRunner(world: World, document: OpenapiDocument, operations:
       await deps.sql`update environments set clock_frozen_at = clock_frozen_at + make_interval(secs => ${step.seconds})
         where id = ${self.environment_id}`
       world.engine.nudge()
-      return sleep(2)
+      return sleep(ENGINE_MS)
     }
     if (step.step === 'page') {
       const url = self.pages[step.n % self.pages.length]
