@@ -13,7 +13,8 @@
 import swagger from '@fastify/swagger'
 import Fastify, { type FastifyReply, type FastifyRequest } from 'fastify'
 import type { Deps } from './deps.ts'
-import { acceptJson, BODY_LIMIT_BYTES, forgetTypeOfNothing, limitBodyTime } from './http/body.ts'
+import { acceptJson, BODY_LIMIT_BYTES, forgetTypeOfNothing } from './http/body.ts'
+import { limitAnswerTime, limitBodyTime, TIMEOUTS, type Timeouts } from './http/deadlines.ts'
 import { Pagination } from './http/list.ts'
 import { createMethodTable } from './http/methods.ts'
 import { openapiOptions, routeFaults } from './http/openapi.ts'
@@ -33,11 +34,14 @@ export type AppOptions = {
   /** What must work before `/readyz` says yes. */
   ready: () => Promise<Readiness[]>
   resources?: Resource[]
+  /** Others than those of http/deadlines.ts, for tests. */
+  timeouts?: Partial<Timeouts>
 }
 
 /** The server with all its routes, not listening yet. */
 export async function createApp(deps: Deps, options: AppOptions): Promise<App> {
   const { clock, log } = deps
+  const timeouts = { ...TIMEOUTS, ...options.timeouts }
   const keys = createKeyLookup({ sql: deps.sql, clock, pepper: deps.secrets.pepper })
   const methods = createMethodTable()
   const newRequestId = () => newId('req', deps.random)
@@ -46,13 +50,14 @@ export async function createApp(deps: Deps, options: AppOptions): Promise<App> {
     bodyLimit: BODY_LIMIT_BYTES,
     http: {
       maxHeaderSize: MAX_HEADER_BYTES,
-      headersTimeout: 30_000,
+      headersTimeout: timeouts.headers_ms,
       // The body's deadline is kept by limitBodyTime, because an upload has another one.
       requestTimeout: 0,
-      connectionsCheckingInterval: 5_000,
+      connectionsCheckingInterval: timeouts.check_ms,
       requireHostHeader: false,
     },
-    keepAliveTimeout: 65_000,
+    connectionTimeout: timeouts.silence_ms,
+    keepAliveTimeout: timeouts.keep_alive_ms,
     return503OnClosing: false,
     routerOptions: { maxParamLength: 100 },
     genReqId: (raw) => acceptedRequestId(raw.headers['x-request-id']) ?? newRequestId(),
@@ -80,7 +85,8 @@ export async function createApp(deps: Deps, options: AppOptions): Promise<App> {
     identify(request, reply)
     checkAddress(request)
     forgetTypeOfNothing(request)
-    limitBodyTime(request, clock)
+    limitBodyTime(request, deps, timeouts)
+    limitAnswerTime(request, reply, clock, timeouts)
     const { scope } = request.routeOptions.config
     if (scope === 'none' || request.is404) return done()
     const key = bearer(request.headers.authorization)
@@ -101,6 +107,12 @@ export async function createApp(deps: Deps, options: AppOptions): Promise<App> {
       if (scope !== 'any' && !principal.scopes.includes(scope as string)) throw insufficientScope(scope as string)
       // Place of the rate limits: the principal is known, nothing has been read or done.
     }
+  })
+
+  app.addHook('onSend', (_request, reply, _payload, done) => {
+    // Or the client would send its next request to a process that is about to end.
+    if (deps.stopping.aborted) reply.header('connection', 'close')
+    done()
   })
 
   app.addHook('onResponse', (request, reply, done) => {

@@ -30,6 +30,8 @@ export type Deps = {
   regions: Region[]
   /** Tells engines (`announce`) and waiting requests (`changed`) of all processes, after a commit. */
   notifier: Notifier
+  /** Aborts when the process is being stopped: who waits for something then answers how things are. */
+  stopping: AbortSignal
 }
 
 /** Who asks: the API key and the environment that it belongs to. */

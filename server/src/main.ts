@@ -131,13 +131,15 @@ async function start(settings: Settings, log: Log, shutdown: Shutdown): Promise<
   const notifier = createNotifier(sql, clock, WORK_CHANNEL)
   await notifier.start()
   const regions = [{ ...config.region, drivers: { live, test } }]
-  const deps: Deps = { config, sql, clock, random, log, secrets, regions, notifier }
+  const stopping = new AbortController()
+  const deps: Deps = { config, sql, clock, random, log, secrets, regions, notifier, stopping: stopping.signal }
   const worker = `${hostname()}:${process.pid}:${installation.id}`
   const engine = createEngine({ sql, clock, log, worker, reconcilers: reconcilers(deps) })
   shutdown.add('engine', () => engine.stop(ENGINE_STOP_MS))
   const readiness = createReadiness({ sql, engine, clock })
   const app = await createApp(deps, { ready: readiness.check })
   shutdown.add('requests', async () => {
+    stopping.abort()
     const closed = app.close()
     await notifier.stop()
     await Promise.race([closed, clock.sleep(DRAIN_MS)])

@@ -73,6 +73,7 @@ export async function createTestApp(overrides: (sql: Sql) => Partial<Deps> = () 
     secrets: { pepper: new Uint8Array(32), cursor_key: new Uint8Array(32), seal_key: new Uint8Array(32) },
     regions: [region],
     notifier: idleNotifier,
+    stopping: new AbortController().signal,
     ...overrides(sql),
   }
   const app = await createApp(deps, { ready: async () => [{ name: 'database', problem: null }] })

@@ -27,6 +27,9 @@ import { waitFor } from './wait.ts'
 const tags = ['Instances']
 const params = Type.Object({ id: Id('inst', 'Identifier of the instance.') })
 
+/** A poll of 60 s, and some time besides. */
+const WAIT_DEADLINE_MS = 75_000
+
 const ACTIONS = {
   start: 'Starts a stopped or failed instance.',
   stop: 'Asks the guest to power off and, when its time is over, pulls the plug.',
@@ -93,7 +96,7 @@ export const instances: Resource = {
     app.get(
       '/v2/instances/:id',
       {
-        config: { scope: 'instances:read' },
+        config: { scope: 'instances:read', answer_deadline_ms: WAIT_DEADLINE_MS },
         schema: {
           operationId: 'getInstance',
           summary: 'Get an instance',
