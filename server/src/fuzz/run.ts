@@ -127,14 +127,18 @@ async function createRunner(world: World, document: OpenapiDocument, operations:
     const lane = async (mine: 0 | 1) => {
       const [self, other] = mine === 0 ? tenants : [tenants[1], tenants[0]]
       for (const step of steps) if (step.tenant === mine) await perform(step, self, other)
-      for (const id of await listAll(self)) {
-        if (!common.has(id) && self.stateOf(id) === null) {
-          throw new Unacceptable(`${id} is there, and no request that succeeded has made it`)
-        }
-      }
     }
     const ends = await Promise.allSettled([lane(0), lane(1)])
     for (const end of ends) if (end.status === 'rejected') throw end.reason
+    for (const tenant of tenants) await leavesNothing(tenant)
+  }
+
+  /** RESTler's resource-leak rule: a request that failed has made nothing. */
+  async function leavesNothing(tenant: Tenant): Promise<void> {
+    for (const id of await listAll(tenant)) {
+      if (common.has(id) || tenant.stateOf(id) !== null) continue
+      throw new Unacceptable(`${id} is there, and no request that succeeded has made it`)
+    }
   }
 
   async function perform(step: Step, self: Tenant, other: Tenant): Promise<void> {
