@@ -18,7 +18,7 @@ import { limitAnswerTime, limitBodyTime, TIMEOUTS, type Timeouts } from './http/
 import { Pagination } from './http/list.ts'
 import { createMethodTable } from './http/methods.ts'
 import { openapiOptions, routeFaults } from './http/openapi.ts'
-import { answerClientError, answerError, Problem } from './http/problem.ts'
+import { answerClientError, answerError, Problem, writeProblem } from './http/problem.ts'
 import { type Readiness, serviceRoutes } from './http/service.ts'
 import type { App, Resource, TypeBoxProvider } from './http/types.ts'
 import { buildValidator, schemaError } from './http/validation.ts'
@@ -72,6 +72,13 @@ export async function createApp(deps: Deps, options: AppOptions): Promise<App> {
 
   // An expectation that nobody knows may be ignored (RFC 9110, 10.1.1); Node would answer it without a body.
   app.server.on('checkExpectation', (request, response) => app.routing(request, response))
+  // A tunnel is what nobody gets here; Node would close the connection without a word.
+  app.server.on('connect', ({ url = '', method = '', headers }, socket) => {
+    socket.on('error', () => {})
+    const req_id = newRequestId()
+    const id = acceptedRequestId(headers['x-request-id']) ?? req_id
+    writeProblem(socket, methods.missing(url, method), { id, req_id })
+  })
   app.decorateRequest('principal', null as never)
   app.decorateRequest('req_id', '')
 
