@@ -12,6 +12,7 @@ type Operation = {
   summary: string
   tags: string[]
   security: { api_key: string[] }[]
+  parameters?: unknown[]
   requestBody?: { content: Record<string, { schema: { $ref?: string } }> }
   responses: Record<string, { description: string; content?: Record<string, { schema: { $ref?: string } }> }>
 }
@@ -121,6 +122,35 @@ test('bodies of JSON are named schemas', () => {
       if (schema) assert.ok(schema.$ref, `${name}: the schema of its ${what} has no name ($id, or title)`)
     }
   }
+})
+
+/** What of a request schema has no bound. */
+function* unbounded(schema: any, at: string): Generator<string> {
+  if (schema.$ref) return yield* unbounded(document.components.schemas[schema.$ref.split('/').at(-1)], at)
+  const types = [schema.type].flat()
+  const isEndless = (pattern = '*') => /[*+]|,\}/.test(pattern.replace(/\[[^\]]*\]/g, 'x'))
+  if (types.includes('string') && !schema.enum && schema.maxLength === undefined && isEndless(schema.pattern)) yield at
+  if ((types.includes('integer') || types.includes('number')) && schema.maximum === undefined) yield at
+  if (types.includes('array') && schema.maxItems === undefined) yield at
+  if (types.includes('object') && schema.additionalProperties !== false && schema.maxProperties === undefined) yield at
+  for (const [name, field] of Object.entries(schema.properties ?? {})) yield* unbounded(field, `${at}/${name}`)
+  if (typeof schema.additionalProperties === 'object') yield* unbounded(schema.additionalProperties, `${at}/*`)
+  if (schema.items) yield* unbounded(schema.items, `${at}/0`)
+  for (const one of schema.anyOf ?? []) yield* unbounded(one, at)
+}
+
+test('everything in a request has a bound: texts, lists, objects, numbers', () => {
+  const found = operations.flatMap(({ name, operation }) => [
+    ...unbounded(operation.requestBody?.content['application/json']?.schema ?? {}, name),
+    // Texts of an address are bounded by it: 8 KiB.
+    ...(operation.parameters ?? []).flatMap((parameter: any) =>
+      /integer|array/.test(String(parameter.schema?.type))
+        ? [...unbounded({ ...parameter.schema, items: undefined }, name)]
+        : [],
+    ),
+  ])
+  assert.deepEqual(found, [])
+  assert.deepEqual([...unbounded({ type: 'object', properties: { a: { type: 'string' } } }, '#')], ['#', '#/a'])
 })
 
 test('patterns are those of every JSON Schema implementation: they compile with the flag u', () => {
