@@ -21,6 +21,7 @@ import { dirname, join } from 'node:path'
 import { connect } from '../server/src/db/database.ts'
 import { assertNoSecrets, secretsIn } from '../server/src/db/testing-canary.ts'
 import { testImage } from '../server/src/drivers/qemu/testing.ts'
+import { type CheckAnswer, createAnswerCheck } from '../server/src/http/testing-responses.ts'
 
 const ROOT = join(import.meta.dirname, '..')
 const MAIN = join(ROOT, 'server/src/main.ts')
@@ -33,6 +34,8 @@ export class ControlPlane {
   readonly port: number
   readonly env: Record<string, string>
   child: ChildProcess | null = null
+  /** Compares each answer with the document that the control plane serves. */
+  private check: CheckAnswer | null = null
 
   /** The beginning of each command line: node, or node as another user. */
   readonly node: string[]
@@ -133,7 +136,7 @@ export class ControlPlane {
     rmSync(dirname(this.data_dir), { recursive: true, force: true })
   }
 
-  /** Calls the API with the live key (or another). Answers status, headers and the parsed body. */
+  /** Calls the API with the live key (or another). The answer must be as the control plane's own document says. */
   async call(method: string, path: string, body?: unknown, key = this.credentials.live_key): Promise<Answer> {
     const response = await fetch(`http://127.0.0.1:${this.port}${path}`, {
       method,
@@ -145,7 +148,12 @@ export class ControlPlane {
     })
     const text = await response.text()
     const json = response.headers.get('content-type')?.includes('json')
-    return { status: response.status, headers: response.headers, body: json ? JSON.parse(text) : text }
+    const answer = { status: response.status, headers: response.headers, body: json ? JSON.parse(text) : text }
+    this.check ??= createAnswerCheck(
+      (await (await fetch(`http://127.0.0.1:${this.port}/openapi.json`)).json()) as never,
+    )
+    this.check(method, path, { ...answer, headers: Object.fromEntries(answer.headers) })
+    return answer
   }
 
   /** Long-polls until the instance has one of the statuses (by comma); throws with its reason when it gets another. */

@@ -35,6 +35,7 @@ const deps: Deps = {
     async start() {},
     async stop() {},
   },
+  stopping: new AbortController().signal,
   keys: createKeyLookup({ sql, clock, pepper: secret }),
   requests: createRequestLog({ sql, clock, random, log, days: 14 }),
 }

@@ -164,7 +164,7 @@ describe('what cannot be read', () => {
   })
 
   test('422 for a body that is missing', async () => {
-    for (const type of ['application/json', 'text/plain']) {
+    for (const type of ['application/json', 'text/plain', 'application/json, text/plain', '; ;']) {
       const answer = await call('POST', '/v2/ssh_keys', '', { 'content-type': type, 'content-length': '0' })
       assert.equal(answer.status, 422)
     }

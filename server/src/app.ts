@@ -13,11 +13,12 @@ import swagger from '@fastify/swagger'
 import Fastify, { type FastifyError, type FastifyReply, type FastifyRequest } from 'fastify'
 import { auditRefusal } from './audit/refusal.ts'
 import type { Deps } from './deps.ts'
-import { acceptJson, BODY_LIMIT_BYTES, limitBodyTime } from './http/body.ts'
+import { acceptJson, BODY_LIMIT_BYTES, forgetTypeOfNothing } from './http/body.ts'
+import { limitAnswerTime, limitBodyTime, TIMEOUTS, type Timeouts } from './http/deadlines.ts'
 import { Pagination } from './http/list.ts'
 import { createMethodTable } from './http/methods.ts'
 import { openapiOptions, routeFaults } from './http/openapi.ts'
-import { answerClientError, answerError, Problem, toApiError } from './http/problem.ts'
+import { answerClientError, answerError, Problem, toApiError, writeProblem } from './http/problem.ts'
 import { type Readiness, serviceRoutes } from './http/service.ts'
 import type { App, Resource, TypeBoxProvider } from './http/types.ts'
 import { buildValidator, schemaError } from './http/validation.ts'
@@ -40,11 +41,14 @@ export type AppOptions = {
   resources?: Resource[]
   /** False: without the request log and the counters, to measure what they cost. */
   recorded?: boolean
+  /** Others than those of http/deadlines.ts, for tests. */
+  timeouts?: Partial<Timeouts>
 }
 
 /** The server with all its routes, not listening yet. */
 export async function createApp(deps: Deps, options: AppOptions): Promise<App> {
   const { clock, log, keys } = deps
+  const timeouts = { ...TIMEOUTS, ...options.timeouts }
   const limits = createRateLimits(deps)
   const usage = createKeyUsage(deps)
   const methods = createMethodTable()
@@ -54,13 +58,14 @@ export async function createApp(deps: Deps, options: AppOptions): Promise<App> {
     bodyLimit: BODY_LIMIT_BYTES,
     http: {
       maxHeaderSize: MAX_HEADER_BYTES,
-      headersTimeout: 30_000,
+      headersTimeout: timeouts.headers_ms,
       // The body's deadline is kept by limitBodyTime, because an upload has another one.
       requestTimeout: 0,
-      connectionsCheckingInterval: 5_000,
+      connectionsCheckingInterval: timeouts.check_ms,
       requireHostHeader: false,
     },
-    keepAliveTimeout: 65_000,
+    connectionTimeout: timeouts.silence_ms,
+    keepAliveTimeout: timeouts.keep_alive_ms,
     return503OnClosing: false,
     // An empty list trusts nobody: then the client is whoever holds the socket.
     trustProxy: deps.config.trusted_proxies.length > 0 ? deps.config.trusted_proxies : false,
@@ -78,6 +83,13 @@ export async function createApp(deps: Deps, options: AppOptions): Promise<App> {
 
   // An expectation that nobody knows may be ignored (RFC 9110, 10.1.1); Node would answer it without a body.
   app.server.on('checkExpectation', (request, response) => app.routing(request, response))
+  // A tunnel is what nobody gets here; Node would close the connection without a word.
+  app.server.on('connect', ({ url = '', method = '', headers }, socket) => {
+    socket.on('error', () => {})
+    const req_id = newRequestId()
+    const id = acceptedRequestId(headers['x-request-id']) ?? req_id
+    writeProblem(socket, methods.missing(url, method), { id, req_id })
+  })
   app.decorateRequest('principal', null as never)
   app.decorateRequest('req_id', '')
   app.decorateRequest('rate_limits', null as never)
@@ -92,7 +104,9 @@ export async function createApp(deps: Deps, options: AppOptions): Promise<App> {
   app.addHook('onRequest', (request, reply, done) => {
     identify(request, reply)
     checkAddress(request)
-    limitBodyTime(request, clock)
+    forgetTypeOfNothing(request)
+    limitBodyTime(request, deps, timeouts)
+    limitAnswerTime(request, reply, clock, timeouts)
     const { scope, limits: classes } = request.routeOptions.config
     if (scope === 'none' || request.is404) {
       if (classes?.length !== 0) limits.unauthenticated(request, reply)
@@ -127,6 +141,12 @@ export async function createApp(deps: Deps, options: AppOptions): Promise<App> {
       checkScope()
       return undefined
     }
+  })
+
+  app.addHook('onSend', (_request, reply, _payload, done) => {
+    // Or the client would send its next request to a process that is about to end.
+    if (deps.stopping.aborted) reply.header('connection', 'close')
+    done()
   })
 
   app.addHook('onResponse', (request, reply, done) => {

@@ -42,6 +42,8 @@ export type Deps = {
   metrics: Metrics
   /** Who a key belongs to. */
   keys: KeyLookup
+  /** Aborts when the process is being stopped: who waits for something then answers how things are. */
+  stopping: AbortSignal
 }
 
 /** Who asks: the API key and the environment that it belongs to. */

@@ -145,7 +145,11 @@ async function start(settings: Settings, log: Log, shutdown: Shutdown): Promise<
   collectMetrics({ metrics, sql, clock, requests })
   const regions = [{ ...config.region, drivers: { live, test } }]
   const keys = createKeyLookup({ sql, clock, pepper: secrets.pepper })
-  const deps: Deps = { config, sql, clock, random, log, secrets, regions, notifier, requests, metrics, keys }
+  const stopping = new AbortController()
+  const deps: Deps = {
+    ...{ config, sql, clock, random, log, secrets, regions, notifier, requests, metrics, keys },
+    stopping: stopping.signal,
+  }
   const worker = `${hostname()}:${process.pid}:${installation.id}`
   const engine = createEngine({
     sql,
@@ -159,6 +163,7 @@ async function start(settings: Settings, log: Log, shutdown: Shutdown): Promise<
   const readiness = createReadiness({ sql, engine, clock })
   const app = await createApp(deps, { ready: readiness.check })
   shutdown.add('requests', async () => {
+    stopping.abort()
     const closed = app.close()
     await notifier.stop()
     await Promise.race([closed, clock.sleep(DRAIN_MS)])

@@ -1,13 +1,11 @@
 import { Readable } from 'node:stream'
 import type { FastifyRequest } from 'fastify'
-import type { Clock } from '../lib/clock.ts'
 import { ApiError } from '../lib/errors.ts'
 import type { App } from './types.ts'
 
 /** Bytes that a JSON body may have. */
 export const BODY_LIMIT_BYTES = 2 ** 20
 const MAX_DEPTH = 32
-const BODY_DEADLINE_MS = 30_000
 
 /** JSON in UTF-8 and nothing else; an empty body is no body, whatever its Content-Type says. */
 export function acceptJson(app: App): void {
@@ -35,32 +33,30 @@ export function acceptJson(app: App): void {
   app.addContentTypeParser('*', (request, payload, done) => {
     const { raw_body } = request.routeOptions.config
     if (raw_body && request.headers['content-type'] === 'application/octet-stream') return done(null, payload)
-    const { 'content-length': length, 'transfer-encoding': encoding } = request.headers
-    if (encoding === undefined && (length === undefined || length === '0')) return done(null, undefined)
-    done(
-      new ApiError('unsupported_media_type', 'Send the body as JSON, with the header Content-Type: application/json.'),
-    )
+    done(raw_body ? bytesWanted() : new ApiError('unsupported_media_type', JSON_WANTED))
   })
+}
+
+/** Forgets the type of a body that is not there, before anybody refuses the request for it. */
+export function forgetTypeOfNothing(request: FastifyRequest): void {
+  const { 'content-length': length = '0', 'transfer-encoding': encoding } = request.headers
+  if (encoding !== undefined || length !== '0' || request.routeOptions.config.raw_body) return
+  delete request.headers['content-type']
 }
 
 /** The body of a route with `raw_body`, to be read by its handler. */
 export function rawBody(request: FastifyRequest): Readable {
   if (request.body instanceof Readable) return request.body
-  throw new ApiError('unsupported_media_type', 'Send the bytes with the header Content-Type: application/octet-stream.')
+  throw bytesWanted()
 }
 
-/** Ends a request whose body trickles in: the whole of it must be here within the deadline. */
-export function limitBodyTime(request: FastifyRequest, clock: Clock): void {
-  const { raw } = request
-  if (raw.method === 'GET' || raw.method === 'HEAD' || raw.complete) return
-  const timer = clock.after(request.routeOptions.config.body_deadline_ms ?? BODY_DEADLINE_MS, () => {
-    // Whoever reads the body sees the error, and the socket carries the answer. Without a reader the answer has gone out.
-    if (raw.listenerCount('error') === 0) return void raw.destroy()
-    const detail = 'The body did not arrive in time. Send it faster or in one piece.'
-    raw.emit('error', new ApiError('request_timeout', detail, { headers: { connection: 'close' } }))
-  })
-  raw.once('end', timer.cancel)
-  raw.once('close', timer.cancel)
+const JSON_WANTED = 'Send the body as JSON, with the header Content-Type: application/json.'
+
+function bytesWanted(): ApiError {
+  return new ApiError(
+    'unsupported_media_type',
+    'Send the bytes with the header Content-Type: application/octet-stream.',
+  )
 }
 
 function malformed(detail: string): ApiError {

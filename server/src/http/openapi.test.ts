@@ -12,6 +12,8 @@ type Operation = {
   summary: string
   tags: string[]
   security: { api_key: string[] }[]
+  parameters?: unknown[]
+  requestBody?: { content: Record<string, { schema: { $ref?: string } }> }
   responses: Record<string, { description: string; content?: Record<string, { schema: { $ref?: string } }> }>
 }
 const document = (await call('GET', '/openapi.json')).body
@@ -48,6 +50,7 @@ test('every answer that is no success is a problem, and every operation tells of
     if (operation.security.length > 0) assert.ok(statuses.includes('401'), name)
     for (const [status, { description, content }] of Object.entries(operation.responses)) {
       assert.ok(description && description !== 'Default Response', `${name}: ${status} has no description`)
+      if (status === '304') assert.equal(content, undefined, name)
       if (status < '400') continue
       assert.deepEqual(Object.keys(content!), ['application/problem+json'])
       assert.equal(content!['application/problem+json']!.schema.$ref, '#/components/schemas/Problem')
@@ -58,8 +61,8 @@ test('every answer that is no success is a problem, and every operation tells of
 test('references lead somewhere', () => {
   for (const [at, { $ref }] of objects(document)) {
     if (typeof $ref !== 'string') continue
-    const name = /^#\/components\/schemas\/(\w+)$/.exec($ref)?.[1]
-    assert.ok(name && document.components.schemas[name], `${at}: ${$ref}`)
+    const [kind, name] = /^#\/components\/(\w+)\/([\w-]+)$/.exec($ref)?.slice(1) ?? []
+    assert.ok(kind && name && document.components[kind][name], `${at}: ${$ref}`)
   }
 })
 
@@ -74,19 +77,80 @@ test('named schemas and their fields are described, and closed', () => {
   }
 })
 
-test('examples are valid', () => {
-  const ajv = createDocumentAjv(document)
-  let count = 0
+const ajv = createDocumentAjv(document)
+const exampleOf = (example: any) =>
+  example.$ref ? document.components.examples[example.$ref.split('/').at(-1)].value : example.value
+
+/** All examples with the schema that they are for: of fields, of named schemas, of bodies. */
+function* allExamples(): Generator<[at: string, schema: object, value: unknown]> {
   for (const [at, owner] of objects(document)) {
     const { example, examples, schema } = owner
-    for (const value of [example, ...(Array.isArray(examples) ? examples : [])]) {
-      if (value === undefined) continue
-      const validate = ajv.compile((schema ?? owner) as object)
-      assert.ok(validate(value), `${at}: ${ajv.errorsText(validate.errors)}: ${JSON.stringify(value)}`)
-      count++
-    }
+    const owned = (schema ?? owner) as object
+    if (example !== undefined) yield [at, owned, example]
+    if (Array.isArray(examples)) for (const value of examples) yield [at, owned, value]
+    else if (schema) for (const named of Object.values(examples ?? {})) yield [at, owned, exampleOf(named)]
+  }
+}
+
+test('examples are valid', () => {
+  let count = 0
+  for (const [at, schema, value] of allExamples()) {
+    const validate = ajv.compile(schema)
+    assert.ok(validate(value), `${at}: ${ajv.errorsText(validate.errors)}: ${JSON.stringify(value)}`)
+    count++
   }
   assert.ok(count > 20, `${count} examples`)
+})
+
+test('every body has an example; a text that has none gets one in its schema (`examples: [...]`)', () => {
+  const media = (bodies: Record<string, any> = {}) =>
+    Object.entries(bodies).filter(([type, { schema }]) => /json/.test(type) && schema)
+  for (const { name, operation } of operations) {
+    const answers = Object.values(operation.responses).flatMap(({ content }) => media(content))
+    for (const [type, { example, examples }] of [...answers, ...media(operation.requestBody?.content)]) {
+      const values = [example, ...Object.values(examples ?? {}).map(exampleOf)].filter((value) => value !== undefined)
+      assert.ok(values.length > 0, `${name}: ${type} has no example`)
+    }
+  }
+})
+
+test('bodies of JSON are named schemas', () => {
+  for (const { name, operation } of operations.filter(({ name }) => name.includes(' /v2/'))) {
+    const answers = Object.entries(operation.responses).map(([status, { content }]) => [status, content] as const)
+    for (const [what, content] of [...answers, ['request', operation.requestBody?.content] as const]) {
+      const schema = content?.['application/json']?.schema
+      if (schema) assert.ok(schema.$ref, `${name}: the schema of its ${what} has no name ($id, or title)`)
+    }
+  }
+})
+
+/** What of a request schema has no bound. */
+function* unbounded(schema: any, at: string): Generator<string> {
+  if (schema.$ref) return yield* unbounded(document.components.schemas[schema.$ref.split('/').at(-1)], at)
+  const types = [schema.type].flat()
+  const isEndless = (pattern = '*') => /[*+]|,\}/.test(pattern.replace(/\[[^\]]*\]/g, 'x'))
+  if (types.includes('string') && !schema.enum && schema.maxLength === undefined && isEndless(schema.pattern)) yield at
+  if ((types.includes('integer') || types.includes('number')) && schema.maximum === undefined) yield at
+  if (types.includes('array') && schema.maxItems === undefined) yield at
+  if (types.includes('object') && schema.additionalProperties !== false && schema.maxProperties === undefined) yield at
+  for (const [name, field] of Object.entries(schema.properties ?? {})) yield* unbounded(field, `${at}/${name}`)
+  if (typeof schema.additionalProperties === 'object') yield* unbounded(schema.additionalProperties, `${at}/*`)
+  if (schema.items) yield* unbounded(schema.items, `${at}/0`)
+  for (const one of schema.anyOf ?? []) yield* unbounded(one, at)
+}
+
+test('everything in a request has a bound: texts, lists, objects, numbers', () => {
+  const found = operations.flatMap(({ name, operation }) => [
+    ...unbounded(operation.requestBody?.content['application/json']?.schema ?? {}, name),
+    // Texts of an address are bounded by it: 8 KiB.
+    ...(operation.parameters ?? []).flatMap((parameter: any) =>
+      /integer|array/.test(String(parameter.schema?.type))
+        ? [...unbounded({ ...parameter.schema, items: undefined }, name)]
+        : [],
+    ),
+  ])
+  assert.deepEqual(found, [])
+  assert.deepEqual([...unbounded({ type: 'object', properties: { a: { type: 'string' } } }, '#')], ['#', '#/a'])
 })
 
 test('patterns are those of every JSON Schema implementation: they compile with the flag u', () => {

@@ -3,12 +3,14 @@ import type { FastifyDynamicSwaggerOptions } from '@fastify/swagger'
 import type { FastifySchema, RouteOptions } from 'fastify'
 import { CATALOGUE, type ErrorCode } from '../lib/errors.ts'
 import { RATE_LIMIT_HEADERS, RETRY_AFTER } from '../rate-limits/headers.ts'
+import { type CodesByStatus, finishDocument, type OpenapiDocument } from './openapi-document.ts'
 import { Problem } from './problem.ts'
 import { ref } from './schemas.ts'
 
 type Route = RouteOptions & { schema?: FastifySchema & Record<string, unknown> }
 
 export function openapiOptions(version: string, publicUrl: string): FastifyDynamicSwaggerOptions {
+  const codesOf = new Map<string, CodesByStatus>()
   return {
     openapi: {
       openapi: '3.1.0',
@@ -30,7 +32,15 @@ export function openapiOptions(version: string, publicUrl: string): FastifyDynam
     stripBasePath: false,
     convertConstToEnum: false,
     refResolver: { buildLocalReference: (json, _base, _fragment, i) => (json.$id as string | undefined) ?? `def-${i}` },
-    transform: ({ schema, url, route }) => ({ schema: describe(route as Route, schema as Route['schema']), url }),
+    transform: ({ schema, url, route }) => ({
+      schema: describe(route as Route, schema as Route['schema'], codesOf),
+      url,
+    }),
+    transformObject: (made) => {
+      const document = ('openapiObject' in made ? made.openapiObject : made) as unknown as OpenapiDocument
+      finishDocument(document, codesOf)
+      return document as never
+    },
   }
 }
 
@@ -50,11 +60,12 @@ const TAGS = [
 ]
 
 /** Adds security and error answers to a route's schema. */
-function describe(route: Route, schema: Route['schema']): FastifySchema {
+function describe(route: Route, schema: Route['schema'], codesOf: Map<string, CodesByStatus>): FastifySchema {
   if (schema === undefined || schema.hide) return { hide: true } as FastifySchema
   const { scope } = route.config ?? {}
   const security = scope === 'none' ? [] : [{ api_key: scope === 'any' ? [] : [scope as string] }]
-  const byStatus = new Map<number, ErrorCode[]>()
+  const byStatus: CodesByStatus = new Map()
+  codesOf.set(schema.operationId as string, byStatus)
   for (const code of problemsOf(route)) {
     const status = CATALOGUE[code][0]
     byStatus.set(status, [...(byStatus.get(status) ?? []), code])
@@ -79,6 +90,8 @@ function problemsOf(route: Route): Set<ErrorCode> {
   if (scope !== 'none' || limits?.length !== 0) codes.push('rate_limited')
   if (scope !== 'none') codes.push('invalid_api_key', 'address_not_allowed')
   if (scope !== 'none' && scope !== 'any') codes.push('insufficient_scope')
+  const { properties = {} } = (route.schema?.querystring ?? {}) as { properties?: object }
+  if ('cursor' in properties) codes.push('invalid_cursor')
   if (route.schema?.params) codes.push('not_found')
   if (route.schema?.body) codes.push('malformed_json', 'validation_failed')
   if (route.schema?.body || raw_body) codes.push('request_timeout', 'payload_too_large', 'unsupported_media_type')

@@ -1,5 +1,6 @@
 import { STATUS_CODES } from 'node:http'
 import type { Socket } from 'node:net'
+import type { Duplex } from 'node:stream'
 import type { FastifyError, FastifyReply, FastifyRequest } from 'fastify'
 import { Type } from 'typebox'
 import { ApiError, CATALOGUE, DatabaseUnavailableError, type ErrorCode } from '../lib/errors.ts'
@@ -123,13 +124,22 @@ export function answerClientError(newRequestId: () => string) {
   return (error: Error & { code?: string }, socket: Socket) => {
     if (error.code === 'ECONNRESET' || !socket.writable) return void socket.destroy()
     const id = newRequestId()
-    const problem = clientError(error.code)
-    const body = problemOf(problem, { id, req_id: id })
-    socket.end(
-      `HTTP/1.1 ${problem.status} ${STATUS_CODES[problem.status]}\r\nContent-Type: application/problem+json\r\n` +
-        `X-Request-ID: ${id}\r\nContent-Length: ${Buffer.byteLength(body)}\r\nConnection: close\r\n\r\n${body}`,
-    )
+    writeProblem(socket, clientError(error.code), { id, req_id: id })
   }
+}
+
+/** Answers on a connection that no request can be answered on, and closes it. */
+export function writeProblem(socket: Duplex, error: ApiError, request: { id: string; req_id: string }): void {
+  const body = problemOf(error, request)
+  const headers = Object.entries({
+    'Content-Type': 'application/problem+json',
+    'X-Request-ID': request.id,
+    'Content-Length': Buffer.byteLength(body),
+    ...error.headers,
+    Connection: 'close',
+  })
+  const lines = headers.map(([name, value]) => `${name}: ${value}\r\n`)
+  socket.end(`HTTP/1.1 ${error.status} ${STATUS_CODES[error.status]}\r\n${lines.join('')}\r\n${body}`)
 }
 
 function clientError(code: string | undefined): ApiError {

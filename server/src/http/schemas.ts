@@ -64,7 +64,7 @@ export const Hypervisor = Type.Object(
   {
     name: Type.String({ description: 'What runs the machines.', examples: ['qemu'] }),
     accelerator: OneOf(['kvm', 'tcg', 'none'], 'What executes their instructions: the CPU, or a translator.'),
-    reason: Type.String({ description: 'How that was found out.' }),
+    reason: Type.String({ description: 'How that was found out.', examples: ['The tiny guest booted with it.'] }),
   },
   { description: 'What serves the environment of the key there.', additionalProperties: false },
 )

@@ -31,7 +31,10 @@ export function serviceRoutes(app: App, ready: () => Promise<Readiness[]>): void
         tags: ['Service'],
         response: {
           200: Type.Object(
-            { status: Type.Literal('ready'), checks: Type.Array(Type.String({ description: 'What was looked at.' })) },
+            {
+              status: Type.Literal('ready'),
+              checks: Type.Array(Type.String({ description: 'What was looked at.', examples: ['database'] })),
+            },
             { description: 'They can.' },
           ),
         },

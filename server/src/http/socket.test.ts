@@ -5,6 +5,7 @@ import { after, test } from 'node:test'
 import { Type } from 'typebox'
 import { createApp } from '../app.ts'
 import { createTestApp } from './testing.ts'
+import { createAnswerCheck } from './testing-responses.ts'
 
 const { app: base, deps, live } = await createTestApp()
 const app = await createApp(deps, {
@@ -23,7 +24,9 @@ const app = await createApp(deps, {
 await app.listen({ port: 0, host: '127.0.0.1' })
 after(() => Promise.all([app.close(), base.close()]))
 
-/** Sends bytes and answers all that comes back until the server closes. */
+const check = createAnswerCheck(app.swagger() as never)
+
+/** Sends bytes and answers all that comes back until the server closes; it must be as the document says. */
 function talk(...lines: string[]): Promise<{ status: number; headers: string; body: string }> {
   return new Promise((resolve, reject) => {
     const socket = connect((app.server.address() as AddressInfo).port, '127.0.0.1')
@@ -31,7 +34,19 @@ function talk(...lines: string[]): Promise<{ status: number; headers: string; bo
     socket.on('data', (chunk) => (text += chunk)).on('error', reject)
     socket.on('close', () => {
       const [headers = '', body = ''] = text.split('\r\n\r\n')
-      resolve({ status: Number(headers.split(' ')[1]), headers, body })
+      const status = Number(headers.split(' ')[1])
+      const fields = headers
+        .split('\r\n')
+        .slice(1)
+        .map((line) => line.split(/: (.*)/, 2) as [string, string])
+      const [method = '', url = ''] = lines[0]!.split(' ')
+      try {
+        const named = Object.fromEntries(fields.map(([name, value]) => [name.toLowerCase(), value]))
+        check(method, url, { status, headers: named, body: body === '' ? '' : JSON.parse(body) })
+      } catch (error) {
+        return reject(error)
+      }
+      resolve({ status, headers, body })
     })
     socket.write(lines.join('\r\n'))
   })

@@ -1,44 +1,60 @@
 /** Every answer that a test gets is compared with what the OpenAPI document promises. */
 import assert from 'node:assert/strict'
 import { Ajv, type ValidateFunction } from 'ajv'
-import type { App } from './types.ts'
+import type { OpenapiDocument, Operation } from './openapi-document.ts'
+import { describeKeywords } from './validation.ts'
 
-type Answer = { status: number; headers: Record<string, string | undefined>; body: unknown }
-type Documented = { content?: Record<string, { schema: object }> }
-type Document = {
-  paths: Record<string, Record<string, { responses: Record<string, Documented> }>>
-  components: { schemas: Record<string, object> }
-}
-export type CheckAnswer = (method: string, url: string, answer: Answer) => void
+export type SeenAnswer = { status: number; headers: Record<string, string | undefined>; body: unknown }
+export type CheckAnswer = (method: string, url: string, answer: SeenAnswer) => void
 
-/** Asserts that an answer is documented: its status, its media type and the shape of its body. */
-export function createAnswerCheck(app: App): CheckAnswer {
-  const document = app.swagger() as unknown as Document
+/**
+ * Asserts that an answer is documented: its status, its headers, its media type, the shape of its body, and the code of
+ * a problem; and that every answer names its request, a problem in its body too.
+ */
+export function createAnswerCheck(document: OpenapiDocument): CheckAnswer {
   const ajv = createDocumentAjv(document)
   const compiled = new Map<object, ValidateFunction>()
-
-  return (method, url, { status, headers, body }) => {
-    const path = findPath(document, url.split('?', 1)[0]!)
-    const operation = path && document.paths[path]![method === 'HEAD' ? 'get' : method.toLowerCase()]
-    if (!operation || status === 304 || method === 'HEAD') return
-    const documented = operation.responses[status]
-    assert.ok(documented, `${method} ${path} answered ${status}, which is not documented: ${JSON.stringify(body)}`)
-    if (!documented.content) return assert.equal(body, '')
-    const type = String(headers['content-type']).split(';', 1)[0]!
-    const schema = documented.content[type]?.schema
-    assert.ok(schema, `${method} ${path} answered ${type} with ${status}, which is not documented`)
+  const fits = (schema: object, body: unknown, where: string) => {
     if (!compiled.has(schema)) compiled.set(schema, ajv.compile(schema))
     const validate = compiled.get(schema)!
-    assert.ok(
-      validate(body),
-      `${method} ${path} ${status}: ${ajv.errorsText(validate.errors)}: ${JSON.stringify(body)}`,
-    )
+    assert.ok(validate(body), `${where}: ${ajv.errorsText(validate.errors)}: ${JSON.stringify(body)}`)
+  }
+
+  return (method, url, { status, headers, body }) => {
+    const found = findOperation(document, method === 'HEAD' ? 'GET' : method, url)
+    const where = `${method} ${found?.path ?? url} ${status}`
+    const id = headers['x-request-id']
+    assert.match(id ?? '', /^[A-Za-z0-9._-]{1,128}$/, `${where} has no X-Request-ID`)
+    const type = String(headers['content-type']).split(';', 1)[0]!
+    if (status >= 400 && method !== 'HEAD') {
+      assert.equal(type, 'application/problem+json', where)
+      fits({ $ref: '#/components/schemas/Problem' }, body, where)
+      const problem = body as { status: number; request_id: string }
+      assert.deepEqual([problem.status, problem.request_id], [status, id], where)
+    }
+    if (!found) return
+    const documented = found.operation.responses[status]
+    assert.ok(documented, `${where} is not documented: ${JSON.stringify(body)}`)
+    for (const [name, header] of Object.entries(documented.headers ?? {})) {
+      const { required, schema } = resolveHeader(document, header)
+      const value = headers[name.toLowerCase()]
+      assert.ok(value !== undefined || !required, `${where} has no ${name}`)
+      if (value !== undefined) fits(schema, value, `${where} ${name}`)
+    }
+    if (method === 'HEAD') return
+    if (!documented.content) return assert.equal(body, '', where)
+    const media = documented.content[type]
+    assert.ok(media, `${where} with ${type} is not documented`)
+    fits(media.schema, body, where)
+    const { code } = body as { code?: string }
+    if (status >= 400) assert.ok(code! in media.examples!, `${where} with the code ${code} is not documented`)
   }
 }
 
 /** Ajv that knows the document's named schemas by the references that the document uses. */
-export function createDocumentAjv(document: { components: { schemas: Record<string, object> } }): Ajv {
+export function createDocumentAjv(document: OpenapiDocument): Ajv {
   const ajv = new Ajv({ allErrors: true, strict: false, formats: { 'date-time': DATE_TIME, binary: true } })
+  describeKeywords(ajv)
   for (const [name, schema] of Object.entries(document.components.schemas)) {
     ajv.addSchema(schema, `#/components/schemas/${name}`)
   }
@@ -47,10 +63,25 @@ export function createDocumentAjv(document: { components: { schemas: Record<stri
 
 const DATE_TIME = /^\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])T([01]\d|2[0-3]):[0-5]\d:[0-5]\dZ$/
 
-function findPath(document: Document, path: string): string | undefined {
-  const parts = path.split('/')
-  return Object.keys(document.paths).find((pattern) => {
-    const wanted = pattern.split('/')
-    return wanted.length === parts.length && wanted.every((part, i) => part.startsWith('{') || part === parts[i])
-  })
+type Header = { required?: boolean; schema: object }
+
+function resolveHeader(document: OpenapiDocument, header: unknown): Header {
+  const { $ref } = header as { $ref?: string }
+  return ($ref ? document.components.headers![$ref.split('/').at(-1)!] : header) as Header
+}
+
+function findOperation(
+  document: OpenapiDocument,
+  method: string,
+  url: string,
+): { path: string; operation: Operation } | undefined {
+  const parts = url.split('?', 1)[0]!.split('/')
+  for (const [path, methods] of Object.entries(document.paths)) {
+    const wanted = path.split('/')
+    if (wanted.length !== parts.length) continue
+    if (!wanted.every((part, i) => (part.startsWith('{') ? parts[i] !== '' : part === parts[i]))) continue
+    const operation = methods[method.toLowerCase()]
+    if (operation) return { path, operation }
+  }
+  return undefined
 }

@@ -91,7 +91,7 @@ function testLog(): Log {
   const found: string[] = []
   const stream = { write: (line: string) => void found.push(...secretsIn(line), ...(/\n./.test(line) ? [line] : [])) }
   after(() => assert.deepEqual(found, [], 'secrets, or records of more than a line, stand in the log'))
-  const log = createLog({ level: 'debug', pretty: false }, stream)
+  const log = createLog({ level: 'debug', pretty: false, destination: stream })
   // A plain object, which tests can spread.
   return {
     debug: (fields, message) => log.debug(fields, message),
@@ -124,6 +124,7 @@ export async function createTestApp(overrides: (sql: Sql) => Partial<Deps> = () 
     requests: createRequestLog({ sql, clock: systemClock, random: systemRandom, log, days: 14 }),
     metrics: createMetrics(),
     keys: createKeyLookup({ sql, clock: systemClock, pepper: secrets.pepper }),
+    stopping: new AbortController().signal,
     ...overrides(sql),
   }
   const app = await createApp(deps, { ready: async () => [{ name: 'database', problem: null }] })
@@ -186,7 +187,7 @@ export function caller(app: App, key: string): Call {
       headers: response.headers as never,
       body: json ? response.json() : response.body,
     }
-    if (!checks.has(app)) checks.set(app, createAnswerCheck(app))
+    if (!checks.has(app)) checks.set(app, createAnswerCheck(app.swagger() as never))
     checks.get(app)!(method, url, answer)
     return answer
   }

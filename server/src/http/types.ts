@@ -34,6 +34,8 @@ declare module 'fastify' {
     raw_body?: boolean
     /** Milliseconds that the body may take to arrive, where it is not the usual 30 s. */
     body_deadline_ms?: number
+    /** Milliseconds until the answer must begin, where they are not the usual 30 s. */
+    answer_deadline_ms?: number
   }
 }
 

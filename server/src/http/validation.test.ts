@@ -92,6 +92,24 @@ test('queries are converted, bodies are not; what is wrong with a query is 400 a
   assert.equal(check(schema, { limit: '20', tag: [] })?.status, 422)
 })
 
+test('a query number beyond all numbers is refused, whatever its bounds', () => {
+  for (const bounds of [{}, { minimum: 1, maximum: 100 }]) {
+    const schema = Type.Object({ limit: Type.Optional(Type.Integer(bounds)) }, closed)
+    for (const limit of ['1e309', '-1e309', 'Infinity', 'NaN', '1.5', '', 'x']) {
+      assert.equal(check(schema, { limit }, 'querystring')?.status, 400, limit)
+    }
+    assert.equal(check(schema, { limit: '7' }, 'querystring'), null)
+    assert.equal(check(schema, {}, 'querystring'), null)
+  }
+})
+
+test('a limit of bytes counts bytes, where maxLength counts characters', () => {
+  const schema = Type.String({ maxLength: 8, 'x-max-bytes': 8 })
+  assert.equal(check(schema, 'x'.repeat(8)), null)
+  assert.equal(check(schema, '😀😀'), null)
+  assert.deepEqual(told(check(schema, '😀😀x')), [['', 'too_long', 'The body must have at most 8 bytes in UTF-8']])
+})
+
 test('a path that no identifier has is 404', () => {
   const error = check(Type.Object({ id: Id('inst', '') }), { id: "inst_'or 1=1" }, 'params')
   assert.equal(error?.status, 404)

@@ -1,5 +1,5 @@
 /** Ajv for what comes in, and its findings in plain words: what is wrong, where, and what to do. */
-import { Ajv, type ErrorObject } from 'ajv'
+import { Ajv, type ErrorObject, type ValidateFunction } from 'ajv'
 import { ApiError, type FieldError, validationFailed } from '../lib/errors.ts'
 
 type Part = 'body' | 'querystring' | 'params' | 'headers'
@@ -16,16 +16,39 @@ export function buildValidator(sharedSchemas: unknown) {
     strict: true,
     strictTypes: false,
     formats: { 'date-time': true, uri: true } as const,
-    keywords: ['x-rule', 'example'],
+    keywords: ['x-rule', 'x-names', 'example'],
   }
   const strict = new Ajv({ ...options, coerceTypes: false })
   const converting = new Ajv({ ...options, coerceTypes: 'array' })
+  for (const ajv of [strict, converting]) describeKeywords(ajv)
   for (const schema of Object.values(sharedSchemas as Record<string, object>)) {
     strict.addSchema(schema)
     converting.addSchema(schema)
   }
-  return ({ schema, httpPart }: { schema: unknown; httpPart?: string }) =>
-    (httpPart === 'body' ? strict : converting).compile(schema as object)
+  return ({ schema, httpPart }: { schema: unknown; httpPart?: string }): Validate => {
+    const given = schema as object
+    if (httpPart === 'body') return strict.compile(given)
+    const convert = converting.compile(given)
+    // Ajv does not look at the bounds of what it has converted to Infinity ("1e309"); what is no number fails here.
+    return /"(integer|number)"/.test(JSON.stringify(schema)) ? both(convert, strict.compile(given)) : convert
+  }
+}
+
+type Validate = { (data: unknown): boolean; errors?: ErrorObject[] | null }
+
+function both(first: ValidateFunction, second: ValidateFunction): Validate {
+  const validate: Validate = (data) => {
+    const isValid = first(data) && second(data)
+    validate.errors = first.errors ?? second.errors ?? null
+    return isValid
+  }
+  return validate
+}
+
+/** Keywords of ours: `x-max-bytes` limits a text in UTF-8, where `maxLength` counts characters. */
+export function describeKeywords(ajv: Ajv): void {
+  const validate = (limit: number, text: string) => text.length * 3 <= limit || Buffer.byteLength(text) <= limit
+  ajv.addKeyword({ keyword: 'x-max-bytes', type: 'string', schemaType: 'number', validate })
 }
 
 /** The answer to a request that its route's schema refuses. */
@@ -39,12 +62,14 @@ export function schemaError(found: ErrorObject[], part: Part): ApiError {
   return new ApiError('invalid_parameter', detail, { errors })
 }
 
-/** Leaves out what only repeats another error: branches of a refused anyOf, patterns of a refused property name. */
+/** Leaves out what only repeats another error: branches of a refused anyOf, patterns of a refused property name, an if. */
 function withoutEchoes(errors: ErrorObject[]): ErrorObject[] {
   const unions = errors.filter((error) => error.keyword === 'anyOf' || error.keyword === 'oneOf')
   return errors.filter(
     (error) =>
-      error.propertyName === undefined && !unions.some((union) => error.schemaPath.startsWith(`${union.schemaPath}/`)),
+      error.propertyName === undefined &&
+      error.keyword !== 'if' &&
+      !unions.some((union) => error.schemaPath.startsWith(`${union.schemaPath}/`)),
   )
 }
 
@@ -59,7 +84,10 @@ function fieldError(error: ErrorObject, part: Part): FieldError {
 }
 
 /** Code and the end of the sentence that begins with the field's name. */
-function explain({ keyword, params, parentSchema, data }: ErrorObject, part: Part): [code: string, rule: string] {
+function explain(
+  { keyword, params, schema, parentSchema, data }: ErrorObject,
+  part: Part,
+): [code: string, rule: string] {
   const rule: string | undefined = parentSchema?.['x-rule']
   switch (keyword) {
     case 'required':
@@ -73,12 +101,16 @@ function explain({ keyword, params, parentSchema, data }: ErrorObject, part: Par
       return ['wrong_type', `must be ${rule ?? typeNames(params.type)}, not ${nameOf(data)}`]
     case 'enum':
       return ['not_allowed', `must be one of ${params.allowedValues.map(String).join(', ')}`]
+    case 'false schema':
+      return ['not_allowed', 'must be left out here']
     case 'const':
       return ['not_allowed', `must be ${JSON.stringify(params.allowedValue)}`]
     case 'minLength':
       return ['too_short', params.limit === 1 ? 'must not be empty' : `must have at least ${params.limit} characters`]
     case 'maxLength':
       return ['too_long', `must have at most ${params.limit} characters`]
+    case 'x-max-bytes':
+      return ['too_long', `must have at most ${schema} bytes in UTF-8`]
     case 'minItems':
       return ['too_few', `must have at least ${params.limit} ${params.limit === 1 ? 'entry' : 'entries'}`]
     case 'maxItems':
@@ -123,6 +155,7 @@ function typeNames(types: string | string[]): string {
 function nameOf(data: unknown): string {
   if (data === null || data === undefined) return 'empty'
   if (Array.isArray(data)) return 'a list'
+  if (typeof data === 'number' && !Number.isInteger(data)) return Number.isFinite(data) ? 'a fraction' : 'that'
   return TYPE_NAMES[typeof data] ?? 'that'
 }
 

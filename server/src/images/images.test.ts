@@ -183,6 +183,16 @@ describe('an image from an address', () => {
     assert.equal(await isWoken(body.id), null)
   })
 
+  test('in the test environment an upload is asked for as in the live one, and then it is available', async () => {
+    const asSandbox = caller(app, sandbox.key)
+    const { body } = await asSandbox('POST', '/v2/images', { name: 'sent', source: 'upload' })
+    assert.equal(body.status, 'importing')
+    const bytes = { 'content-type': 'application/octet-stream' }
+    const sent = await asSandbox('PUT', `/v2/images/${body.id}/content`, Buffer.from('disk'), bytes)
+    assert.deepEqual([sent.status, sent.body.status], [202, 'available'])
+    assert.equal(await isWoken(body.id), null)
+  })
+
   test('404 for another environment or project', async () => {
     const { body } = await call('GET', '/v2/images/mine')
     const stranger = await createTestTenant(deps)

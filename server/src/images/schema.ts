@@ -38,7 +38,7 @@ export const Image = Type.Object(
   {
     id: Id('img', 'Identifier.'),
     name,
-    description: Type.String({ description: 'What it is.' }),
+    description: Type.String({ description: 'What it is.', examples: ['Ubuntu 22.04 LTS'] }),
     status: OneOf(['available', 'importing', 'failed'], 'Whether instances can be made from it.'),
     cached: Type.Boolean({ description: 'Whether it is on the host; if not, the first instance waits for it.' }),
     progress: Type.Union([Progress, Type.Null()], { description: 'How far an import is; null while there is none.' }),
@@ -75,7 +75,7 @@ export const ImagePage = PageOf(Image)
 
 export const ImageCreate = Type.Object(
   {
-    name,
+    name: { ...name, examples: ['app-server'] },
     source: Type.Optional({
       ...OneOf(['url', 'upload'], '`url`: download it from `url`. `upload`: its content is sent by PUT afterwards.'),
       default: 'url',
@@ -99,7 +99,15 @@ export const ImageCreate = Type.Object(
     ready_signal: Type.Optional({ ...readySignal, default: 'process' }),
     ssh_user: Type.Optional({ ...sshUser, default: 'root' }),
   },
-  { $id: 'ImageCreate', description: 'An image to add.', additionalProperties: false },
+  {
+    $id: 'ImageCreate',
+    description: 'An image to add.',
+    additionalProperties: false,
+    if: { properties: { source: { const: 'upload' } }, required: ['source'] },
+    // biome-ignore lint/suspicious/noThenProperty: a keyword of JSON Schema
+    then: { properties: { url: false } },
+    else: { properties: { url: true, sha256: true }, required: ['url', 'sha256'] },
+  },
 )
 
 export const imageFilters = {

@@ -130,9 +130,10 @@ export async function createImage(
     const detail = `There is an image ${body.name} already. Choose another name, or remove that one first.`
     throw new ApiError('already_exists', detail)
   }
+  if (source.kind === 'upload') return row
   // Simulated machines need no bytes.
   if (mode === 'test') return setPresent(tx, row.id)
-  if (source.kind === 'url') await raiseImport(tx, row.id, environment_id)
+  await raiseImport(tx, row.id, environment_id)
   return row
 }
 

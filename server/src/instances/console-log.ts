@@ -2,6 +2,8 @@ import type { IncomingMessage } from 'node:http'
 import { Readable } from 'node:stream'
 import { environmentNow } from '../db/environment-now.ts'
 import type { Deps } from '../deps.ts'
+import { endOfWaiting } from '../http/deadlines.ts'
+import type { Clock } from '../lib/clock.ts'
 import { driverOf } from './driver-of.ts'
 import type { InstanceRow } from './row.ts'
 
@@ -10,6 +12,8 @@ const LOG_BYTES = 1024 * 1024
 const FOLLOW_INTERVAL_MS = 500
 /** A follower that lives longer is a forgotten one. */
 const FOLLOW_LIMIT_MS = 3_600_000
+/** A reader that takes nothing for this long is no reader. */
+const UNREAD_LIMIT_MS = 90_000
 
 /** The serial log of an instance: all of it, its last lines, or a stream that goes on. */
 export async function readConsoleLog(
@@ -30,18 +34,39 @@ async function refOf(deps: Deps, row: InstanceRow) {
 }
 
 async function* follow(deps: Deps, first: Buffer, read: () => Promise<Buffer>, request: IncomingMessage) {
-  const gone = new AbortController()
-  request.once('close', () => gone.abort())
+  const { signal, done } = endOfWaiting(request, deps.stopping)
   const until = deps.clock.monotonic() + FOLLOW_LIMIT_MS
-  let before = await read()
-  yield first
-  while (!gone.signal.aborted && deps.clock.monotonic() < until) {
-    await deps.clock.sleep(FOLLOW_INTERVAL_MS, gone.signal)
-    const now = await read()
-    const added = addition(before, now)
-    if (added.length > 0) yield added
-    before = now
+  // A machine may be silent for long; so what counts is what is not read, and not the silence of the connection.
+  request.socket.setTimeout?.(0)
+  const isRead = watchdog(deps.clock, UNREAD_LIMIT_MS, () => request.socket.destroy())
+  try {
+    let before = await read()
+    isRead.expect()
+    yield first
+    while (!signal.aborted && deps.clock.monotonic() < until) {
+      isRead.stop()
+      await deps.clock.sleep(FOLLOW_INTERVAL_MS, signal)
+      const now = await read()
+      const added = addition(before, now)
+      before = now
+      isRead.expect()
+      if (added.length > 0) yield added
+    }
+  } finally {
+    isRead.stop()
+    done()
   }
+}
+
+/** Bites unless it is stopped within `ms` after something was expected. */
+function watchdog(clock: Clock, ms: number, bite: () => void) {
+  let timer: { cancel(): void } | null = null
+  const stop = () => timer?.cancel()
+  const expect = () => {
+    stop()
+    timer = clock.after(ms, bite)
+  }
+  return { expect, stop }
 }
 
 /** What was written since: the log is a window that moves, so the new part begins after the old window's end. */

@@ -25,6 +25,7 @@ import {
   InstancePlan,
   InstanceUpdate,
   instanceFilters,
+  NoOptions,
   PowerAction,
   Rebuild,
 } from './schema.ts'
@@ -33,6 +34,9 @@ import { waitFor } from './wait.ts'
 
 const tags = ['Instances']
 const params = Type.Object({ id: Id('inst', 'Identifier of the instance.') })
+
+/** A poll of 60 s, and some time besides. */
+const WAIT_DEADLINE_MS = 75_000
 
 const ACTIONS = {
   start: 'Starts a stopped or failed instance.',
@@ -118,7 +122,7 @@ export const instances: Resource = {
     app.get(
       '/v2/instances/:id',
       {
-        config: { scope: 'instances:read' },
+        config: { scope: 'instances:read', answer_deadline_ms: WAIT_DEADLINE_MS },
         schema: {
           operationId: 'getInstance',
           summary: 'Get an instance',
@@ -236,8 +240,7 @@ export const instances: Resource = {
             description: `${ACTIONS[action]} Already so: nothing changes.`,
             tags,
             params,
-            body:
-              action === 'start' ? Nullable(Type.Object({}, { additionalProperties: false })) : Nullable(PowerAction),
+            body: action === 'start' ? Nullable(NoOptions) : Nullable(PowerAction),
             response: { 202: ref(Instance) },
           },
         },

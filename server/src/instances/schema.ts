@@ -20,11 +20,10 @@ const hostname = Type.String({
 })
 const region = Text({ description: 'Region to run in; see /v2/regions.', maxLength: 64, examples: ['us-east-1'] })
 const plan = Text({ description: 'Size of the machine; see /v2/plans.', maxLength: 64, examples: ['standard-4x'] })
-const image = Text({
-  description: 'Name or id of an image; see /v2/images.',
-  maxLength: 64,
-  examples: ['ubuntu-22.04-lts'],
-})
+const image = {
+  ...Text({ description: 'Name or id of an image; see /v2/images.', maxLength: 64, examples: ['ubuntu-22.04-lts'] }),
+  'x-names': 'img',
+}
 const subnetId = Type.String({
   pattern: '^sub_[0-9a-z]{10}$',
   'x-rule': 'an identifier such as sub_8f7e6d5c4b',
@@ -53,6 +52,9 @@ const readyTimeout = Type.Integer({
 })
 const userData = Type.String({
   maxLength: 65_536,
+  'x-max-bytes': 65_536,
+  pattern: '^\\P{Cs}*$',
+  'x-rule': 'text without halves of characters (lone surrogates)',
   description: 'cloud-config or a script, run once by the guest; at most 64 KiB. Never shown again.',
 })
 const sshKeyIds = Type.Array(Id('ssh', 'Identifier of an SSH key.'), {
@@ -68,17 +70,31 @@ export const Instance = Type.Object(
     status: OneOf(STATUSES, 'Where it is in its life.'),
     region,
     plan,
-    public_ip: Nullable(Type.String({ description: 'Public IPv4 address, kept until terminated or unassigned.' })),
+    public_ip: Nullable(
+      Type.String({
+        description: 'Public IPv4 address, kept until terminated or unassigned.',
+        examples: ['127.90.1.5'],
+      }),
+    ),
     created_at: Timestamp('When it was asked for.'),
     links: Type.Object(
-      { self: Type.String({ description: 'This resource.' }), console: Type.String({ description: 'Its page.' }) },
+      {
+        self: Type.String({
+          description: 'This resource.',
+          examples: ['http://127.0.0.1:8080/v2/instances/inst_3x9y2z1a0b'],
+        }),
+        console: Type.String({
+          description: 'Its page.',
+          examples: ['http://127.0.0.1:8080/console/instances/inst_3x9y2z1a0b'],
+        }),
+      },
       { description: 'Addresses of this instance.', additionalProperties: false },
     ),
     name,
     hostname,
     image,
     image_id: Id('img', 'The image that it was made from.'),
-    private_ip: Nullable(Type.String({ description: 'Address in the subnet.' })),
+    private_ip: Nullable(Type.String({ description: 'Address in the subnet.', examples: ['10.64.0.5'] })),
     network: Type.Object(
       {
         subnet_id: subnetId,
@@ -134,7 +150,7 @@ export const Instance = Type.Object(
     ),
     created_by: Nullable(Id('key', 'The API key that it was made by.')),
     updated_at: Timestamp('When anything shown here changed last.'),
-    version: Type.Integer({ description: 'Rises with every change; also the ETag.' }),
+    version: Type.Integer({ minimum: 1, description: 'Rises with every change; also the ETag.' }),
   },
   { $id: 'Instance', description: 'A virtual machine.', additionalProperties: false },
 )
@@ -148,14 +164,14 @@ export const InstancePlan = Type.Object(
   {
     dry_run: Type.Literal(true, { description: 'Nothing was changed.' }),
     action: Type.String({ description: 'The operation.', examples: ['createInstance'] }),
-    would_answer: Type.Integer({ description: 'HTTP status of the answer without `dry_run`.' }),
+    would_answer: Type.Integer({ description: 'HTTP status of the answer without `dry_run`.', examples: [201] }),
     before: Type.Union([ref(Instance), Type.Null()], { description: 'As it is; null for a new instance.' }),
     after: {
       ...ref(Instance),
       description: 'As it would be answered; id and addresses of a new one are examples, chosen when it is made.',
     },
     placement: Type.Object(
-      { region: Type.String({ description: 'The region.' }), hypervisor: Hypervisor },
+      { region: Type.String({ description: 'The region.', examples: ['us-east-1'] }), hypervisor: Hypervisor },
       { description: 'Where it would run.', additionalProperties: false },
     ),
     capacity: Type.Union([RegionCapacity, Type.Null()], {
@@ -310,6 +326,12 @@ export const InstanceUpdate = Type.Object(
 )
 export type UpdateBody = Static<typeof InstanceUpdate>
 
+/** Of start, which has no options; may be left out. */
+export const NoOptions = Type.Object(
+  {},
+  { title: 'NoOptions', additionalProperties: false, description: 'There are no options.' },
+)
+
 /** Of stop and reboot; may be left out. */
 export const PowerAction = Type.Object(
   {
@@ -323,7 +345,7 @@ export const PowerAction = Type.Object(
     ),
     force: Type.Optional(Type.Boolean({ description: 'Pull the plug at once.' })),
   },
-  { additionalProperties: false, description: 'How to end the present run.' },
+  { title: 'PowerAction', additionalProperties: false, description: 'How to end the present run.' },
 )
 export type ActionBody = Static<typeof PowerAction>
 
@@ -334,7 +356,11 @@ export const Rebuild = Type.Object(
     user_data: Type.Optional(userData),
     ssh_keys: Type.Optional(sshKeyIds),
   },
-  { additionalProperties: false, description: 'What is different on the new disk; left out: as before.' },
+  {
+    title: 'Rebuild',
+    additionalProperties: false,
+    description: 'What is different on the new disk; left out: as before.',
+  },
 )
 export type RebuildBody = Static<typeof Rebuild>
 

@@ -1,5 +1,6 @@
 import type { Sql } from '../db/database.ts'
 import { createNotifier } from '../db/notify.ts'
+import type { Deps } from '../deps.ts'
 import type { Driver } from '../drivers/driver.ts'
 import { createSimulatedDriver } from '../drivers/simulated/driver.ts'
 import { createEngine, type Engine } from '../engine/loop.ts'
@@ -30,7 +31,9 @@ export type World = TestApp & {
  * The whole control plane without a host: real database, real engine, simulated machines; also for the live
  * environment, unless a driver is given. The clock of the test environment is frozen.
  */
-export async function createWorld(options: { live?: (sql: Sql) => Driver; seed?: number } = {}): Promise<World> {
+export async function createWorld(
+  options: { live?: (sql: Sql) => Driver; seed?: number; deps?: Partial<Deps> } = {},
+): Promise<World> {
   const seed = options.seed ?? 1
   const base = await createTestApp((sql) => {
     const test = createSimulatedDriver({ sql, seed })
@@ -38,6 +41,7 @@ export async function createWorld(options: { live?: (sql: Sql) => Driver; seed?:
     return {
       regions: [{ id: 'us-east-1', name: 'This host', drivers: { live, test } }],
       notifier: createNotifier(sql, systemClock, WORK_CHANNEL),
+      ...options.deps,
     }
   })
   const { deps, owner } = base

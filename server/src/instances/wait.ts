@@ -1,15 +1,16 @@
 import type { IncomingMessage } from 'node:http'
 import type { Deps } from '../deps.ts'
+import { endOfWaiting } from '../http/deadlines.ts'
 import type { InstanceRow, Status } from './row.ts'
 import { MOVES } from './status.ts'
 import { find } from './store.ts'
 
 /**
- * Waits until the instance has one of the statuses, until none of them can be reached any more, or for the timeout.
- * Holds no database connection while it waits. Answers the row as it is then; null when there is none.
+ * Waits until the instance has one of the statuses, until none of them can be reached any more, or for the timeout; and
+ * no longer than the client and this process last. Holds no database connection while it waits. Answers the row as it is then; null when there is none.
  */
 export async function waitFor(
-  deps: Pick<Deps, 'sql' | 'clock' | 'notifier'>,
+  deps: Pick<Deps, 'sql' | 'clock' | 'notifier' | 'stopping'>,
   environmentId: string,
   id: string,
   statuses: string[],
@@ -17,15 +18,19 @@ export async function waitFor(
   request: IncomingMessage,
 ): Promise<InstanceRow | null> {
   const deadline = deps.clock.monotonic() + timeoutSeconds * 1000
-  const gone = new AbortController()
-  request.once('close', () => gone.abort())
-  for (;;) {
-    const left = deadline - deps.clock.monotonic()
-    const change = deps.notifier.nextChange(id, left, gone.signal)
-    const row = await find(deps.sql.as(environmentId), environmentId, id)
-    const settled = !row || statuses.includes(row.status) || row.status === 'failed' || !reachable(row.status, statuses)
-    if (settled || left <= 0 || gone.signal.aborted) return row
-    await change
+  const { signal, done } = endOfWaiting(request, deps.stopping)
+  try {
+    for (;;) {
+      const left = deadline - deps.clock.monotonic()
+      const change = deps.notifier.nextChange(id, left, signal)
+      const row = await find(deps.sql.as(environmentId), environmentId, id)
+      const isSettled =
+        !row || statuses.includes(row.status) || row.status === 'failed' || !reachable(row.status, statuses)
+      if (isSettled || left <= 0 || signal.aborted) return row
+      await change
+    }
+  } finally {
+    done()
   }
 }
 

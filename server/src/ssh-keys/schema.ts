@@ -9,7 +9,10 @@ export const SshKey = Type.Object(
   {
     id: Id('ssh', 'Identifier.'),
     name,
-    public_key: Type.String({ description: 'The key as OpenSSH writes it: type, base64, comment.' }),
+    public_key: Type.String({
+      description: 'The key as OpenSSH writes it: type, base64, comment.',
+      examples: ['ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJAvUz5v+WDvi0MkJzWKBLmY1XlFT1gqZp9Q9eS1oezI me@laptop'],
+    }),
     fingerprint: Type.String({
       description: 'SHA-256 of the key, as `ssh-keygen -l` prints it.',
       examples: ['SHA256:tOoR+J72TEHlgc8v6VaciMFIR4hkGHkBkbNxJGym1Ns'],

@@ -1,0 +1,169 @@
+/**
+ * Waiting is cheap, and a restart under load drops nothing: what the control plane has begun to read it answers, who
+ * waits is answered early, and the process ends by itself. On simulated machines, no guest is booted.
+ */
+import assert from 'node:assert/strict'
+import { readdirSync, readFileSync } from 'node:fs'
+import { Agent, type IncomingMessage, request } from 'node:http'
+import { join } from 'node:path'
+import { after, before, test } from 'node:test'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { connect } from '../server/src/db/database.ts'
+import { ControlPlane, until } from './control-plane.ts'
+
+const RESTARTS = 3
+const INTERVAL_MS = 20
+const LONG_POLLS = 20
+const STOP_MS = 10_000
+
+type Outcome = { id: string; name: string | null; status: number | null; body: any; error: string | null }
+
+let plane: ControlPlane
+before(async () => {
+  plane = await ControlPlane.create()
+})
+after(() => plane?.teardown())
+
+const agent = new Agent({ keepAlive: true })
+after(() => agent.destroy())
+let count = 0
+
+/** Sends one request to its end, whatever that is; `error` is set when there was no whole answer. */
+function send(method: string, path: string, key: string, body?: { name: string }): Promise<Outcome> {
+  const id = `drain-${++count}`
+  const outcome: Outcome = { id, name: body?.name ?? null, status: null, body: null, error: null }
+  return new Promise((resolve) => {
+    const failed = (error: NodeJS.ErrnoException) => resolve({ ...outcome, error: error.code ?? error.message })
+    const headers = { authorization: `Bearer ${key}`, 'x-request-id': id, 'content-type': 'application/json' }
+    const sent = request({ port: plane.port, host: '127.0.0.1', method, path, headers, agent }, (answer) => {
+      read(answer).then((text) => {
+        const isJson = answer.headers['content-type']?.includes('json')
+        resolve({ ...outcome, status: answer.statusCode!, body: isJson ? JSON.parse(text) : text })
+      }, failed)
+    })
+    sent.on('error', failed)
+    sent.end(body && JSON.stringify(body))
+  })
+}
+
+async function read(answer: IncomingMessage): Promise<string> {
+  let text = ''
+  for await (const chunk of answer) text += chunk
+  return text
+}
+
+test(`${RESTARTS} restarts under 50 requests a second`, { timeout: 60_000 }, async (context) => {
+  const key = plane.credentials.test_key
+  const create = (name: string) =>
+    send('POST', '/v2/instances', key, { name, region: 'us-east-1', plan: 'micro-1x', image: 'micro-linux' } as never)
+  const { body: first } = await create('first')
+  const load: Promise<Outcome>[] = []
+  let isOver = false
+  const generator = (async () => {
+    for (let i = 0; !isOver; i++) {
+      load.push(i % 2 === 0 ? create(`load-${i}`) : send('GET', `/v2/instances/${first.id}`, key))
+      await sleep(INTERVAL_MS)
+    }
+  })()
+
+  const stops: number[] = []
+  for (let i = 0; i < RESTARTS; i++) {
+    const polls = Array.from({ length: LONG_POLLS }, () =>
+      send('GET', `/v2/instances/${first.id}?wait_for=terminated&timeout=60`, key),
+    )
+    const followed = send('GET', `/v2/instances/${first.id}/console_log?follow=true`, key)
+    await sleep(500)
+    const begin = performance.now()
+    assert.equal((await plane.end('SIGTERM')).code, 0)
+    stops.push(performance.now() - begin)
+    for (const poll of await Promise.all(polls)) {
+      assert.deepEqual([poll.error, poll.status, poll.body?.id], [null, 200, first.id])
+    }
+    assert.deepEqual([(await followed).error, (await followed).status], [null, 200])
+    await plane.start()
+  }
+  await sleep(300)
+  isOver = true
+  await generator
+  const outcomes = await Promise.all(load)
+
+  const log = readFileSync(plane.log_file, 'utf8')
+  const answered = outcomes.filter(({ error }) => error === null)
+  const refused = outcomes.filter(({ error }) => error === 'ECONNREFUSED')
+  const broken = outcomes.filter(({ error }) => error !== null && error !== 'ECONNREFUSED')
+  // A connection may be closed while the first byte is on its way; what was read has been answered.
+  const dropped = broken.filter(({ id }) => log.includes(`"${id}"`))
+  assert.deepEqual(dropped, [])
+  assert.deepEqual([...new Set(answered.map(({ status }) => status))].sort(), [200, 201])
+  assert.ok(answered.length > 50, `${answered.length} answered`)
+  assert.ok(Math.max(...stops) < STOP_MS, `${stops} ms`)
+
+  const named = new Set<string>()
+  for (let url: string | null = '/v2/instances?limit=100'; url; ) {
+    const { body } = await plane.call('GET', url, undefined, key)
+    for (const { name } of body.data) named.add(name)
+    url = body.pagination.next_cursor && `/v2/instances?limit=100&cursor=${body.pagination.next_cursor}`
+  }
+  const told = outcomes.filter(({ status }) => status === 201).map(({ name }) => name!)
+  assert.deepEqual([...named].sort(), ['first', ...told].sort(), 'what was made, and what was answered')
+  const failures = log.split('\n').filter((line) => line.includes('"internal_error"'))
+  assert.deepEqual(failures, [])
+  context.diagnostic(
+    `${answered.length} answered, ${refused.length} refused while it was down, ${broken.length} closed unread, 0 dropped; stopped in ${stops.map(Math.round).join(', ')} ms`,
+  )
+})
+
+test('1,000 long polls hold no database connection, cost less than 100 MB, and end in order', {
+  timeout: 60_000,
+}, async (context) => {
+  const key = plane.credentials.test_key
+  const body = { name: 'awaited', region: 'us-east-1', plan: 'micro-1x', image: 'micro-linux' }
+  const { body: instance } = await send('POST', '/v2/instances', key, body)
+  const sql = connect({ url: databaseUrl(), max: 1, name: 'e2e' })
+  const connections = async () => {
+    const [row] = await sql`
+      select count(*)::int as open, count(*) filter (where state <> 'idle')::int as busy from pg_stat_activity
+      where backend_type = 'client backend' and pid <> pg_backend_pid()`
+    return row as { open: number; busy: number }
+  }
+  const poll = () => send('GET', `/v2/instances/${instance.id}?wait_for=terminated&timeout=60`, key)
+  // What the first hundred allocate is the process's warming up, and is not counted.
+  const early = Array.from({ length: 100 }, poll)
+  await until('they wait', () => sockets() >= 100)
+  await sleep(500)
+  const before = { rss: residentBytes(), ...(await connections()) }
+  const polls = Array.from({ length: 1_000 }, poll)
+  await until('they all wait', () => sockets() >= 1_100)
+  await until('the database rests', async () => (await connections()).busy === 0)
+  const during = { rss: residentBytes(), ...(await connections()) }
+  await sql.end()
+  const megabytes = (during.rss - before.rss) / 1e6
+  assert.ok(megabytes < 100, `${megabytes} MB`)
+  assert.equal(during.busy, 0)
+  // The pool's, however many wait.
+  assert.ok(during.open < 100, `${during.open} connections`)
+
+  const begin = performance.now()
+  assert.equal((await plane.end('SIGTERM')).code, 0)
+  const answers = await Promise.all([...early, ...polls])
+  assert.deepEqual([...new Set(answers.map(({ error, status }) => `${error} ${status}`))], ['null 200'])
+  context.diagnostic(
+    `1,000 polls: ${megabytes.toFixed(1)} MB, connections ${before.open} before and ${during.open} during, none busy; ended in ${Math.round(performance.now() - begin)} ms`,
+  )
+})
+
+function residentBytes(): number {
+  const status = readFileSync(`/proc/${plane.child!.pid}/status`, 'utf8')
+  return Number(/VmRSS:\s+(\d+) kB/.exec(status)![1]) * 1024
+}
+
+/** Sockets that the control plane holds: its clients', and a few of its own. */
+function sockets(): number {
+  return readdirSync(`/proc/${plane.child!.pid}/fd`).length
+}
+
+/** The embedded server's own socket. */
+function databaseUrl(): string {
+  const lines = readFileSync(join(plane.data_dir, 'postgres/postmaster.pid'), 'utf8').split('\n')
+  return `postgres://cloudnexus@/cloudnexus?host=${encodeURIComponent(lines[4]!.trim())}`
+}

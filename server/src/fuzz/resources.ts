@@ -1,0 +1,79 @@
+/** How to make one resource of each type, for the tests that are generated from the OpenAPI document. */
+import { generateKeyPairSync } from 'node:crypto'
+import type { Schema } from '../http/examples.ts'
+import { resolve } from '../http/examples.ts'
+import type { OpenapiDocument } from '../http/openapi-document.ts'
+import type { Call } from '../http/testing.ts'
+import { addressOf, idType, type Operation } from './document.ts'
+
+/** Makes one with a key that may do everything and answers its id. @param n a number that no other one has */
+type Make = (call: Call, n: number) => Promise<string>
+
+const by =
+  (path: string, body: (n: number) => unknown): Make =>
+  async (call, n) =>
+    created(await call('POST', path, body(n)))
+
+/**
+ * THE LIST, by the prefix of the id. A type that is not here is made by the POST that answers it, with the example of
+ * its body and a name of its own; it needs an entry only where that does not do.
+ */
+const MAKERS: Record<string, Make> = {
+  inst: by('/v2/instances', () => ({ region: 'us-east-1', plan: 'micro-1x', image: 'micro-linux' })),
+  img: by('/v2/images', (n) => ({ name: `image-${n}`, source: 'upload' })),
+  sub: by('/v2/subnets', (n) => ({
+    region: 'us-east-1',
+    name: `net-${n}`,
+    cidr: `10.${n % 60}.${(n >> 6) % 250}.0/24`,
+  })),
+  ssh: by('/v2/ssh_keys', (n) => ({ name: `key-${n}`, public_key: newPublicKey() })),
+}
+
+let count = 0
+
+/** A new resource of this type, owned by the key of `call`. Throws with what to do for a type that nobody can make. */
+export async function makeResource(
+  type: string,
+  call: Call,
+  operations: Operation[],
+  document: OpenapiDocument,
+): Promise<string> {
+  const make = MAKERS[type] ?? makerOf(type, operations, document)
+  if (make) return make(call, ++count)
+  throw new Error(
+    `Nobody knows how to make a resource of the type ${type}_…: add an entry for it to MAKERS in server/src/fuzz/resources.ts, so that its routes are tested with resources of one's own and of others.`,
+  )
+}
+
+/** The POST without path parameters that answers 201 with an id of this type. */
+function makerOf(type: string, operations: Operation[], document: OpenapiDocument): Make | null {
+  const operation = operations.find(({ method, answer, answers, pathParameters }) => {
+    if (method !== 'POST' || !answers.has(201) || !answer || pathParameters.length > 0) return false
+    const { id } = resolve(answer, document.components.schemas).properties ?? {}
+    return id !== undefined && idType(id) === type
+  })
+  if (!operation) return null
+  const { properties = {} } = operation.body ? resolve(operation.body.schema, document.components.schemas) : {}
+  const named = 'name' in (properties as Record<string, Schema>)
+  return by(addressOf(operation, {}), (n) => ({
+    ...(operation.body?.example as object),
+    ...(named && { name: `made-${n}` }),
+  }))
+}
+
+function created({ status, body }: { status: number; body: { id?: string } }): string {
+  if (status === 201 && body.id) return body.id
+  throw new Error(`A resource could not be made: ${status} ${JSON.stringify(body)}`)
+}
+
+/** A line that OpenSSH would take, of a key that was never used. */
+export function newPublicKey(): string {
+  const { x } = generateKeyPairSync('ed25519').publicKey.export({ format: 'jwk' })
+  const field = (bytes: Buffer) => {
+    const length = Buffer.alloc(4)
+    length.writeUInt32BE(bytes.length)
+    return Buffer.concat([length, bytes])
+  }
+  const blob = Buffer.concat([field(Buffer.from('ssh-ed25519')), field(Buffer.from(x!, 'base64url'))])
+  return `ssh-ed25519 ${blob.toString('base64')}`
+}

@@ -1,0 +1,90 @@
+/**
+ * Nobody holds a connection for longer than it is of use: not by headers or a body that trickle in, not by an answer
+ * that is not read, not by silence; and no handler keeps a client waiting beyond the deadline of its route.
+ *
+ * When the process is being stopped, what is being waited for ends early and in order: the answer says how things are.
+ */
+import type { FastifyReply, FastifyRequest } from 'fastify'
+import type { Clock } from '../lib/clock.ts'
+import { ApiError } from '../lib/errors.ts'
+
+/** Real milliseconds. */
+export const TIMEOUTS = {
+  /** From the connection, or the answer before, until the headers are complete. */
+  headers_ms: 30_000,
+  /** From the headers until the body is complete; routes may have another (`body_deadline_ms`). */
+  body_ms: 30_000,
+  /** From the headers until the answer begins; routes may have another (`answer_deadline_ms`). */
+  answer_ms: 30_000,
+  /** Without a byte in either direction: longer than the longest poll (60 s). */
+  silence_ms: 90_000,
+  /** Between two requests of a connection. */
+  keep_alive_ms: 65_000,
+  /** How often the first two are looked at. */
+  check_ms: 5_000,
+  /** How long a body may still arrive once the process is being stopped. */
+  stopping_body_ms: 3_000,
+}
+export type Timeouts = typeof TIMEOUTS
+
+/** Ends a request whose body trickles in, or has not come when the process must go. */
+export function limitBodyTime(
+  request: FastifyRequest,
+  { clock, stopping }: { clock: Clock; stopping: AbortSignal },
+  timeouts: Timeouts,
+): void {
+  const { raw } = request
+  if (raw.method === 'GET' || raw.method === 'HEAD' || raw.complete) return
+  const end = (error: ApiError) => {
+    // Whoever reads the body sees the error, and the socket carries the answer. Without a reader the answer has gone out.
+    if (raw.listenerCount('error') === 0) raw.destroy()
+    else raw.emit('error', error)
+  }
+  const late = () => end(new ApiError('request_timeout', TOO_SLOW, { headers: { connection: 'close' } }))
+  const timers = [clock.after(request.routeOptions.config.body_deadline_ms ?? timeouts.body_ms, late)]
+  const hurry = () => timers.push(clock.after(timeouts.stopping_body_ms, () => end(stopped())))
+  if (stopping.aborted) hurry()
+  else stopping.addEventListener('abort', hurry)
+  const done = () => {
+    stopping.removeEventListener('abort', hurry)
+    for (const timer of timers) timer.cancel()
+  }
+  raw.once('end', done)
+  raw.once('close', done)
+}
+
+/** Answers for a handler that does not. What it was doing may still be done. */
+export function limitAnswerTime(request: FastifyRequest, reply: FastifyReply, clock: Clock, timeouts: Timeouts): void {
+  const { answer_deadline_ms, body_deadline_ms = 0 } = request.routeOptions.config
+  const deadline = Math.max(answer_deadline_ms ?? timeouts.answer_ms, body_deadline_ms)
+  const timer = clock.after(deadline, () => {
+    if (reply.sent || reply.raw.headersSent) return
+    const detail = 'This takes too long. It may still be done: look at the resource before you try again.'
+    void reply.send(new ApiError('unavailable', detail, { headers: { 'retry-after': '5' } }))
+  })
+  reply.raw.once('close', timer.cancel)
+}
+
+/**
+ * A signal for whoever waits on behalf of a request: it aborts when the client has left, or when the process is being
+ * stopped. Call `done` when nobody waits any more.
+ */
+export function endOfWaiting(request: FastifyRequest['raw'], stopping: AbortSignal) {
+  const over = new AbortController()
+  const abort = () => over.abort()
+  if (stopping.aborted) abort()
+  stopping.addEventListener('abort', abort)
+  request.once('close', abort)
+  const done = () => {
+    stopping.removeEventListener('abort', abort)
+    request.off('close', abort)
+  }
+  return { signal: over.signal, done }
+}
+
+const TOO_SLOW = 'The body did not arrive in time. Send it faster or in one piece.'
+
+function stopped(): ApiError {
+  const detail = 'The service is being restarted, and the body had not arrived. Send the request again in a moment.'
+  return new ApiError('unavailable', detail, { headers: { connection: 'close', 'retry-after': '5' } })
+}
