@@ -7,7 +7,7 @@ import { after, test } from 'node:test'
 import { testConfig } from '../http/testing.ts'
 import { createWorld } from '../instances/testing-world.ts'
 import { createLog } from '../lib/log.ts'
-import { type Coverage, fuzz } from './run.ts'
+import { type Coverage, fuzz, type Report } from './run.ts'
 
 const requests = Number(process.env.FUZZ_REQUESTS ?? 5_000)
 const seed = Number(process.env.FUZZ_SEED ?? 20_250_115)
@@ -46,7 +46,7 @@ after(async () => {
 
 test(`${requests} requests from the seed ${seed}`, { timeout: 24 * 3_600_000 }, async (context) => {
   const begin = performance.now()
-  const report = await fuzz(world, { requests, seed })
+  const report = await fuzz(world, { requests, seed, progress: tell })
   const seconds = (performance.now() - begin) / 1000
   const statuses = [...report.statuses].sort(([a], [b]) => a - b).map(([status, count]) => `${status}: ${count}`)
   context.diagnostic(
@@ -61,6 +61,14 @@ test(`${requests} requests from the seed ${seed}`, { timeout: 24 * 3_600_000 }, 
   const neverAccepted = [...report.coverage].filter(([, { accepted }]) => accepted === 0).map(([id]) => id)
   assert.deepEqual(neverAccepted, [])
 })
+
+let told = 0
+/** A line each ten thousand requests, for who waits. */
+function tell({ requests: sent }: Report): void {
+  if (sent < told + 10_000) return
+  told = sent
+  process.stderr.write(`${sent} requests, ${Math.round(process.memoryUsage.rss() / 1e6)} MB\n`)
+}
 
 function inWords({ sent, accepted, refused, missing, left }: Coverage): string {
   return `${sent} sent, ${accepted} accepted as they were, ${refused} refused, ${missing} not found, ${left} left`

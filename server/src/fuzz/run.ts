@@ -35,7 +35,10 @@ const ENGINE_MS = 10
 const NO_ANSWER_MS = 20_000
 
 /** Sends at least this many requests. Throws with the seed and the shortest failing sequence as curl. */
-export async function fuzz(world: World, options: { requests: number; seed: number }): Promise<Report> {
+export async function fuzz(
+  world: World,
+  options: { requests: number; seed: number; progress?: (report: Report) => void },
+): Promise<Report> {
   await world.app.ready()
   const document = world.app.swagger() as unknown as OpenapiDocument
   const operations = operationsOf(document)
@@ -45,6 +48,7 @@ export async function fuzz(world: World, options: { requests: number; seed: numb
   const property = fc.asyncProperty(sequences(operations, document.components.schemas), runSequence)
   for (let seed = options.seed; report.requests < options.requests; seed++) {
     const run = await fc.check(property, { seed, numRuns: RUNS_PER_SEED })
+    options.progress?.(report)
     if (!run.failed) continue
     const cause = run.errorInstance as Error | undefined
     const again = `npm run fuzz -- --requests 1 --seed ${seed}`

@@ -28,7 +28,7 @@ export function createAnswerCheck(document: OpenapiDocument): CheckAnswer {
     const type = String(headers['content-type']).split(';', 1)[0]!
     if (status >= 400 && method !== 'HEAD') {
       assert.equal(type, 'application/problem+json', where)
-      fits({ $ref: '#/components/schemas/Problem' }, body, where)
+      fits(PROBLEM, body, where)
       const problem = body as { status: number; request_id: string }
       assert.deepEqual([problem.status, problem.request_id], [status, id], where)
     }
@@ -50,6 +50,9 @@ export function createAnswerCheck(document: OpenapiDocument): CheckAnswer {
     if (status >= 400) assert.ok(code! in media.examples!, `${where} with the code ${code} is not documented`)
   }
 }
+
+/** One object, so that it is compiled once. */
+const PROBLEM = { $ref: '#/components/schemas/Problem' }
 
 /** Ajv that knows the document's named schemas by the references that the document uses. */
 export function createDocumentAjv(document: OpenapiDocument): Ajv {
