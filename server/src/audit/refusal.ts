@@ -21,12 +21,12 @@ export function actorOf(request: FastifyRequest, now: Date): Actor {
 }
 
 /**
- * Notes a write that was refused. Left out are those of nobody (401), those that were not looked at yet (429, or another
- * one with the same Idempotency-Key runs), and failures of ours (5xx), which are no refusals.
+ * Notes a write that was refused. Left out are those of nobody (401), those that were not looked at (their body did not
+ * arrive, a limit, another one with the same Idempotency-Key runs), and failures of ours (5xx), which are no refusals.
  */
 export async function auditRefusal(deps: Deps, request: FastifyRequest, error: ApiError): Promise<void> {
   const reads = request.method === 'GET' || request.method === 'HEAD'
-  const unseen = error.status >= 500 || error.status === 429 || error.code === 'idempotency_in_flight'
+  const unseen = error.status >= 500 || [408, 429].includes(error.status) || error.code === 'idempotency_in_flight'
   if (reads || !request.principal || request.is404 || unseen) return
   const { id: resource = null } = (request.params ?? {}) as { id?: string }
   const entry = auditEntry({

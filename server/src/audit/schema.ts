@@ -1,12 +1,7 @@
 import { Type } from 'typebox'
 import { listParameters, PageOf } from '../http/list.ts'
-import { Id, Nullable, OneOf, Text } from '../http/schemas.ts'
+import { Id, Moment, Nullable, OneOf, PreciseTimestamp, Text } from '../http/schemas.ts'
 
-const Milliseconds = Type.String({
-  pattern: '^\\d{4}-\\d\\d-\\d\\dT\\d\\d:\\d\\d:\\d\\d\\.\\d{3}Z$',
-  description: 'When, in real time with milliseconds.',
-  examples: ['2025-01-15T08:32:14.120Z'],
-})
 const fields = (description: string) =>
   Type.Union([Type.Object({}, { additionalProperties: true }), Type.Null()], { description })
 
@@ -14,7 +9,7 @@ export const AuditEntry = Type.Object(
   {
     sequence: Type.Integer({ description: 'Place in the log of the environment, from 1, without gaps.' }),
     id: Id('aud', 'Identifier.'),
-    created_at: Milliseconds,
+    created_at: PreciseTimestamp('When, in real time.'),
     key_id: Id('key', 'The key that was used.'),
     address: Nullable(Type.String({ description: 'Address that the request came from.' })),
     request_id: Type.String({ description: 'X-Request-ID of the request.', examples: ['deploy-42'] }),
@@ -43,9 +38,6 @@ export const AuditEntry = Type.Object(
 
 export const AuditEntryPage = PageOf(AuditEntry)
 
-const moment = (description: string) =>
-  Type.Optional(Type.String({ format: 'date-time', description, examples: ['2025-01-15T08:32:14Z'] }))
-
 /** Which entries; spread into the parameters of a route. */
 export const auditFilters = {
   action: Type.Optional(Text({ maxLength: 500, description: 'Operations, by comma.', examples: ['createInstance'] })),
@@ -53,7 +45,7 @@ export const auditFilters = {
   key: Type.Optional(Text({ maxLength: 100, description: 'Identifier of a key.' })),
   request_id: Type.Optional(Text({ maxLength: 128, description: 'X-Request-ID, or a `req_…` identifier.' })),
   outcome: Type.Optional(OneOf(['done', 'refused'], 'Only these.')),
-  from: moment('From this moment on.'),
-  to: moment('Before this moment.'),
+  from: Type.Optional(Moment('From this time on.')),
+  to: Type.Optional(Moment('Before this time.')),
 }
 export const auditListParameters = { ...listParameters, ...auditFilters }

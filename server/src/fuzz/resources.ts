@@ -27,6 +27,14 @@ const MAKERS: Record<string, Make> = {
     cidr: `10.${n % 60}.${(n >> 6) % 250}.0/24`,
   })),
   ssh: by('/v2/ssh_keys', (n) => ({ name: `key-${n}`, public_key: newPublicKey() })),
+  // Every request is one, and every write is an entry of the audit log.
+  req: async (call) => (await call('GET', '/v2/plans')).headers['x-request-id']!,
+  aud: async (call, n) => {
+    const request_id = `entry-${n}`
+    const key = { name: `key-${n}`, public_key: newPublicKey() }
+    created(await call('POST', '/v2/ssh_keys', key, { 'x-request-id': request_id }))
+    return (await call('GET', `/v2/audit_log?request_id=${request_id}`)).body.data[0].id
+  },
 }
 
 let count = 0

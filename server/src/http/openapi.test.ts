@@ -69,6 +69,7 @@ test('references lead somewhere', () => {
 test('named schemas and their fields are described, and closed', () => {
   for (const [name, schema] of Object.entries<Record<string, any>>(document.components.schemas)) {
     assert.ok(schema.description, name)
+    if (schema.anyOf) continue
     if (name !== 'Problem') assert.equal(schema.additionalProperties, false, name)
     for (const [field, property] of Object.entries<Record<string, unknown>>(schema.properties)) {
       if (property.$ref || name.endsWith('Page')) continue
@@ -104,7 +105,7 @@ test('examples are valid', () => {
 
 test('every body has an example; a text that has none gets one in its schema (`examples: [...]`)', () => {
   const media = (bodies: Record<string, any> = {}) =>
-    Object.entries(bodies).filter(([type, { schema }]) => /json/.test(type) && schema)
+    Object.entries(bodies).filter(([type, { schema }]) => /[/+]json\b/.test(type) && schema)
   for (const { name, operation } of operations) {
     const answers = Object.values(operation.responses).flatMap(({ content }) => media(content))
     for (const [type, { example, examples }] of [...answers, ...media(operation.requestBody?.content)]) {

@@ -29,6 +29,26 @@ export function Timestamp(description: string) {
   return Type.String({ format: 'date-time', description, examples: ['2025-01-15T08:32:14Z'] })
 }
 
+/** A time with milliseconds, which resource timestamps do not have: of what is told in real time. */
+export function PreciseTimestamp(description: string) {
+  return Type.String({
+    pattern: '^[0-9-]{10}T[0-9:]{8}\\.[0-9]{3}Z$',
+    description,
+    examples: ['2025-01-15T08:32:14.125Z'],
+  })
+}
+
+/** A time that a client gives: RFC 3339 with any offset, and one that the calendar has. */
+export function Moment(description: string) {
+  return Type.String({
+    pattern: '^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\\.[0-9]{1,9})?(Z|[+-][0-9]{2}:[0-9]{2})$',
+    format: 'date-time',
+    'x-rule': 'a time such as 2025-01-15T08:32:14Z',
+    description,
+    examples: ['2099-01-15T08:32:14Z'],
+  })
+}
+
 /** An identifier of this type, as a field or a path parameter. A path with any other text is 404. */
 export function Id(type: IdType, description: string) {
   return Type.String({

@@ -15,7 +15,7 @@ export function buildValidator(sharedSchemas: unknown) {
     useDefaults: true,
     strict: true,
     strictTypes: false,
-    formats: { 'date-time': true, uri: true } as const,
+    formats: { 'date-time': isMoment, uri: true } as const,
     keywords: ['x-rule', 'x-names', 'example'],
   }
   const strict = new Ajv({ ...options, coerceTypes: false })
@@ -170,4 +170,12 @@ function unescapePointer(pointer: string): string {
 /** Long or odd names of the client's come back shortened and on one line. */
 function cut(name: string): string {
   return name.length > 80 ? `${name.slice(0, 80)}…` : name
+}
+
+/** True for a time that exists: JavaScript takes the 31st of February for one in March. */
+function isMoment(text: string): boolean {
+  const [day = ''] = text.split('T')
+  const date = new Date(`${day}T00:00:00Z`)
+  const exists = !Number.isNaN(date.getTime()) && date.toISOString().slice(0, 10) === day && day > '0000-12-31'
+  return exists && !Number.isNaN(Date.parse(text))
 }

@@ -21,6 +21,7 @@ import {
   dryRun,
   Instance,
   InstanceCreate,
+  InstanceOrPlan,
   InstancePage,
   InstancePlan,
   InstanceUpdate,
@@ -48,7 +49,7 @@ type Rehearsed = Parameters<typeof describeWrite>[5]
 type InstanceWish = (tx: Transaction, context: Deps & Context, target: Target) => Promise<Changed>
 
 export const instances: Resource = {
-  schemas: [Instance, InstancePage, InstanceCreate, InstanceUpdate, InstancePlan],
+  schemas: [Instance, InstancePage, InstanceCreate, InstanceUpdate, InstancePlan, InstanceOrPlan],
   routes(app, deps) {
     const show = (row: Parameters<typeof present>[0]) => present(row, deps.config)
     const answers = createAnswerCache(deps)
@@ -198,9 +199,7 @@ export const instances: Resource = {
           ),
           body: ref(InstanceUpdate),
           response: {
-            200: Type.Union([ref(Instance), ref(InstancePlan)], {
-              description: 'The instance, or with `dry_run` what would happen.',
-            }),
+            200: ref(InstanceOrPlan),
           },
         },
         handler: (request, reply) => {

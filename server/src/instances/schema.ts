@@ -209,6 +209,12 @@ export const InstancePlan = Type.Object(
   { $id: 'InstancePlan', description: 'What a write of an instance would do.', additionalProperties: false },
 )
 
+/** What a write answers that can be rehearsed and is 200 anyway. */
+export const InstanceOrPlan = Type.Union([ref(Instance), ref(InstancePlan)], {
+  $id: 'InstanceOrPlan',
+  description: 'The instance, or with `dry_run` what would happen.',
+})
+
 /** Parameter of the writes that can be rehearsed. */
 export const dryRun = {
   dry_run: Type.Optional(

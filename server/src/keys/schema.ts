@@ -1,12 +1,13 @@
 import { type Static, Type } from 'typebox'
 import { listParameters, PageOf } from '../http/list.ts'
-import { Id, Nullable, OneOf, Text, Timestamp } from '../http/schemas.ts'
+import { Id, Moment, Nullable, OneOf, Text, Timestamp } from '../http/schemas.ts'
 import { KEY_STATUSES } from './row.ts'
 import { SCOPES } from './scopes.ts'
 
 const name = Text({ description: 'Name for people.', minLength: 1, maxLength: 63, examples: ['ci'] })
 const scopes = Type.Array(OneOf(SCOPES, 'One thing that the key may do.'), {
   minItems: 1,
+  maxItems: SCOPES.length,
   uniqueItems: true,
   description: 'What the key may do. Regions, plans and limits can be read with every key.',
   examples: [['instances:read', 'instances:write']],
@@ -26,10 +27,6 @@ const allowedAddresses = Nullable(
     },
   ),
 )
-const expiry = {
-  pattern: '^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\\.[0-9]{1,9})?(Z|[+-][0-9]{2}:[0-9]{2})$',
-  'x-rule': 'a time such as 2025-01-15T08:32:14Z',
-}
 const maxInstances = Type.Integer({ minimum: 0, maximum: 1_000_000, description: 'Instances at the same time.' })
 const maxVcpus = Type.Integer({ minimum: 0, maximum: 10_000_000, description: 'vCPUs at the same time, in sum.' })
 const ttl = Type.Integer({
@@ -105,11 +102,7 @@ export const ApiKeyCreate = Type.Object(
   {
     name,
     scopes,
-    expires_at: Type.Optional(
-      Nullable(
-        Type.String({ ...expiry, description: 'When it ends by itself. Left out: with your key, if that ends.' }),
-      ),
-    ),
+    expires_at: Type.Optional(Nullable(Moment('When it ends by itself. Left out: with your key, if that ends.'))),
     allowed_addresses: Type.Optional({
       ...allowedAddresses,
       description: 'From where it may be used. Left out: as your key.',
@@ -151,9 +144,7 @@ export const ApiKeyUpdate = Type.Object(
   {
     name: Type.Optional(name),
     scopes: Type.Optional(scopes),
-    expires_at: Type.Optional(
-      Nullable(Type.String({ ...expiry, description: 'When it ends by itself; null: never.' })),
-    ),
+    expires_at: Type.Optional(Nullable(Moment('When it ends by itself; null: never.'))),
     allowed_addresses: Type.Optional(allowedAddresses),
     budget: Type.Optional(Type.Unknown({ description: 'Cannot be changed; may be sent back as it is.' })),
     id: ignored,
@@ -189,7 +180,7 @@ export const Rotate = Type.Object(
       }),
     ),
   },
-  { additionalProperties: false, description: 'How to go over to the new key.' },
+  { title: 'Rotate', additionalProperties: false, description: 'How to go over to the new key.' },
 )
 
 export const keyFilters = {

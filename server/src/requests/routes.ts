@@ -1,4 +1,5 @@
 import { Type } from 'typebox'
+import { answerObject } from '../http/etag.ts'
 import { answerPage } from '../http/list.ts'
 import { ref } from '../http/schemas.ts'
 import type { Resource } from '../http/types.ts'
@@ -57,14 +58,15 @@ export const requests: Resource = {
           response: { 200: ref(RequestTrace) },
         },
       },
-      async (request) => {
+      async (request, reply) => {
         await deps.requests.flush()
         const { environment_id } = request.principal
         const sql = deps.sql.as(environment_id)
         const row = await findRequest(sql, environment_id, request.params.id)
         if (!row) throw notFound('request', request.params.id)
         const { others, writes, spans, events } = await traceOf(sql, environment_id, row)
-        return { ...showRequest(row), spans: timeline(row, writes, spans, events), others: others.map(showOther) }
+        const trace = timeline(row, writes, spans, events)
+        return answerObject(request, reply, { ...showRequest(row), spans: trace, others: others.map(showOther) })
       },
     )
   },

@@ -1,20 +1,11 @@
 import { type Static, Type } from 'typebox'
 import { listParameters, PageOf } from '../http/list.ts'
-import { Id, Nullable, OneOf, ref } from '../http/schemas.ts'
+import { Id, Moment, Nullable, OneOf, PreciseTimestamp, ref } from '../http/schemas.ts'
 import { CATALOGUE } from '../lib/errors.ts'
 import { RECORDED_KINDS, WAITS } from './row.ts'
 
 const WORD = '[A-Za-z0-9._-]{1,128}'
 const list = (word: string) => `^(${word})(,(${word})){0,49}$`
-
-/** A moment with milliseconds, which resource timestamps do not have. */
-const Moment = (description: string) =>
-  Type.String({ pattern: '^[0-9-]{10}T[0-9:]{8}\\.[0-9]{3}Z$', description, examples: ['2025-01-15T08:32:14.125Z'] })
-
-const MOMENT_RULE = {
-  pattern: '^\\d{4}-\\d{2}-\\d{2}T\\d{2}:\\d{2}:\\d{2}(\\.\\d{1,9})?(Z|[+-]\\d{2}:\\d{2})$',
-  'x-rule': 'a time such as 2025-01-15T08:32:14Z',
-}
 
 const requestFields = {
   id: Id('req', 'Unique identifier of the request.'),
@@ -22,7 +13,7 @@ const requestFields = {
     description: 'The X-Request-ID that the client gave, which others may have, too; else the same as `id`.',
     examples: ['checkout-4711'],
   }),
-  created_at: Moment('When it began, in real time.'),
+  created_at: PreciseTimestamp('When it began, in real time.'),
   method: Type.String({ description: 'HTTP method.', examples: ['POST'] }),
   route: Nullable(
     Type.String({
@@ -69,7 +60,7 @@ export const Span = Type.Object(
     parent: Nullable(
       Type.String({ description: '`name` of the span that this one is a part of; null at the top level.' }),
     ),
-    started_at: Moment('When it began, in real time.'),
+    started_at: PreciseTimestamp('When it began, in real time.'),
     duration_ms: Nullable(Type.Number({ description: 'Milliseconds; null while it goes on.', examples: [8.2] })),
     resource: Nullable(Type.String({ description: 'What it is about.', examples: ['inst_3x9y2z1a0b'] })),
     status: OneOf(['ok', 'failed', 'open'], '`open`: it goes on.'),
@@ -137,8 +128,8 @@ const filters = {
       examples: [Object.keys(CATALOGUE)[0]],
     }),
   ),
-  from: Type.Optional(Type.String({ ...MOMENT_RULE, description: 'Begun at this time or later.' })),
-  to: Type.Optional(Type.String({ ...MOMENT_RULE, description: 'Begun before this time.' })),
+  from: Type.Optional(Moment('Begun at this time or later.')),
+  to: Type.Optional(Moment('Begun before this time.')),
 }
 
 export const requestFilters = { ...filters, ...listParameters }
