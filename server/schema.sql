@@ -86,6 +86,8 @@ grant execute on function open_environment_head() to public;
 
 grant execute on function refuse_change() to public;
 
+grant execute on function refuse_over_quota() to public;
+
 grant execute on function used_capacity(in_region text, except_id text, overhead_bytes bigint) to cn_app;
 
 grant execute on function wake_instances_waiting_for(awaited_image_id text) to cn_app;
@@ -731,6 +733,11 @@ CREATE OR REPLACE FUNCTION public.refuse_change()
  RETURNS trigger
  LANGUAGE plpgsql
 AS $function$ begin raise exception 'entries of % are never changed', tg_table_name; end $function$;
+
+CREATE OR REPLACE FUNCTION public.refuse_over_quota()
+ RETURNS integer
+ LANGUAGE plpgsql
+AS $function$ begin raise exception 'the project would use more than it may' using errcode = 'CN001'; end $function$;
 
 CREATE OR REPLACE FUNCTION public.used_capacity(in_region text, except_id text, overhead_bytes bigint)
  RETURNS TABLE(vcpus bigint, memory_bytes bigint, disk_bytes bigint)

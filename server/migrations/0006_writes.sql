@@ -24,6 +24,10 @@ from (
   from instances where status <> 'terminated' group by environment_id
 ) as u where u.environment_id = h.environment_id;
 
+-- The last statement of a transaction is sent together with the commit: what must not be committed has to fail.
+create function refuse_over_quota() returns integer language plpgsql
+  as $$ begin raise exception 'the project would use more than it may' using errcode = 'CN001'; end $$;
+
 create table audit_log (
   environment_id text not null references environments,
   sequence bigint not null,

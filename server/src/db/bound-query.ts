@@ -13,18 +13,21 @@
 import pg from 'pg'
 import type { Query } from './sql.ts'
 
-type Connection = {
+export type Connection = {
+  parse(message: { name: string; text: string; types: number[] }): void
   bind(message: { statement: string; values: unknown[] }): void
   execute(message: object): void
+  sync(): void
 }
-type Message = object
+export type Message = object
 /** The methods of pg.Query that its published types leave out. */
 type Internals = {
   prepare(connection: Connection): void
+  _getRows(connection: Connection): void
   handleDataRow(message: Message): void
   handleCommandComplete(message: Message, connection: Connection): void
 }
-const Base = pg.Query as unknown as new (config: object) => Internals
+export const Base = pg.Query as unknown as new (config: object) => Internals
 
 /** Prepared once per connection, by node-postgres's own means. */
 const BIND = { name: 'bind_tenant', text: "select set_config('cloudnexus.environment_id', $1, true)" }

@@ -10,11 +10,16 @@ import pg from 'pg'
 import { systemClock } from '../lib/clock.ts'
 import { DatabaseUnavailableError } from '../lib/errors.ts'
 import { beginBound, queryBound } from './bound-query.ts'
-import { type Compiled, createQuery, type Query, type Rows } from './sql.ts'
+import { queryAndCommit } from './last-statement.ts'
+import { type Compiled, compile, createQuery, type Query, type Rows, type Statement } from './sql.ts'
 
 export type { Query } from './sql.ts'
 /** A transaction that is open: the same tag, on its own connection. */
-export type Transaction = Query & { readonly transaction: true }
+export type Transaction = Query & {
+  readonly transaction: true
+  /** Runs this statement after everything else, in one message with the commit; only for who needs no answer from it. */
+  commitWith(last: Statement<unknown>): void
+}
 
 export type Listener = { unlisten(): Promise<void> }
 
@@ -102,9 +107,14 @@ export function connect(options: Connect): Sql {
       isOpen ? run(client, compiled) : Promise.reject(new Error('the transaction has ended'))
     try {
       await run(client, { text: beginning, values: [] })
-      const result = await (body(Object.assign(createQuery(execute), { transaction: true as const })) as T)
+      let last: Compiled | null = null
+      const commitWith = (statement: Statement<unknown>) => {
+        last = compile(statement)
+      }
+      const tx = Object.assign(createQuery(execute), { transaction: true as const, commitWith })
+      const result = await (body(tx) as T)
       isOpen = false
-      await commit(client)
+      await commit(client, last)
       client.release()
       return result
     } catch (error) {
@@ -119,9 +129,17 @@ export function connect(options: Connect): Sql {
   }
 
   /** A server that was asked to commit a failed transaction rolls it back and calls that a success. */
-  async function commit(client: pg.PoolClient): Promise<void> {
-    const { command } = await run(client, { text: 'commit', values: [] })
-    if (command === 'ROLLBACK') throw new Error('a statement of the transaction had failed: nothing was written')
+  async function commit(client: pg.PoolClient, last: Compiled | null): Promise<void> {
+    const outcome = last ? await runLast(client, last) : (await run(client, { text: 'commit', values: [] })).command
+    if (outcome === 'ROLLBACK') throw new Error('a statement of the transaction had failed: nothing was written')
+  }
+
+  async function runLast(client: pg.PoolClient, { text, values }: Compiled): Promise<string> {
+    try {
+      return await queryAndCommit(client, { text, values, ...nameOf(names, text) })
+    } catch (error) {
+      throw isUnavailable(error) ? new DatabaseUnavailableError(error) : error
+    }
   }
 
   const shared = {

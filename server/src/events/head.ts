@@ -5,7 +5,7 @@
  * The head is one row per environment. Its update stays locked until the commit, so numbers rise in the order of commits
  * without gaps, the audit log is one chain, and use is compared with the quota by one transaction at a time. For the same
  * reason it has to be the transaction's last statement: whoever writes gathers in a `Head` what belongs there, and
- * `transact` writes it down after everything else, right before the commit.
+ * `transact` writes it down after everything else, in one message with the commit.
  *
  * The advisory lock is the queue: those who wait for a row that is updated all wake at each commit, those who wait for a
  * lock one by one.
@@ -44,6 +44,9 @@ export type Owner = Pick<Principal, 'environment_id' | 'mode'>
 
 type Context = Pick<Deps, 'sql' | 'random' | 'config'>
 
+/** SQLSTATE of refuse_over_quota(). */
+const OVER_QUOTA = 'CN001'
+
 /** Ends a transaction that was only a rehearsal. */
 class Rehearsed extends Error {}
 
@@ -59,27 +62,35 @@ export async function transact<T>(
   options: { rehearse?: boolean } = {},
 ): Promise<T> {
   let rehearsed: T | undefined
+  let use = nothingUsed()
   try {
     return await deps.sql.as(owner.environment_id).begin(async (tx): Promise<T> => {
       const head: Head = { events: [], audit: null, use: nothingUsed() }
       const result = await body(tx, head)
-      await closeHead(tx, deps, owner, head)
-      if (!options.rehearse) return result
+      use = head.use
+      const last = closeHead(tx, deps, owner, head)
+      if (!options.rehearse) {
+        if (last) tx.commitWith(last)
+        return result
+      }
+      await last
       rehearsed = result
       throw new Rehearsed()
     })
   } catch (error) {
     if (error instanceof Rehearsed) return rehearsed as T
-    throw error
+    if ((error as { code?: string }).code !== OVER_QUOTA) throw error
+    throw await quotaExhausted(deps.sql.as(owner.environment_id), deps, owner, use)
   }
 }
 
-async function closeHead(tx: Transaction, deps: Context, owner: Owner, { events, audit, use }: Head): Promise<void> {
+/** The statement that writes the head; null where nothing belongs there. */
+function closeHead(tx: Transaction, deps: Context, owner: Owner, { events, audit, use }: Head) {
   const { environment_id } = owner
   const changes = QUOTA_NAMES.some((name) => use[name] !== 0)
-  if (events.length === 0 && audit === null && !changes) return
+  if (events.length === 0 && audit === null && !changes) return null
   const quotas = deps.config.quotas[owner.mode]
-  const [closed] = await tx`
+  return tx`
     with head as (
       update environment_heads h set sequence = h.sequence + ${events.length}::bigint
         ${changes ? addUse(tx, use) : tx``}
@@ -90,8 +101,7 @@ async function closeHead(tx: Transaction, deps: Context, owner: Owner, { events,
     )
     ${events.length > 0 ? insertEvents(tx, deps.random, environment_id, events) : tx``}
     ${audit ? insertEntry(tx, environment_id, audit) : tx``}
-    select 1 from head`
-  if (!closed) throw await quotaExhausted(tx, deps, owner, use)
+    select case when exists (select from head) then 1 else refuse_over_quota() end`
 }
 
 function addUse(tx: Query, use: Use) {
