@@ -84,9 +84,13 @@ grant execute on function keep_request_days(keep_days integer) to cn_engine;
 
 grant execute on function open_environment_head() to public;
 
+grant execute on function project_quotas(of_project text) to cn_app;
+
 grant execute on function refuse_change() to public;
 
 grant execute on function refuse_over_quota() to public;
+
+grant execute on function set_project_quota(of_project text, of_mode text, new_quota jsonb) to cn_app;
 
 grant execute on function used_capacity(in_region text, except_id text, overhead_bytes bigint) to cn_app;
 
@@ -729,6 +733,17 @@ CREATE OR REPLACE FUNCTION public.open_environment_head()
  LANGUAGE plpgsql
 AS $function$ begin insert into environment_heads (environment_id) values (new.id); return null; end $function$;
 
+CREATE OR REPLACE FUNCTION public.project_quotas(of_project text)
+ RETURNS jsonb
+ LANGUAGE sql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+    select jsonb_object_agg(e.mode, h.quota)
+    from public.environments e join public.environment_heads h on h.environment_id = e.id
+    where e.project_id = of_project and public.belongs_to_operator(public.current_environment_id())
+  $function$;
+
 CREATE OR REPLACE FUNCTION public.refuse_change()
  RETURNS trigger
  LANGUAGE plpgsql
@@ -738,6 +753,17 @@ CREATE OR REPLACE FUNCTION public.refuse_over_quota()
  RETURNS integer
  LANGUAGE plpgsql
 AS $function$ begin raise exception 'the project would use more than it may' using errcode = 'CN001'; end $function$;
+
+CREATE OR REPLACE FUNCTION public.set_project_quota(of_project text, of_mode text, new_quota jsonb)
+ RETURNS void
+ LANGUAGE sql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+    update public.environment_heads h set quota = new_quota from public.environments e
+    where e.id = h.environment_id and e.project_id = of_project and e.mode = of_mode
+      and public.belongs_to_operator(public.current_environment_id())
+  $function$;
 
 CREATE OR REPLACE FUNCTION public.used_capacity(in_region text, except_id text, overhead_bytes bigint)
  RETURNS TABLE(vcpus bigint, memory_bytes bigint, disk_bytes bigint)

@@ -77,3 +77,21 @@ create index idempotency_keys_age on idempotency_keys (created_at);
 
 select isolate_tenant_table('audit_log', app => 'select, insert');
 select isolate_tenant_table('idempotency_keys', app => 'select, insert, update', engine => 'select, delete');
+
+-- The quotas that differ from the operator's configuration, of any project: for the operator's own to see and to set.
+create function project_quotas(of_project text) returns jsonb
+  language sql stable security definer set search_path = pg_catalog, pg_temp
+  as $$
+    select jsonb_object_agg(e.mode, h.quota)
+    from public.environments e join public.environment_heads h on h.environment_id = e.id
+    where e.project_id = of_project and public.belongs_to_operator(public.current_environment_id())
+  $$;
+create function set_project_quota(of_project text, of_mode text, new_quota jsonb) returns void
+  language sql security definer set search_path = pg_catalog, pg_temp
+  as $$
+    update public.environment_heads h set quota = new_quota from public.environments e
+    where e.id = h.environment_id and e.project_id = of_project and e.mode = of_mode
+      and public.belongs_to_operator(public.current_environment_id())
+  $$;
+revoke execute on function project_quotas, set_project_quota from public;
+grant execute on function project_quotas, set_project_quota to cn_app;

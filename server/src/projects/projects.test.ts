@@ -56,6 +56,29 @@ describe('projects', { timeout: 120_000 }, () => {
     assert.equal((await world.call('GET', '/v2/projects/proj_0000000000')).status, 404)
   })
 
+  test('a quota of its own is shown, holds, and can be changed and taken away', async () => {
+    const { status, body } = await world.call('POST', '/v2/projects', {
+      name: 'small',
+      quotas: { test: { instances: 1 } },
+    })
+    assert.deepEqual([status, body.quotas], [201, { live: {}, test: { instances: 1 } }])
+    const call = caller(world.app, body.test_key)
+    const limit = async () => (await call('GET', '/v2/limits')).body.quotas[0].limit
+    assert.equal((await call('POST', '/v2/instances', BODY)).status, 201)
+    const beyond = await call('POST', '/v2/instances', BODY)
+    assert.deepEqual([beyond.status, beyond.body.scope, beyond.body.limit], [409, 'quota', 1])
+    const url = `/v2/projects/${body.id}`
+    const larger = await world.call('PATCH', url, { quotas: { test: { instances: 2 } } })
+    assert.deepEqual([larger.body.quotas, larger.body.name], [{ live: {}, test: { instances: 2 } }, 'small'])
+    assert.deepEqual((await world.call('GET', url)).body, larger.body)
+    assert.equal((await call('POST', '/v2/instances', BODY)).status, 201)
+    assert.deepEqual([await limit(), (await world.call('PUT', url, { quotas: { test: {} } })).status], [2, 200])
+    assert.equal(await limit(), null)
+    for (const quotas of [{ test: { instances: -1 } }, { test: { cars: 1 } }, { system: {} }]) {
+      assert.equal((await world.call('PUT', url, { quotas })).status, 422)
+    }
+  })
+
   test('its keys may do everything but make projects, and grant it to nobody', async () => {
     const { live, test: inTest } = await project()
     for (const call of [live, inTest]) {

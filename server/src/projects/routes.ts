@@ -5,7 +5,7 @@ import { Id, ref } from '../http/schemas.ts'
 import type { Resource } from '../http/types.ts'
 import { changed, created, write } from '../http/write.ts'
 import { Project, ProjectCreate, ProjectCreated, ProjectPage, ProjectUpdate } from './schema.ts'
-import { createProject, getProject, listProjects, renameProject, showProject } from './store.ts'
+import { createProject, getProject, listProjects, showProject, updateProject } from './store.ts'
 
 const tags = ['Projects']
 const params = Type.Object({ id: Id('proj', 'Identifier of the project.') })
@@ -47,7 +47,7 @@ export const projects: Resource = {
       },
       (request, reply) =>
         write(deps, request, reply, async (tx) => {
-          const { row, keys } = await createProject(tx, deps, request.principal, request.body.name)
+          const { row, keys } = await createProject(tx, deps, request.principal, request.body)
           const shown = showProject(row)
           const body = { ...shown, live_key: keys.live, test_key: keys.test }
           const made = created(shown, `${deps.config.public_url}/v2/projects/${row.id}`)
@@ -74,7 +74,7 @@ export const projects: Resource = {
         config: { scope: 'admin', problems: ['precondition_failed'] },
         schema: {
           operationId: method === 'PUT' ? 'updateProject' : 'patchProject',
-          summary: method === 'PUT' ? 'Rename a project' : 'Rename a project (merge patch)',
+          summary: method === 'PUT' ? 'Change a project' : 'Change a project (merge patch)',
           tags,
           params,
           body: ref(ProjectUpdate),
@@ -83,7 +83,7 @@ export const projects: Resource = {
         handler: (request, reply) =>
           write(deps, request, reply, async (tx) => {
             const { params, body, headers } = request
-            const { before, after } = await renameProject(tx, params.id, body.name, headers['if-match'])
+            const { before, after } = await updateProject(tx, params.id, body, headers['if-match'])
             return changed(200, after.id, showProject(before), showProject(after))
           }),
       })

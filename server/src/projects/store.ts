@@ -12,30 +12,37 @@ import type { Scope } from '../keys/scopes.ts'
 import { newProjectKeys, PROJECT_SCOPES, storeKey } from '../keys/store.ts'
 import { notFound } from '../lib/errors.ts'
 import { newId } from '../lib/id.ts'
+import type { Quotas } from '../lib/quota.ts'
 import type { Random } from '../lib/random.ts'
 import { timestamp } from '../lib/timestamp.ts'
 import { openDefaultSubnet } from '../subnets/store.ts'
-import type { Project } from './schema.ts'
+import type { Project, ProjectCreate, ProjectUpdateBody } from './schema.ts'
 
 const MODES = ['live', 'test'] as const
 type Mode = (typeof MODES)[number]
 /** 198.18.0.0/15 is for tests by RFC 2544 and routed nowhere; each test environment has all of it. */
 const TEST_PUBLIC_RANGE = '198.18.0.0/15'
 
-export type ProjectRow = { id: string; name: string; ordinal: number; created_at: Date }
+export type ProjectRow = {
+  id: string
+  name: string
+  ordinal: number
+  created_at: Date
+  quotas: Record<Mode, Partial<Quotas>> | null
+}
 
 /** A row as the API shows it. */
-export function showProject({ id, name, created_at }: ProjectRow): Static<typeof Project> {
-  return { id, name, created_at: timestamp(created_at) }
+export function showProject({ id, name, quotas, created_at }: ProjectRow): Static<typeof Project> {
+  return { id, name, quotas: { live: {}, test: {}, ...quotas }, created_at: timestamp(created_at) }
 }
 
 export async function listProjects(sql: Sql, window: Window): Promise<ProjectRow[]> {
-  return sql<ProjectRow[]>`select * from projects where true ${windowSql(sql, window)}`
+  return sql<ProjectRow[]>`select *, project_quotas(id) as quotas from projects where true ${windowSql(sql, window)}`
 }
 
 /** Throws `not_found`. */
 export async function getProject(query: Query, id: string): Promise<ProjectRow> {
-  const [row] = await query<ProjectRow[]>`select * from projects where id = ${id}`
+  const [row] = await query<ProjectRow[]>`select *, project_quotas(id) as quotas from projects where id = ${id}`
   if (!row) throw notFound('project', id)
   return row
 }
@@ -92,7 +99,7 @@ export async function createProject(
   tx: Transaction,
   deps: Pick<Deps, 'random' | 'secrets' | 'regions'>,
   { environment_id }: Pick<Principal, 'environment_id'>,
-  name: string,
+  { name, quotas = {} }: Static<typeof ProjectCreate>,
 ): Promise<{ row: ProjectRow; keys: Record<Mode, string> }> {
   const keys = newProjectKeys(deps.random)
   const row = await insertProject(tx, deps.random, name)
@@ -101,20 +108,28 @@ export async function createProject(
   const own = { regions, keys, key_name: 'first key', scopes: PROJECT_SCOPES, pepper }
   await openProject(tx, deps.random, row.id, own)
   await bindTo(tx, environment_id)
-  return { row, keys }
+  await setQuotas(tx, row.id, quotas)
+  return { row: await getProject(tx, row.id), keys }
 }
 
 /** Throws `not_found` and `precondition_failed`. */
-export async function renameProject(
+export async function updateProject(
   tx: Transaction,
   id: string,
-  name: string | undefined,
+  { name, quotas = {} }: ProjectUpdateBody,
   ifMatch: string | undefined,
 ): Promise<{ before: ProjectRow; after: ProjectRow }> {
-  const [before] = await tx<ProjectRow[]>`select * from projects where id = ${id} for no key update`
-  if (!before) throw notFound('project', id)
+  await tx`select from projects where id = ${id} for no key update`
+  const before = await getProject(tx, id)
   checkIfMatch(ifMatch, showProject(before))
-  const [after] = await tx<ProjectRow[]>`
-    update projects set name = ${name ?? before.name} where id = ${id} returning *`
-  return { before, after: after! }
+  await tx`update projects set name = ${name ?? before.name} where id = ${id}`
+  await setQuotas(tx, id, quotas)
+  return { before, after: await getProject(tx, id) }
+}
+
+async function setQuotas(tx: Transaction, id: string, quotas: Partial<Record<Mode, Partial<Quotas>>>): Promise<void> {
+  for (const mode of MODES) {
+    const quota = quotas[mode]
+    if (quota) await tx`select set_project_quota(${id}, ${mode}, ${tx.json(quota)}::jsonb)`
+  }
 }
