@@ -31,7 +31,8 @@ export async function createTestDatabase(options: { max?: number } = {}): Promis
   const url = withDatabase(server, name)
   const max = options.max ?? 10
   const owner = connect({ url, max, name: 'test-owner' })
-  const urls = await openRoles(owner, url, 'test', new Uint8Array(32))
+  // By the database that all test files have in common: roles are the cluster's, and locks a database's.
+  const urls = await openRoles(admin, url, 'test', new Uint8Array(32))
   const sql = connect({ url: urls.cn_engine, max, name: 'test', tenants: { url: urls.cn_app, max } })
   owners.set(sql, owner)
   cleanups.push(async () => {

@@ -39,7 +39,8 @@ export function createAnswerCheck(document: OpenapiDocument): CheckAnswer {
       const { required, schema } = resolveHeader(document, header)
       const value = headers[name.toLowerCase()]
       assert.ok(value !== undefined || !required, `${where} has no ${name}`)
-      if (value !== undefined) fits(schema, value, `${where} ${name}`)
+      const isNumber = (schema as { type?: string }).type === 'integer'
+      if (value !== undefined) fits(schema, isNumber ? Number(value) : value, `${where} ${name}`)
     }
     if (method === 'HEAD') return
     if (!documented.content) return assert.equal(body, '', where)
