@@ -92,7 +92,7 @@ export async function createApp(deps: Deps, options: AppOptions): Promise<App> {
     identify(request, reply)
     checkAddress(request)
     forgetTypeOfNothing(request)
-    limitBodyTime(request, deps, timeouts)
+    limitBodyTime(request, reply, deps, timeouts)
     limitAnswerTime(request, reply, clock, timeouts)
     const { scope } = request.routeOptions.config
     if (scope === 'none' || request.is404) return done()
