@@ -18,7 +18,7 @@ import { limitAnswerTime, limitBodyTime, TIMEOUTS, type Timeouts } from './http/
 import { Pagination } from './http/list.ts'
 import { createMethodTable } from './http/methods.ts'
 import { openapiOptions, routeFaults } from './http/openapi.ts'
-import { answerClientError, answerError, Problem, toApiError, writeProblem } from './http/problem.ts'
+import { answerClientError, answerError, BAD_ESCAPE, Problem, toApiError, writeProblem } from './http/problem.ts'
 import { type Readiness, serviceRoutes } from './http/service.ts'
 import type { App, Resource, TypeBoxProvider } from './http/types.ts'
 import { buildValidator, schemaError } from './http/validation.ts'
@@ -105,7 +105,7 @@ export async function createApp(deps: Deps, options: AppOptions): Promise<App> {
     identify(request, reply)
     checkAddress(request)
     forgetTypeOfNothing(request)
-    limitBodyTime(request, deps, timeouts)
+    limitBodyTime(request, reply, deps, timeouts)
     limitAnswerTime(request, reply, clock, timeouts)
     const { scope, limits: classes } = request.routeOptions.config
     if (scope === 'none' || request.is404) {
@@ -210,8 +210,19 @@ function checkAddress(request: FastifyRequest): void {
   const { url = '', httpVersion } = request.raw
   if (url.length > MAX_URL_BYTES) throw new ApiError('uri_too_long', `The address may have ${MAX_URL_BYTES} bytes.`)
   if (url.includes('%00')) throw new ApiError('bad_request', 'The address holds a NUL character (%00); leave it out.')
+  if (url.includes('%') && !isDecodable(url)) throw new ApiError('bad_request', BAD_ESCAPE)
   if (request.headers.host === undefined && httpVersion === '1.1') {
     throw new ApiError('bad_request', 'The Host header is missing.')
+  }
+}
+
+/** Parsers of queries leave what they cannot decode as it is, so it would be searched for, or stored. */
+function isDecodable(url: string): boolean {
+  try {
+    decodeURIComponent(url)
+    return true
+  } catch {
+    return false
   }
 }
 

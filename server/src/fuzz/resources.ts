@@ -37,6 +37,9 @@ const MAKERS: Record<string, Make> = {
   },
 }
 
+/** Types whose resources can be read after their end: who looks for what a key did finds it. */
+export const STAYS_READABLE = new Set(['key'])
+
 let count = 0
 
 /** A new resource of this type, owned by the key of `call`. Throws with what to do for a type that nobody can make. */

@@ -64,7 +64,7 @@ export function sequences(operations: Operation[], named: NamedSchemas): fc.Arbi
   const step = fc.oneof(
     ...calls.map((arbitrary) => ({ weight: 10, arbitrary })),
     {
-      weight: 30,
+      weight: 25,
       arbitrary: fc.record({ step: fc.constant('pass' as const), tenant, seconds: fc.constantFrom(1, 10, 60, 90_000) }),
     },
     { weight: 5, arbitrary: fc.record({ step: fc.constant('page' as const), tenant, n: fc.nat(10) }) },

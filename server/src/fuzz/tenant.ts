@@ -54,4 +54,5 @@ export class Tenant {
   }
 }
 
-const typeOf = (id: string): string => id.slice(0, id.indexOf('_'))
+/** The prefix of an id. */
+export const typeOf = (id: string): string => id.slice(0, id.indexOf('_'))

@@ -30,6 +30,7 @@ export type Timeouts = typeof TIMEOUTS
 /** Ends a request whose body trickles in, or has not come when the process must go. */
 export function limitBodyTime(
   request: FastifyRequest,
+  reply: FastifyReply,
   { clock, stopping }: { clock: Clock; stopping: AbortSignal },
   timeouts: Timeouts,
 ): void {
@@ -51,6 +52,8 @@ export function limitBodyTime(
   }
   raw.once('end', done)
   raw.once('close', done)
+  // A request that was refused, and whose body nobody reads, comes to no end of its own.
+  reply.raw.once('close', done)
 }
 
 /** Answers for a handler that does not. What it was doing may still be done. */

@@ -99,6 +99,8 @@ export function toApiError(thrown: unknown): ApiError {
   })
 }
 
+export const BAD_ESCAPE = 'The address is not valid: a percent sign must begin a valid UTF-8 escape.'
+
 const FASTIFY_ERRORS: Record<string, [ErrorCode, string]> = {
   FST_ERR_CTP_BODY_TOO_LARGE: ['payload_too_large', 'The body has more bytes than this address takes.'],
   FST_ERR_CTP_INVALID_MEDIA_TYPE: [
@@ -107,7 +109,7 @@ const FASTIFY_ERRORS: Record<string, [ErrorCode, string]> = {
   ],
   FST_ERR_CTP_INVALID_CONTENT_LENGTH: ['bad_request', 'The body is not as long as Content-Length says.'],
   FST_ERR_MAX_PARAM_LENGTH: ['not_found', 'The address names something that does not exist.'],
-  FST_ERR_BAD_URL: ['bad_request', 'The address is not valid: a percent sign must begin a valid UTF-8 escape.'],
+  FST_ERR_BAD_URL: ['bad_request', BAD_ESCAPE],
 }
 
 /** The database is away, or in a conflict that vanishes by trying again. */
