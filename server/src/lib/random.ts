@@ -7,9 +7,31 @@ export interface Random {
   bytes(length: number): Uint8Array
 }
 
+/** Bytes that are drawn from the system at once: each request makes an id of twenty characters. */
+const POOL_BYTES = 4_096
+let pool = new Uint8Array(0)
+let drawn = 0
+
+function byte(): number {
+  if (drawn >= pool.length) {
+    pool = randomBytes(POOL_BYTES)
+    drawn = 0
+  }
+  const value = pool[drawn]!
+  pool[drawn++] = 0
+  return value
+}
+
 /** Cryptographically secure. */
 export const systemRandom: Random = {
-  integer: (max) => randomInt(max),
+  integer(max) {
+    if (!(max > 0 && max <= 256)) return randomInt(max)
+    // Bytes beyond the last multiple of `max` would make small numbers likelier: they are thrown away.
+    for (const limit = 256 - (256 % max); ; ) {
+      const value = byte()
+      if (value < limit) return value % max
+    }
+  },
   bytes: (length) => randomBytes(length),
 }
 

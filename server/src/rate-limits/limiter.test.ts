@@ -214,6 +214,27 @@ describe('shared limits', () => {
     }
   })
 
+  test('those who come while a statement is under way take what it has lent, and need none of their own', async () => {
+    const asks: BucketAsk[] = []
+    const store: BucketStore = {
+      async exchange(asked) {
+        asks.push(...asked)
+        await Promise.resolve()
+        return asked.map(({ ask }) => ({ sold: ask.need, lent: 40, slot: 0, available: 900 }))
+      },
+      async removeIdle() {},
+    }
+    const [process] = createProcesses(1, { rate_per_second: 100, burst: 1_000 }, createManualClock(), store)
+    const { limiter, bucket } = process!
+    const verdicts = await Promise.all(Array.from({ length: 32 }, () => limiter.take([bucket])))
+    assert.deepEqual([...new Set(verdicts)], [null])
+    assert.deepEqual(
+      asks.map(({ ask }) => ask.need),
+      [1],
+    )
+    assert.equal(bucket.tokens, 40 - 31)
+  })
+
   test('processes that race in real time stay within the bound', async () => {
     await owner`truncate rate_limits`
     const policy = { rate_per_second: 200, burst: 300 }

@@ -113,6 +113,7 @@ export function createLimiter({ store, clock, log }: { store: BucketStore; clock
           })
           if (!isLate) for (const waiter of waiters) waiter.resolve(serve(waiter))
           for (const bucket of asked) keep(bucket)
+          serveGathered()
         },
         (error: Error) => {
           // Whatever it is, requests must not fail for it; but what is no outage is a bug of ours.
@@ -136,6 +137,21 @@ export function createLimiter({ store, clock, log }: { store: BucketStore; clock
     const now = clock.monotonic()
     for (const bucket of reserved) unspend(bucket, now)
     return refusal(missing.filter((bucket) => bucket.sold === 0))
+  }
+
+  /** Those who came meanwhile take what was lent just now: a next statement would only give it back. */
+  function serveGathered(): void {
+    const now = clock.monotonic()
+    waiting = waiting.filter(({ missing, resolve }) => {
+      if (missing.length === 0 || !missing.every((bucket) => canSpend(bucket, now))) return true
+      for (const bucket of missing) {
+        spend(bucket)
+        bucket.need--
+        if (bucket.need === 0) due.delete(bucket)
+      }
+      resolve(null)
+      return false
+    })
   }
 
   /** After the answers: what was sold to nobody goes back, what was lent is watched. */
