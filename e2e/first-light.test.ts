@@ -149,7 +149,8 @@ describe('first light', { timeout: 600_000 }, () => {
         name: 'first-light',
         user_data: '#!/bin/sh\necho ran >> /root/user-data-ran\n',
       })
-      const { status, body: created, headers } = await curl('POST', '/v2/instances', { body })
+      const given = ['Content-Type: application/json', 'X-Request-ID: first-light']
+      const { status, body: created, headers } = await curl('POST', '/v2/instances', { body, headers: given })
       assert.equal(status, 201)
       assert.deepEqual(Object.keys(created).slice(0, 7), [
         ...['id', 'status', 'region', 'plan', 'public_ip', 'created_at', 'links'],
@@ -167,6 +168,19 @@ describe('first light', { timeout: 600_000 }, () => {
       assert.ok(instance.ready_at)
       assert.equal((await curl('GET', new URL(instance.links.self).pathname)).body.id, id)
       assert.match((await curl('GET', new URL(instance.links.console).pathname)).body, /<html/i)
+    })
+
+    await t.test('its trace reads from the call to ready, and the durations add up', async () => {
+      const { body: trace } = await curl('GET', '/v2/requests/first-light')
+      assert.deepEqual([trace.method, trace.status, trace.resource], ['POST', 201, id])
+      const kinds = trace.spans.map((span: any) => span.kind)
+      for (const kind of ['call', 'transaction', 'step', 'boot', 'ready', 'event'])
+        assert.ok(kinds.includes(kind), kind)
+      const story = trace.spans.filter((span: any) => span.parent === null && span.kind !== 'event')
+      const sum = story.reduce((total: number, span: any) => total + span.duration_ms, 0)
+      const ready = story.find((span: any) => span.kind === 'ready')
+      const took = Date.parse(ready.started_at) + ready.duration_ms - Date.parse(story[0].started_at)
+      assert.ok(Math.abs(sum - took) < 2, `${sum} of ${took} ms: ${JSON.stringify(trace.spans)}`)
     })
 
     await t.test('ssh by key prints the host name, and the user data has run', async () => {

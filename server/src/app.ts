@@ -14,7 +14,7 @@ import Fastify, { type FastifyError, type FastifyReply, type FastifyRequest } fr
 import { auditRefusal } from './audit/refusal.ts'
 import type { Deps } from './deps.ts'
 import { acceptJson, BODY_LIMIT_BYTES, forgetTypeOfNothing } from './http/body.ts'
-import { limitAnswerTime, limitBodyTime, TIMEOUTS, type Timeouts } from './http/deadlines.ts'
+import { createAnswerLimit, limitBodyTime, TIMEOUTS, type Timeouts } from './http/deadlines.ts'
 import { Pagination } from './http/list.ts'
 import { createMethodTable } from './http/methods.ts'
 import { openapiOptions, routeFaults } from './http/openapi.ts'
@@ -49,6 +49,7 @@ export type AppOptions = {
 export async function createApp(deps: Deps, options: AppOptions): Promise<App> {
   const { clock, log, keys } = deps
   const timeouts = { ...TIMEOUTS, ...options.timeouts }
+  const limitAnswerTime = createAnswerLimit(clock, timeouts)
   const limits = createRateLimits(deps)
   const usage = createKeyUsage(deps)
   const methods = createMethodTable()
@@ -106,7 +107,7 @@ export async function createApp(deps: Deps, options: AppOptions): Promise<App> {
     checkAddress(request)
     forgetTypeOfNothing(request)
     limitBodyTime(request, reply, deps, timeouts)
-    limitAnswerTime(request, reply, clock, timeouts)
+    limitAnswerTime(request, reply)
     const { scope, limits: classes } = request.routeOptions.config
     if (scope === 'none' || request.is404) {
       if (classes?.length !== 0) limits.unauthenticated(request, reply)

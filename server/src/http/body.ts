@@ -39,6 +39,7 @@ export function acceptJson(app: App): void {
 
 /** Forgets the type of a body that is not there, before anybody refuses the request for it. */
 export function forgetTypeOfNothing(request: FastifyRequest): void {
+  if (request.method === 'GET' || request.method === 'HEAD') return // nobody looks at theirs
   const { 'content-length': length = '0', 'transfer-encoding': encoding } = request.headers
   if (encoding !== undefined || length !== '0' || request.routeOptions.config.raw_body) return
   delete request.headers['content-type']

@@ -56,16 +56,35 @@ export function limitBodyTime(
   reply.raw.once('close', done)
 }
 
-/** Answers for a handler that does not. What it was doing may still be done. */
-export function limitAnswerTime(request: FastifyRequest, reply: FastifyReply, clock: Clock, timeouts: Timeouts): void {
-  const { answer_deadline_ms, body_deadline_ms = 0 } = request.routeOptions.config
-  const deadline = Math.max(answer_deadline_ms ?? timeouts.answer_ms, body_deadline_ms)
-  const timer = clock.after(deadline, () => {
+/** Requests are looked at together, once in so long: most have been answered then and never cost a timer. */
+const GATHER_MS = 100
+
+/** Answers for handlers that do not. What they were doing may still be done. */
+export function createAnswerLimit(clock: Clock, timeouts: Timeouts) {
+  let young: { request: FastifyRequest; reply: FastifyReply }[] = []
+
+  function watch(): void {
+    const grown = young
+    young = []
+    for (const { request, reply } of grown) {
+      if (reply.sent || reply.raw.destroyed) continue
+      const { answer_deadline_ms, body_deadline_ms = 0 } = request.routeOptions.config
+      const deadline = Math.max(answer_deadline_ms ?? timeouts.answer_ms, body_deadline_ms)
+      const timer = clock.after(deadline - GATHER_MS, () => answer(reply))
+      reply.raw.once('close', timer.cancel)
+    }
+  }
+
+  function answer(reply: FastifyReply): void {
     if (reply.sent || reply.raw.headersSent) return
     const detail = 'This takes too long. It may still be done: look at the resource before you try again.'
     void reply.send(new ApiError('unavailable', detail, { headers: { 'retry-after': '5' } }))
-  })
-  reply.raw.once('close', timer.cancel)
+  }
+
+  return (request: FastifyRequest, reply: FastifyReply): void => {
+    if (young.length === 0) clock.after(GATHER_MS, watch)
+    young.push({ request, reply })
+  }
 }
 
 /**
