@@ -51,9 +51,8 @@ describe('an Idempotency-Key', () => {
     assert.equal(made.filter((answer) => answer.headers['idempotent-replayed'] !== 'true').length, 1)
     assert.equal(await count(), before + 1)
     const [id] = ids
-    const [{ events }] = (await owner`
-      select count(*) as events from events where resource_id = ${id} and type = 'instance.created'`) as any
-    assert.equal(events, 1)
+    const events = await owner`select 1 from events where resource_id = ${id} and type = 'instance.created'`
+    assert.equal(events.count, 1)
     assert.equal((await create('race')).body.id, id)
   })
 

@@ -11,8 +11,8 @@ const { callTest: call, owner } = world
 const BODY = { region: 'us-east-1', plan: 'micro-1x', image: 'micro-linux', network: { assign_public_ip: true } }
 
 /** Everything that a write could leave. */
-async function everything(): Promise<object> {
-  const [counts] = await owner`
+async function everything(): Promise<Record<string, number>> {
+  const [counts] = await owner<Record<string, number>[]>`
     select (select count(*) from instances) as instances, (select count(*) from events) as events,
       (select count(*) from addresses) as addresses, (select count(*) from audit_log) as audit,
       (select count(*) from idempotency_keys) as keys, (select sum(used_instances) from environment_heads) as used,
@@ -50,10 +50,10 @@ test('a resize and an end: before, after, and whether the guest is restarted', a
   assert.equal(end.quotas[0].would_use, end.quotas[0].used, 'what is being terminated counts until it is gone')
   assert.deepEqual((await call('PUT', url, { name: made.name })).body.steps, [])
   assert.equal((await call('GET', `/v2/instances/${made.id}`)).body.version, running.version)
-  const { audit: entries, ...rest } = (await everything()) as any
-  const { audit: _, ...same } = before as any
+  const { audit: entries, ...rest } = await everything()
+  const { audit: known, ...same } = before
   assert.deepEqual(rest, same)
-  assert.equal(entries, (before as any).audit + 1, 'only the refusal was entered')
+  assert.equal(entries, known! + 1, 'only the refusal was entered')
 })
 
 test('what would be refused is refused', async () => {
