@@ -26,6 +26,8 @@ grant select on environments to cn_engine;
 
 grant insert, select on events to cn_app;
 
+grant delete, select (created_at, environment_id, sequence) on events to cn_engine;
+
 grant insert, select, update on idempotency_keys to cn_app;
 
 grant delete, select on idempotency_keys to cn_engine;
@@ -226,7 +228,7 @@ create table events (
   resource_id text not null,
   request_id text,
   created_at timestamp with time zone not null,
-  data jsonb not null,
+  data json not null,
   recorded_at timestamp with time zone default clock_timestamp() not null,
   constraint events_pkey PRIMARY KEY (environment_id, sequence),
   constraint events_id_key UNIQUE (id),
@@ -478,6 +480,8 @@ CREATE INDEX audit_log_resource ON public.audit_log USING btree (environment_id,
 CREATE INDEX events_request ON public.events USING btree (environment_id, request_id) WHERE (request_id IS NOT NULL);
 
 CREATE INDEX events_resource ON public.events USING btree (environment_id, resource_id, sequence);
+
+CREATE INDEX events_type ON public.events USING btree (environment_id, type, sequence);
 
 CREATE INDEX idempotency_keys_age ON public.idempotency_keys USING btree (created_at);
 

@@ -1,6 +1,6 @@
 /** An entry of the audit log: who wanted to change what, from where, and what came of it. Pure. */
-import { isDeepStrictEqual } from 'node:util'
 import { digestOf } from '../lib/canonical-json.ts'
+import { difference } from '../lib/difference.ts'
 
 /** As the API shows it, without the place in the chain. */
 export type Entry = {
@@ -29,19 +29,7 @@ export type AuditEntry = { entry: Entry; digest: Buffer }
 
 /** Completes an entry: what did not change is left out. */
 export function auditEntry(given: Entry): AuditEntry {
-  const entry = { ...given, ...difference(given.before, given.after) }
+  const { before, after } = given
+  const entry = { ...given, ...(before !== null && after !== null && difference(before, after)) }
   return { entry, digest: digestOf(entry) }
-}
-
-/** Fields that every change moves and that say nothing about it. */
-const ECHOES = ['version', 'updated_at']
-
-function difference(before: object | null, after: object | null): Pick<Entry, 'before' | 'after'> {
-  if (before === null || after === null) return { before, after }
-  const differs = (name: string) =>
-    !ECHOES.includes(name) && !isDeepStrictEqual(before[name as never], after[name as never])
-  const names = [...new Set([...Object.keys(before), ...Object.keys(after)])].filter(differs)
-  const pick = (object: object) =>
-    Object.fromEntries(names.filter((name) => name in object).map((name) => [name, object[name as never]]))
-  return { before: pick(before), after: pick(after) }
 }

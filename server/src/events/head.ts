@@ -27,13 +27,13 @@ import {
 import type { Random } from '../lib/random.ts'
 import type { EventType } from './catalog.ts'
 
-/** One event to be written: `object` is the resource as the API shows it, at the commit. */
+/** One event to be written. */
 export type NewEvent = {
   type: EventType
-  resource_type: 'instance'
   resource_id: string
   request_id: string | null
-  object: object
+  /** `object` is the resource as the API shows it, at the commit, with its type. */
+  data: { object: { object: 'instance' | 'webhook' }; previous?: object; details?: object }
 }
 
 /** What the transaction's last statement will write. */
@@ -42,7 +42,7 @@ export type Head = { events: NewEvent[]; audit: AuditEntry | null; use: Use }
 /** Whose environment it is. */
 export type Owner = Pick<Principal, 'environment_id' | 'mode'>
 
-type Context = Pick<Deps, 'sql' | 'random' | 'config'>
+type Context = Pick<Deps, 'sql' | 'random' | 'config' | 'notifier'>
 
 /** SQLSTATE of refuse_over_quota(). */
 const OVER_QUOTA = 'CN001'
@@ -63,11 +63,13 @@ export async function transact<T>(
 ): Promise<T> {
   let rehearsed: T | undefined
   let use = nothingUsed()
+  let told = 0
   try {
-    return await deps.sql.as(owner.environment_id).begin(async (tx): Promise<T> => {
+    const result = await deps.sql.as(owner.environment_id).begin(async (tx): Promise<T> => {
       const head: Head = { events: [], audit: null, use: nothingUsed() }
       const result = await body(tx, head)
       use = head.use
+      told = head.events.length
       const last = closeHead(tx, deps, owner, head)
       if (!options.rehearse) {
         if (last) tx.commitWith(last)
@@ -77,6 +79,8 @@ export async function transact<T>(
       rehearsed = result
       throw new Rehearsed()
     })
+    if (told > 0) deps.notifier.changed(owner.environment_id)
+    return result
   } catch (error) {
     if (error instanceof Rehearsed) return rehearsed as T
     if ((error as { code?: string }).code !== OVER_QUOTA) throw error
@@ -127,11 +131,11 @@ function insertEvents(tx: Query, random: Random, environmentId: string, events: 
   return tx`, told as (
     insert into events (environment_id, sequence, id, type, resource_type, resource_id, request_id, created_at, data)
     select ${environmentId}, head.sequence - ${events.length}::bigint + e.number, e.id, e.type, e.resource_type,
-      e.resource_id, e.request_id, head.now, jsonb_build_object('object', e.object::jsonb)
+      e.resource_id, e.request_id, head.now, e.data::json
     from head, unnest(${events.map(() => newId('evt', random))}::text[], ${column('type')}::text[],
-      ${column('resource_type')}::text[], ${column('resource_id')}::text[], ${column('request_id')}::text[],
-      ${events.map(({ object }) => JSON.stringify(object))}::text[])
-      with ordinality as e(id, type, resource_type, resource_id, request_id, object, number))`
+      ${events.map(({ data }) => data.object.object)}::text[], ${column('resource_id')}::text[],
+      ${column('request_id')}::text[], ${events.map(({ data }) => JSON.stringify(data))}::text[])
+      with ordinality as e(id, type, resource_type, resource_id, request_id, data, number))`
 }
 
 function insertEntry(tx: Query, environmentId: string, { entry, digest }: AuditEntry) {

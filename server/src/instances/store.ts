@@ -6,6 +6,7 @@ import type { Deps } from '../deps.ts'
 import type { ObservedMachine } from '../drivers/driver.ts'
 import { type Claim, fence, wake } from '../engine/work.ts'
 import { type Head, transact } from '../events/head.ts'
+import { difference } from '../lib/difference.ts'
 import { addDifference, nothingUsed, useOf } from '../lib/quota.ts'
 import { type Observed, observed } from './observe.ts'
 import { LEFT_VISIBLE_SECONDS, present } from './present.ts'
@@ -103,17 +104,20 @@ function tell(
   after: InstanceRow,
   requestId: string | null,
 ): void {
-  const object = { object: 'instance', ...present(after, config) }
-  const events = eventsOf(before, after).map((type) => ({
-    type,
-    resource_type: 'instance' as const,
-    resource_id: after.id,
-    // A recovery was caused by nobody's request.
-    request_id: type === 'instance.recovering' || type === 'instance.recovered' ? null : requestId,
-    object,
-  }))
-  head.events.push(...events)
   addDifference(head.use, before ? useOf(before) : nothingUsed(), useOf(after))
+  const types = eventsOf(before, after)
+  if (types.length === 0) return
+  const shown = present(after, config)
+  const previous = before && difference(present(before, config), shown).before
+  for (const type of types) {
+    head.events.push({
+      type,
+      resource_id: after.id,
+      // A recovery was caused by nobody's request.
+      request_id: type === 'instance.recovering' || type === 'instance.recovered' ? null : requestId,
+      data: { object: { object: 'instance', ...shown }, ...(previous && { previous }) },
+    })
+  }
 }
 
 /**
