@@ -5,15 +5,21 @@ import type { Subject } from './faults.ts'
 import type { MatrixWorld, Worker } from './world.ts'
 
 /** Real time after which something that should rest is said not to. */
-const DEADLINE_MS = 60_000
+const DEADLINE_MS = 120_000
 
-/** Looks at all that is due in the environment, failures at once again. Looks that are lost stay so. */
+/**
+ * Looks at all that is due in the environment, failures at once again. Leases last until they are ended on purpose: how
+ * slow the machine is must not decide who looks.
+ */
 export async function settle(world: MatrixWorld, worker: Worker, environmentId: string): Promise<void> {
   const { owner, faults } = world
   const isAtRest = async () => {
     const [row] = await owner<{ due: number }[]>`
       with again as (
-        update work set not_before = '-infinity' where environment_id = ${environmentId} and not_before > now())
+        update work set not_before = '-infinity', leased_until = leased_until + interval 'infinity'
+        where ctid in (
+          select ctid from work where environment_id = ${environmentId} and (not_before > now() or leased_until < 'infinity')
+          for update skip locked))
       select count(*) as due from work
       where environment_id = ${environmentId} and due_at <= environment_now(${environmentId})`
     if (worker.active() <= faults.lost && row!.due <= faults.lost) return true
