@@ -337,6 +337,7 @@ create table instances (
   created_by text,
   budget_id text,
   observed_expired boolean default false not null,
+  wanted_size_before jsonb,
   constraint instances_pkey PRIMARY KEY (id),
   constraint instances_budget_id_fkey FOREIGN KEY (budget_id) REFERENCES budgets(id),
   constraint instances_created_by_fkey FOREIGN KEY (created_by) REFERENCES api_keys(id),

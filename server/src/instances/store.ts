@@ -8,6 +8,7 @@ import { type Claim, fence, wake } from '../engine/work.ts'
 import { type Head, transact } from '../events/head.ts'
 import { difference } from '../lib/difference.ts'
 import { addDifference, nothingUsed, useOf } from '../lib/quota.ts'
+import { detailsOf } from './event-details.ts'
 import { type Observed, observed } from './observe.ts'
 import { LEFT_VISIBLE_SECONDS, present } from './present.ts'
 import type { InstanceRow } from './row.ts'
@@ -110,12 +111,13 @@ function tell(
   const shown = present(after, config)
   const previous = before && difference(present(before, config), shown).before
   for (const type of types) {
+    const details = detailsOf(type, before, after)
     head.events.push({
       type,
       resource_id: after.id,
       // A recovery was caused by nobody's request.
       request_id: type === 'instance.recovering' || type === 'instance.recovered' ? null : requestId,
-      data: { object: { object: 'instance', ...shown }, ...(previous && { previous }) },
+      data: { object: { object: 'instance', ...shown }, ...(previous && { previous }), ...(details && { details }) },
     })
   }
 }
