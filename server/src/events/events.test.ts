@@ -5,6 +5,7 @@ import { type Call, caller, createTestKey } from '../http/testing.ts'
 import { createWorld, type World } from '../instances/testing-world.ts'
 import type { Scope } from '../keys/scopes.ts'
 import { transact } from './head.ts'
+import { forgetEvents } from './store.ts'
 
 const BODY = { region: 'us-east-1', plan: 'micro-1x', image: 'micro-linux' }
 
@@ -234,57 +235,74 @@ describe('who sees what', () => {
 })
 
 describe('what is no longer kept', () => {
-  /** Has the sweep look now, until it has. */
-  async function sweep(holds: () => Promise<boolean>): Promise<void> {
-    await wake(world.deps.sql, 'sweep', 'events', 'env_system')
-    world.engine.nudge()
-    const deadline = performance.now() + 30_000
-    while (!(await holds())) {
-      assert.ok(performance.now() < deadline, 'the sweep has not come to this')
-      await world.deps.clock.sleep(10)
-    }
-  }
-  const oldest = async () => (await call('GET', '/v2/events?sort=created_at&limit=1')).body.data[0]?.sequence ?? null
-
-  test('goes after 30 days of its own time, from the oldest on; who asks for it is told where to go on', async () => {
-    const first = await oldest()
-    await world.advance(29 * 86_400)
-    const id = await create()
-    const [kept] = sequences((await call('GET', `/v2/events?resource=${id}&type=instance.created`)).body)
-    await world.advance(86_400 + 1)
-    await sweep(async () => (await oldest()) !== first)
-    assert.equal(await oldest(), kept)
-    assert.deepEqual(sequences((await call('GET', `/v2/events?after=${kept! - 1}`)).body)[0], kept)
-
-    const expired = await call('GET', `/v2/events?after=${kept! - 2}`)
-    assert.deepEqual([expired.status, expired.body.code, expired.body.oldest_sequence], [410, 'events_expired', kept])
-    const stream = await call('GET', `/v2/events/stream?after=${kept! - 2}`)
-    assert.deepEqual([stream.status, stream.body.oldest_sequence], [410, kept])
-    const resumed = await call('GET', '/v2/events/stream', undefined, { 'last-event-id': '0' })
-    assert.deepEqual([resumed.status, resumed.body.code], [410, 'events_expired'])
-    assert.equal((await call('GET', `/v2/events/stream?after=${kept! - 1}`)).status, 200)
-    assert.equal((await call('GET', '/v2/events')).status, 200)
-  })
-
-  test('when all of them are gone, the next number is the oldest one', async () => {
+  /** A tenant of whom nothing is told but pings, and whose clock is moved. */
+  async function quietTenant() {
     const { principal, key } = (await world.tenant()).test
-    const callTheirs = caller(world.app, key)
+    const { environment_id } = principal
+    const call = caller(world.app, key)
     const ping = () =>
       transact(world.deps, principal, async (_tx, head) => {
         const data = { object: { object: 'webhook' as const } }
         head.events.push({ type: 'webhook.ping', resource_id: 'wh_1', request_id: null, data })
       })
+    const advance = (days: number) => world.owner`
+      update environments set clock_offset = clock_offset + make_interval(days => ${days}) where id = ${environment_id}`
+    return { call, ping, advance }
+  }
+
+  /** Has the sweep look, until an environment has so many events. */
+  async function sweepUntil(call: Call, count: number): Promise<void> {
+    const deadline = performance.now() + 30_000
+    await wake(world.deps.sql, 'sweep', 'events', 'env_system')
+    world.engine.nudge()
+    while ((await call('GET', '/v2/events')).body.data.length !== count) {
+      assert.ok(performance.now() < deadline, 'the sweep has not come to this')
+      await world.deps.clock.sleep(10)
+    }
+  }
+
+  test('goes after 30 days of its own time, from the oldest on; who asks for it is told where to go on', async () => {
+    const { call, ping, advance } = await quietTenant()
     await ping()
     await ping()
-    assert.deepEqual(sequences((await callTheirs('GET', '/v2/events?after=0')).body), [1, 2])
-    await world.owner`
-      update environments set clock_offset = interval '31 days' where id = ${principal.environment_id}`
-    await sweep(async () => (await callTheirs('GET', '/v2/events')).body.data.length === 0)
-    const { status, body } = await callTheirs('GET', '/v2/events?after=2')
+    await advance(29)
+    await ping()
+    assert.deepEqual(sequences((await call('GET', '/v2/events?after=0')).body), [1, 2, 3])
+    await advance(2)
+    await sweepUntil(call, 1)
+    assert.deepEqual(sequences((await call('GET', '/v2/events?after=2')).body), [3])
+    const expired = await call('GET', '/v2/events?after=1')
+    assert.deepEqual([expired.status, expired.body.code, expired.body.oldest_sequence], [410, 'events_expired', 3])
+    const stream = await call('GET', '/v2/events/stream?after=1')
+    assert.deepEqual([stream.status, stream.body.oldest_sequence], [410, 3])
+    const resumed = await call('GET', '/v2/events/stream', undefined, { 'last-event-id': '0' })
+    assert.deepEqual([resumed.status, resumed.body.code], [410, 'events_expired'])
+    assert.equal((await call('GET', '/v2/events/stream?after=2')).status, 200)
+    assert.deepEqual(sequences((await call('GET', '/v2/events?sort=created_at')).body), [3])
+  })
+
+  test('when all of them are gone, the next number is the oldest one', async () => {
+    const { call, ping, advance } = await quietTenant()
+    await ping()
+    await ping()
+    await advance(31)
+    await sweepUntil(call, 0)
+    const { status, body } = await call('GET', '/v2/events?after=2')
     assert.deepEqual([status, body.data, body.next_after], [200, [], 2])
-    const expired = await callTheirs('GET', '/v2/events?after=1')
+    const expired = await call('GET', '/v2/events?after=1')
     assert.deepEqual([expired.status, expired.body.oldest_sequence], [410, 3])
     await ping()
-    assert.deepEqual(sequences((await callTheirs('GET', '/v2/events?after=2')).body), [3])
+    assert.deepEqual(sequences((await call('GET', '/v2/events?after=2')).body), [3])
+  })
+
+  test('never one behind a newer one, even when a clock has gone back', async () => {
+    const { call, ping, advance } = await quietTenant()
+    await ping()
+    await advance(-40)
+    await ping()
+    await advance(50)
+    await ping()
+    await forgetEvents(world.deps.sql, 30)
+    assert.deepEqual(sequences((await call('GET', '/v2/events?after=0')).body), [1, 2, 3])
   })
 })
