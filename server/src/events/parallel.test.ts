@@ -76,6 +76,9 @@ test(`${WRITERS} writers in two processes: nobody who reads misses one, sees one
       ),
     ),
   )
+  context.after(() => {
+    for (const stream of streams) stream.kill()
+  })
   const readers = [poll(calls[0]!), poll(calls[1]!), poll(calls[1]!)]
   const writers = Array.from({ length: WRITERS }, async (_, n) => {
     const call = calls[n % 2]!
@@ -112,7 +115,6 @@ test(`${WRITERS} writers in two processes: nobody who reads misses one, sees one
     const seen = () => stream.events().map(({ id }) => Number(id))
     while (seen().length < expected.length && performance.now() < deadline) await world.deps.clock.sleep(10)
     assert.deepEqual(seen(), expected)
-    stream.kill()
   }
   context.diagnostic(`${last} events; the readers looked ${looks.join(', ')} times meanwhile`)
 })

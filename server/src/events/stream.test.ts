@@ -26,6 +26,7 @@ before(async () => {
   origin = await hasty.listen({ port: 0, host: '127.0.0.1' })
 })
 after(async () => {
+  for (const stream of opened) stream.kill()
   await hasty?.close()
   await world?.stop()
 })
@@ -44,8 +45,13 @@ function hurried(deps: Deps, factor: number): Deps {
   }
 }
 
-const open = (query = '', headers: Record<string, string> = {}, at = origin) =>
-  openTestStream(`${at}/v2/events/stream${query}`, { authorization: `Bearer ${world.test.key}`, ...headers })
+const opened: TestStream[] = []
+async function open(query = '', headers: Record<string, string> = {}, at = origin): Promise<TestStream> {
+  const own = { authorization: `Bearer ${world.test.key}` }
+  const stream = await openTestStream(`${at}/v2/events/stream${query}`, { ...own, ...headers })
+  opened.push(stream)
+  return stream
+}
 
 async function until(what: string, holds: () => unknown, seconds = 30): Promise<void> {
   const deadline = performance.now() + seconds * 1000
