@@ -68,12 +68,12 @@ test(`a client that is killed ${KILLS} times under load misses nothing and sees 
   /** Writes until it is over; a control plane that is restarted refuses for a while. */
   async function writer(n: number): Promise<void> {
     const body = { region: 'us-east-1', plan: 'micro-1x', image: 'micro-linux', name: `writer-${n}` }
-    let id: string | null = null
+    let id: string | undefined
     for (let i = 0; !isOver; i++) {
       const change = { tags: { change: String(i) } }
-      const [method, path] = id ? ['PUT', `/v2/instances/${id}`] : ['POST', '/v2/instances']
-      const answer: Answer | null = await call(method!, path!, id ? change : body).catch(() => null)
-      id ??= answer?.body.id ?? null
+      const written = id ? call('PUT', `/v2/instances/${id}`, change) : call('POST', '/v2/instances', body)
+      const answer: Answer | null = await written.catch(() => null)
+      id ??= answer?.body.id
       await sleep(20)
     }
   }
