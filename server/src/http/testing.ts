@@ -187,9 +187,8 @@ export function caller(app: App, key: string): Call {
       }),
       payloadAsStream: true,
     })
-    const type = String(response.headers['content-type'])
-    const text = await textOf(response, type.startsWith('text/event-stream'))
-    const json = /[/+]json\b/.test(type) && text !== ''
+    const text = await textOf(response)
+    const json = /[/+]json\b/.test(String(response.headers['content-type'])) && text !== ''
     const answer: Answer = {
       status: response.statusCode,
       headers: response.headers as never,
@@ -201,10 +200,15 @@ export function caller(app: App, key: string): Call {
   }
 }
 
-type Injected = { stream(): Readable; raw: { res: { req: { destroy(): void }; destroy(): void } } }
+type Injected = {
+  headers: Record<string, unknown>
+  stream(): Readable
+  raw: { res: { req: { destroy(): void }; destroy(): void } }
+}
 
-/** All of the body, or its first part, after which the client leaves. */
-async function textOf({ stream, raw }: Injected, onlyFirst: boolean): Promise<string> {
+/** The body of an injected request; of a stream of events only the first part, after which the client leaves. */
+export async function textOf({ headers, stream, raw }: Injected): Promise<string> {
+  const onlyFirst = String(headers['content-type']).startsWith('text/event-stream')
   const parts: Buffer[] = []
   for await (const part of stream()) {
     parts.push(part)
