@@ -63,6 +63,7 @@ export const testConfig: Config = {
   image_max_bytes: 2 ** 20,
   image_stall_timeout_seconds: 60,
   request_log_days: 14,
+  recovery: { concurrency: 2 },
   metrics_listen: null,
   mirrors: {},
   rate_limits: ROOMY,
