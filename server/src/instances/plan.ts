@@ -158,17 +158,15 @@ const seconds = (from: Date, to: Date): number => (to.getTime() - from.getTime()
 
 /** What a decision writes before it is carried out: a problem, or the number of a run that nobody wished for. */
 export function remembered(row: InstanceRow, step: Step): Partial<InstanceRow> {
-  if (step.do === 'fail') return { observed_problem: problem(row, step.code, step.message) }
+  if (step.do === 'fail') return givenUp(row, step.code, step.message)
   if (step.do === 'resume') return { observed_recovery_attempts: row.observed_recovery_attempts + 1 }
   if (step.do !== 'start' || !step.recovering) return {}
   const { observed_recovery_attempts: attempts, observed_recoveries: recoveries } = row
   return { observed_recovery_attempts: attempts + 1, observed_recoveries: recoveries + 1 }
 }
 
-/** A problem of the present wish. */
-export const problem = (row: InstanceRow, code: string, message: string): Problem => ({
-  code,
-  message,
-  run: runOf(row),
-  disk: row.wanted_disk,
-})
+/** A problem of the present wish; it ends a recovery, too. */
+export function givenUp(row: InstanceRow, code: string, message: string): Partial<InstanceRow> {
+  const problem: Problem = { code, message, run: runOf(row), disk: row.wanted_disk }
+  return { observed_problem: problem, observed_recovering: false, observed_recovery_attempts: 0 }
+}

@@ -14,7 +14,7 @@ import type { Reconcile } from '../engine/loop.ts'
 import type { Claim } from '../engine/work.ts'
 import { availability, requireImport } from '../images/store.ts'
 import { driverOf } from './driver-of.ts'
-import { plan, problem, remembered, type Step } from './plan.ts'
+import { givenUp, plan, remembered, type Step } from './plan.ts'
 import { LEFT_VISIBLE_SECONDS } from './present.ts'
 import { type InstanceRow, isLeaving } from './row.ts'
 import { specOf } from './spec.ts'
@@ -55,7 +55,7 @@ export function instanceReconciler(deps: Deps): Reconcile {
       deps.log.warn({ instance: row.id, step: step.do, error: error.message }, 'step cannot succeed')
       await observe(deps, claimed, await driver.get(ref), (seen) => ({
         result: null,
-        changes: { observed_problem: problem(seen, error.code, error.public_message) },
+        changes: givenUp(seen, error.code, error.public_message),
       }))
       return { after_seconds: 0 }
     }

@@ -78,8 +78,8 @@ export type ObjectiveRow = {
 
 /** Over all recoveries of the environment that have ended; the row of all comes first. */
 export async function readObjective(query: Query, environmentId: string): Promise<ObjectiveRow[]> {
-  const percentiles = (value: string) => {
-    const seconds = query.unsafe(value)
+  const percentiles = (phase: 'detect' | 'restart' | 'ready' | 'downtime') => {
+    const seconds = query(phase)
     const at = (fraction: number) => query`percentile_cont(${fraction}::float8) within group (order by ${seconds})`
     return query`
       case when count(${seconds}) > 0 then json_build_object('p50', ${at(0.5)}, 'p90', ${at(0.9)}, 'p99', ${at(0.99)},
