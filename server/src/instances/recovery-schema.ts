@@ -15,9 +15,9 @@ export const Recovery = Type.Object(
   {
     number: Type.Integer({ description: 'Counts the recoveries of the instance from 1.', examples: [1] }),
     cause,
-    outcome: Nullable(
-      OneOf(OUTCOMES, 'How it ended, `cancelled` by a stop or a termination; null while it is under way.'),
-    ),
+    outcome: Type.Union([OneOf(OUTCOMES, 'An end.'), Type.Null()], {
+      description: 'How it ended, `cancelled` by a stop or a termination; null while it is under way.',
+    }),
     attempts: count('How often it was started again.'),
     down_since: Nullable(PreciseTimestamp('When the failure happened; null where nobody knows.')),
     detected_at: PreciseTimestamp('When it was seen.'),

@@ -101,7 +101,7 @@ export class QemuDriver implements Driver {
     return this.#locked(id, async (found) => {
       if (!found) return null
       if (found.process) this.#monitors.attach(id, found.paths, found.process)
-      return observe(id, found, await this.#monitors.heard(id), this.#host.clock)
+      return observe(id, found, () => this.#monitors.heard(id), this.#host.clock)
     })
   }
 
@@ -159,10 +159,11 @@ export class QemuDriver implements Driver {
       if (!found?.process) return
       const resumed = await withControl(found.paths, this.#host.clock, async (client) => {
         const { status } = (await client.execute('query-status', {}, CONTROL_MS)) as { status?: string }
-        if (status === 'io-error') await client.execute('cont', {}, CONTROL_MS)
+        if (status !== 'io-error') return
+        await client.execute('cont', {}, CONTROL_MS)
+        this.#monitors.wentOn(id)
       })
       if (!resumed) throw new TransientError('no_answer', 'The machine does not answer yet.', `no QMP: ${id}`)
-      this.#monitors.wentOn(id)
     })
   }
 

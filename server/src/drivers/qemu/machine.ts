@@ -144,10 +144,16 @@ async function atRest(run: RunFile | null): Promise<Seen> {
   return { power: 'crashed', trouble: run.process.boot_id === (await hostBootId()) ? null : 'host_reboot' }
 }
 
-/** The machine as the reconciler sees it. */
-export async function observe(id: string, found: Machine, heard: Heard, clock: Clock): Promise<ObservedMachine> {
+/** The machine as the reconciler sees it. @param hear asked last: what QEMU tells has been heard by then */
+export async function observe(
+  id: string,
+  found: Machine,
+  hear: () => Promise<Heard>,
+  clock: Clock,
+): Promise<ObservedMachine> {
   const { machine, run, paths } = found
   const { power, trouble: told } = await observePower(found, clock)
+  const heard = await hear()
   const trouble = power === 'running' && heard.hung ? 'hang' : told
   const down = trouble !== null || power === 'crashed'
   const byGuest = machine?.image.ready_signal !== 'process'
