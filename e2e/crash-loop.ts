@@ -18,6 +18,7 @@ import { ControlPlane, until } from './control-plane.ts'
 import { EventReceiver } from './event-receiver.ts'
 import { Journal } from './journal.ts'
 import { leftovers, qemuProcesses } from './leaks.ts'
+import { probeMachines } from './one-machine-per-disk.ts'
 
 export type Scenario = {
   seed: number
@@ -57,22 +58,7 @@ export async function crashLoop(scenario: Scenario): Promise<void> {
   const journal = new Journal(plane, seededRandom(scenario.seed + 1))
   const receiver = (await hasWebhooks(plane)) ? await EventReceiver.start(plane, owner) : null
   const recoveries: Promise<void>[] = []
-  const twice = new Set<string>()
-
-  /** Looks all the time for an instance with two processes. */
-  async function probe(): Promise<void> {
-    while (working) {
-      const seen = new Map<string, number[]>()
-      for (const { pid, command } of qemuProcesses(plane.data_dir)) {
-        const id = /inst_[0-9a-z]{10}/.exec(command)?.[0]
-        if (id) seen.set(id, [...(seen.get(id) ?? []), pid])
-      }
-      // The list was not read at one moment: two are two when the older one still lives after the younger was seen.
-      for (const [id, pids] of seen)
-        if (pids.length > 1 && pids.every((pid) => identify(pid))) twice.add(`${id}: ${pids}`)
-      await new Promise((resolve) => setTimeout(resolve, 100))
-    }
-  }
+  const probe = probeMachines(plane.data_dir)
 
   const know = (id: string) => known.set(id, { id, wish: 'running', touched: round, killed: 0, spared: false })
 
@@ -155,7 +141,7 @@ export async function crashLoop(scenario: Scenario): Promise<void> {
     ...Array.from({ length: scenario.qemu_kills }, () => 'QEMU' as const),
   ])
   const writers = [journal.client(() => working), journal.client(() => working)]
-  const background = [probe(), client(), client(), ...writers]
+  const background = [client(), client(), ...writers]
   let failure: unknown = null
   for (const one of background) one.catch((error) => (failure ??= error))
   try {
@@ -185,7 +171,7 @@ export async function crashLoop(scenario: Scenario): Promise<void> {
     working = false
     await Promise.all([...background, ...recoveries])
     await settle()
-    assert.deepEqual([...twice], [], 'instances had two processes')
+    assert.deepEqual(probe.stop(), [], 'instances had two processes')
     await removeAll()
     await checkBooks()
   } catch (error) {
@@ -196,6 +182,7 @@ export async function crashLoop(scenario: Scenario): Promise<void> {
   } finally {
     receiver?.close()
     await owner.end()
+    probe.stop()
     await plane.teardown()
   }
 

@@ -10,6 +10,7 @@ export const CALLS = [
   'start',
   'powerDown',
   'kill',
+  'resume',
   'resizeDisk',
   'setPublicAddress',
   'delete',

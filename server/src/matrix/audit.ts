@@ -98,7 +98,10 @@ async function work(owner: Sql, environmentId: string): Promise<string[]> {
       or attempts > 0 or due_at <= environment_now(w.environment_id))
     union all
     select 'instance', id, 'has no key' from instances where environment_id = ${environmentId}
-      and not exists (select from work w where w.kind = 'instance' and w.id = instances.id)`
+      and not exists (select from work w where w.kind = 'instance' and w.id = instances.id)
+    union all
+    select 'recovery', r.instance_id, 'has no end' from recoveries r join instances i on i.id = r.instance_id
+    where r.environment_id = ${environmentId} and r.ended_at is null and i.status <> 'recovering'`
   return rows.map(({ kind, id, what }) => `${id}: its ${kind} work ${what}`)
 }
 

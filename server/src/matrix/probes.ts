@@ -20,7 +20,7 @@ export async function installProbes(owner: Sql): Promise<void> {
     create trigger probe after insert or update or delete on instances for each row execute function probe_instance();
     create function probe_machine() returns trigger language plpgsql security definer as $$ begin
       if new.machine ->> 'power' = 'running' and new.machine ->> 'run' is not null and
-        (old is null or old.machine ->> 'power' <> 'running' or old.machine ->> 'run' <> new.machine ->> 'run'
+        (old is null or old.machine ->> 'power' not in ('running', 'paused') or old.machine ->> 'run' <> new.machine ->> 'run'
           or old.machine ->> 'started_at' is distinct from new.machine ->> 'started_at') then
         insert into public.probed_launches (environment_id, id, run, replaced) values (new.environment_id, new.id,
           (new.machine ->> 'run')::int, coalesce(old.machine ->> 'power' = 'running' and coalesce(

@@ -94,6 +94,12 @@ async function outdate({ owner }: MatrixWorld): Promise<void> {
   await owner`
     insert into idempotency_keys (environment_id, method, path, key, request_digest, status, headers, body, created_at)
     values (${SYSTEM}, 'POST', '/', 'old', '', 200, '{}', null, now() - interval '25 hours') on conflict do nothing`
+  await owner`
+    insert into recoveries (environment_id, instance_id, number, cause, detected_at, attempts)
+    values (${SYSTEM}, 'old', 1, 'process_died', '2000-01-01', 1) on conflict do nothing`
+  await owner`
+    insert into events (environment_id, sequence, id, type, resource_type, resource_id, created_at, data)
+    values (${SYSTEM}, 1, 'old', 'instance.created', 'instance', 'old', '2000-01-01', '{}') on conflict do nothing`
   for (const table of ['requests', 'spans']) {
     const [last] = await owner<{ name: string; days: number }[]>`
       select max(inhrelid::regclass::text) as name, count(*) as days from pg_inherits where inhparent = ${table}::regclass`
@@ -116,6 +122,10 @@ async function whatIsLeft(world: MatrixWorld, name: string, scene: Scene | undef
     lines.push(...(await audit(owner, scene.environment_id)))
   } else if (name === 'sweep answers') {
     if ((await owner`select from idempotency_keys where key = 'old'`).count > 0) lines.push('old answers are kept')
+  } else if (name === 'sweep recoveries') {
+    if ((await owner`select from recoveries where instance_id = 'old'`).count > 0) lines.push('old recoveries are kept')
+  } else if (name === 'sweep events') {
+    if ((await owner`select from events where id = 'old'`).count > 0) lines.push('old events are kept')
   } else if (name === 'request_log days') {
     const days = await owner`select from pg_inherits where inhparent in ('requests'::regclass, 'spans'::regclass)`
     if (days.count !== 2 * DAYS) lines.push(`${days.count} days of the request log, not ${2 * DAYS}`)

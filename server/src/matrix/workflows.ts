@@ -42,11 +42,13 @@ const TERMINATED = [{ until: 'provisioning' }, { wish: terminate, until: 'termin
 const PUBLIC = { network: { assign_public_ip: true } }
 const simulate = (fault: string) => ({ tags: { simulate: fault } })
 
-/** As a process that was killed leaves it. */
-const crash = (owner: Sql, environmentId: string) => owner`
-  with crashed as (
-    update simulated_machines set machine = machine || '{"power":"crashed"}' where environment_id = ${environmentId})
+/** What may have become of a machine, and its driver has told of it. */
+const becomes = (state: object) => (owner: Sql, environmentId: string) =>
+  owner`
+  with changed as (
+    update simulated_machines set machine = machine || ${owner.json(state)} where environment_id = ${environmentId})
   update work set due_at = environment_now(environment_id), wakes = wakes + 1 where environment_id = ${environmentId}`
+const crash = becomes({ power: 'crashed' })
 
 const instance = { thing: 'instance', mode: 'test' } as const
 const image = { thing: 'image', mode: 'live' } as const
@@ -90,6 +92,14 @@ export const WORKFLOWS: Workflow[] = [
   },
   { ...instance, name: 'forget', from: TERMINATED, goal: 'forgotten', horizon_seconds: 90_000 },
   { ...instance, name: 'recover', body: PUBLIC, from: RUNNING, disturb: crash, goal: 'running' },
+  {
+    ...{ ...instance, name: 'recover from a panic', from: RUNNING, goal: 'running' },
+    disturb: becomes({ power: 'paused', trouble: 'panic' }),
+  },
+  {
+    ...{ ...instance, name: 'recover from a disk error', from: RUNNING, goal: 'running' },
+    disturb: becomes({ power: 'paused', trouble: 'disk_error' }),
+  },
   {
     ...{ ...instance, name: 'crash without recovery', body: { auto_recovery: false } },
     ...{ from: RUNNING, disturb: crash, goal: 'failed' },
