@@ -8,17 +8,18 @@ import type { MatrixWorld, Worker } from './world.ts'
 const DEADLINE_MS = 120_000
 
 /**
- * Looks at all that is due in the environment, failures at once again. Leases last until they are ended on purpose: how
- * slow the machine is must not decide who looks.
+ * Looks at all that is due in the environment, failures at once again. Leases that hold last until they are ended on
+ * purpose: how slow the machine is must not decide who looks.
  */
 export async function settle(world: MatrixWorld, worker: Worker, environmentId: string): Promise<void> {
   const { owner, faults } = world
   const isAtRest = async () => {
     const [row] = await owner<{ due: number }[]>`
       with again as (
-        update work set not_before = '-infinity', leased_until = leased_until + interval 'infinity'
+        update work set not_before = '-infinity',
+          leased_until = case when leased_until > now() then timestamptz 'infinity' else leased_until end
         where ctid in (
-          select ctid from work where environment_id = ${environmentId} and (not_before > now() or leased_until < 'infinity')
+          select ctid from work where environment_id = ${environmentId} and (not_before > now() or (leased_until > now() and leased_until < 'infinity'))
           for update skip locked))
       select count(*) as due from work
       where environment_id = ${environmentId} and due_at <= environment_now(${environmentId})`
