@@ -12,7 +12,7 @@ type Source = { path: string; text: string; code: string; imports: Import[] }
 type Rule = { name: string; sample: [path: string, text: string]; faults: (file: Source) => string[] }
 
 /** Folders below src that are no resource. */
-const LAYERS = ['db', 'drivers', 'engine', 'http', 'lib', 'start', 'events', 'addresses', 'fuzz']
+const LAYERS = ['db', 'drivers', 'engine', 'http', 'lib', 'start', 'events', 'addresses', 'fuzz', 'simulation']
 const ROOTS = ['main.ts', 'app.ts', 'resources.ts', 'reconcilers.ts', 'teardown.ts', 'config.ts', 'deps.ts']
 
 const RULES: Rule[] = [
@@ -214,7 +214,7 @@ function isPure(from: string): boolean {
 }
 
 function isTestCode(path: string): boolean {
-  return /\.test\.ts$|(^|\/)(testing(-\w+)?|conformance|test-server)\.ts$|^fuzz\//.test(path)
+  return /\.test\.ts$|(^|\/)(testing(-\w+)?|conformance|test-server)\.ts$|^(fuzz|simulation)\//.test(path)
 }
 
 function folderOf(path: string): string {

@@ -1,0 +1,98 @@
+/** THE LIST of what may happen next. Another part of the world (receivers of webhooks, say) is one entry more. */
+import type { Claim } from '../engine/work.ts'
+import { chance, pick } from './chance.ts'
+import { mishap } from './machines.ts'
+import { faultOf, type Run, restart } from './run.ts'
+import { callOfList } from './send.ts'
+import type { Stepped, Worker } from './worker.ts'
+import { carryHint } from './world.ts'
+
+/** Null: nothing of this is to be done now. */
+export type Happens = (run: Run) => Promise<string | null>
+
+export const TICKS: readonly (readonly [weight: number, tick: { name: string; happens: Happens }])[] = [
+  [34, { name: 'client', happens: callOfList }],
+  [50, { name: 'engine', happens: (run) => work(run, pick(run.random, run.workers)) }],
+  [8, { name: 'engine', happens: (run) => resume(run, pick(run.random, run.workers)) }],
+  [12, { name: 'time', happens: passTime }],
+  [2, { name: 'clock', happens: moveTime }],
+  [6, { name: 'hint', happens: hint }],
+  [2, { name: 'machine', happens: accident }],
+  [0.3, { name: 'process', happens: killProcess }],
+]
+
+/** A worker claims what is due, or takes one step of what it has claimed. */
+export async function work(run: Run, worker: Worker): Promise<string | null> {
+  if (worker.held.length === 0) {
+    const claims = await worker.claim()
+    return claims.length === 0 ? null : `${worker.name} claims ${claims.map(({ id }) => id).join(' ')}`
+  }
+  const claimed = pick(run.random, worker.held)
+  await noteLease(run, claimed)
+  return stepped(run, worker, await worker.begin(claimed, faultOf(run, ['error', 'crash', 'pause', 'pause'])))
+}
+
+/** A step that stands still goes on. */
+export async function resume(run: Run, worker: Worker): Promise<string | null> {
+  if (worker.standing.length === 0) return null
+  const index = run.random.integer(worker.standing.length)
+  await noteLease(run, worker.standing[index]!.claimed)
+  return stepped(run, worker, await worker.resume(index))
+}
+
+async function noteLease(run: Run, { kind, id, lease }: Claim): Promise<void> {
+  const held = await run.world.owner`select from work where kind = ${kind} and id = ${id} and lease = ${lease}`
+  run.overdue = held.count === 0 ? id : null
+}
+
+async function stepped(run: Run, worker: Worker, { claimed, looked, fell, points }: Stepped): Promise<string> {
+  if (fell) run.faults++
+  if (looked === 'crashed') await restart(run, run.workers.indexOf(worker) as 0 | 1)
+  const outcome = typeof looked === 'string' ? looked : 'error' in looked ? looked.error : `${looked.after_seconds} s`
+  const where = fell ? `, ${fell}` : ''
+  return `${worker.name} ${claimed.kind} ${claimed.id} → ${outcome} (${points} points${where})`
+}
+
+async function passTime({ random, world, workers }: Run): Promise<string> {
+  const seconds = pick(random, [0.2, 1, 1, 2, 4, 6, 9, 16, 40, ...(chance(random, 5) ? [3_600] : [])])
+  await world.pass(seconds)
+  // A process that is alive prolongs its leases; one that is stuck loses them.
+  for (const worker of workers) if (worker.standing.length === 0 || chance(random, 30)) await worker.renew()
+  return `${seconds} s pass`
+}
+
+/** A test environment's time is its owner's: it is set forward, and then stands. */
+async function moveTime({ random, world, clients }: Run): Promise<string> {
+  const { environment_id } = pick(
+    random,
+    clients.filter(({ mode }) => mode === 'test'),
+  )
+  const seconds = pick(random, [0, 1, 5, 10, 30, 100])
+  await world.owner`
+    update environments e set clock_frozen_at = environment_now(e) + make_interval(secs => ${seconds})
+    where id = ${environment_id}`
+  return `${environment_id} is set forward by ${seconds} s and stands`
+}
+
+/** What a driver has said is heard, or not. */
+export async function hint({ world, random, losesHints, faulty }: Run): Promise<string | null> {
+  const id = world.hints.shift()
+  if (id === undefined) return null
+  if (losesHints && faulty && chance(random, 40)) return `about ${id} is lost`
+  await carryHint(world, id)
+  return `about ${id}`
+}
+
+async function accident({ world, random }: Run): Promise<string | null> {
+  const happened = await mishap(world.owner, random)
+  if (!happened) return null
+  world.hints.push(happened.id)
+  return `${happened.id} ${happened.what}`
+}
+
+async function killProcess(run: Run): Promise<string> {
+  const index = run.random.integer(2) as 0 | 1
+  const { name } = run.workers[index]
+  await restart(run, index)
+  return `${name} is killed, and ${run.workers[index].name} begins`
+}
