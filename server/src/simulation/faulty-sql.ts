@@ -11,8 +11,11 @@ export type Tampering = {
   lastIsOutside?: boolean
 }
 
-/** @param tampering asked at each statement: bugs come and go between histories */
-export function faultySql(inner: Sql, tampering: () => Tampering): Sql {
+/**
+ * @param tampering asked at each statement: bugs come and go between histories
+ * @param committed is told of each transaction that was committed, whether its answer arrives or not
+ */
+export function faultySql(inner: Sql, tampering: () => Tampering, committed: () => void): Sql {
   const rewritten = (compiled: Compiled) => tampering().rewrite?.(compiled) ?? compiled
   const through = (query: Query) =>
     createQuery((compiled) => {
@@ -39,9 +42,14 @@ export function faultySql(inner: Sql, tampering: () => Tampering): Sql {
         const value: Awaited<T> = await (body(wrapped) as T)
         return pass({ what: 'commit' }, async () => value)
       })
-      return done.finally(() => {
-        if (tick) tick.open--
-      })
+      return done
+        .then((value) => {
+          committed()
+          return value
+        })
+        .finally(() => {
+          if (tick) tick.open--
+        })
     })
     const late = outside as Compiled | null
     if (late) await pass({ what: 'statement' }, () => inner.unsafe(late.text, late.values))
@@ -50,7 +58,7 @@ export function faultySql(inner: Sql, tampering: () => Tampering): Sql {
 
   return Object.assign(through(inner), {
     begin,
-    as: (environmentId: string) => faultySql(inner.as(environmentId), tampering),
+    as: (environmentId: string) => faultySql(inner.as(environmentId), tampering, committed),
     reserve: () => inner.reserve(),
     listen: inner.listen,
     notify: inner.notify,

@@ -1,5 +1,4 @@
 /** THE LIST of what may happen next. Another part of the world (receivers of webhooks, say) is one entry more. */
-import type { Claim } from '../engine/work.ts'
 import { chance, pick } from './chance.ts'
 import { mishap } from './machines.ts'
 import { faultOf, type Run, restart } from './run.ts'
@@ -28,7 +27,7 @@ export async function work(run: Run, worker: Worker): Promise<string | null> {
     return claims.length === 0 ? null : `${worker.name} claims ${claims.map(({ id }) => id).join(' ')}`
   }
   const claimed = pick(run.random, worker.held)
-  await noteLease(run, claimed)
+  run.overdue = (await worker.hasLost(claimed)) ? claimed.id : null
   return stepped(run, worker, await worker.begin(claimed, faultOf(run, ['error', 'crash', 'pause', 'pause'])))
 }
 
@@ -36,13 +35,9 @@ export async function work(run: Run, worker: Worker): Promise<string | null> {
 export async function resume(run: Run, worker: Worker): Promise<string | null> {
   if (worker.standing.length === 0) return null
   const index = run.random.integer(worker.standing.length)
-  await noteLease(run, worker.standing[index]!.claimed)
+  const { claimed } = worker.standing[index]!
+  run.overdue = (await worker.hasLost(claimed)) ? claimed.id : null
   return stepped(run, worker, await worker.resume(index))
-}
-
-async function noteLease(run: Run, { kind, id, lease }: Claim): Promise<void> {
-  const held = await run.world.owner`select from work where kind = ${kind} and id = ${id} and lease = ${lease}`
-  run.overdue = held.count === 0 ? id : null
 }
 
 async function stepped(run: Run, worker: Worker, { claimed, looked, fell, points }: Stepped): Promise<string> {

@@ -4,7 +4,7 @@
  * meets a step that knows nothing of it.
  */
 import { type Looked, type Reconcilers, step } from '../engine/loop.ts'
-import { type Claim, claim, renew } from '../engine/work.ts'
+import { type Claim, claim, LEASE_SECONDS, renew } from '../engine/work.ts'
 import { reconcilers } from '../reconcilers.ts'
 import { during, type Fault, newTick, type Tick } from './faults.ts'
 import type { SimulatedWorld } from './world.ts'
@@ -32,6 +32,8 @@ export type Worker = {
   /** Lets a step go on that stands still. */
   resume(index: number): Promise<Stepped>
   renew(): Promise<void>
+  /** Whether the lease of this claim has been lost meanwhile. */
+  hasLost(claimed: Claim): Promise<boolean>
   /** The process ends: what stood still never goes on. */
   end(): Promise<void>
 }
@@ -42,6 +44,7 @@ export function startWorker(world: SimulatedWorld, name: string): Worker {
   const kinds = Object.keys(all).filter((kind) => !LEFT_OUT.includes(kind))
   const held: Claim[] = []
   const standing: Worker['standing'] = []
+  const claimedAt = new WeakMap<Claim, number>()
 
   async function settle(claimed: Claim, tick: Tick, done: Promise<Looked>): Promise<Stepped> {
     const still = new Promise<null>((resolve) => {
@@ -58,6 +61,7 @@ export function startWorker(world: SimulatedWorld, name: string): Worker {
     async claim() {
       const claims = await claim(sql, name, kinds, ALL)
       claims.sort((a, b) => (`${a.kind} ${a.id}` < `${b.kind} ${b.id}` ? -1 : 1))
+      for (const one of claims) claimedAt.set(one, world.clock.seconds())
       held.push(...claims)
       return claims
     },
@@ -73,6 +77,12 @@ export function startWorker(world: SimulatedWorld, name: string): Worker {
       return settle(claimed, tick, done)
     },
     renew: () => renew(sql, name, [...held, ...standing.map(({ claimed }) => claimed)]),
+    async hasLost(claimed) {
+      if (world.clock.seconds() - claimedAt.get(claimed)! < LEASE_SECONDS) return false
+      const { kind, id, lease } = claimed
+      const found = await world.owner`select from work where kind = ${kind} and id = ${id} and lease = ${lease}`
+      return found.count === 0
+    },
     async end() {
       held.length = 0
       for (const { tick, done } of standing.splice(0)) {

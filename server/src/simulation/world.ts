@@ -39,6 +39,8 @@ export type SimulatedWorld = {
   owner: Sql
   /** What the drivers were seen to do wrong since the last time. */
   doubleStarts(): string[]
+  /** How many transactions were committed so far. */
+  commits(): number
   /** Machines of which a driver has said that they have changed. */
   hints: string[]
   /** What the drivers say of machines at rest. */
@@ -85,8 +87,13 @@ export async function openWorld(): Promise<SimulatedWorld> {
   const clock = createSimulatedClock()
   let source = seededRandom(0)
   let bug: Bug | null = null
+  let commits = 0
   const random: Random = { integer: (max) => source.integer(max), bytes: (length) => source.bytes(length) }
-  const sql = faultySql(database.sql, () => bug ?? {})
+  const sql = faultySql(
+    database.sql,
+    () => bug ?? {},
+    () => commits++,
+  )
   const hints: string[] = []
   const doubles: string[] = []
   const { notifier, tell } = localNotifier()
@@ -121,6 +128,7 @@ export async function openWorld(): Promise<SimulatedWorld> {
   const world: SimulatedWorld = {
     ...{ app, deps, clock, database, owner, hints, resync_seconds: 60 },
     checkAnswer: createAnswerCheck(app.swagger() as never),
+    commits: () => commits,
     doubleStarts: () => doubles.splice(0),
     async begin(seed, planted) {
       clock.restart()
