@@ -8,8 +8,8 @@ import { openWorld } from './world.ts'
 
 /** What tells of each, and how many histories that may take. */
 const FOUND_BY: Record<BugName, { invariant: string; within: number }> = {
-  lost_wake: { invariant: 'liveness', within: 40 },
-  double_start: { invariant: 'I1', within: 40 },
+  lost_wake: { invariant: 'wakes', within: 20 },
+  double_start: { invariant: 'I1', within: 30 },
   no_fence: { invariant: 'fence', within: 20 },
   forgotten_event: { invariant: 'I6', within: 10 },
   late_event: { invariant: 'I6', within: 10 },

@@ -1,6 +1,6 @@
 /** Bugs that are planted to see whether the simulation finds them; nothing of the product is edited for it. */
 import type { Compiled } from '../db/sql.ts'
-import type { Driver } from '../drivers/driver.ts'
+import type { Driver, ObservedMachine } from '../drivers/driver.ts'
 import type { Tampering } from './faulty-sql.ts'
 
 /** A function of the control plane that does not do what it should. */
@@ -8,6 +8,10 @@ export type Bug = Tampering & {
   /** The driver that is used instead. */
   driver?(driver: Driver): Driver
 }
+
+const LATELY_MS = 10_000
+/** What the driver of `double_start` has seen. */
+const seen = new Map<string, { at: Date; machine: ObservedMachine | null }>()
 
 /** By the name that `--bug` takes. */
 export const BUGS = {
@@ -23,12 +27,21 @@ export const BUGS = {
       values,
     }),
   },
-  /** `start` does not look whether the machine is on already. */
+  /** A driver that believes what it saw lately: `start` makes a process beside one that it has just made. */
   double_start: {
     driver: (driver) => ({
       ...driver,
+      async get(ref) {
+        const known = seen.get(ref.id)
+        const age_ms = known ? ref.now.getTime() - known.at.getTime() : -1
+        if (known && age_ms >= 0 && age_ms < LATELY_MS) return known.machine
+        const machine = await driver.get(ref)
+        seen.set(ref.id, { at: ref.now, machine })
+        return machine
+      },
       async start(spec, now) {
-        await driver.kill({ id: spec.id, environment_id: spec.environment_id, now })
+        const isKnownOn = seen.get(spec.id)?.machine?.power === 'running'
+        if (!isKnownOn) await driver.kill({ id: spec.id, environment_id: spec.environment_id, now })
         await driver.start(spec, now)
       },
     }),

@@ -4,7 +4,15 @@ import { chance, pick } from './chance.ts'
 import { type Answer, type Attempt, type Body, type Client, notice, type Repeatable } from './client.ts'
 
 /** What a call is made from. `others`: clients of other environments. */
-export type Scene = { client: Client; others: Client[]; random: Random /** Since the beginning. */; seconds: number }
+export type Scene = {
+  client: Client
+  others: Client[]
+  random: Random
+  /** Since the beginning. */
+  seconds: number
+  /** Instances whose step stands still: what happens to these now is worth more than other things. */
+  amidst: string[]
+}
 
 export type Call = {
   weight: number
@@ -21,9 +29,11 @@ const NOTHING: Attempt['headers'] = {}
 const REPEATED_SECONDS = 23 * 3600
 
 /** An attempt on one instance of these clients, if they have any. */
-function onOneOf(clients: Client[], random: Random, make: (id: string) => Attempt): Attempt | null {
+function onOneOf(clients: Client[], { random, amidst }: Scene, make: (id: string) => Attempt): Attempt | null {
   const all = clients.flatMap(({ instances }) => [...instances])
   const alive = all.filter(([, { status }]) => status !== 'terminating' && status !== 'terminated')
+  const exposed = all.filter(([id]) => amidst.includes(id))
+  if (exposed.length > 0 && chance(random, 70)) return make(pick(random, exposed)[0])
   const ids = alive.length > 0 && chance(random, 90) ? alive : all
   return ids.length === 0 ? null : make(pick(random, ids)[0])
 }
@@ -35,9 +45,9 @@ const shows: Call['check'] = ({ client }, { status, body }) =>
 /** An action on an instance of the client's. */
 const action = (weight: number, name: string, body: (random: Random) => Body | undefined = () => undefined): Call => ({
   weight,
-  make: ({ client, random }) =>
-    onOneOf([client], random, (id) => {
-      const sent = body(random)
+  make: (scene) =>
+    onOneOf([scene.client], scene, (id) => {
+      const sent = body(scene.random)
       return { method: 'POST', url: `/v2/instances/${id}/actions/${name}`, ...(sent && { body: sent }) }
     }),
   check: shows,
@@ -49,10 +59,10 @@ const powerOptions = (random: Random): Body | undefined =>
 /** A change of an instance of the client's. */
 const update = (weight: number, query: string, body: (random: Random) => Body): Call => ({
   weight,
-  make: ({ client, random }) =>
-    onOneOf([client], random, (id) => {
-      const method = pick(random, ['PUT', 'PATCH'] as const)
-      return { method, url: `/v2/instances/${id}${query}`, body: body(random) }
+  make: (scene) =>
+    onOneOf([scene.client], scene, (id) => {
+      const method = pick(scene.random, ['PUT', 'PATCH'] as const)
+      return { method, url: `/v2/instances/${id}${query}`, body: body(scene.random) }
     }),
   check: shows,
 })
@@ -95,7 +105,7 @@ export const CALLS: Record<string, Call> = {
   },
   get: {
     weight: 7,
-    make: ({ client, random }) => onOneOf([client], random, (id) => ({ method: 'GET', url: `/v2/instances/${id}` })),
+    make: (scene) => onOneOf([scene.client], scene, (id) => ({ method: 'GET', url: `/v2/instances/${id}` })),
     check: shows,
   },
   list: {
@@ -110,12 +120,12 @@ export const CALLS: Record<string, Call> = {
   },
   'get a stranger’s': {
     weight: 3,
-    make: ({ others, random }) => onOneOf(others, random, (id) => ({ method: 'GET', url: `/v2/instances/${id}` })),
+    make: (scene) => onOneOf(scene.others, scene, (id) => ({ method: 'GET', url: `/v2/instances/${id}` })),
     check: refused,
   },
   'end a stranger’s': {
     weight: 2,
-    make: ({ others, random }) => onOneOf(others, random, (id) => ({ method: 'DELETE', url: `/v2/instances/${id}` })),
+    make: (scene) => onOneOf(scene.others, scene, (id) => ({ method: 'DELETE', url: `/v2/instances/${id}` })),
     check: refused,
   },
   stop: action(8, 'stop', powerOptions),
@@ -129,7 +139,7 @@ export const CALLS: Record<string, Call> = {
   desire: update(3, '', (random) => ({ desired_status: pick(random, ['running', 'stopped']) })),
   end: {
     weight: 5,
-    make: ({ client, random }) => onOneOf([client], random, (id) => ({ method: 'DELETE', url: `/v2/instances/${id}` })),
+    make: (scene) => onOneOf([scene.client], scene, (id) => ({ method: 'DELETE', url: `/v2/instances/${id}` })),
     check: shows,
   },
   'make a key': {

@@ -35,7 +35,8 @@ export type Tick = {
   isDead: boolean
   /** Transactions that are open: a pause within would hold locks that the server does not give back. */
   open: number
-  paused: { resume(): void } | null
+  /** `isLong`: until another worker has taken its key over, in the time of faults. */
+  paused: { isLong: boolean; resume(): void } | null
   onPause: () => void
 }
 
@@ -70,7 +71,7 @@ export async function pass<T>(point: Point, effect: () => Promise<T>): Promise<T
   tick.fault = null
   tick.fell = `${fault.kind} ${fault.kind === 'pause' ? 'before' : fault.moment} ${point.what} (point ${tick.points})`
   if (fault.kind === 'pause') {
-    await pause(tick)
+    await pause(tick, fault.variant >= LONG)
     return effect()
   }
   if (fault.moment === 'after') await effect()
@@ -79,16 +80,19 @@ export async function pass<T>(point: Point, effect: () => Promise<T>): Promise<T
   throw new Crash()
 }
 
+/** Variants of a pause from which on it is a long one, and from which on it falls right before an effect. */
+const LONG = 4
+const AT_EFFECT = 6
 const EFFECTS: readonly Point['what'][] = ['create', 'start', 'kill', 'powerDown', 'delete', 'setPublicAddress']
 
 /** No pause within a transaction; and many right before an effect, where it matters most what happens meanwhile. */
 function fits({ kind, variant }: Fault, tick: Tick, { what }: Point): boolean {
-  return kind !== 'pause' || (tick.open === 0 && (variant < 6 || EFFECTS.includes(what)))
+  return kind !== 'pause' || (tick.open === 0 && (variant < AT_EFFECT || EFFECTS.includes(what)))
 }
 
-async function pause(tick: Tick): Promise<void> {
+async function pause(tick: Tick, isLong: boolean): Promise<void> {
   const resumed = new Promise<void>((resolve) => {
-    tick.paused = { resume: resolve }
+    tick.paused = { isLong, resume: resolve }
   })
   tick.onPause()
   await resumed

@@ -9,15 +9,19 @@ import { pass } from './faults.ts'
 const isOn = (machine: ObservedMachine | null) => machine?.power === 'running' || machine?.power === 'paused'
 const runOf = (machine: ObservedMachine | null) => `run ${machine?.run} of ${machine?.started_at?.toISOString()}`
 
-/** The driver with the points of faults.ts; `violated` is told of a second process on a disk. */
-export function watchedDriver(inner: Driver, violated: (what: string) => void): Driver {
+/**
+ * The driver with the points of faults.ts.
+ * @param look at the machine as it is, whatever the driver says
+ * @param violated is told of a second process on a disk
+ */
+export function watchedDriver(inner: Driver, look: Driver['get'], violated: (what: string) => void): Driver {
   const faulty = aroundDriver(inner, async (call, effect) => {
     return pass({ what: call.method }, async () => {
       if (call.method !== 'start' && call.method !== 'create') return effect()
       const ref = { id: call.id!, environment_id: call.environment_id, now: call.now }
-      const before = await inner.get(ref)
+      const before = await look(ref)
       const result = await effect()
-      const after = await inner.get(ref)
+      const after = await look(ref)
       const another = runOf(after) !== runOf(before) || after?.disk !== before?.disk
       if (isOn(before) && another) violated(`${call.id}: ${runOf(after)} began while ${runOf(before)} was on`)
       return result

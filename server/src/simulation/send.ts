@@ -1,16 +1,27 @@
 /** Requests of clients, as the app meets them: without a socket, with the faults of a tick. */
 import { CALLS, type Scene } from './calls.ts'
-import { pick, weighted } from './chance.ts'
+import { chance, pick, weighted } from './chance.ts'
 import type { Answer, Attempt, Body, Client } from './client.ts'
 import { during, type Fault, newTick } from './faults.ts'
 import { fail, faultOf, type Run, restart } from './run.ts'
 
 const WEIGHTS = Object.entries(CALLS).map(([name, { weight }]) => [weight, name] as const)
 
+const standing = ({ workers }: Run): string[] =>
+  workers.flatMap((worker) => worker.standing.map(({ claimed }) => claimed.id))
+
+/** Any client; more often one whose instance is in the middle of a step. */
+function anyClient(run: Run): Client {
+  const ids = standing(run)
+  const exposed = run.clients.filter(({ instances }) => ids.some((id) => instances.has(id)))
+  return pick(run.random, exposed.length > 0 && chance(run.random, 50) ? exposed : run.clients)
+}
+
 /** What one client sees of the others. */
 export function sceneOf(run: Run, client: Client): Scene {
   const others = run.clients.filter((other) => other !== client)
-  return { client, others, random: run.random, seconds: run.world.clock.seconds() }
+  const amidst = standing(run)
+  return { client, others, amidst, random: run.random, seconds: run.world.clock.seconds() }
 }
 
 /** Sends a request and checks its answer against the contract. Null: the process ended, and there is none. */
@@ -51,9 +62,11 @@ export async function send(
 /** One call of the list, by one of the clients. */
 export async function callOfList(run: Run): Promise<string | null> {
   const name = weighted(run.random, WEIGHTS)
-  const scene = sceneOf(run, pick(run.random, run.clients))
+  const scene = sceneOf(run, anyClient(run))
   const attempt = CALLS[name]!.make(scene)
-  return attempt && `${name}: ${await askAs(run, name, scene, attempt, faultOf(run, ['error', 'crash']))}`
+  return (
+    attempt && `${name}: ${await askAs(run, name, scene, attempt, faultOf(run, ['error', 'error', 'error', 'crash']))}`
+  )
 }
 
 /** Sends what a call of the list has made, and judges the answer by it. */

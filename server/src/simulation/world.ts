@@ -104,7 +104,7 @@ export async function openWorld(): Promise<SimulatedWorld> {
     simulated.watch((id) => hints.push(id))
     const delegate = () => bug?.driver?.(simulated) ?? simulated
     const broken = new Proxy(simulated, { get: (_, name) => delegate()[name as keyof Driver] })
-    const watched = watchedDriver(broken, (what) => doubles.push(what))
+    const watched = watchedDriver(broken, simulated.get, (what) => doubles.push(what))
     return Object.defineProperty({ ...watched, capacity }, 'resync_seconds', { get: () => world.resync_seconds })
   }
 
