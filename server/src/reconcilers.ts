@@ -3,10 +3,12 @@ import type { Driver } from './drivers/driver.ts'
 import type { Engine, Reconcile, Reconcilers } from './engine/loop.ts'
 import { type Sweep, sweepReconciler } from './engine/sweep.ts'
 import { wake, wakeKnown } from './engine/work.ts'
+import { forgetEvents } from './events/store.ts'
 import { forgetAnswers } from './http/idempotency.ts'
 import { CATALOGUE } from './images/catalog.ts'
 import { imageReconciler } from './images/reconcile.ts'
 import { instanceReconciler } from './instances/reconcile.ts'
+import { forgetRecoveries } from './instances/recoveries.ts'
 import { instanceSweep } from './instances/sweep.ts'
 import { requestLogReconciler } from './requests/reconcile.ts'
 
@@ -35,7 +37,13 @@ function sweeps(deps: Deps): Record<string, Sweep> {
         modes.map((mode) => [`${mode}:${region.id}`, instanceSweep(deps, region, mode)]),
       ),
     ),
+    recoveries: { ...NOTHING_LISTED, interval_seconds: 3600, tidy: () => forgetRecoveries(deps.sql) },
     answers: { ...NOTHING_LISTED, interval_seconds: 600, tidy: () => forgetAnswers(deps.sql) },
+    events: {
+      ...NOTHING_LISTED,
+      interval_seconds: 600,
+      tidy: () => forgetEvents(deps.sql, deps.config.events_days),
+    },
   }
 }
 
