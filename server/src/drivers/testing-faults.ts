@@ -9,6 +9,7 @@ export type DriverMethod =
   | 'start'
   | 'powerDown'
   | 'kill'
+  | 'resume'
   | 'resizeDisk'
   | 'setPublicAddress'
   | 'delete'
@@ -37,6 +38,7 @@ export function aroundDriver(driver: Driver, around: Around): Driver {
     start: (spec, now) => around(bySpec('start', spec, now), () => driver.start(spec, now)),
     powerDown: (ref) => around(byRef('powerDown', ref), () => driver.powerDown(ref)),
     kill: (ref) => around(byRef('kill', ref), () => driver.kill(ref)),
+    resume: (ref) => around(byRef('resume', ref), () => driver.resume(ref)),
     resizeDisk: (spec, now) => around(bySpec('resizeDisk', spec, now), () => driver.resizeDisk(spec, now)),
     setPublicAddress: (spec, now) =>
       around(bySpec('setPublicAddress', spec, now), () => driver.setPublicAddress(spec, now)),

@@ -1,4 +1,5 @@
 /** THE LIST of what clients ask of the API. A new call is one entry: how often, what is sent, what must hold of its answer. */
+import { FAULTS } from '../drivers/simulated/timing.ts'
 import type { Random } from '../lib/random.ts'
 import { chance, pick } from './chance.ts'
 import { type Answer, type Attempt, type Body, type Client, notice, type Repeatable } from './client.ts'
@@ -23,7 +24,6 @@ export type Call = {
 }
 
 const PLANS = ['micro-1x', 'micro-1x', 'micro-1x', 'standard-4x']
-const SIMULATED = ['create_fails', 'no_capacity', 'never_ready', 'crash_once', 'guest_powers_off', 'ignores_power_down']
 const NOTHING: Attempt['headers'] = {}
 /** Answers are kept for a day; then a key is a new one. */
 const REPEATED_SECONDS = 23 * 3600
@@ -78,7 +78,7 @@ export const CALLS: Record<string, Call> = {
         auto_recovery: chance(random, 80),
         termination_protection: chance(random, 10),
         network: { assign_public_ip: chance(random, 50) },
-        tags: chance(random, 25) ? { simulate: pick(random, SIMULATED) } : {},
+        tags: chance(random, 25) ? { simulate: pick(random, FAULTS) } : {},
       }
       const headers = chance(random, 60) ? { 'idempotency-key': name } : NOTHING
       const attempt: Attempt = { method: 'POST', url: '/v2/instances', body, headers }

@@ -33,7 +33,9 @@ const PREPARATION = `
   -- What time has done to a machine is told by its row only when the driver looks.
   create function simulated.is_on(machine jsonb, at timestamptz) returns boolean language sql immutable as $$
     select coalesce(machine ->> 'power' = 'paused' or (machine ->> 'power' = 'running'
-      and coalesce(least(machine ->> 'off_at', machine ->> 'crash_at')::timestamptz > at, true)), false) $$;
+      and coalesce((machine ->> 'off_at')::timestamptz > at, true)
+      and (coalesce((machine ->> 'crash_at')::timestamptz > at, true)
+        or machine ->> 'crash_as' not in ('crash', 'host_reboot'))), false) $$;
 
   create unlogged table simulated.witnesses (
     number bigint generated always as identity, xid xid8 default pg_current_xact_id(), what text, environment_id text,

@@ -1,6 +1,8 @@
 /** The book of machines: what really runs, as seen from beside the driver; and what happens to machines by themselves. */
 import type { Query } from '../db/database.ts'
 import type { Driver, ObservedMachine } from '../drivers/driver.ts'
+import { failed, type Machine } from '../drivers/simulated/driver.ts'
+import type { Failure } from '../drivers/simulated/timing.ts'
 import { aroundDriver } from '../drivers/testing-faults.ts'
 import type { Random } from '../lib/random.ts'
 import { pick } from './chance.ts'
@@ -30,15 +32,21 @@ export function watchedDriver(inner: Driver, look: Driver['get'], violated: (wha
   return faulty
 }
 
-type Row = { id: string; machine: { ready_at: string | null }; now: Date }
-type Change = Record<string, unknown>
+type Row = { id: string; machine: Machine; now: Date }
 
 const ENDED = { ready_at: null, off_at: null, crash_at: null, public_ip: null, ports: [] }
+const failing =
+  (as: Failure) =>
+  ({ machine, now }: Row): object =>
+    failed(machine, as, now.toISOString())
+
 /** What a machine may do by itself: what is different of its row afterwards. */
-const MISHAPS: Record<string, (row: Row) => Change | null> = {
-  dies: () => ({ power: 'crashed', ...ENDED }),
+const MISHAPS: Record<string, (row: Row) => object | null> = {
+  dies: failing('crash'),
+  panics: failing('panic'),
+  hangs: failing('hang'),
+  'has a disk error': failing('disk_error'),
   'powers itself off': () => ({ power: 'off', ...ENDED }),
-  panics: () => ({ power: 'paused' }),
   'is ended from outside': () => ({ power: 'stopped', ...ENDED }),
   'never comes up': (row) => (isBooting(row) ? { ready_at: null } : null),
   'is slow': (row) => (isBooting(row) ? { ready_at: new Date(row.now.getTime() + 25_000).toISOString() } : null),
