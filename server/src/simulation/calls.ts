@@ -163,6 +163,21 @@ export const CALLS: Record<string, Call> = {
       return ended ? { method: 'DELETE', url: `/v2/api_keys/${ended.id}` } : null
     },
   },
+  'read events': {
+    weight: 4,
+    make: ({ client }) => ({ method: 'GET', url: `/v2/events?after=${client.read}&limit=100` }),
+    check: ({ client, others }, { status, body }) => {
+      if (status !== 200) return null
+      const events = body.data as { sequence: number; data: { object: { id: string } } }[]
+      const foreign = events.find(({ data }) => others.some((other) => other.instances.has(data.object.id)))
+      if (foreign) return `event ${foreign.sequence} of another tenant was read`
+      for (const { sequence } of events) {
+        if (sequence !== client.read + 1) return `event ${sequence} was read after ${client.read}`
+        client.read = sequence
+      }
+      return null
+    },
+  },
   limits: { weight: 1, make: () => ({ method: 'GET', url: '/v2/limits' }) },
 }
 

@@ -23,10 +23,12 @@ export type Client = Tenant & {
   keys: { id: string; key: string }[]
   repeatable: Repeatable[]
   made: number
+  /** Number of the last event that it has read. */
+  read: number
 }
 
 export const newClient = (tenant: Tenant): Client => {
-  return { ...tenant, instances: new Map(), keys: [], repeatable: [], made: 0 }
+  return { ...tenant, instances: new Map(), keys: [], repeatable: [], made: 0, read: 0 }
 }
 
 /** Takes note of an instance as it was shown. Answers what cannot be: versions that fall, moves that are none. */
