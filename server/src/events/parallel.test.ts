@@ -51,6 +51,8 @@ test(`${WRITERS} writers in two processes: nobody who reads misses one, sees one
 }, async (context) => {
   const { key } = world.test
   const calls: Call[] = [caller(world.app, key), caller(other.app, key)]
+  // The first answer has the document compiled, which takes seconds in which nothing else moves.
+  for (const call of calls) assert.equal((await call('GET', '/v2/events')).status, 200)
   let isWriting = true
 
   /** Polls with `after`, by pages of an odd size, until the writers have ended and there is no more. */
