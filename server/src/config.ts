@@ -56,6 +56,8 @@ export type Config = {
   request_log_days: number
   /** Days of its environment's time that an event is kept. */
   events_days: number
+  /** Instances that are started at the same time after a reboot of the host. */
+  recovery: { concurrency: number }
   /** `address:port` of a listener for Prometheus alone, without a key; null: none. */
   metrics_listen: string | null
   /** By publisher: 'ubuntu'. */
@@ -105,6 +107,7 @@ const DEFAULTS: Omit<Settings, 'version' | 'image_allow'> = {
   image_stall_timeout_seconds: 60,
   request_log_days: 14,
   events_days: 30,
+  recovery: { concurrency: 2 },
   metrics_listen: null,
   mirrors: {
     ubuntu: {

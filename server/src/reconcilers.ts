@@ -8,6 +8,7 @@ import { forgetAnswers } from './http/idempotency.ts'
 import { CATALOGUE } from './images/catalog.ts'
 import { imageReconciler } from './images/reconcile.ts'
 import { instanceReconciler } from './instances/reconcile.ts'
+import { forgetRecoveries } from './instances/recoveries.ts'
 import { instanceSweep } from './instances/sweep.ts'
 import { requestLogReconciler } from './requests/reconcile.ts'
 
@@ -36,6 +37,7 @@ function sweeps(deps: Deps): Record<string, Sweep> {
         modes.map((mode) => [`${mode}:${region.id}`, instanceSweep(deps, region, mode)]),
       ),
     ),
+    recoveries: { ...NOTHING_LISTED, interval_seconds: 3600, tidy: () => forgetRecoveries(deps.sql) },
     answers: { ...NOTHING_LISTED, interval_seconds: 600, tidy: () => forgetAnswers(deps.sql) },
     events: {
       ...NOTHING_LISTED,

@@ -2,6 +2,7 @@ import { auditLog } from './audit/routes.ts'
 import { events } from './events/routes.ts'
 import type { Resource } from './http/types.ts'
 import { images } from './images/routes.ts'
+import { recoveries } from './instances/recovery-routes.ts'
 import { instances } from './instances/routes.ts'
 import { apiKeys } from './keys/routes.ts'
 import { limits } from './limits/routes.ts'
@@ -17,6 +18,7 @@ import { subnets } from './subnets/routes.ts'
 /** THE LIST: what the server consists of. */
 export const resources: Resource[] = [
   instances,
+  recoveries,
   regions,
   plans,
   images,

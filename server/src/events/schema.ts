@@ -32,7 +32,9 @@ export const Event = Type.Object(
         ),
         previous: Type.Optional(fields('What has changed, as it was before.')),
         details: Type.Optional(
-          fields('More, by type. `instance.scaled`: `from` and `to`, each with plan, vcpus, memory_bytes, disk_bytes.'),
+          fields(
+            'More, by type. `instance.scaled`: `from` and `to`, each with plan, vcpus, memory_bytes, disk_bytes. `instance.recovering` and `instance.recovered`: `cause`, `attempt`, `detected_at`, and at the end `downtime_seconds`.',
+          ),
         ),
       },
       { description: 'What it is about.', additionalProperties: false },

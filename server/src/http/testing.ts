@@ -65,6 +65,7 @@ export const testConfig: Config = {
   image_stall_timeout_seconds: 60,
   request_log_days: 14,
   events_days: 30,
+  recovery: { concurrency: 2 },
   metrics_listen: null,
   mirrors: {},
   rate_limits: ROOMY,

@@ -1,11 +1,21 @@
 import type { EventType } from '../events/catalog.ts'
+import { downtimeSeconds } from './recovery.ts'
 import type { InstanceRow } from './row.ts'
 
 /** What an event tells besides the instance itself, by its type; undefined: nothing. Pure. */
 export function detailsOf(type: EventType, _before: InstanceRow | null, after: InstanceRow): object | undefined {
-  // A change that began before sizes were noted has none to tell.
-  if (type !== 'instance.scaled' || !after.wanted_size_before) return undefined
-  return { from: after.wanted_size_before, to: sizeOf(after) }
+  if (type === 'instance.scaled') return sizes(after)
+  const { recovery } = after
+  if (!recovery) return undefined
+  const { cause, attempts, detected_at } = recovery
+  if (type === 'instance.recovering') return { cause, attempt: Math.max(1, attempts), detected_at }
+  if (type !== 'instance.recovered') return undefined
+  return { cause, attempt: attempts, downtime_seconds: downtimeSeconds(recovery), detected_at }
+}
+
+/** A change that began before sizes were noted has none to tell. */
+function sizes(after: InstanceRow): object | undefined {
+  return after.wanted_size_before ? { from: after.wanted_size_before, to: sizeOf(after) } : undefined
 }
 
 /** The wanted size of an instance. */

@@ -72,6 +72,7 @@ const ConfigFile = Type.Partial(
     image_stall_timeout_seconds: Type.Integer(),
     request_log_days: Type.Integer(),
     events_days: Type.Integer(),
+    recovery: Type.Partial(Type.Object({ concurrency: Type.Integer() }), strict),
     metrics_listen: Type.String(),
     mirrors: Type.Object({ ubuntu: Mirror }, strict),
     rate_limits: Type.Partial(

@@ -186,6 +186,14 @@ export const SETTINGS: Setting[] = [
     parse: integer(1, 3_650),
   },
   {
+    key: 'recovery.concurrency',
+    env: 'CLOUDNEXUS_RECOVERY_CONCURRENCY',
+    value: 'NUMBER',
+    default: '2',
+    help: 'Instances that are started at the same time after a reboot of the host',
+    parse: integer(1, 64),
+  },
+  {
     key: 'metrics_listen',
     env: 'CLOUDNEXUS_METRICS_LISTEN',
     value: 'ADDRESS:PORT',
