@@ -345,6 +345,7 @@ create table instances (
   created_by text,
   budget_id text,
   observed_expired boolean default false not null,
+  wanted_size_before jsonb,
   recovery_priority integer default 50 not null,
   observed_ready_at timestamp with time zone,
   observed_boot text,

@@ -3,6 +3,7 @@ import type { Driver } from './drivers/driver.ts'
 import type { Engine, Reconcile, Reconcilers } from './engine/loop.ts'
 import { type Sweep, sweepReconciler } from './engine/sweep.ts'
 import { wake, wakeKnown } from './engine/work.ts'
+import { forgetEvents } from './events/store.ts'
 import { forgetAnswers } from './http/idempotency.ts'
 import { CATALOGUE } from './images/catalog.ts'
 import { imageReconciler } from './images/reconcile.ts'
@@ -38,6 +39,11 @@ function sweeps(deps: Deps): Record<string, Sweep> {
     ),
     recoveries: { ...NOTHING_LISTED, interval_seconds: 3600, tidy: () => forgetRecoveries(deps.sql) },
     answers: { ...NOTHING_LISTED, interval_seconds: 600, tidy: () => forgetAnswers(deps.sql) },
+    events: {
+      ...NOTHING_LISTED,
+      interval_seconds: 600,
+      tidy: () => forgetEvents(deps.sql, deps.config.events_days),
+    },
   }
 }
 

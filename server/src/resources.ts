@@ -1,4 +1,5 @@
 import { auditLog } from './audit/routes.ts'
+import { events } from './events/routes.ts'
 import type { Resource } from './http/types.ts'
 import { images } from './images/routes.ts'
 import { recoveries } from './instances/recovery-routes.ts'
@@ -23,6 +24,7 @@ export const resources: Resource[] = [
   images,
   subnets,
   sshKeys,
+  events,
   limits,
   auditLog,
   requests,

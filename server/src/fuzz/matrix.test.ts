@@ -13,6 +13,7 @@ import type { OpenapiDocument } from '../http/openapi-document.ts'
 import { type Answer, type Call, caller, createTestKey, testConfig } from '../http/testing.ts'
 import { createWorld } from '../instances/testing-world.ts'
 import { SCOPES } from '../keys/scopes.ts'
+import { ID_LENGTHS, type IdType } from '../lib/id.ts'
 import { addressOf, listedType, type Operation, operationsOf, referencesIn } from './document.ts'
 import { makeResource } from './resources.ts'
 
@@ -37,7 +38,7 @@ const STRANGERS: Record<string, Call> = {
   'the other environment': caller(app, world.live.key),
 }
 const make = (type: string, call = asOwn) => makeResource(type, call, operations, document)
-const missingId = (type: string) => `${type}_${'z'.repeat(10)}`
+const missingId = (type: string) => `${type}_${'z'.repeat(ID_LENGTHS[type as IdType] ?? 10)}`
 
 /** Calls an operation with its example as body, unless another is given. */
 function perform(call: Call, operation: Operation, values: Record<string, string>, body = operation.body?.example) {
@@ -195,7 +196,12 @@ describe('cursors', () => {
       const cursorOf = async (call: Call) => {
         const values: Record<string, string> = {}
         for (const { name, type } of operation.pathParameters) values[name] = await make(type!, call)
-        if (type) for (let i = 0; i < 2; i++) await make(type, call)
+        for (let i = 0; i < 2 && type; i++) {
+          // Of an instance there is more to tell when it changes.
+          const changed = type === 'evt' && values.id
+          if (changed) await call('PUT', `/v2/instances/${changed}`, { tags: { change: String(i) } })
+          else await make(type, call)
+        }
         const url = addressOf(operation, values)
         return { url, cursor: (await call('GET', `${url}?limit=1`)).body.pagination.next_cursor as string | null }
       }

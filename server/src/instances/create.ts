@@ -81,6 +81,7 @@ export async function createInstance(
     wanted_vcpus: plan.vcpus,
     wanted_memory_bytes: plan.memory_bytes,
     wanted_disk_bytes: plan.disk_bytes,
+    wanted_size_before: null,
     wanted_public_ip: public_ip,
     wanted_activity: 'provisioning',
     wanted_at: now,

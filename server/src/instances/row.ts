@@ -108,6 +108,8 @@ export type InstanceRow = {
   wanted_vcpus: number
   wanted_memory_bytes: number
   wanted_disk_bytes: number
+  /** The size before the last change of plan. */
+  wanted_size_before: { plan: string; vcpus: number; memory_bytes: number; disk_bytes: number } | null
   wanted_public_ip: string | null
   wanted_activity: Activity
   wanted_at: Date

@@ -40,6 +40,7 @@ export function newRow(fields: Partial<InstanceRow> = {}): InstanceRow {
     wanted_vcpus: 1,
     wanted_memory_bytes: 2 ** 30,
     wanted_disk_bytes: 10 * 2 ** 30,
+    wanted_size_before: null,
     wanted_public_ip: null,
     wanted_activity: 'provisioning',
     wanted_at: now,

@@ -178,6 +178,14 @@ export const SETTINGS: Setting[] = [
     parse: integer(1, 3_650),
   },
   {
+    key: 'events_days',
+    env: 'CLOUDNEXUS_EVENTS_DAYS',
+    value: 'DAYS',
+    default: '30',
+    help: "How long events are kept, in their environment's time",
+    parse: integer(1, 3_650),
+  },
+  {
     key: 'recovery.concurrency',
     env: 'CLOUDNEXUS_RECOVERY_CONCURRENCY',
     value: 'NUMBER',
