@@ -46,7 +46,6 @@ export function openapiOptions(version: string, publicUrl: string): FastifyDynam
 
 const TAGS = [
   { name: 'Instances', description: 'Virtual machines.' },
-  { name: 'Recovery', description: 'What was done about failures, and how long it took.' },
   { name: 'Regions', description: 'Where machines run, and what is free there.' },
   { name: 'Plans', description: 'Sizes of machines.' },
   { name: 'Images', description: 'Disks that machines start from.' },
