@@ -25,6 +25,7 @@ const driver = createSimulatedDriver({ sql, seed: 1 })
 const secret = new Uint8Array(32)
 const deps: Deps = {
   ...{ config: testConfig, sql, clock, random, log, metrics: createMetrics() },
+  resolve: async () => [],
   secrets: { pepper: secret, cursor_key: secret, seal_key: secret, database_key: secret },
   regions: [{ id: 'us-east-1', name: 'This host', drivers: { live: driver, test: driver } }],
   notifier: {

@@ -51,6 +51,7 @@ const TAGS = [
   { name: 'Images', description: 'Disks that machines start from.' },
   { name: 'Subnets', description: 'Private networks.' },
   { name: 'SSH keys', description: 'Who may log in to new machines.' },
+  { name: 'Webhooks', description: 'Who is told of events by HTTP, and how that went.' },
   { name: 'Limits', description: 'What a project may use.' },
   { name: 'Audit log', description: 'Who changed what.' },
   { name: 'Requests', description: 'What was asked, how it was answered, and what came of it.' },
