@@ -11,7 +11,7 @@ from threading import Lock
 
 SECRET = base64.b64decode(os.environ["WEBHOOK_SECRET"].removeprefix("whsec_"))
 TOLERANCE_SECONDS = 300
-MAX_BYTES = 64 * 1024
+MAX_BYTES = 256 * 1024
 
 # What has been taken: keep it in your database, in the transaction that does what follows from the event.
 seen: set[str] = set()

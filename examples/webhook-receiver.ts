@@ -14,7 +14,7 @@ type Event = {
 
 const secret = Buffer.from((process.env.WEBHOOK_SECRET ?? '').replace('whsec_', ''), 'base64')
 const TOLERANCE_SECONDS = 300
-const MAX_BYTES = 64 * 1024
+const MAX_BYTES = 256 * 1024
 
 /** What has been taken: keep it in your database, in the transaction that does what follows from the event. */
 const seen = new Set<string>()

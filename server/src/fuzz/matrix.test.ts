@@ -13,6 +13,7 @@ import type { OpenapiDocument } from '../http/openapi-document.ts'
 import { type Answer, type Call, caller, createTestKey, testConfig } from '../http/testing.ts'
 import { createWorld } from '../instances/testing-world.ts'
 import { SCOPES } from '../keys/scopes.ts'
+import { ID_LENGTHS, type IdType } from '../lib/id.ts'
 import { addressOf, listedType, type Operation, operationsOf, referencesIn } from './document.ts'
 import { makeResource } from './resources.ts'
 
@@ -38,7 +39,7 @@ const STRANGERS: Record<string, Call> = {
 }
 const make = (type: string, call = asOwn, within: string[] = []) =>
   makeResource(type, call, operations, document, within)
-const missingId = (type: string) => `${type}_${'z'.repeat(10)}`
+const missingId = (type: string) => `${type}_${'z'.repeat(ID_LENGTHS[type as IdType] ?? 10)}`
 
 /** Calls an operation with its example as body, unless another is given. */
 function perform(call: Call, operation: Operation, values: Record<string, string>, body = operation.body?.example) {

@@ -4,7 +4,7 @@
  */
 import { isIP, type LookupFunction, type Socket } from 'node:net'
 import type { Readable } from 'node:stream'
-import { Agent, buildConnector } from 'undici'
+import { Agent, buildConnector, errors } from 'undici'
 import type { Destination } from './outbound.ts'
 import { openTunnel } from './outbound-tunnel.ts'
 
@@ -104,6 +104,11 @@ export function openConnection(destination: Destination, options: ConnectionOpti
     },
     close: () => end(null),
   }
+}
+
+/** Whether what came back was no HTTP, or too much of it. */
+export function isProtocolError(error: unknown): boolean {
+  return error instanceof errors.HTTPParserError || error instanceof errors.HeadersOverflowError
 }
 
 /** Name or not, the socket goes to the checked addresses. It is never called for a literal: that is its own address. */

@@ -7,7 +7,7 @@
 import type { Readable } from 'node:stream'
 import type { Deps } from '../deps.ts'
 import { checkDestination, type Destination, OutboundError, type OutboundPolicy } from '../lib/outbound.ts'
-import { type OutboundConnection, openConnection } from '../lib/outbound-connection.ts'
+import { isProtocolError, type OutboundConnection, openConnection } from '../lib/outbound-connection.ts'
 import type { Attempt, AttemptError } from './row.ts'
 import { headersOf, type Message, sign } from './signature.ts'
 
@@ -150,7 +150,7 @@ function errorOf(error: unknown, phase: 'connecting' | 'reached' | 'ready'): Att
   if (code === 'UND_ERR_CONNECT_TIMEOUT' || code === 'ETIMEDOUT') return 'connect_timeout'
   if (phase === 'connecting') return 'connect_failed'
   if (phase === 'reached') return 'tls_failed'
-  return code.startsWith('HPE_') || code === 'UND_ERR_HEADERS_OVERFLOW' ? 'invalid_response' : 'connection_lost'
+  return isProtocolError(error) ? 'invalid_response' : 'connection_lost'
 }
 
 /** Reads what there is, keeps the beginning. `whole`: it came to its end, and the connection may be used again. */

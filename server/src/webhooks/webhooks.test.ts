@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict'
 import { after, before, describe, test } from 'node:test'
 import { Webhook } from 'standardwebhooks'
+import { CANARY, secretsIn } from '../db/testing-canary.ts'
 import { createWorld, type World } from '../instances/testing-world.ts'
 import { systemClock } from '../lib/clock.ts'
 import { SCHEDULE_SECONDS } from './plan.ts'
@@ -355,7 +356,28 @@ describe('a webhook', { timeout: 240_000 }, () => {
     await end(id)
   })
 
-  test('many events arrive while another endpoint hangs, and in a transaction with it', async () => {
+  test('the largest event there is has 110 kB, an ordinary one 2 kB, and neither holds user data', async () => {
+    const receiver = await createReceiver()
+    const { id } = await hook(receiver, { events: ['instance.created', 'instance.updated'] })
+    const tags = (sign: string) =>
+      Object.fromEntries(Array.from({ length: 50 }, (_, i) => [`${i}`.padEnd(63, 'x'), sign.repeat(256)]))
+    const plain = await call('POST', '/v2/instances', { ...BODY, user_data: `#!/bin/sh\n# ${CANARY}` })
+    const { body } = await call('POST', '/v2/instances', { ...BODY, tags: tags('😀') })
+    await call('PUT', `/v2/instances/${body.id}`, { tags: tags('🎈') })
+    await receiver.reach(3)
+    const sizeOf = (instance: string) =>
+      Math.max(
+        ...receiver.received
+          .filter(({ event }) => event.data.object.id === instance)
+          .map(({ body }) => Buffer.byteLength(body)),
+      )
+    assert.ok(sizeOf(body.id) > 100_000 && sizeOf(body.id) < 115_000, String(sizeOf(body.id)))
+    assert.ok(sizeOf(plain.body.id) < 2_000, String(sizeOf(plain.body.id)))
+    assert.ok(receiver.received.every((one) => secretsIn(one.body).length === 0))
+    await end(id)
+  })
+
+  test('many events arrive, each once, while another endpoint hangs', async () => {
     const [good, hangs] = [await createReceiver(), await createReceiver(() => {})]
     const goodHook = await hook(good, created)
     const { id } = await hook(hangs, created)
