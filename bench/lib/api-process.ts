@@ -4,27 +4,49 @@
  */
 import type { AddressInfo } from 'node:net'
 import { createApp } from '../../server/src/app.ts'
+import { readConfig } from '../../server/src/config.ts'
 import { connect } from '../../server/src/db/database.ts'
+import { openRoles } from '../../server/src/db/roles.ts'
 import type { Deps } from '../../server/src/deps.ts'
 import { createSimulatedDriver } from '../../server/src/drivers/simulated/driver.ts'
-import { createTestTenant, testConfig } from '../../server/src/http/testing.ts'
 import { CATALOGUE } from '../../server/src/images/catalog.ts'
 import { syncCatalogue } from '../../server/src/images/store.ts'
-import { openNetworks } from '../../server/src/instances/testing-world.ts'
-import { createKeyLookup } from '../../server/src/keys/store.ts'
+import { createKeyLookup, newProjectKeys } from '../../server/src/keys/store.ts'
 import { systemClock as clock } from '../../server/src/lib/clock.ts'
 import { createLog } from '../../server/src/lib/log.ts'
 import { createMetrics } from '../../server/src/lib/metrics.ts'
 import { systemRandom as random } from '../../server/src/lib/random.ts'
 import { createRequestLog } from '../../server/src/requests/recorder.ts'
+import { openFirstProject } from '../../server/src/start/first-project.ts'
 
 const [url, mode] = process.argv.slice(2) as [string, 'recorded' | 'plain']
-const sql = connect({ url, max: 40, name: 'bench-api' })
+const secret = new Uint8Array(32)
+/** Any public key; no machine is ever made. */
+const SSH_KEY = 'ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f'
+const PLENTY = { rate_per_second: 1_000_000, burst: 1_000_000 }
+const rate_limits = { reads: PLENTY, writes: PLENTY, creates: PLENTY, test_writes: PLENTY, test_creates: PLENTY }
+const invocation = readConfig([], {}, () => ({ rate_limits }) as never)
+if (invocation.kind !== 'run') throw new Error('no configuration')
+const { settings } = invocation
+const config = { ...settings, data_dir: '/nonexistent', run_dir: '/nonexistent', public_url: 'http://localhost:8080' }
+const owner = connect({ url, max: 1, name: 'bench-owner' })
+const urls = await openRoles(owner, url, 'bench', secret)
+const sql = connect({ url: urls.cn_engine, max: 20, name: 'bench', tenants: { url: urls.cn_app, max: 40 } })
+const keys = newProjectKeys(random)
+await openFirstProject(owner, random, {
+  region: 'us-east-1',
+  public_addresses: '127.90.1.0/24',
+  keys,
+  pepper: secret,
+  ssh_public_key: SSH_KEY,
+})
+await owner.begin((tx) => syncCatalogue(tx, CATALOGUE))
+await owner.end()
+
 const log = createLog({ level: 'warn', pretty: false })
 const driver = createSimulatedDriver({ sql, seed: 1 })
-const secret = new Uint8Array(32)
 const deps: Deps = {
-  ...{ config: testConfig, sql, clock, random, log, metrics: createMetrics() },
+  ...{ config, sql, clock, random, log, metrics: createMetrics() },
   resolve: async () => [],
   secrets: { pepper: secret, cursor_key: secret, seal_key: secret, database_key: secret },
   regions: [{ id: 'us-east-1', name: 'This host', drivers: { live: driver, test: driver } }],
@@ -40,10 +62,6 @@ const deps: Deps = {
   keys: createKeyLookup({ sql, clock, pepper: secret }),
   requests: createRequestLog({ sql, clock, random, log, days: 14 }),
 }
-await sql`insert into environments (id, mode) values ('env_system', 'system') on conflict do nothing`
-await sql.begin((tx) => syncCatalogue(tx, CATALOGUE))
-const tenant = await createTestTenant(deps)
-await openNetworks(sql, tenant)
 const app = await createApp(deps, { ready: async () => [], recorded: mode === 'recorded' })
 await app.listen({ port: 0, host: '127.0.0.1' })
 process.on('message', () => {
@@ -51,4 +69,4 @@ process.on('message', () => {
   process.send!({ cpu_us: user + system, counts: deps.requests.counts() })
 })
 process.on('disconnect', () => process.exit())
-process.send!({ port: (app.server.address() as AddressInfo).port, key: tenant.test.key })
+process.send!({ port: (app.server.address() as AddressInfo).port, key: keys.test })

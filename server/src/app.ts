@@ -12,7 +12,7 @@
 import swagger from '@fastify/swagger'
 import Fastify, { type FastifyError, type FastifyReply, type FastifyRequest } from 'fastify'
 import { auditRefusal } from './audit/refusal.ts'
-import type { Deps } from './deps.ts'
+import type { Deps, Principal } from './deps.ts'
 import { acceptJson, BODY_LIMIT_BYTES, forgetTypeOfNothing } from './http/body.ts'
 import { createAnswerLimit, limitBodyTime, TIMEOUTS, type Timeouts } from './http/deadlines.ts'
 import { Pagination } from './http/list.ts'
@@ -27,9 +27,9 @@ import { addressNotAllowed, insufficientScope, unauthorised } from './keys/refus
 import { createKeyUsage } from './keys/usage.ts'
 import { ApiError } from './lib/errors.ts'
 import { newId } from './lib/id.ts'
-import { countRequests } from './prometheus/http.ts'
+import { requestCounter } from './prometheus/http.ts'
 import { createRateLimits } from './rate-limits/hook.ts'
-import { recordRequests, recordWithoutHooks } from './requests/hook.ts'
+import { recordWithoutHooks, requestRecorder } from './requests/hook.ts'
 import { resources as allResources } from './resources.ts'
 
 const MAX_URL_BYTES = 8 * 1024
@@ -49,7 +49,7 @@ export type AppOptions = {
 export async function createApp(deps: Deps, options: AppOptions): Promise<App> {
   const { clock, log, keys } = deps
   const timeouts = { ...TIMEOUTS, ...options.timeouts }
-  const limitAnswerTime = createAnswerLimit(clock, timeouts)
+  const answerLimit = createAnswerLimit(clock, timeouts)
   const limits = createRateLimits(deps)
   const usage = createKeyUsage(deps)
   const methods = createMethodTable()
@@ -107,7 +107,7 @@ export async function createApp(deps: Deps, options: AppOptions): Promise<App> {
     checkAddress(request)
     forgetTypeOfNothing(request)
     limitBodyTime(request, reply, deps, timeouts)
-    limitAnswerTime(request, reply)
+    answerLimit.asked(reply)
     const { scope, limits: classes } = request.routeOptions.config
     if (scope === 'none' || request.is404) {
       if (classes?.length !== 0) limits.unauthenticated(request, reply)
@@ -132,31 +132,38 @@ export async function createApp(deps: Deps, options: AppOptions): Promise<App> {
     /** Answers nothing when all is decided at once. The limits come first: what a key may not do is asked for, too. */
     function admit(principal: typeof request.principal): Promise<void> | undefined {
       request.principal = principal
-      if (!isAllowedFrom(principal.allowed_addresses, request.ip)) throw addressNotAllowed()
+      const { allowed_addresses } = principal
+      if (allowed_addresses !== null && !isAllowedFrom(allowed_addresses, request.ip)) throw addressNotAllowed()
       usage.note(principal.key_id, request.ip)
-      const checkScope = () => {
-        if (scope !== 'any' && !principal.scopes.includes(scope as string)) throw insufficientScope(scope as string)
-      }
       const pending = limits.spend(request, reply, classes)
-      if (pending) return pending.then(checkScope)
-      checkScope()
+      if (pending) return pending.then(() => checkScope(principal, scope))
+      checkScope(principal, scope)
       return undefined
     }
   })
 
-  app.addHook('onSend', (_request, reply, _payload, done) => {
+  // One hook of each kind: every further one costs each request.
+  const recorder = (options.recorded ?? true) ? requestRecorder(app, deps) : null
+  const count = recorder && requestCounter(deps.metrics)
+
+  app.addHook('onSend', (request, reply, payload, done) => {
     // Or the client would send its next request to a process that is about to end.
     if (deps.stopping.aborted) reply.header('connection', 'close')
+    recorder?.sending(request, reply, payload)
     done()
   })
 
   app.addHook('onResponse', (request, reply, done) => {
+    answerLimit.answered(reply)
+    const { url: route } = request.routeOptions
+    recorder?.sent(request, reply)
+    count?.(request, reply, route)
     log.info(
       {
         request_id: request.id,
         req_id: request.req_id,
         method: request.method,
-        route: request.routeOptions.url,
+        route,
         status: reply.statusCode,
         ms: Math.round(reply.elapsedTime * 10) / 10,
         key_id: request.principal?.key_id,
@@ -165,11 +172,6 @@ export async function createApp(deps: Deps, options: AppOptions): Promise<App> {
     )
     done()
   })
-
-  if (options.recorded ?? true) {
-    recordRequests(app, deps)
-    countRequests(app, deps.metrics)
-  }
 
   app.addHook('onRoute', (route) => {
     const faults = routeFaults(route as never)
@@ -199,6 +201,10 @@ export async function createApp(deps: Deps, options: AppOptions): Promise<App> {
     resource.routes(app, deps)
   }
   return app
+}
+
+function checkScope({ scopes }: Principal, scope: string | undefined): void {
+  if (scope !== 'any' && !scopes.includes(scope as string)) throw insufficientScope(scope as string)
 }
 
 /** A client's own request id, unless it could be mistaken for one of ours. */

@@ -19,7 +19,13 @@ const SIZE = 10_000
 /** An object as it goes out. */
 export type CachedAnswer = { etag: string; text: string }
 
-type Entry = { environment_id: string; answer: CachedAnswer | null; until: number }
+type Entry = {
+  environment_id: string
+  answer: CachedAnswer | null
+  until: number
+  /** The read that is under way: whoever asks meanwhile waits for the same. */
+  reading: Promise<CachedAnswer | null> | null
+}
 
 export type AnswerCache = {
   /** The answer about a resource of an environment, if it is here and may be believed. */
@@ -54,17 +60,29 @@ export function createAnswerCache({ clock, notifier }: { clock: Clock; notifier:
         const row = await read()
         return row === null ? null : answerOf(show(row))
       }
-      const entry: Entry = { environment_id: environmentId, answer: null, until: clock.monotonic() + TRUST_MS }
+      if (held?.reading) return held.reading
+      const until = clock.monotonic() + TRUST_MS
+      const entry: Entry = { environment_id: environmentId, answer: null, until, reading: null }
       if (entries.size >= SIZE) entries.clear()
       entries.set(id, entry)
-      const row = await read()
-      if (row === null) {
-        if (entries.get(id) === entry) entries.delete(id)
-        return null
-      }
-      const answer = answerOf(show(row))
-      if (keep(row) && entries.get(id) === entry) entry.answer = answer
-      return answer
+      const forget = () => entries.get(id) === entry && entries.delete(id)
+      entry.reading = read().then(
+        (row) => {
+          entry.reading = null
+          if (row === null) {
+            forget()
+            return null
+          }
+          const answer = answerOf(show(row))
+          if (keep(row)) entry.answer = answer
+          return answer
+        },
+        (error) => {
+          forget()
+          throw error
+        },
+      )
+      return entry.reading
     },
   }
 }

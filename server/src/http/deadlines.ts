@@ -59,20 +59,29 @@ export function limitBodyTime(
 /** Requests are looked at together, once in so long: most have been answered then and never cost a timer. */
 const GATHER_MS = 100
 
-/** Answers for handlers that do not. What they were doing may still be done. */
-export function createAnswerLimit(clock: Clock, timeouts: Timeouts) {
-  let young: { request: FastifyRequest; reply: FastifyReply }[] = []
+export type AnswerLimit = {
+  /** A request has come. */
+  asked(reply: FastifyReply): void
+  /** It has been answered; what is not told here is seen at the next look. */
+  answered(reply: FastifyReply): void
+}
 
-  function watch(): void {
-    const grown = young
-    young = []
-    for (const { request, reply } of grown) {
+/** Answers for handlers that do not. What they were doing may still be done. */
+export function createAnswerLimit(clock: Clock, timeouts: Timeouts): AnswerLimit {
+  // Not a list that is emptied at each look: thousands of answered requests would be kept from the garbage collector.
+  const young = new Set<FastifyReply>()
+  let isLooking = false
+
+  function look(): void {
+    isLooking = false
+    for (const reply of young) {
       if (reply.sent || reply.raw.destroyed) continue
-      const { answer_deadline_ms, body_deadline_ms = 0 } = request.routeOptions.config
+      const { answer_deadline_ms, body_deadline_ms = 0 } = reply.routeOptions.config
       const deadline = Math.max(answer_deadline_ms ?? timeouts.answer_ms, body_deadline_ms)
       const timer = clock.after(deadline - GATHER_MS, () => answer(reply))
       reply.raw.once('close', timer.cancel)
     }
+    young.clear()
   }
 
   function answer(reply: FastifyReply): void {
@@ -81,9 +90,14 @@ export function createAnswerLimit(clock: Clock, timeouts: Timeouts) {
     void reply.send(new ApiError('unavailable', detail, { headers: { 'retry-after': '5' } }))
   }
 
-  return (request: FastifyRequest, reply: FastifyReply): void => {
-    if (young.length === 0) clock.after(GATHER_MS, watch)
-    young.push({ request, reply })
+  return {
+    asked(reply) {
+      young.add(reply)
+      if (isLooking) return
+      isLooking = true
+      clock.after(GATHER_MS, look)
+    },
+    answered: (reply) => void young.delete(reply),
   }
 }
 

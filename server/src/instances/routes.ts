@@ -149,22 +149,27 @@ export const instances: Resource = {
           response: { 200: ref(Instance) },
         },
       },
-      async (request, reply) => {
+      (request, reply) => {
         const { environment_id } = request.principal
         const { id } = request.params
         const { wait_for, timeout = 60 } = request.query
-        if (wait_for) {
-          const row = await waitFor(deps, environment_id, id, wait_for.split(','), timeout, request.raw)
+        const known = wait_for === undefined ? answers.get(environment_id, id) : null
+        // The busiest answer of all costs no promise.
+        if (known) return void answerText(request, reply, known)
+        return wait_for === undefined ? answerNow() : answerLater(wait_for.split(','))
+
+        async function answerNow() {
+          const read = () => find(deps.sql.as(environment_id), environment_id, id)
+          // A terminated one vanishes by the passing of time, which nobody tells.
+          const answer = await answers.fill(environment_id, id, read, show, (row) => row.terminated_at === null)
+          if (!answer) throw notFound('instance', id)
+          return answerText(request, reply, answer)
+        }
+        async function answerLater(statuses: string[]) {
+          const row = await waitFor(deps, environment_id, id, statuses, timeout, request.raw)
           if (!row) throw notFound('instance', id)
           return answerObject(request, reply, show(row))
         }
-        const read = () => find(deps.sql.as(environment_id), environment_id, id)
-        // A terminated one vanishes by the passing of time, which nobody tells.
-        const answer =
-          answers.get(environment_id, id) ??
-          (await answers.fill(environment_id, id, read, show, (row) => row.terminated_at === null))
-        if (!answer) throw notFound('instance', id)
-        return answerText(request, reply, answer)
       },
     )
 

@@ -1,6 +1,8 @@
 import type { Random } from './random.ts'
 
-const ALPHABET = '0123456789abcdefghijklmnopqrstuvwxyz'
+const ALPHABET = [...'0123456789abcdefghijklmnopqrstuvwxyz']
+/** Drawn two at a time: every request makes an identifier. */
+const PAIRS = ALPHABET.flatMap((first) => ALPHABET.map((second) => first + second))
 
 /** Types of identifiers and the number of random characters after the prefix: twenty where there are many of them. */
 export const ID_LENGTHS = {
@@ -24,7 +26,7 @@ export type IdType = keyof typeof ID_LENGTHS
 /** A new identifier such as `inst_3x9y2z1a0b`. Unique by the table's constraint, not by this function. */
 export function newId(type: IdType, random: Random): string {
   let id = `${type}_`
-  for (let i = 0; i < ID_LENGTHS[type]; i++) id += ALPHABET[random.integer(ALPHABET.length)]
+  for (let i = 0; i < ID_LENGTHS[type]; i += 2) id += PAIRS[random.integer(PAIRS.length)]
   return id
 }
 

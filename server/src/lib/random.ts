@@ -25,10 +25,11 @@ function byte(): number {
 /** Cryptographically secure. */
 export const systemRandom: Random = {
   integer(max) {
-    if (!(max > 0 && max <= 256)) return randomInt(max)
-    // Bytes beyond the last multiple of `max` would make small numbers likelier: they are thrown away.
-    for (const limit = 256 - (256 % max); ; ) {
-      const value = byte()
+    if (!(max > 0 && max <= 65_536)) return randomInt(max)
+    // What is beyond the last multiple of `max` would make small numbers likelier: it is thrown away.
+    const range = max <= 256 ? 256 : 65_536
+    for (const limit = range - (range % max); ; ) {
+      const value = range === 256 ? byte() : byte() * 256 + byte()
       if (value < limit) return value % max
     }
   },

@@ -1,10 +1,12 @@
-import type { App } from '../http/types.ts'
+import type { FastifyReply, FastifyRequest } from 'fastify'
 import type { Counter, Histogram, Metrics } from '../lib/metrics.ts'
 
 type Route = { seconds: Histogram; classes: (Counter | undefined)[] }
 
-/** Counts and times every request by route and method; no label holds anything that a client has written. */
-export function countRequests(app: App, metrics: Metrics): void {
+/** Counts and times every request that was answered, by route and method; no label holds anything that a client has written. */
+export function requestCounter(
+  metrics: Metrics,
+): (request: FastifyRequest, reply: FastifyReply, route: string | undefined) => void {
   const routes = new Map<string, Map<string, Route>>()
 
   function find(route: string, method: string): Route {
@@ -19,8 +21,7 @@ export function countRequests(app: App, metrics: Metrics): void {
     return found
   }
 
-  app.addHook('onResponse', (request, reply, done) => {
-    const route = request.is404 ? 'none' : (request.routeOptions.url ?? 'none')
+  return (request, reply, route = 'none') => {
     const { method } = request
     const { seconds, classes } = routes.get(route)?.get(method) ?? find(route, method)
     const status = Math.floor(reply.statusCode / 100)
@@ -29,6 +30,5 @@ export function countRequests(app: App, metrics: Metrics): void {
     })
     classes[status].add()
     seconds.observe(reply.elapsedTime / 1000)
-    done()
-  })
+  }
 }

@@ -6,7 +6,7 @@ import { createManualClock } from './testing.ts'
 const policy = { rate_per_second: 20 / 60, burst: 20 }
 const setup = () => {
   const clock = createManualClock()
-  const limit = createAddressLimit(policy, clock)
+  const limit = createAddressLimit('unauthenticated', policy, clock)
   return { clock, limit, attempt: createAttempts<{ key_id: string }>(limit) }
 }
 const isRefusal = (result: unknown) => result !== null && typeof result === 'object' && 'allowed' in result

@@ -8,12 +8,14 @@
 import { isIPv6 } from 'node:net'
 import type { Clock } from '../lib/clock.ts'
 import { type Decision, decide, type Policy } from './gcra.ts'
+import { policyText } from './headers.ts'
+import type { AddressClass } from './policies.ts'
 
 const MAX_ADDRESSES = 50_000
 const MAX_PROVEN = 10_000
 
 /** One policy for each of many addresses. */
-export function createAddressLimit(policy: Policy, clock: Clock) {
+export function createAddressLimit(name: AddressClass, policy: Policy, clock: Clock) {
   const tats = new Map<string, number>()
 
   function store(address: string, tat: number): void {
@@ -24,7 +26,9 @@ export function createAddressLimit(policy: Policy, clock: Clock) {
   }
 
   return {
+    name,
     policy,
+    policy_text: policyText(name, policy),
     take(address: string): Decision {
       const decision = decide(policy, tats.get(address) ?? -Infinity, clock.monotonic() / 1_000)
       store(address, decision.tat)

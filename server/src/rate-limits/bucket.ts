@@ -1,5 +1,6 @@
 /** One process's part of a shared bucket: what it may spend without asking, and what it last heard. */
 import { type Ask, extraFor, LEASE_MS, type Policy, type Sale, secondsUntilOne } from './gcra.ts'
+import { policyText } from './headers.ts'
 
 export type Bucket = {
   readonly id: string
@@ -7,6 +8,7 @@ export type Bucket = {
   /** As the headers show it. */
   readonly name: string
   readonly policy: Policy
+  readonly policy_text: string
   /** Without the database: pass by a limit of this process alone, or refuse. */
   readonly when_unsure: 'pass' | 'refuse'
 
@@ -37,6 +39,7 @@ export type Bucket = {
 export function createBucket(fixed: Pick<Bucket, 'id' | 'environment_id' | 'name' | 'policy' | 'when_unsure'>): Bucket {
   return {
     ...fixed,
+    policy_text: policyText(fixed.name, fixed.policy),
     tokens: 0,
     lease: null,
     lease_until: 0,

@@ -4,36 +4,54 @@
  */
 import type { Policy } from './gcra.ts'
 
-/** A policy that applied to a request, and what it leaves. */
-export type Applied = { name: string; policy: Policy; remaining: number }
+/** A limit that applies to requests. */
+export type Limit = {
+  name: string
+  policy: Policy
+  /** It in `RateLimit-Policy`, which never changes: see `policyText`. */
+  policy_text: string
+}
 
 /** Seconds in which an empty bucket is full again. */
 export function windowSeconds({ burst, rate_per_second }: Policy): number {
   return Math.max(1, Math.ceil(burst / rate_per_second))
 }
 
-/** @param now real time in milliseconds since 1970 */
-export function rateLimitHeaders(applied: readonly Applied[], now: number): Record<string, string> {
+export const policyText = (name: string, policy: Policy): string =>
+  `"${name}";q=${policy.burst};w=${windowSeconds(policy)}`
+
+/**
+ * @param limits at least one
+ * @param remaining what each of them leaves
+ * @param now real time in milliseconds since 1970
+ */
+export function rateLimitHeaders(
+  limits: readonly Limit[],
+  remaining: readonly number[],
+  now: number,
+): Record<string, string> {
   let policies = ''
   let left = ''
-  let least = applied[0]!
-  for (const each of applied) {
-    const separator = policies === '' ? '' : ', '
-    policies += `${separator}"${each.name}";q=${each.policy.burst};w=${windowSeconds(each.policy)}`
-    left += `${separator}"${each.name}";r=${each.remaining};t=${secondsUntilFull(each)}`
-    if (each.remaining < least.remaining) least = each
+  let least = 0
+  for (let i = 0; i < limits.length; i++) {
+    const { name, policy, policy_text } = limits[i]!
+    const separator = i === 0 ? '' : ', '
+    policies += separator + policy_text
+    left += `${separator}"${name}";r=${remaining[i]};t=${secondsUntilFull(policy, remaining[i]!)}`
+    if (remaining[i]! < remaining[least]!) least = i
   }
+  const { policy } = limits[least]!
   return {
     'ratelimit-policy': policies,
     ratelimit: left,
-    'x-ratelimit-limit': String(least.policy.burst),
-    'x-ratelimit-remaining': String(least.remaining),
-    'x-ratelimit-reset': String(Math.ceil(now / 1_000) + secondsUntilFull(least)),
+    'x-ratelimit-limit': String(policy.burst),
+    'x-ratelimit-remaining': String(remaining[least]),
+    'x-ratelimit-reset': String(Math.ceil(now / 1_000) + secondsUntilFull(policy, remaining[least]!)),
   }
 }
 
-function secondsUntilFull({ policy, remaining }: Applied): number {
-  return Math.ceil((policy.burst - remaining) / policy.rate_per_second)
+function secondsUntilFull({ burst, rate_per_second }: Policy, remaining: number): number {
+  return Math.ceil((burst - remaining) / rate_per_second)
 }
 
 /** The same headers for the OpenAPI document. */

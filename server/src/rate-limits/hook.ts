@@ -9,9 +9,9 @@ import type { Log } from '../lib/log.ts'
 import { type AddressLimit, clientOf, createAddressLimit, createAttempts } from './address.ts'
 import type { Bucket } from './bucket.ts'
 import type { Decision } from './gcra.ts'
-import { type Applied, rateLimitHeaders } from './headers.ts'
+import { type Limit, rateLimitHeaders } from './headers.ts'
 import { createLimiter, type Verdict } from './limiter.ts'
-import { type AddressClass, classesOf, createKeyBuckets, KEY_CLASSES, type KeyClass } from './policies.ts'
+import { classesOf, createKeyBuckets, KEY_CLASSES, type KeyBuckets, type KeyClass } from './policies.ts'
 import { createBucketStore } from './store.ts'
 
 export type EffectiveLimit = { name: string; rate_per_second: number; burst: number; remaining: number }
@@ -50,16 +50,39 @@ export function createRateLimits({ config: { rate_limits: limits }, sql, clock, 
   if (!limits.enabled) return UNLIMITED
   const limiter = createLimiter({ store: createBucketStore(sql), clock, log })
   const bucketsOf = createKeyBuckets(limits)
-  const publicLimit = createAddressLimit(limits.unauthenticated, clock)
-  const failureLimit = createAddressLimit(limits.failed_authentication, clock)
+  const publicLimit = createAddressLimit('unauthenticated', limits.unauthenticated, clock)
+  const failureLimit = createAddressLimit('failed_authentication', limits.failed_authentication, clock)
   const attempt = createAttempts<Principal>(failureLimit)
 
-  function applied(bucket: Bucket): Applied {
-    return { name: bucket.name, policy: bucket.policy, remaining: limiter.remaining(bucket) }
+  function show(reply: FastifyReply, limits: readonly Limit[], remaining: readonly number[]): void {
+    reply.headers(rateLimitHeaders(limits, remaining, clock.now().getTime()))
   }
 
-  function show(reply: FastifyReply, applied: Applied[]): void {
-    reply.headers(rateLimitHeaders(applied, clock.now().getTime()))
+  /** What a handler may do about the limits: few handlers do, so it costs one small object. */
+  class Spent implements RequestLimits {
+    readonly #all: KeyBuckets
+    readonly #buckets: readonly Bucket[]
+    readonly #reply: FastifyReply
+
+    constructor(all: KeyBuckets, buckets: readonly Bucket[], reply: FastifyReply) {
+      this.#all = all
+      this.#buckets = buckets
+      this.#reply = reply
+    }
+
+    refund(name: KeyClass): void {
+      for (const bucket of this.#all[name]) limiter.refund(bucket)
+      show(this.#reply, this.#buckets, limiter.remaining(this.#buckets))
+    }
+
+    async list(): Promise<EffectiveLimit[]> {
+      const mine = KEY_CLASSES.map((name) => this.#all[name][0])
+      const shared = KEY_CLASSES.map((name) => this.#all[name][1])
+      const buckets = [...mine, ...shared]
+      await limiter.look(buckets)
+      const left = limiter.remaining(buckets)
+      return buckets.map(({ name, policy }, i) => ({ name, ...policy, remaining: left[i]! }))
+    }
   }
 
   function spend(
@@ -69,22 +92,7 @@ export function createRateLimits({ config: { rate_limits: limits }, sql, clock, 
   ): Promise<void> | undefined {
     const all = bucketsOf(request.principal)
     const buckets = classes.length === 1 ? all[classes[0]!] : classes.flatMap((name) => all[name])
-    request.rate_limits = {
-      refund(name) {
-        for (const bucket of all[name]) limiter.refund(bucket)
-        show(reply, buckets.map(applied))
-      },
-      async list() {
-        const mine = KEY_CLASSES.map((name) => all[name][0])
-        const shared = KEY_CLASSES.map((name) => all[name][1])
-        await limiter.look([...mine, ...shared])
-        return [...mine, ...shared].map((bucket) => ({
-          name: bucket.name,
-          ...bucket.policy,
-          remaining: limiter.remaining(bucket),
-        }))
-      },
-    }
+    request.rate_limits = new Spent(all, buckets, reply)
     const verdict = limiter.take(buckets)
     if (verdict instanceof Promise) return verdict.then((late) => conclude(reply, buckets, late))
     conclude(reply, buckets, verdict)
@@ -92,43 +100,41 @@ export function createRateLimits({ config: { rate_limits: limits }, sql, clock, 
   }
 
   function conclude(reply: FastifyReply, buckets: readonly Bucket[], verdict: Verdict): void {
-    show(reply, buckets.map(applied))
-    if (verdict?.reason === 'rate') throw tooMany(names(verdict.violated), verdict.wait_seconds)
-    if (verdict?.reason === 'unsure') throw notNow(names(verdict.violated), verdict.wait_seconds)
+    show(reply, buckets, limiter.remaining(buckets))
+    if (verdict === null) return
+    if (verdict.reason === 'rate') throw tooMany(names(verdict.violated), verdict.wait_seconds)
+    throw notNow(names(verdict.violated), verdict.wait_seconds)
   }
 
-  function perAddress(reply: FastifyReply, name: AddressClass, limit: AddressLimit, decision: Decision): void {
-    show(reply, [{ name, policy: limit.policy, remaining: decision.remaining }])
-    if (!decision.allowed) throw tooMany([name], decision.wait_seconds)
+  function perAddress(reply: FastifyReply, limit: AddressLimit, decision: Decision): void {
+    show(reply, [limit], [decision.remaining])
+    if (!decision.allowed) throw tooMany([limit.name], decision.wait_seconds)
   }
 
   return {
     spend,
     unauthenticated(request, reply) {
-      perAddress(reply, 'unauthenticated', publicLimit, publicLimit.take(clientOf(request.ip)))
+      perAddress(reply, publicLimit, publicLimit.take(clientOf(request.ip)))
     },
     failed(request, reply) {
-      perAddress(reply, 'failed_authentication', failureLimit, failureLimit.take(clientOf(request.ip)))
+      perAddress(reply, failureLimit, failureLimit.take(clientOf(request.ip)))
     },
     async lookUp(request, reply, key, find) {
       const address = clientOf(request.ip)
       const found = await attempt(address, key, find)
       if (found !== null && 'key_id' in found) return found
-      perAddress(
-        reply,
-        'failed_authentication',
-        failureLimit,
-        found ?? { ...failureLimit.look(address), allowed: true },
-      )
+      perAddress(reply, failureLimit, found ?? { ...failureLimit.look(address), allowed: true })
       return null
     },
     close: () => limiter.close(),
   }
 }
 
+const NOTHING_SPENT: RequestLimits = { refund() {}, list: async () => [] }
+
 const UNLIMITED: RateLimitHook = {
   spend(request) {
-    request.rate_limits = { refund() {}, list: async () => [] }
+    request.rate_limits = NOTHING_SPENT
     return undefined
   },
   unauthenticated() {},

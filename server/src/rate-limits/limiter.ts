@@ -239,7 +239,11 @@ export function createLimiter({ store, clock, log }: { store: BucketStore; clock
     take,
     look,
     refund,
-    remaining: (bucket: Bucket) => remaining(bucket, clock.monotonic()),
+    /** What is left in each of them. */
+    remaining(buckets: readonly Bucket[]): number[] {
+      const now = clock.monotonic()
+      return buckets.map((bucket) => remaining(bucket, now))
+    },
     /** Returns all that is lent, so that a restart costs the clients nothing. */
     async close(): Promise<void> {
       for (const bucket of lending) due.add(bucket)

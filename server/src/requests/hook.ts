@@ -11,24 +11,20 @@ const MAX_USER_AGENT = 256
 
 type Recorded = FastifyRequest & { recorded?: boolean }
 
-/** Adds the hooks that record every request. */
-export function recordRequests(app: App, deps: Pick<Deps, 'requests' | 'clock'>): void {
+/** What records every request: to be told when its answer is about to be sent, and when it has been. */
+export function requestRecorder(app: App, deps: Pick<Deps, 'requests' | 'clock'>) {
   app.decorateRequest('problem_code', null)
   app.decorateRequest('recorded', false)
   app.decorateRequest('transaction', null)
-
-  app.addHook('onSend', (request, reply, payload, done) => {
-    const { raw } = reply
-    if (raw.destroyed) record(deps, request, reply, true)
-    // A stream has not ended yet, and often ends by the client's leaving, after which there is no onResponse.
-    else if (isStream(payload)) raw.once('close', () => record(deps, request, reply, !raw.writableFinished))
-    done()
-  })
-
-  app.addHook('onResponse', (request, reply, done) => {
-    record(deps, request, reply, false)
-    done()
-  })
+  return {
+    sending(request: FastifyRequest, reply: FastifyReply, payload: unknown): void {
+      const { raw } = reply
+      if (raw.destroyed) record(deps, request, reply, true)
+      // A stream has not ended yet, and often ends by the client's leaving, after which nobody says that it was sent.
+      else if (isStream(payload)) raw.once('close', () => record(deps, request, reply, !raw.writableFinished))
+    },
+    sent: (request: FastifyRequest, reply: FastifyReply): void => record(deps, request, reply, false),
+  }
 }
 
 /** For what is answered before there is a route, and so without hooks: records it when it has been sent. */

@@ -1,4 +1,5 @@
 import { type Static, Type } from 'typebox'
+import { PATTERNS } from '../events/patterns.ts'
 import { listParameters, PageOf } from '../http/list.ts'
 import { Id, Moment, Nullable, OneOf, PreciseTimestamp, ref, Text, Timestamp } from '../http/schemas.ts'
 import { ATTEMPT_ERRORS, CAUSES, DELIVERY_STATUSES, DISABLED_REASONS } from './row.ts'
@@ -10,22 +11,13 @@ const url = Text({
     'Where events are sent by POST: https on a usual port of the public internet, without user name, password and fragment. Other addresses, and http, only where the operator allows it.',
   examples: ['https://example.com/hooks/cloudnexus'],
 })
-const events = Type.Array(
-  Type.String({
-    maxLength: 64,
-    pattern: '^(\\*|[a-z_]+\\.(\\*|[a-z_]+))$',
-    'x-rule': 'a type such as instance.ready, all of a resource such as instance.*, or *',
-    description: 'A type of events, all types of a resource (`instance.*`), or all (`*`).',
-    examples: ['instance.*'],
-  }),
-  {
-    minItems: 1,
-    maxItems: 50,
-    uniqueItems: true,
-    description: 'Which events are sent. Your key must be able to read each type of them.',
-    examples: [['instance.ready', 'instance.terminated']],
-  },
-)
+const events = Type.Array(OneOf(PATTERNS, 'A type of events, all types of a family (`instance.*`), or all (`*`).'), {
+  minItems: 1,
+  maxItems: 50,
+  uniqueItems: true,
+  description: 'Which events are sent. Your key must be able to read each type of them.',
+  examples: [['instance.ready', 'instance.terminated']],
+})
 const description = Text({ maxLength: 256, description: 'For people.', examples: ['shop, production'] })
 const enabled = Type.Boolean({ description: 'Whether events are sent. What happens meanwhile can be replayed.' })
 const secret = Type.Optional(
@@ -177,7 +169,7 @@ const sequence = (description: string) =>
 export const WebhookReplayCreate = Type.Object(
   {
     from_sequence: Type.Optional(sequence('The first event.')),
-    to_sequence: Type.Optional(sequence('The last event.')),
+    to_sequence: Type.Optional(sequence('The last event; below the first one there are none.')),
     failed_since: Type.Optional(
       Moment('All that was to be sent from this time on, and has failed or was cancelled, without a later success.'),
     ),
@@ -186,6 +178,10 @@ export const WebhookReplayCreate = Type.Object(
     $id: 'WebhookReplayCreate',
     description: 'A range of numbers, or a time: one of the two.',
     additionalProperties: false,
+    if: { required: ['failed_since'] },
+    // biome-ignore lint/suspicious/noThenProperty: a keyword of JSON Schema
+    then: { properties: { failed_since: true, from_sequence: false, to_sequence: false } },
+    else: { properties: { from_sequence: true, to_sequence: true }, required: ['from_sequence', 'to_sequence'] },
     examples: [{ from_sequence: 1, to_sequence: 1_042 }],
   },
 )
