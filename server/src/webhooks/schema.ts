@@ -178,7 +178,7 @@ export const WebhookReplayCreate = Type.Object(
     $id: 'WebhookReplayCreate',
     description: 'A range of numbers, or a time: one of the two.',
     additionalProperties: false,
-    if: { required: ['failed_since'] },
+    if: { properties: { failed_since: true }, required: ['failed_since'] },
     // biome-ignore lint/suspicious/noThenProperty: a keyword of JSON Schema
     then: { properties: { failed_since: true, from_sequence: false, to_sequence: false } },
     else: { properties: { from_sequence: true, to_sequence: true }, required: ['from_sequence', 'to_sequence'] },
