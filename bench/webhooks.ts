@@ -84,6 +84,7 @@ async function environment(name: string, path: string, hooks: number) {
       insert into webhooks (environment_id, id, url, events, description, wanted_enabled, secret, key_id, created_at, updated_at)
       values (${environment_id}, ${`whk_${name}${i}`}, ${url + path}, ${['*']}, '', true, ${sealed}, ${key}, now(), now())`
   }
+  await owner`update environment_heads set webhooks = ${hooks} where environment_id = ${environment_id}`
   return { environment_id, mode: 'live' as const }
 }
 

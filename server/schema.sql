@@ -66,6 +66,8 @@ grant delete, select on webhook_deliveries to cn_engine;
 
 grant delete, insert, select, update on webhooks to cn_app;
 
+grant select (environment_id, id, wanted_gone) on webhooks to cn_engine;
+
 grant insert, select, update on work to cn_app;
 
 grant delete, insert, select, update on work to cn_engine;
@@ -95,6 +97,8 @@ grant execute on function keep_request_days(keep_days integer) to cn_engine;
 grant execute on function open_environment_head() to public;
 
 grant execute on function project_quotas(of_project text) to cn_app;
+
+grant execute on function queue_deliveries(in_environment text, event_ids text[], sequences bigint[], types text[], resource_ids text[], at timestamp with time zone) to public;
 
 grant execute on function refuse_change() to public;
 
@@ -210,6 +214,7 @@ create table environment_heads (
   used_public_ips bigint default 0 not null,
   audit_sequence bigint default 0 not null,
   audit_hash bytea default decode(repeat('00'::text, 32), 'hex'::text) not null,
+  webhooks integer default 0 not null,
   constraint environment_heads_pkey PRIMARY KEY (environment_id),
   constraint environment_heads_environment_id_fkey FOREIGN KEY (environment_id) REFERENCES environments(id)
 );
@@ -833,6 +838,31 @@ AS $function$
     from public.environments e join public.environment_heads h on h.environment_id = e.id
     where e.project_id = of_project and public.belongs_to_operator(public.current_environment_id())
   $function$;
+
+CREATE OR REPLACE FUNCTION public.queue_deliveries(in_environment text, event_ids text[], sequences bigint[], types text[], resource_ids text[], at timestamp with time zone)
+ RETURNS integer
+ LANGUAGE plpgsql
+AS $function$
+begin
+  with queued as (
+    insert into webhook_deliveries
+      (environment_id, id, webhook_id, event_id, event_sequence, event_type, cause, due_at, created_at)
+    select w.environment_id, 'dlv_' || left(encode(sha256(convert_to(e.id || w.id, 'UTF8')), 'hex'), 20), w.id,
+      e.id, e.sequence, e.type, case when e.type = 'webhook.ping' then 'ping' else 'event' end, at, at
+    from unnest(event_ids, sequences, types, resource_ids) as e(id, sequence, type, resource_id)
+      join webhooks w on case when e.type = 'webhook.ping' then w.id = e.resource_id
+        else w.events && array['*', split_part(e.type, '.', 1) || '.*', e.type] end
+    where w.environment_id = in_environment and w.wanted_enabled and not w.wanted_gone
+      and w.observed_disabled_reason is null
+    order by e.sequence
+    returning webhook_id
+  )
+  insert into work as w (kind, id, environment_id, due_at)
+  select distinct 'webhook', q.webhook_id, in_environment, at from queued q order by q.webhook_id
+  on conflict (kind, id) do update set
+    due_at = least(w.due_at, excluded.due_at), not_before = '-infinity', wakes = w.wakes + 1;
+  return 1;
+end $function$;
 
 CREATE OR REPLACE FUNCTION public.refuse_change()
  RETURNS trigger

@@ -77,6 +77,38 @@ create table webhook_attempts (
   primary key (delivery_id, number)
 );
 
+-- How many webhooks there are: where there are none, writing an event costs no more than looking at this.
+alter table environment_heads add column webhooks integer not null default 0;
+
+-- Events of a transaction → what is to be sent of them, called by the statement that writes them. It sees what was committed
+-- until the environment's turn came, so nothing that happens after a webhook was made is missed. The id of a first delivery
+-- follows from event and webhook: nobody can make it twice. A ping is for the webhook that it is about.
+create function queue_deliveries(
+  in_environment text, event_ids text[], sequences bigint[], types text[], resource_ids text[], at timestamptz
+) returns integer language plpgsql
+  as $$
+begin
+  with queued as (
+    insert into webhook_deliveries
+      (environment_id, id, webhook_id, event_id, event_sequence, event_type, cause, due_at, created_at)
+    select w.environment_id, 'dlv_' || left(encode(sha256(convert_to(e.id || w.id, 'UTF8')), 'hex'), 20), w.id,
+      e.id, e.sequence, e.type, case when e.type = 'webhook.ping' then 'ping' else 'event' end, at, at
+    from unnest(event_ids, sequences, types, resource_ids) as e(id, sequence, type, resource_id)
+      join webhooks w on case when e.type = 'webhook.ping' then w.id = e.resource_id
+        else w.events && array['*', split_part(e.type, '.', 1) || '.*', e.type] end
+    where w.environment_id = in_environment and w.wanted_enabled and not w.wanted_gone
+      and w.observed_disabled_reason is null
+    order by e.sequence
+    returning webhook_id
+  )
+  insert into work as w (kind, id, environment_id, due_at)
+  select distinct 'webhook', q.webhook_id, in_environment, at from queued q order by q.webhook_id
+  on conflict (kind, id) do update set
+    due_at = least(w.due_at, excluded.due_at), not_before = '-infinity', wakes = w.wakes + 1;
+  return 1;
+end $$;
+
 select isolate_tenant_table('webhooks');
 select isolate_tenant_table('webhook_deliveries', engine => 'select, delete');
 select isolate_tenant_table('webhook_attempts', app => 'select, insert, delete');
+grant select (id, environment_id, wanted_gone) on webhooks to cn_engine;

@@ -115,11 +115,12 @@ function closeHead(tx: Transaction, deps: Context, owner: Owner, { events, audit
         ${audit ? tx`, audit_sequence = h.audit_sequence + 1, audit_hash = sha256(h.audit_hash || ${audit.digest}::bytea)` : tx``}
       from (select pg_advisory_xact_lock(hashtextextended(${environment_id}, 0))) as turn
       where h.environment_id = ${environment_id} ${changes ? withinQuota(tx, quotas, use) : tx``}
-      returning h.sequence, h.audit_sequence, h.audit_hash, environment_now(${environment_id}) as now
+      returning h.sequence, h.audit_sequence, h.audit_hash, h.webhooks, environment_now(${environment_id}) as now
     )
     ${events.length > 0 ? insertEvents(tx, deps.random, environment_id, events) : tx``}
     ${audit ? insertEntry(tx, environment_id, audit) : tx``}
-    select case when exists (select from head) then 1 else refuse_over_quota() end`
+    select case when not exists (select from head) then refuse_over_quota()
+      ${events.length > 0 ? queueDeliveries(tx, environment_id) : tx``} else 1 end`
 }
 
 function addUse(tx: Query, use: Use) {
@@ -150,8 +151,7 @@ function insertEvents(tx: Query, random: Random, environmentId: string, events: 
       ${events.map(({ data }) => data.object.object)}::text[], ${column('resource_id')}::text[],
       ${column('request_id')}::text[], ${events.map(({ data }) => JSON.stringify(data))}::text[])
       with ordinality as e(id, type, resource_type, resource_id, request_id, data, number)
-    returning id, sequence, type, resource_id, created_at)
-    ${queueDeliveries(tx, environmentId)}`
+    returning id, sequence, type, resource_id, created_at)`
 }
 
 function insertEntry(tx: Query, environmentId: string, { entry, digest }: AuditEntry) {

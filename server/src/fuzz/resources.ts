@@ -33,6 +33,7 @@ const MAKERS: Record<string, Make> = {
   ssh: by('/v2/ssh_keys', (n) => ({ name: `key-${n}`, public_key: newPublicKey() })),
   dlv: async (call, n, within) => {
     const webhook = within.find((id) => id.startsWith('whk_')) ?? (await MAKERS.whk!(call, n, []))
+    await call('PUT', `/v2/webhooks/${webhook}`, { enabled: true })
     const { status, body } = await call('POST', `/v2/webhooks/${webhook}/ping`)
     return status === 202 ? body.delivery_id : created({ status, body })
   },
@@ -46,6 +47,9 @@ const MAKERS: Record<string, Make> = {
     return (await call('GET', `/v2/audit_log?request_id=${request_id}`)).body.data[0].id
   },
 }
+
+/** Types whose resources are a part of one of another type. */
+export const PART_OF: Record<string, string> = { dlv: 'whk' }
 
 /** Types whose resources can be read after their end: who looks for what a key did finds it. */
 export const STAYS_READABLE = new Set(['key'])

@@ -236,11 +236,13 @@ export async function tidyDeliveries(sql: Sql, days: number, limit: number): Pro
     delete from webhook_deliveries where id in (
       select id from webhook_deliveries where recorded_at < now() - make_interval(days => ${days})
       order by recorded_at limit ${limit})`
+  const waits = (cause: ReturnType<Query>) => sql`exists (
+    select from webhook_deliveries d where d.webhook_id = w.id and d.status = 'pending' and ${cause})`
   await sql`
     insert into work (kind, id, environment_id, due_at)
-    select distinct on (d.webhook_id) 'webhook', d.webhook_id, d.environment_id, environment_now(d.environment_id)
-    from webhook_deliveries d
-    where d.status = 'pending' and not exists (select from work w where w.kind = 'webhook' and w.id = d.webhook_id)
-    order by d.webhook_id
+    select 'webhook', w.id, w.environment_id, environment_now(w.environment_id) from webhooks w
+    where not exists (select from work k where k.kind = 'webhook' and k.id = w.id)
+      and (w.wanted_gone or ${waits(sql`d.cause <> 'replay'` as never)} or ${waits(sql`d.cause = 'replay'` as never)})
+    order by w.id
     on conflict do nothing`
 }

@@ -16,7 +16,7 @@ import { showWebhook } from './present.ts'
 import { isEnabled, type WebhookRow } from './row.ts'
 import type { WebhookCreateBody, WebhookUpdateBody } from './schema.ts'
 import { newSecret } from './signature.ts'
-import { changeWebhook, insertWebhook, lockWebhook, wakeWebhook } from './store.ts'
+import { changeWebhook, insertWebhook, lockWebhook, markGone, wakeWebhook } from './store.ts'
 
 type Context = Pick<Deps, 'random' | 'secrets'>
 type Target = { principal: Principal; id: string; if_match: string | undefined }
@@ -95,8 +95,7 @@ const RECOVERED = {
 export async function removeWebhook(tx: Transaction, { principal, id, if_match }: Target): Promise<WebhookRow> {
   const { row, now } = await lockWebhook(tx, principal.environment_id, id)
   checkIfMatch(if_match, showWebhook(row))
-  await changeWebhook(tx, row, { wanted_gone: true }, now)
-  await wakeWebhook(tx, row)
+  await markGone(tx, row, now)
   return row
 }
 

@@ -17,12 +17,15 @@ import { createEndpointView, deliver, type Endpoint, isOpen } from './sender.ts'
 /** Requests to one endpoint at the same time; one, when it has said that it is busy. */
 const LANES = 5
 /** Deliveries that are read at once, and outcomes that may wait to be written. */
-const BATCH = 50
+const BATCH = 20
 const MOST_UNWRITTEN = 200
 /** Real milliseconds after which another endpoint may have the place of this one. */
 const PUMP_MS = 300_000
 /** Real milliseconds after which it is looked for what is due, when nobody tells. */
-const POLL_MS = 250
+const POLL_MS = 1_000
+/** Added for each look that found nothing, up to this: most that is told may be about others. */
+const IDLE_MS = 20
+const MOST_IDLE_MS = 200
 /** Real milliseconds that requests may go on when the process is being stopped. */
 const STOP_MS = 1_500
 
@@ -41,6 +44,7 @@ export async function pump(deps: Deps, claimed: Claim, first: Endpoint, budget: 
   let writing: Promise<void> | null = null
   const failures: unknown[] = []
   let mayBeMore = true
+  let idleLooks = 0
   const bell = createBell()
   const over = new AbortController()
 
@@ -91,6 +95,7 @@ export async function pump(deps: Deps, claimed: Claim, first: Endpoint, budget: 
   async function listen(): Promise<void> {
     while (!over.signal.aborted) {
       await deps.notifier.nextChange(claimed.environment_id, POLL_MS, over.signal)
+      if (idleLooks > 0) await clock.sleep(Math.min(idleLooks * IDLE_MS, MOST_IDLE_MS), over.signal)
       mayBeMore = true
       bell.ring()
     }
@@ -116,6 +121,7 @@ export async function pump(deps: Deps, claimed: Claim, first: Endpoint, budget: 
         mayBeMore = false
         queue = await dueDeliveries(deps.sql, claimed.id, [...held], BATCH)
         for (const { delivery_id } of queue) held.add(delivery_id)
+        idleLooks = queue.length > 0 ? 0 : idleLooks + 1
         if (queue.length > 0) mayBeMore = true
       }
       if (!goesOn) for (const { delivery_id } of queue.splice(0)) held.delete(delivery_id)

@@ -57,11 +57,25 @@ export async function insertWebhook(tx: Transaction, fields: NewWebhook): Promis
     select ${environment_id}, ${fields.id}, ${fields.url}, ${fields.events}, ${fields.description},
       ${fields.wanted_enabled}::boolean, ${fields.secret}::bytea, ${fields.key_id}, now, now
     from environment_now(${environment_id}) as now
-    where (select count(*) from webhooks where environment_id = ${environment_id} and not wanted_gone) < ${MOST_WEBHOOKS}
+    where (select webhooks from environment_heads where environment_id = ${environment_id}) < ${MOST_WEBHOOKS}
     returning *`
-  if (row) return row
+  if (row) {
+    await countWebhooks(tx, environment_id, 1)
+    return row
+  }
   const detail = `An environment has at most ${MOST_WEBHOOKS} webhooks. Delete one, or have one receive more types of events.`
   throw new ApiError('conflict', detail)
+}
+
+async function countWebhooks(tx: Transaction, environmentId: string, more: 1 | -1): Promise<void> {
+  await tx`update environment_heads set webhooks = webhooks + ${more} where environment_id = ${environmentId}`
+}
+
+/** From now on it is not there for its owner, and nothing is queued for it. */
+export async function markGone(tx: Transaction, row: WebhookRow, now: Date): Promise<void> {
+  await changeWebhook(tx, row, { wanted_gone: true }, now)
+  await wakeWebhook(tx, row)
+  await countWebhooks(tx, row.environment_id, -1)
 }
 
 /** What of it changes with `version`; the rest is not shown. */

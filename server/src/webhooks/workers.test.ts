@@ -256,6 +256,27 @@ describe('the log', { timeout: 120_000 }, () => {
     await end(id)
   })
 
+  const sweep = async () => {
+    await world.owner`
+      insert into work (kind, id, environment_id, due_at) values ('sweep', 'deliveries', 'env_system', now())
+      on conflict (kind, id) do update set due_at = now()`
+    world.engine.nudge()
+  }
+
+  test('what waits without anybody knowing is found', async () => {
+    const receiver = await createReceiver((response, n) => response.writeHead(n === 1 ? 500 : 200).end())
+    const { id } = await hook(receiver)
+    await happen(1)
+    await receiver.reach(1)
+    const work = () => world.owner`select from work where id = ${id} and leased_by is null`
+    await eventually(async () => (await work()).count === 1, 'the key of its next attempt')
+    await world.owner`delete from work where id = ${id}`
+    await world.advance(7)
+    await sweep()
+    await receiver.reach(2)
+    await end(id)
+  })
+
   test('what is older than it is kept goes, with its requests', async () => {
     const receiver = await createReceiver()
     const { id } = await hook(receiver)
@@ -263,10 +284,7 @@ describe('the log', { timeout: 120_000 }, () => {
     await eventually(async () => (await deliveries(id, '&status=succeeded')).length === 2, 'both')
     const [old] = await deliveries(id)
     await world.owner`update webhook_deliveries set recorded_at = now() - interval '31 days' where id = ${old.id}`
-    await world.owner`
-      insert into work (kind, id, environment_id, due_at) values ('sweep', 'deliveries', 'env_system', now())
-      on conflict (kind, id) do update set due_at = now()`
-    world.engine.nudge()
+    await sweep()
     await eventually(async () => (await deliveries(id)).length === 1, 'the sweep')
     assert.equal((await world.owner`select from webhook_attempts where delivery_id = ${old.id}`).count, 0)
     await end(id)
