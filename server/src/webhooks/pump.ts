@@ -12,7 +12,7 @@ import { type Budget, createLane, type Lane } from './attempt.ts'
 import { type Due, dueDeliveries, type Outcome } from './deliveries.ts'
 import { disable, recordOutcomes } from './health.ts'
 import { type Health, healthAfter } from './plan.ts'
-import { createEndpointView, deliver, type Endpoint, isOpen } from './sender.ts'
+import { createEndpointView, deliver, type Endpoint, isOpen, trace } from './sender.ts'
 
 /** Requests to one endpoint at the same time; one, when it has said that it is busy. */
 const LANES = 5
@@ -51,6 +51,9 @@ export async function pump(deps: Deps, claimed: Claim, first: Endpoint, budget: 
   async function send(lane: Lane, endpoint: Endpoint, due: Due): Promise<void> {
     try {
       const outcome = await deliver(deps, lane, endpoint, due)
+      // What was broken off at the end is no failure of the receiver.
+      if (over.signal.aborted) return
+      trace(deps, endpoint, due, outcome)
       const { attempt } = outcome
       // Only how many at a time follows from it at once; the rest when it is written.
       if (attempt) {
@@ -67,11 +70,10 @@ export async function pump(deps: Deps, claimed: Claim, first: Endpoint, budget: 
   }
 
   function write(): void {
-    if (writing || done.length === 0) return
+    if (writing || done.length === 0 || over.signal.aborted) return
     const outcomes = done
     done = []
-    const troubled: Health = { ...health }
-    writing = recordOutcomes(deps, claimed, outcomes, troubled)
+    writing = recordOutcomes(deps, claimed, outcomes, { ...health })
       .then(async (result) => {
         const { throttled } = health
         health = { ...result.health, throttled }

@@ -67,7 +67,6 @@ export async function deliver(deps: Deps, lane: Lane, endpoint: Endpoint, due: D
   const target = { url: endpoint.row.url, secrets: endpoint.secrets }
   const { attempt, retry_after } = await lane.attempt(target, { id: due.id, body: envelopeOf(due) })
   const made = attempts + 1
-  trace(deps, endpoint, due, made, attempt)
   const done = { delivery_id, attempts: made, attempt, reason: attempt.error }
   if (attempt.error === null) return { ...done, status: 'succeeded', after_seconds: null }
   const asked = retryAfterSeconds(retry_after, deps.clock.now())
@@ -80,20 +79,14 @@ const STEPS = 1_000_000
 const chance = ({ random }: Pick<Deps, 'random'>): number => random.integer(STEPS + 1) / STEPS
 
 /** The attempt as a part of what the event's request has caused. */
-function trace(
-  deps: Deps,
-  { row }: Endpoint,
-  due: Due,
-  number: number,
-  attempt: NonNullable<Outcome['attempt']>,
-): void {
-  if (due.request_id === null) return
+export function trace(deps: Pick<Deps, 'requests'>, { row }: Endpoint, due: Due, { attempt, attempts }: Outcome): void {
+  if (attempt === null || due.request_id === null) return
   deps.requests.span({
     ...{ environment_id: row.environment_id, request_id: due.request_id, resource: due.resource_id },
-    ...{ started_at: attempt.started_at, name: `${row.id} ${number}`, kind: 'delivery', waits_for: null },
+    ...{ started_at: attempt.started_at, name: `${row.id} ${attempts}`, kind: 'delivery', waits_for: null },
     ...{ duration_ms: attempt.duration_ms, status: attempt.error === null ? 'ok' : 'failed' },
     detail: {
-      ...{ event: due.type, webhook_id: row.id, delivery_id: due.delivery_id, attempt: number },
+      ...{ event: due.type, webhook_id: row.id, delivery_id: due.delivery_id, attempt: attempts },
       ...{ status: attempt.response_status, error: attempt.error },
     },
   })

@@ -39,9 +39,10 @@ const one = async (id: string): Promise<any> => (await call('GET', `/v2/webhooks
 const deliveries = async (id: string, query = ''): Promise<any[]> =>
   (await call('GET', `/v2/webhooks/${id}/deliveries?limit=100${query}`)).body.data
 
-function secondEngine(worker: string) {
+function secondEngine(worker: string, others: Partial<World['deps']> = {}) {
   const { sql } = world.deps
-  return createEngines({ sql, clock: systemClock, log: silentLog, worker, poll_ms: 50 }, pools(world.deps))
+  const options = { sql, clock: systemClock, log: silentLog, worker, poll_ms: 50 }
+  return createEngines(options, pools({ ...world.deps, ...others }))
 }
 
 describe('several workers', { timeout: 300_000 }, () => {
@@ -104,6 +105,35 @@ describe('several workers', { timeout: 300_000 }, () => {
       await world.engine.start()
     }
     await end(id)
+  })
+
+  test('a request that is broken off because the process stops is not held against its receiver', async () => {
+    await eventually(async () => (await world.owner`select from work where kind = 'webhook'`).count === 0, 'rest')
+    await world.engine.stop(5_000)
+    try {
+      const receiver = await createReceiver((response, n) => {
+        if (n > 1) response.writeHead(204).end()
+      })
+      const { id } = await hook(receiver)
+      await happen(1)
+      const stopping = new AbortController()
+      const engine = secondEngine('stops', { stopping: stopping.signal })
+      await engine.start()
+      await receiver.reach(1)
+      stopping.abort()
+      await engine.stop(20_000)
+      const [delivery] = await deliveries(id)
+      assert.deepEqual([delivery.status, delivery.attempt_count], ['pending', 0])
+      const heir = secondEngine('heir')
+      await heir.start()
+      await receiver.reach(2)
+      await eventually(async () => (await deliveries(id))[0].status === 'succeeded', 'a success')
+      assert.equal((await deliveries(id))[0].attempt_count, 1)
+      await heir.stop(5_000)
+      await end(id)
+    } finally {
+      await world.engine.start()
+    }
   })
 
   test('a transaction that is rolled back leaves neither event nor delivery', async () => {
