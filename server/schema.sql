@@ -594,13 +594,13 @@ CREATE UNIQUE INDEX subnets_default ON public.subnets USING btree (environment_i
 
 CREATE INDEX webhook_deliveries_age ON public.webhook_deliveries USING btree (recorded_at);
 
-CREATE INDEX webhook_deliveries_due ON public.webhook_deliveries USING btree (webhook_id, due_at) WHERE ((status = 'pending'::text) AND (cause <> 'replay'::text));
+CREATE INDEX webhook_deliveries_due ON public.webhook_deliveries USING btree (webhook_id, due_at, ordinal) WHERE ((status = 'pending'::text) AND (cause <> 'replay'::text));
 
 CREATE INDEX webhook_deliveries_event ON public.webhook_deliveries USING btree (webhook_id, event_sequence);
 
 CREATE INDEX webhook_deliveries_listed ON public.webhook_deliveries USING btree (webhook_id, ordinal);
 
-CREATE INDEX webhook_deliveries_replayed ON public.webhook_deliveries USING btree (webhook_id, due_at) WHERE ((status = 'pending'::text) AND (cause = 'replay'::text));
+CREATE INDEX webhook_deliveries_replayed ON public.webhook_deliveries USING btree (webhook_id, due_at, ordinal) WHERE ((status = 'pending'::text) AND (cause = 'replay'::text));
 
 CREATE INDEX webhooks_listed ON public.webhooks USING btree (environment_id, ordinal);
 

@@ -50,8 +50,8 @@ create table webhook_deliveries (
   recorded_at timestamptz not null default clock_timestamp()
 );
 -- What is replayed comes after what is new.
-create index webhook_deliveries_due on webhook_deliveries (webhook_id, due_at) where status = 'pending' and cause <> 'replay';
-create index webhook_deliveries_replayed on webhook_deliveries (webhook_id, due_at) where status = 'pending' and cause = 'replay';
+create index webhook_deliveries_due on webhook_deliveries (webhook_id, due_at, ordinal) where status = 'pending' and cause <> 'replay';
+create index webhook_deliveries_replayed on webhook_deliveries (webhook_id, due_at, ordinal) where status = 'pending' and cause = 'replay';
 create index webhook_deliveries_listed on webhook_deliveries (webhook_id, ordinal);
 create index webhook_deliveries_event on webhook_deliveries (webhook_id, event_sequence);
 create index webhook_deliveries_age on webhook_deliveries (recorded_at);

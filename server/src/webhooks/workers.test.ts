@@ -4,6 +4,7 @@ import { after, before, describe, test } from 'node:test'
 import { createEngines } from '../engine/pools.ts'
 import { claim } from '../engine/work.ts'
 import { deliveryIdOf } from '../events/deliveries.ts'
+import { transact } from '../events/head.ts'
 import { caller, createTestKey } from '../http/testing.ts'
 import { createWorld, type World } from '../instances/testing-world.ts'
 import { systemClock } from '../lib/clock.ts'
@@ -12,7 +13,7 @@ import { pools } from '../reconcilers.ts'
 import { createReceiver, eventually, type Receiver } from './testing.ts'
 
 const BODY = { region: 'us-east-1', plan: 'micro-1x', image: 'micro-linux' }
-const MANY = process.argv.includes('--soak') ? 10_000 : 1_000
+const MANY = Number(process.env.WEBHOOK_EVENTS ?? 2_000)
 
 let world: World
 before(async () => {
@@ -23,6 +24,20 @@ const call: World['callTest'] = (...args) => world.callTest(...args)
 const happen = async (count: number): Promise<void> => {
   for (let i = 0; i < count; i += 20) {
     await Promise.all(Array.from({ length: Math.min(20, count - i) }, () => call('POST', '/v2/instances', BODY)))
+  }
+}
+/** Has so many events told, without the instances that they are about. */
+async function tell(count: number): Promise<void> {
+  for (let i = 0; i < count; i += 50) {
+    await transact(world.deps, world.test.principal, async (_tx, head) => {
+      for (let n = i; n < Math.min(count, i + 50); n++) {
+        const object = { object: 'instance' as const, id: 'inst_0123456789', version: n + 1 }
+        head.events.push({
+          ...{ type: 'instance.created', resource_id: object.id, request_id: null },
+          data: { object },
+        })
+      }
+    })
   }
 }
 async function hook(receiver: Receiver, fields: object = {}, as = call): Promise<any> {
@@ -46,7 +61,7 @@ function secondEngine(worker: string, others: Partial<World['deps']> = {}) {
 }
 
 describe('several workers', { timeout: 300_000 }, () => {
-  test(`two engines send ${MANY} events once each, with their numbers in every one`, async () => {
+  test(`two engines send ${MANY} events once each, beside an endpoint that fails and one that hangs`, async () => {
     const engine = secondEngine('second')
     await engine.start()
     const [receiver, failing] = [
@@ -55,11 +70,16 @@ describe('several workers', { timeout: 300_000 }, () => {
     ]
     const { id } = await hook(receiver)
     const bad = await hook(failing)
-    await happen(MANY)
+    const hanging = await createReceiver(() => {})
+    const stuck = await hook(hanging)
+    await tell(MANY)
     await receiver.reach(MANY, 240_000)
     await eventually(async () => (await deliveries(id, '&status=pending')).length === 0, 'all')
-    await eventually(() => failing.count() === MANY, 'a first attempt of each')
-    await engine.stop(5_000)
+    await eventually(() => failing.count() === MANY, 'a first attempt of each', 240_000)
+    assert.ok(hanging.count() < MANY)
+    await end(stuck.id)
+    hanging.close()
+    await engine.stop(20_000)
     assert.deepEqual([receiver.count(), receiver.refused], [MANY, []], 'nothing is sent twice')
     assert.equal(new Set(receiver.received.map((each) => each.id)).size, MANY)
     // Whatever the order, the number says what is newer; what is missing in between is of other types.
