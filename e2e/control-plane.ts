@@ -29,6 +29,17 @@ const TEARDOWN = join(ROOT, 'server/src/teardown.ts')
 
 export type Credentials = { api_url: string; live_key: string; test_key: string }
 
+/** In a mount namespace of its own the host has been booted under another id. */
+const SEES_BOOT_ID = 'mount --bind -- "$1" /proc/sys/kernel/random/boot_id && shift && exec "$@"'
+
+type Options = {
+  env?: Record<string, string>
+  config?: object
+  open?: boolean
+  uid?: number
+  boot_id_file?: string
+}
+
 export class ControlPlane {
   readonly data_dir: string
   readonly port: number
@@ -40,23 +51,24 @@ export class ControlPlane {
   /** The beginning of each command line: node, or node as another user. */
   readonly node: string[]
 
-  private constructor(dataDir: string, port: number, env: Record<string, string>, uid: number | undefined) {
+  private constructor(dataDir: string, port: number, env: Record<string, string>, options: Options) {
     this.data_dir = dataDir
     this.port = port
     this.env = env
+    const { uid, boot_id_file } = options
     const user = uid === undefined ? [] : ['setpriv', '--reuid', `${uid}`, '--regid', `${uid}`, '--clear-groups', '--']
-    this.node = [...user, process.execPath]
+    const boot = boot_id_file === undefined ? [] : ['unshare', '--mount', 'sh', '-c', SEES_BOOT_ID, 'sh', boot_id_file]
+    this.node = [...boot, ...user, process.execPath]
   }
 
   /**
    * Prepares a data directory (with the tiny image built already, to save its time) and starts.
    * @param config content of config.json
    * @param uid runs as this user, who then owns the data directory
+   * @param boot_id_file what the control plane sees instead of the host's boot id; only root may make it see that
    * @param open whether every user can walk to the data directory; else machines see it through a namespace of theirs
    */
-  static async create(
-    options: { env?: Record<string, string>; config?: object; open?: boolean; uid?: number } = {},
-  ): Promise<ControlPlane> {
+  static async create(options: Options = {}): Promise<ControlPlane> {
     const dataDir = join(mkdtempSync(join(tmpdir(), 'cn-e2e-')), 'data')
     if (options.open) chmodSync(dirname(dataDir), 0o711)
     const { images_dir, image } = await testImage()
@@ -67,7 +79,7 @@ export class ControlPlane {
       dataDir,
       await freePort(),
       { CLOUDNEXUS_ACCEL: 'tcg', CLOUDNEXUS_LOG_LEVEL: 'debug', ...options.env },
-      options.uid,
+      options,
     )
     if (options.uid !== undefined) await run('chown', ['-R', `${options.uid}:${options.uid}`, dirname(dataDir)])
     await plane.start()

@@ -12,6 +12,7 @@ import { identify } from '../server/src/lib/processes.ts'
 import { seededRandom } from '../server/src/lib/random.ts'
 import { ControlPlane, until } from './control-plane.ts'
 import { leftovers, qemuProcesses } from './leaks.ts'
+import { probeMachines } from './one-machine-per-disk.ts'
 
 export type Scenario = { seed: number; guests: number; control_plane_kills: number; postgres_kills: number }
 
@@ -28,22 +29,7 @@ export async function crashScenario(scenario: Scenario): Promise<void> {
   const known = new Map<string, Known>()
   let round = 0
   let working = true
-  const twice = new Set<string>()
-
-  /** Looks all the time for an instance with two processes. */
-  async function probe(): Promise<void> {
-    while (working) {
-      const seen = new Map<string, number[]>()
-      for (const { pid, command } of qemuProcesses(plane.data_dir)) {
-        const id = /inst_[0-9a-z]{10}/.exec(command)?.[0]
-        if (id) seen.set(id, [...(seen.get(id) ?? []), pid])
-      }
-      // The list was not read at one moment: two are two when the older one still lives after the younger was seen.
-      for (const [id, pids] of seen)
-        if (pids.length > 1 && pids.every((pid) => identify(pid))) twice.add(`${id}: ${pids}`)
-      await new Promise((resolve) => setTimeout(resolve, 100))
-    }
-  }
+  const probe = probeMachines(plane.data_dir)
 
   /** One client: picks an operation, makes it, notes what was answered. An answer that never came leaves a doubt. */
   async function client(): Promise<void> {
@@ -98,7 +84,7 @@ export async function crashScenario(scenario: Scenario): Promise<void> {
     ...Array.from({ length: scenario.control_plane_kills }, () => 'control plane' as const),
     ...Array.from({ length: scenario.postgres_kills }, () => 'postgres' as const),
   ]
-  const background = [probe(), client(), client(), client()]
+  const background = [client(), client(), client()]
   for (const one of background) one.catch(() => {}) // it is awaited in the end; until then the kills go on
   try {
     for (const kill of kills) {
@@ -132,7 +118,7 @@ export async function crashScenario(scenario: Scenario): Promise<void> {
     working = false
     await Promise.all(background)
     await settle()
-    assert.deepEqual([...twice], [], 'instances had two processes')
+    assert.deepEqual(probe.stop(), [], 'instances had two processes')
     await removeAll()
   } catch (error) {
     working = false
@@ -140,6 +126,7 @@ export async function crashScenario(scenario: Scenario): Promise<void> {
     process.stdout.write(plane.lastLog())
     throw error
   } finally {
+    probe.stop()
     await plane.teardown()
   }
 

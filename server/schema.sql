@@ -42,6 +42,10 @@ grant insert, select, update (name) on projects to cn_app;
 
 grant delete, insert, select, update on rate_limits to cn_engine;
 
+grant insert, select, update on recoveries to cn_app;
+
+grant delete, select (detected_at, environment_id) on recoveries to cn_engine;
+
 grant select on requests to cn_app;
 
 grant insert, select on requests to cn_engine;
@@ -100,6 +104,8 @@ grant execute on function project_quotas(of_project text) to cn_app;
 
 grant execute on function queue_deliveries(in_environment text, event_ids text[], sequences bigint[], types text[], resource_ids text[], at timestamp with time zone) to public;
 
+grant execute on function recovery_turn(of_instance text, boot text, at_once integer) to cn_app;
+
 grant execute on function refuse_change() to public;
 
 grant execute on function refuse_over_quota() to public;
@@ -109,6 +115,8 @@ grant execute on function set_project_quota(of_project text, of_mode text, new_q
 grant execute on function used_capacity(in_region text, except_id text, overhead_bytes bigint) to cn_app;
 
 grant execute on function wake_instances_waiting_for(awaited_image_id text) to cn_app;
+
+grant execute on function wake_instances_waiting_to_recover(of_instance text) to cn_app;
 
 -- Sequences
 
@@ -350,6 +358,12 @@ create table instances (
   created_by text,
   budget_id text,
   observed_expired boolean default false not null,
+  wanted_size_before jsonb,
+  recovery_priority integer default 50 not null,
+  observed_ready_at timestamp with time zone,
+  observed_boot text,
+  observed_failures jsonb,
+  recovery jsonb,
   constraint instances_pkey PRIMARY KEY (id),
   constraint instances_budget_id_fkey FOREIGN KEY (budget_id) REFERENCES budgets(id),
   constraint instances_created_by_fkey FOREIGN KEY (created_by) REFERENCES api_keys(id),
@@ -358,6 +372,7 @@ create table instances (
   constraint instances_image_id_fkey FOREIGN KEY (image_id) REFERENCES images(id),
   constraint instances_mode_check CHECK (mode = ANY (ARRAY['live'::text, 'test'::text])),
   constraint instances_observed_power_check CHECK (observed_power = ANY (ARRAY['absent'::text, 'stopped'::text, 'running'::text, 'off'::text, 'crashed'::text, 'paused'::text])),
+  constraint instances_recovery_priority_check CHECK (recovery_priority >= 0 AND recovery_priority <= 100),
   constraint instances_wanted_activity_check CHECK (wanted_activity = ANY (ARRAY['provisioning'::text, 'starting'::text, 'rebooting'::text, 'resizing'::text])),
   constraint instances_wanted_power_check CHECK (wanted_power = ANY (ARRAY['running'::text, 'stopped'::text]))
 );
@@ -386,6 +401,23 @@ create unlogged table rate_limits (
   lent integer not null,
   lent_before integer not null,
   constraint rate_limits_pkey PRIMARY KEY (bucket)
+);
+
+create table recoveries (
+  environment_id text not null,
+  instance_id text not null,
+  number integer not null,
+  cause text not null,
+  detected_at timestamp with time zone not null,
+  down_since timestamp with time zone,
+  attempts integer not null,
+  started_at timestamp with time zone,
+  ended_at timestamp with time zone,
+  outcome text,
+  constraint recoveries_pkey PRIMARY KEY (environment_id, instance_id, number),
+  constraint recoveries_environment_id_fkey FOREIGN KEY (environment_id) REFERENCES environments(id),
+  constraint recoveries_cause_check CHECK (cause = ANY (ARRAY['process_died'::text, 'guest_panicked'::text, 'guest_hung'::text, 'host_rebooted'::text, 'disk_error'::text])),
+  constraint recoveries_outcome_check CHECK (outcome = ANY (ARRAY['recovered'::text, 'failed'::text, 'cancelled'::text]))
 );
 
 create table requests (
@@ -751,6 +783,17 @@ begin
     due_at = least(w.due_at, excluded.due_at), not_before = '-infinity', wakes = w.wakes + 1;
 end $function$;
 
+CREATE OR REPLACE FUNCTION public.is_booting_after_reboot(i instances)
+ RETURNS boolean
+ LANGUAGE sql
+ IMMUTABLE
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+    select i.recovery ->> 'cause' = 'host_rebooted' and i.recovery ->> 'outcome' is null
+      and i.recovery ->> 'attempts' <> '0'
+      and (i.observed_power = 'running' or i.observed_run < i.wanted_run + i.observed_recoveries)
+  $function$;
+
 CREATE OR REPLACE FUNCTION public.isolate_table(target regclass, engine text DEFAULT NULL::text)
  RETURNS void
  LANGUAGE plpgsql
@@ -864,6 +907,40 @@ begin
   return 1;
 end $function$;
 
+CREATE OR REPLACE FUNCTION public.recovery_turn(of_instance text, boot text, at_once integer)
+ RETURNS boolean
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  mine public.instances;
+begin
+  select * into mine from public.instances i
+  where i.id = of_instance and i.environment_id = public.current_environment_id();
+  if not found then return false; end if;
+  perform pg_advisory_xact_lock(hashtextextended('recovery ' || mine.region, 0));
+  return (
+    with others as (
+      select i.* from public.instances i
+      where i.region = mine.region and i.mode = mine.mode and i.id <> mine.id
+        and (i.mode = 'live' or i.environment_id = mine.environment_id)
+        and i.status in ('provisioning', 'running', 'starting', 'rebooting', 'resizing', 'recovering')
+        and not exists (
+          select from public.work w where w.kind = 'instance' and w.id = i.id and w.attempts > 2)
+    )
+    select
+      (select count(*) from others i where public.is_booting_after_reboot(i.*::public.instances)) < at_once
+      and not exists (
+        select from others i
+        where (i.recovery_priority, -i.ordinal) > (mine.recovery_priority, -mine.ordinal) and i.auto_recovery
+          and (i.observed_boot <> boot or (
+            i.recovery ->> 'cause' = 'host_rebooted' and i.recovery ->> 'outcome' is null
+            and i.recovery ->> 'attempts' = '0'))
+      )
+  );
+end $function$;
+
 CREATE OR REPLACE FUNCTION public.refuse_change()
  RETURNS trigger
  LANGUAGE plpgsql
@@ -906,6 +983,24 @@ AS $function$
     insert into public.work as w (kind, id, environment_id, due_at)
     select 'instance', i.id, i.environment_id, public.environment_now(i.environment_id) from public.instances i
     where i.image_id = awaited_image_id and i.status = 'provisioning' order by i.id
+    on conflict (kind, id) do update set
+      due_at = least(w.due_at, excluded.due_at), not_before = '-infinity', wakes = w.wakes + 1
+  $function$;
+
+CREATE OR REPLACE FUNCTION public.wake_instances_waiting_to_recover(of_instance text)
+ RETURNS void
+ LANGUAGE sql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+    insert into public.work as w (kind, id, environment_id, due_at)
+    select 'instance', i.id, i.environment_id, public.environment_now(i.environment_id)
+    from public.instances mine join public.instances i on i.region = mine.region and i.mode = mine.mode and i.id <> mine.id
+    where mine.id = of_instance and mine.environment_id = public.current_environment_id()
+      and (i.mode = 'live' or i.environment_id = mine.environment_id)
+      and i.status <> 'terminated' and i.observed_recovering and i.recovery ->> 'cause' = 'host_rebooted'
+      and i.recovery ->> 'outcome' is null and i.recovery ->> 'attempts' = '0'
+    order by i.id
     on conflict (kind, id) do update set
       due_at = least(w.due_at, excluded.due_at), not_before = '-infinity', wakes = w.wakes + 1
   $function$;
@@ -1013,6 +1108,12 @@ create policy tenant on projects as permissive for all to cn_app using ((id = ( 
 alter table rate_limits enable and force row level security;
 
 create policy installation on rate_limits as permissive for all to current_user, cn_engine using (true);
+
+alter table recoveries enable and force row level security;
+
+create policy installation on recoveries as permissive for all to current_user, cn_engine using (true);
+
+create policy tenant on recoveries as permissive for all to cn_app using ((environment_id = current_environment_id()));
 
 alter table requests enable and force row level security;
 

@@ -13,6 +13,7 @@ import swagger from '@fastify/swagger'
 import Fastify, { type FastifyError, type FastifyReply, type FastifyRequest } from 'fastify'
 import { auditRefusal } from './audit/refusal.ts'
 import type { Deps, Principal } from './deps.ts'
+import { bearer } from './http/bearer.ts'
 import { acceptJson, BODY_LIMIT_BYTES, forgetTypeOfNothing } from './http/body.ts'
 import { createAnswerLimit, limitBodyTime, TIMEOUTS, type Timeouts } from './http/deadlines.ts'
 import { Pagination } from './http/list.ts'
@@ -231,8 +232,4 @@ function isDecodable(url: string): boolean {
   } catch {
     return false
   }
-}
-
-function bearer(authorization: string | undefined): string | null {
-  return authorization !== undefined && /^bearer /i.test(authorization) ? authorization.slice(7).trim() : null
 }

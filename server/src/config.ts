@@ -60,6 +60,10 @@ export type Config = {
   image_stall_timeout_seconds: number
   /** Days that the request log is kept, today aside. */
   request_log_days: number
+  /** Days of its environment's time that an event is kept. */
+  events_days: number
+  /** Instances that are started at the same time after a reboot of the host. */
+  recovery: { concurrency: number }
   /** `address:port` of a listener for Prometheus alone, without a key; null: none. */
   metrics_listen: string | null
   /** By publisher: 'ubuntu'. */
@@ -110,6 +114,8 @@ const DEFAULTS: Omit<Settings, 'version' | 'image_allow' | 'webhook_allow'> = {
   image_max_bytes: 20 * GIB,
   image_stall_timeout_seconds: 60,
   request_log_days: 14,
+  events_days: 30,
+  recovery: { concurrency: 2 },
   metrics_listen: null,
   mirrors: {
     ubuntu: {

@@ -4,10 +4,12 @@ import type { Engine, Reconcile, Reconcilers } from './engine/loop.ts'
 import type { Pool } from './engine/pools.ts'
 import { type Sweep, sweepReconciler } from './engine/sweep.ts'
 import { wake, wakeKnown } from './engine/work.ts'
+import { forgetEvents } from './events/store.ts'
 import { forgetAnswers } from './http/idempotency.ts'
 import { CATALOGUE } from './images/catalog.ts'
 import { imageReconciler } from './images/reconcile.ts'
 import { instanceReconciler } from './instances/reconcile.ts'
+import { forgetRecoveries } from './instances/recoveries.ts'
 import { instanceSweep } from './instances/sweep.ts'
 import { requestLogReconciler } from './requests/reconcile.ts'
 import { tidyDeliveries } from './webhooks/deliveries.ts'
@@ -54,7 +56,13 @@ function sweeps(deps: Deps): Record<string, Sweep> {
       interval_seconds: 60,
       tidy: () => tidyDeliveries(deps.sql, deps.config.webhook_log_days, 10_000),
     },
+    recoveries: { ...NOTHING_LISTED, interval_seconds: 3600, tidy: () => forgetRecoveries(deps.sql) },
     answers: { ...NOTHING_LISTED, interval_seconds: 600, tidy: () => forgetAnswers(deps.sql) },
+    events: {
+      ...NOTHING_LISTED,
+      interval_seconds: 600,
+      tidy: () => forgetEvents(deps.sql, deps.config.events_days),
+    },
   }
 }
 

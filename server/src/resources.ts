@@ -1,6 +1,8 @@
 import { auditLog } from './audit/routes.ts'
+import { events } from './events/routes.ts'
 import type { Resource } from './http/types.ts'
 import { images } from './images/routes.ts'
+import { recoveries } from './instances/recovery-routes.ts'
 import { instances } from './instances/routes.ts'
 import { apiKeys } from './keys/routes.ts'
 import { limits } from './limits/routes.ts'
@@ -17,12 +19,14 @@ import { webhooks } from './webhooks/routes.ts'
 /** THE LIST: what the server consists of. */
 export const resources: Resource[] = [
   instances,
+  recoveries,
   regions,
   plans,
   images,
   subnets,
   sshKeys,
   webhooks,
+  events,
   limits,
   auditLog,
   requests,

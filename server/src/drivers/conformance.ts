@@ -9,7 +9,7 @@
  */
 import assert from 'node:assert/strict'
 import { after, before, describe, test } from 'node:test'
-import { type Driver, type MachineSpec, type ObservedMachine, TransientError } from './driver.ts'
+import { type Driver, type MachineSpec, type ObservedMachine, TransientError, type Trouble } from './driver.ts'
 
 export type Harness = {
   /** An adopted driver. */
@@ -24,6 +24,10 @@ export type Harness = {
   publicAddress(): string
   /** Makes the machine's process die as if by itself. */
   crash?(id: string): Promise<void>
+  /** What makes a machine fail like this by itself, once, after it was up. */
+  failing?: Partial<Record<Trouble, Partial<MachineSpec>>>
+  /** Ends all machines as a reboot of the host does. */
+  rebootHost?(): Promise<void>
   /** Drops the driver without stopping a machine and gives an adopted new one over the same world. */
   reopen?(): Promise<Driver>
   /** Ends all machines and removes every trace. */
@@ -207,6 +211,53 @@ export function conformance(name: string, makeHarness: () => Promise<Harness>): 
       spec = await restart(spec)
       assert.equal((await untilReady(spec)).power, 'running')
       await remove(spec)
+    })
+
+    const FAILURES = { panic: 'paused', hang: 'running', disk_error: 'paused' } as const
+    for (const [trouble, power] of Object.entries(FAILURES)) {
+      test(`a machine with the trouble ${trouble} says so, is ended, and starts again`, async (context) => {
+        const changes = harness.failing?.[trouble as Trouble]
+        if (!changes) return context.skip('no machine of this driver can be made to fail like this')
+        const announced: string[] = []
+        driver.watch((id) => announced.push(id))
+        let spec = await makeRunning(changes)
+        await untilReady(spec)
+        const isDown = (machine: ObservedMachine | null) => machine?.trouble === trouble && machine.down_since != null
+        const failed = await until(spec, trouble, isDown)
+        assert.deepEqual([failed.power, failed.run], [power, spec.run])
+        assert.ok(failed.down_since && failed.down_since <= harness.now(), 'it is known since when')
+        assert.ok(announced.includes(spec.id), 'it was announced')
+        await driver.resume(ref(spec))
+        if (trouble === 'disk_error') {
+          const on = await get(spec)
+          assert.deepEqual([on?.power, on?.trouble, on?.run], ['running', null, spec.run])
+        } else assert.equal((await get(spec))?.trouble, trouble, 'only a disk can go on')
+        await driver.kill(ref(spec))
+        const ended = await get(spec)
+        assert.deepEqual([ended?.power, ended?.trouble], ['stopped', null])
+        spec = await restart(spec)
+        assert.equal((await untilReady(spec)).trouble, null)
+        await remove(spec)
+      })
+    }
+
+    test('a reboot of the host ends what runs, and what does not is as it was', async (context) => {
+      if (!harness.rebootHost) return context.skip('the host of this driver cannot be rebooted')
+      let [running, stopped] = [await makeRunning(), await makeRunning()]
+      const before = await untilReady(running)
+      await driver.kill(ref(stopped))
+      await harness.rebootHost()
+      const lost = await untilPower(running, 'crashed')
+      assert.deepEqual([lost.trouble, lost.run, lost.disk], ['host_reboot', running.run, running.disk])
+      assert.equal(typeof before.host_boot, 'string')
+      const left = await get(stopped)
+      assert.deepEqual([left?.power, left?.trouble], ['stopped', null])
+      running = await restart(running)
+      assert.equal((await untilReady(running)).trouble, null)
+      stopped = await restart(stopped)
+      await untilReady(stopped)
+      await remove(running)
+      await remove(stopped)
     })
 
     test('a machine outlives the driver', async (context) => {

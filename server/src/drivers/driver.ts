@@ -55,6 +55,13 @@ export type MachineImage = {
  */
 export type MachinePower = 'stopped' | 'running' | 'off' | 'crashed' | 'paused'
 
+/**
+ * What is wrong. Of a `paused` machine: the guest panicked, its disk failed, or the host has no room left for its disk
+ * (`disk_full`; with room again it is a `disk_error`, from which it can go on). Of a `running` one: the guest hangs. Of a
+ * `crashed` one: it went down with the host.
+ */
+export type Trouble = 'panic' | 'disk_error' | 'disk_full' | 'hang' | 'host_reboot'
+
 /** What is really there, read from the host (pid files, /proc, QMP), never from the database. */
 export type ObservedMachine = {
   id: string
@@ -70,8 +77,11 @@ export type ObservedMachine = {
   disk_bytes: number
   public_ip: string | null
   ports: PortForward[]
-  /** Why the machine is `paused`: the guest panicked, or its disk failed. */
-  trouble: 'panic' | 'disk_error' | null
+  trouble: Trouble | null
+  /** When what `trouble` or `power` tells has happened, or was noticed at once; null or left out: nobody knows. */
+  down_since?: Date | null
+  /** This boot of the host, where there is a host that can be rebooted. */
+  host_boot?: string | null
   /** When it will look different by itself, where the driver knows; in the environment's time. */
   changes_at?: Date | null
 }
@@ -103,6 +113,8 @@ export interface Driver {
   powerDown(ref: MachineRef): Promise<void>
   /** Ends the machine at once and keeps its disk; absent or not running is success. */
   kill(ref: MachineRef): Promise<void>
+  /** Lets a machine go on that is paused after an error of its disk; any other is left as it is. */
+  resume(ref: MachineRef): Promise<void>
   /** Grows the disk of a machine that is not running. */
   resizeDisk(spec: MachineSpec, now: Date): Promise<void>
   /** Gives a running machine its public address and ports, or takes them away, without a reboot. */
@@ -140,5 +152,7 @@ export class CapacityError extends DriverError {}
 export class InvalidSpecError extends DriverError {}
 /** An address or port of the machine is taken by somebody else on the host. */
 export class AddressInUseError extends DriverError {}
+/** The disk is damaged: what is written to it now could be lost. */
+export class DamagedDiskError extends DriverError {}
 /** The named thing (image file, disk) is not there. */
 export class NotFoundError extends DriverError {}

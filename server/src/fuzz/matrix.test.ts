@@ -199,7 +199,12 @@ describe('cursors', () => {
       const cursorOf = async (call: Call) => {
         const values: Record<string, string> = {}
         for (const { name, type } of operation.pathParameters) values[name] = await make(type!, call)
-        if (type) for (let i = 0; i < 2; i++) await make(type, call, Object.values(values))
+        for (let i = 0; i < 2 && type; i++) {
+          // Of an instance there is more to tell when it changes.
+          const changed = type === 'evt' && values.id
+          if (changed) await call('PUT', `/v2/instances/${changed}`, { tags: { change: String(i) } })
+          else await make(type, call, Object.values(values))
+        }
         const url = addressOf(operation, values)
         return { url, cursor: (await call('GET', `${url}?limit=1`)).body.pagination.next_cursor as string | null }
       }

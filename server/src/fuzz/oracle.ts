@@ -93,6 +93,7 @@ export function createOracle(document: OpenapiDocument) {
     if (status === 404) return unless(presence !== 'there', 'it is there')
     if (status === 412) return unless('if-match' in sent.headers, 'there was no precondition')
     if (status === 400 && code === 'invalid_cursor') return unless('cursor' in sent.query, 'there was no cursor')
+    if (status === 410) return unless('after' in sent.query, 'nobody asked to go on somewhere')
     if (status === 409 || status === 429) return null
     if (status === 422 && code !== 'validation_failed') return null
     const { errors = [] } = body as { errors?: { code: string }[] }

@@ -38,6 +38,12 @@ const MAKERS: Record<string, Make> = {
     return status === 202 ? body.delivery_id : created({ status, body })
   },
   whk: by('/v2/webhooks', () => ({ url: 'https://hooks.test/', events: ['*'] })),
+  evt: async (call) => {
+    const id = created(
+      await call('POST', '/v2/instances', { region: 'us-east-1', plan: 'micro-1x', image: 'micro-linux' }),
+    )
+    return (await call('GET', `/v2/events?resource=${id}&limit=1`)).body.data[0].id
+  },
   // Every request is one, and every write is an entry of the audit log.
   req: async (call) => (await call('GET', '/v2/plans')).headers['x-request-id']!,
   aud: async (call, n) => {

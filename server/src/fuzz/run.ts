@@ -6,6 +6,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import fc from 'fast-check'
 import type { OpenapiDocument } from '../http/openapi-document.ts'
+import { textOf } from '../http/testing.ts'
 import type { SeenAnswer } from '../http/testing-responses.ts'
 import type { World } from '../instances/testing-world.ts'
 import { listedType, type Operation, operationsOf } from './document.ts'
@@ -121,13 +122,15 @@ async function createRunner(world: World, document: OpenapiDocument, operations:
         headers: sent.headers,
         ...(sent.payload !== undefined && { payload: sent.payload }),
         signal: controller.signal,
+        payloadAsStream: true,
       })
-      const json = /[/+]json\b/.test(String(response.headers['content-type'])) && response.body !== ''
+      const text = await textOf(response)
+      const json = /[/+]json\b/.test(String(response.headers['content-type'])) && text !== ''
       report.statuses.set(response.statusCode, (report.statuses.get(response.statusCode) ?? 0) + 1)
       return {
         status: response.statusCode,
         headers: response.headers as never,
-        body: json ? response.json() : response.body,
+        body: json ? JSON.parse(text) : text,
       }
     } catch (error) {
       if (leaves && controller.signal.aborted) return 'left'

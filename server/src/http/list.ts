@@ -41,12 +41,13 @@ export function PageOf<T extends TSchema & { $id?: string }>(item: T) {
 /** The part of a list to read: rows beyond an ordinal, in one direction. */
 export type Window = { after: number | null; descending: boolean; limit: number }
 
-/** The end of a list's statement: `where <filters> ${windowSql(sql, window)}`. The table has a column `ordinal`. */
-export function windowSql(query: Query, { after, descending, limit }: Window) {
+/** The end of a list's statement: `where <filters> ${windowSql(sql, window)}`. `column` of the table is the ordinal. */
+export function windowSql(query: Query, { after, descending, limit }: Window, column = 'ordinal') {
+  const ordinal = query(column)
   const order = descending ? query`desc` : query`asc`
-  if (after === null) return query`order by ordinal ${order} limit ${limit}`
-  const beyond = descending ? query`ordinal < ${after}` : query`ordinal > ${after}`
-  return query`and ${beyond} order by ordinal ${order} limit ${limit}`
+  if (after === null) return query`order by ${ordinal} ${order} limit ${limit}`
+  const beyond = descending ? query`${ordinal} < ${after}` : query`${ordinal} > ${after}`
+  return query`and ${beyond} order by ${ordinal} ${order} limit ${limit}`
 }
 
 type ListQuery = { limit?: number; cursor?: string; sort?: string }

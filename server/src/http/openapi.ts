@@ -52,6 +52,8 @@ const TAGS = [
   { name: 'Subnets', description: 'Private networks.' },
   { name: 'SSH keys', description: 'Who may log in to new machines.' },
   { name: 'Webhooks', description: 'Who is told of events by HTTP, and how that went.' },
+  { name: 'Events', description: 'What has happened, numbered without gaps.' },
+  { name: 'Recovery', description: 'Failures of machines, and how long it took until they were up again.' },
   { name: 'Limits', description: 'What a project may use.' },
   { name: 'Audit log', description: 'Who changed what.' },
   { name: 'Requests', description: 'What was asked, how it was answered, and what came of it.' },

@@ -1,10 +1,11 @@
 import assert from 'node:assert/strict'
+import type { Readable } from 'node:stream'
 import { after } from 'node:test'
 import { createApp } from '../app.ts'
 import type { Config } from '../config.ts'
 import type { Sql } from '../db/database.ts'
 import type { Notifier } from '../db/notify.ts'
-import { createTestDatabase, ownerOf } from '../db/testing.ts'
+import { createTestDatabase, ownerOf, type TestDatabase } from '../db/testing.ts'
 import { secretsIn } from '../db/testing-canary.ts'
 import type { Deps, Principal, Region } from '../deps.ts'
 import type { Capacity, Driver } from '../drivers/driver.ts'
@@ -66,6 +67,8 @@ export const testConfig: Config = {
   image_max_bytes: 2 ** 20,
   image_stall_timeout_seconds: 60,
   request_log_days: 14,
+  events_days: 30,
+  recovery: { concurrency: 2 },
   metrics_listen: null,
   mirrors: {},
   rate_limits: ROOMY,
@@ -107,7 +110,7 @@ function testLog(): Log {
 
 /** A project with both environments, a key for each, and the app on a database of its own. */
 export async function createTestApp(overrides: (sql: Sql) => Partial<Deps> = () => ({})): Promise<TestApp> {
-  const { sql, owner } = await createTestDatabase()
+  const { sql, owner, urls } = await createTestDatabase()
   const region: Region = {
     id: 'us-east-1',
     name: 'This host',
@@ -134,11 +137,11 @@ export async function createTestApp(overrides: (sql: Sql) => Partial<Deps> = () 
   }
   const app = await createApp(deps, { ready: async () => [{ name: 'database', problem: null }] })
   const tenant = await createTestTenant(deps)
-  return { app, deps, owner, ...tenant, call: caller(app, tenant.live.key) }
+  return { app, deps, owner, urls, ...tenant, call: caller(app, tenant.live.key) }
 }
 
-/** `deps.sql` has the roles of the real thing; `owner` is for what a test prepares and looks at. */
-export type TestApp = { app: App; deps: Deps; owner: Sql; call: Call } & TestTenant
+/** `deps.sql` has the roles of the real thing, and `urls` theirs; `owner` is for what a test prepares and looks at. */
+export type TestApp = { app: App; deps: Deps; owner: Sql; urls: TestDatabase['urls']; call: Call } & TestTenant
 export type TestTenant = { live: TestKey; test: TestKey }
 export type TestKey = { key: string; principal: Principal }
 
@@ -171,7 +174,10 @@ export type Call = (method: string, url: string, body?: unknown, headers?: Recor
 
 const checks = new WeakMap<App, CheckAnswer>()
 
-/** Calls the app with this key, without a socket; every answer must be as the OpenAPI document says. */
+/**
+ * Calls the app with this key, without a socket; every answer must be as the OpenAPI document says. Of a stream the
+ * answer is its first part.
+ */
 export function caller(app: App, key: string): Call {
   return async (method, url, body, headers = {}) => {
     const response = await app.inject({
@@ -185,15 +191,37 @@ export function caller(app: App, key: string): Call {
       ...(body !== undefined && {
         payload: Buffer.isBuffer(body) || typeof body === 'string' ? body : JSON.stringify(body),
       }),
+      payloadAsStream: true,
     })
-    const json = /[/+]json\b/.test(String(response.headers['content-type'])) && response.body !== ''
+    const text = await textOf(response)
+    const json = /[/+]json\b/.test(String(response.headers['content-type'])) && text !== ''
     const answer: Answer = {
       status: response.statusCode,
       headers: response.headers as never,
-      body: json ? response.json() : response.body,
+      body: json ? JSON.parse(text) : text,
     }
     if (!checks.has(app)) checks.set(app, createAnswerCheck(app.swagger() as never))
     checks.get(app)!(method, url, answer)
     return answer
   }
+}
+
+type Injected = {
+  headers: Record<string, unknown>
+  stream(): Readable
+  raw: { res: { req: { destroy(): void }; destroy(): void } }
+}
+
+/** The body of an injected request; of a stream of events only the first part, after which the client leaves. */
+export async function textOf({ headers, stream, raw }: Injected): Promise<string> {
+  const onlyFirst = String(headers['content-type']).startsWith('text/event-stream')
+  const parts: Buffer[] = []
+  for await (const part of stream()) {
+    parts.push(part)
+    if (!onlyFirst) continue
+    raw.res.req.destroy()
+    raw.res.destroy()
+    break
+  }
+  return Buffer.concat(parts).toString()
 }

@@ -73,6 +73,7 @@ export function updateInstance(
     if (body.name !== undefined) wish.name = body.name
     if (body.tags !== undefined) wish.tags = body.tags
     if (body.auto_recovery !== undefined) wish.auto_recovery = body.auto_recovery
+    if (body.recovery_priority !== undefined) wish.recovery_priority = body.recovery_priority
     if (body.termination_protection !== undefined) wish.termination_protection = body.termination_protection
     if (body.plan !== undefined && body.plan !== row.wanted_plan) {
       Object.assign(wish, await resize(context, tx, target, row, body, options))

@@ -1,19 +1,14 @@
 import type { IncomingMessage } from 'node:http'
-import { Readable } from 'node:stream'
+import type { Readable } from 'node:stream'
 import { environmentNow } from '../db/environment-now.ts'
 import type { Deps } from '../deps.ts'
-import { endOfWaiting } from '../http/deadlines.ts'
-import type { Clock } from '../lib/clock.ts'
+import { following } from '../http/follow.ts'
 import { driverOf } from './driver-of.ts'
 import type { InstanceRow } from './row.ts'
 
 /** What of the log is kept for reading at most. */
 const LOG_BYTES = 1024 * 1024
 const FOLLOW_INTERVAL_MS = 500
-/** A follower that lives longer is a forgotten one. */
-const FOLLOW_LIMIT_MS = 3_600_000
-/** A reader that takes nothing for this long is no reader. */
-const UNREAD_LIMIT_MS = 90_000
 
 /** The serial log of an instance: all of it, its last lines, or a stream that goes on. */
 export async function readConsoleLog(
@@ -25,7 +20,7 @@ export async function readConsoleLog(
   const driver = driverOf(deps, row)
   const read = async () => Buffer.from(await driver.consoleLog(await refOf(deps, row), LOG_BYTES))
   const first = lastLines(await read(), options.tail)
-  return options.follow ? Readable.from(follow(deps, first, read, request)) : first
+  return options.follow ? following(deps, request, (signal) => follow(deps, first, read, signal)) : first
 }
 
 async function refOf(deps: Deps, row: InstanceRow) {
@@ -33,40 +28,16 @@ async function refOf(deps: Deps, row: InstanceRow) {
   return { id: row.id, environment_id: row.environment_id, now }
 }
 
-async function* follow(deps: Deps, first: Buffer, read: () => Promise<Buffer>, request: IncomingMessage) {
-  const { signal, done } = endOfWaiting(request, deps.stopping)
-  const until = deps.clock.monotonic() + FOLLOW_LIMIT_MS
-  // A machine may be silent for long; so what counts is what is not read, and not the silence of the connection.
-  request.socket.setTimeout?.(0)
-  const isRead = watchdog(deps.clock, UNREAD_LIMIT_MS, () => request.socket.destroy())
-  try {
-    let before = await read()
-    isRead.expect()
-    yield first
-    while (!signal.aborted && deps.clock.monotonic() < until) {
-      isRead.stop()
-      await deps.clock.sleep(FOLLOW_INTERVAL_MS, signal)
-      const now = await read()
-      const added = addition(before, now)
-      before = now
-      isRead.expect()
-      if (added.length > 0) yield added
-    }
-  } finally {
-    isRead.stop()
-    done()
+async function* follow(deps: Deps, first: Buffer, read: () => Promise<Buffer>, signal: AbortSignal) {
+  let before = await read()
+  yield first
+  while (!signal.aborted) {
+    await deps.clock.sleep(FOLLOW_INTERVAL_MS, signal)
+    const now = await read()
+    const added = addition(before, now)
+    before = now
+    if (added.length > 0) yield added
   }
-}
-
-/** Bites unless it is stopped within `ms` after something was expected. */
-function watchdog(clock: Clock, ms: number, bite: () => void) {
-  let timer: { cancel(): void } | null = null
-  const stop = () => timer?.cancel()
-  const expect = () => {
-    stop()
-    timer = clock.after(ms, bite)
-  }
-  return { expect, stop }
 }
 
 /** What was written since: the log is a window that moves, so the new part begins after the old window's end. */

@@ -9,6 +9,7 @@ import type { ObservedMachine } from '../drivers/driver.ts'
 import { ApiError } from '../lib/errors.ts'
 import { observed } from './observe.ts'
 import { plan, remembered, type Step } from './plan.ts'
+import { MAX_FAILURES, needsTurn, openRecovery, recoveryAfter, WINDOW_SECONDS } from './recovery.ts'
 import { type InstanceRow, isLeaving, runOf, type Status } from './row.ts'
 import { eventsOf, MOVES, statusOf } from './status.ts'
 import { newRow } from './testing.ts'
@@ -25,6 +26,10 @@ class Life {
   now = new Date('2030-01-01T00:00:00Z')
   events: string[] = []
   starts = 0
+  /** Whether a start after a reboot of the host may happen, and when machines were started again by themselves. */
+  turn = true
+  boot = 1
+  recoveries: Date[] = []
 
   constructor() {
     this.save({})
@@ -35,10 +40,26 @@ class Life {
     const before = this.row
     const changed = { ...before, ...changes }
     this.row = { ...changed, ...statusOf(changed) }
+    this.row.recovery = recoveryAfter(before, this.row, this.now)
+    this.checkRecovery(before)
     const from = before.status
     const to = this.row.status
     assert.ok(from === to || MOVES[from].includes(to), `${from} → ${to} is not a move`)
     this.events.push(...eventsOf(before, this.row))
+  }
+
+  /** The record follows the status, and a new wish begins a new count. */
+  checkRecovery(before: InstanceRow): void {
+    const { row } = this
+    const open = openRecovery(row)
+    if (row.status === 'recovering') assert.ok(open, 'a recovery that is seen has a record')
+    if (['running', 'failed', 'stopping', 'stopped', 'terminating', 'terminated'].includes(row.status)) {
+      assert.equal(open, null, `no recovery is under way while it is ${row.status}`)
+    }
+    const [last, next] = [before.recovery, row.recovery]
+    if (last && next?.number === last.number && last.outcome !== null) assert.deepEqual(next, last)
+    if (next && next.number !== last?.number) assert.equal(next.number, (last?.number ?? 0) + 1)
+    if (next && last?.outcome === null) assert.equal(next.number, last.number, 'one ends before the next begins')
   }
 
   wish(make: () => Wish): void {
@@ -54,7 +75,8 @@ class Life {
   /** One look of the reconciler; the process may be killed after the record, before the step. */
   look(dies: 'no' | 'before the step' = 'no'): Step {
     const seen = { ...this.row, ...observed(this.row, this.machine, this.now) }
-    const step = plan(seen, this.machine, this.image, this.now)
+    const turn = this.turn || !needsTurn(seen, this.machine)
+    const step = plan(seen, this.machine, this.image, this.now, turn)
     const gone = step.do === 'finalise' ? { terminated_at: this.now } : {}
     this.save({ ...seen, ...remembered(seen, step), ...gone })
     if (dies !== 'before the step') this.act(step)
@@ -73,19 +95,38 @@ class Life {
       assert.ok(m && m.run < runOf(row), 'a run is started once')
       assert.ok(m && m.power !== 'running' && m.power !== 'paused', 'never a second process on one disk')
       assert.ok(!isLeaving(row) && row.wanted_power === 'running', 'nobody starts what is not wanted')
+      if (step.recovering) {
+        assert.ok(row.auto_recovery, 'nobody who does not want it is started again')
+        assert.ok(this.turn || !needsTurn(row, m), 'nobody is started before its turn')
+        this.recoveries.push(this.now)
+      }
       this.starts++
       this.machine = { ...newMachine(row), power: 'running', run: runOf(row), started_at: this.now }
     }
     if (step.do === 'kill' && m) this.machine = { ...m, power: 'stopped', ready: false }
+    if (step.do === 'resume' && m?.trouble === 'disk_error') this.machine = { ...m, power: 'running', trouble: null }
     if (step.do === 'resize_disk' && m) this.machine = { ...m, disk_bytes: row.wanted_disk_bytes }
     if (step.do === 'set_public_address' && m) this.machine = { ...m, public_ip: row.wanted_public_ip, ports: [] }
     if (step.do === 'delete') this.machine = null
   }
 
   /** The world goes on without us. */
-  world(event: 'ready' | 'off' | 'crash' | 'panic'): void {
+  world(event: Event): void {
     const m = this.machine
+    if (event === 'host reboot') {
+      this.boot++
+      const on = m?.power === 'running' || m?.power === 'paused'
+      if (on) this.machine = { ...m, power: 'crashed', trouble: 'host_reboot', ready: false }
+      if (this.machine) this.machine = { ...this.machine, host_boot: `${this.boot}` }
+    }
+    if (event === 'room' && m?.trouble === 'disk_full') this.machine = { ...m, trouble: 'disk_error' }
     if (m?.power !== 'running') return
+    if (event === 'wakes' && m.trouble === 'hang') this.machine = { ...m, trouble: null }
+    if (m.trouble === 'hang' && (event === 'ready' || event === 'off')) return
+    if (event === 'hang' && m.ready) this.machine = { ...m, trouble: 'hang' }
+    if (event === 'disk error' || event === 'disk full') {
+      this.machine = { ...m, power: 'paused', trouble: event === 'disk full' ? 'disk_full' : 'disk_error' }
+    }
     if (event === 'ready') this.machine = { ...m, ready: true }
     if (event === 'off') this.machine = { ...m, power: 'off', ready: false }
     if (event === 'crash') this.machine = { ...m, power: 'crashed', ready: false }
@@ -97,11 +138,25 @@ class Life {
     for (let i = 0; i < 60; i++) {
       const step = this.look()
       if (step.do === 'power_down') this.world('off')
-      if (this.machine?.power === 'running' && this.machine.run === runOf(this.row)) this.world('ready')
+      this.world('room')
+      if (this.machine?.trouble === null && this.machine.power === 'running' && this.machine.run === runOf(this.row))
+        this.world('ready')
       this.now = new Date(this.now.getTime() + 30_000)
     }
   }
 }
+
+type Event =
+  | 'ready'
+  | 'off'
+  | 'crash'
+  | 'panic'
+  | 'hang'
+  | 'wakes'
+  | 'disk error'
+  | 'disk full'
+  | 'room'
+  | 'host reboot'
 
 function newMachine(row: InstanceRow): ObservedMachine {
   return {
@@ -131,6 +186,14 @@ const moves: [string, Move][] = [
   ['off', (l) => l.world('off')],
   ['crash', (l) => l.world('crash')],
   ['panic', (l) => l.world('panic')],
+  ['hang', (l) => l.world('hang')],
+  ['wakes', (l) => l.world('wakes')],
+  ['disk error', (l) => l.world('disk error')],
+  ['disk full', (l) => l.world('disk full')],
+  ['room', (l) => l.world('room')],
+  ['host reboot', (l) => l.world('host reboot')],
+  ['others first', (l) => void (l.turn = false)],
+  ['my turn', (l) => void (l.turn = true)],
   ['second', (l) => void (l.now = new Date(l.now.getTime() + 1_000))],
   ['minute', (l) => void (l.now = new Date(l.now.getTime() + 61_000))],
   ['long', (l) => void (l.now = new Date(l.now.getTime() + 301_000))],
@@ -152,6 +215,15 @@ const moves: [string, Move][] = [
     (l) => void (l.row = { ...l.row, expires_at: l.row.expires_at ?? new Date(l.now.getTime() + 200_000) }),
   ],
 ]
+const world = (event: Event): Move => moves.find(([name]) => name === event)![1]
+/** A guest that is up for some time and then fails, over and over, with looks in between. */
+const hardLife = fc.array(
+  fc.tuple(
+    fc.constantFrom<Event>('crash', 'panic', 'hang', 'disk error', 'host reboot'),
+    fc.constantFrom(0, 1, 30, 300, 599, 600, 1_000, 1_801),
+  ),
+  { maxLength: 40 },
+)
 const history = fc.array(
   fc.oneof(
     { weight: 3, arbitrary: fc.constant(moves[0]!) },
@@ -179,6 +251,7 @@ describe('the life of an instance', () => {
       fc.property(history, (names) => {
         const life = run(names)
         life.image = { present: true, error: null }
+        life.turn = true
         life.settle()
         const { row, machine } = life
         const on = machine?.power === 'running'
@@ -201,6 +274,7 @@ describe('the life of an instance', () => {
       fc.property(history, (names) => {
         const life = run(names)
         life.image = { present: true, error: null }
+        life.turn = true
         life.settle()
         const { starts, events } = life
         const told = events.length
@@ -223,6 +297,58 @@ describe('the life of an instance', () => {
       }),
       { numRuns: 1000 },
     )
+  })
+
+  test('a guest that comes up and fails for ever is given up: five starts in half an hour, whatever the causes', () => {
+    fc.assert(
+      fc.property(hardLife, (failures) => {
+        const life = run([])
+        life.settle()
+        let reboots = 0
+        for (const [event, seconds] of failures) {
+          life.now = new Date(life.now.getTime() + seconds * 1_000)
+          if (event === 'host reboot') reboots++
+          world(event)(life)
+          for (let look = 0; look < 400 && life.row.status !== 'failed'; look++) {
+            life.look()
+            if (life.row.status === 'running' && life.machine?.trouble === null) break
+            if (life.machine?.power === 'running' && life.machine.trouble === null) life.world('ready')
+            else life.now = new Date(life.now.getTime() + 1_000)
+          }
+          const from = life.now.getTime() - WINDOW_SECONDS * 1_000
+          const lately = life.recoveries.filter((time) => time.getTime() > from).length
+          assert.ok(lately <= MAX_FAILURES + reboots, `${lately} starts within half an hour`)
+          if (life.row.status === 'failed') {
+            assert.equal(life.row.status_reason?.code, 'crash_loop')
+            assert.equal(life.row.observed_failures?.at.length, MAX_FAILURES + 1)
+            life.wish(() => start(life.row))
+            life.settle()
+            assert.deepEqual([life.row.status, life.row.observed_failures], ['running', null], 'a start clears it')
+            life.recoveries = []
+          } else assert.equal(life.row.status, 'running')
+        }
+      }),
+      { numRuns: 500 },
+    )
+  })
+
+  test('a stop during a recovery wins, whatever it waits for', () => {
+    for (const event of ['crash', 'panic', 'hang', 'disk full', 'host reboot'] as const) {
+      const life = run([])
+      life.settle()
+      life.world('crash')
+      life.look() // so that there is something to wait for
+      life.world('ready')
+      life.look()
+      life.turn = false
+      life.world(event)
+      life.look()
+      assert.equal(life.row.status, 'recovering', event)
+      const { starts } = life
+      life.wish(() => stop(life.row, 60))
+      life.settle()
+      assert.deepEqual([life.row.status, life.starts, life.row.recovery?.outcome], ['stopped', starts, 'cancelled'])
+    }
   })
 
   test('a failing guest is started a bounded number of times', () => {

@@ -1,4 +1,5 @@
 import type { ObservedMachine } from '../drivers/driver.ts'
+import { causeOf, failuresAfter } from './recovery.ts'
 import { type InstanceRow, isLeaving, runOf } from './row.ts'
 
 /** The columns that only observing may write. */
@@ -17,6 +18,9 @@ export type Observed = Pick<
   | 'observed_public_ip'
   | 'observed_ports'
   | 'observed_started_at'
+  | 'observed_ready_at'
+  | 'observed_boot'
+  | 'observed_failures'
   | 'observed_recovering'
   | 'observed_recovery_attempts'
   | 'observed_recoveries'
@@ -27,7 +31,7 @@ export type Observed = Pick<
 
 /** What the row must say after a look at the machine. Pure; the same look twice changes nothing. */
 export function observed(row: InstanceRow, machine: ObservedMachine | null, now: Date): Observed {
-  const ready = machine !== null && machine.power === 'running' && machine.ready
+  const ready = machine !== null && machine.power === 'running' && machine.ready && machine.trouble === null
   const firstReady = ready && row.observed_ready_disk !== machine.disk
   const recovering = isRecovering(row, machine, ready)
   return {
@@ -44,6 +48,9 @@ export function observed(row: InstanceRow, machine: ObservedMachine | null, now:
     observed_public_ip: machine?.public_ip ?? null,
     observed_ports: machine?.ports ?? [],
     observed_started_at: machine?.started_at ?? null,
+    observed_ready_at: ready ? (row.observed_ready_at ?? now) : null,
+    observed_boot: machine?.host_boot ?? row.observed_boot,
+    observed_failures: failuresAfter(row, machine, recovering, now),
     observed_recovering: recovering,
     observed_recovery_attempts: recovering ? row.observed_recovery_attempts : 0,
     observed_recoveries: row.observed_recoveries,
@@ -60,8 +67,9 @@ function isRecovering(row: InstanceRow, machine: ObservedMachine | null, ready: 
   if (machine.disk !== row.wanted_disk) return false
   if (row.observed_recovering) return true
   if (machine.run !== runOf(row)) return false
-  const wasUp = row.observed_ready_run === machine.run
-  return wasUp && (machine.power === 'crashed' || machine.power === 'paused' || machine.power === 'stopped')
+  const cause = causeOf(machine)
+  // What was still booting when the host went down was not at fault.
+  return cause === 'host_rebooted' || (cause !== null && row.observed_ready_run === machine.run)
 }
 
 /** A problem is forgotten when its run comes up after all, and when a newer wish has left it behind. */

@@ -10,6 +10,7 @@
  * made anew. Problems are remembered with these numbers and so end with the wish that they belong to.
  */
 import type { ObservedMachine } from '../drivers/driver.ts'
+import { backoffLeft, isCrashLoop, MAX_FAILURES } from './recovery.ts'
 import { type InstanceRow, isLeaving, type Problem, runOf } from './row.ts'
 import { currentProblem, poweredItselfOff } from './status.ts'
 
@@ -17,28 +18,45 @@ import { currentProblem, poweredItselfOff } from './status.ts'
 export type ImageState = { present: boolean; error: { code: string; message: string } | null }
 
 export type Step =
-  | { do: 'nothing'; after_seconds: number | 'resync' }
+  | {
+      do: 'nothing'
+      after_seconds: number | 'resync'
+      /** What a recovery waits for: the time between starts, its turn after others, room on the host's disk. */
+      waits_for?: 'backoff' | 'turn' | 'room'
+    }
   | { do: 'fail'; code: string; message: string }
   | { do: 'power_down'; after_seconds: number }
   | { do: 'start' /** A start that nobody wished for, after a failure; it counts as a new run. */; recovering: boolean }
+  | { do: 'resume' /** Lets a machine go on whose disk had failed, as the first try of a recovery. */ }
   | {
       do: 'require_image' | 'create' | 'kill' | 'resize_disk' | 'set_public_address' | 'delete' | 'finalise'
     }
 
 /** The guest is asked again at this interval, in seconds: one that was still booting did not hear the first time. */
 const POWER_DOWN_INTERVAL = 5
-/** Seconds to wait before the n-th start of one recovery, after Kubernetes' restart back-off; then it is given up. */
-export const RECOVERY_DELAYS = [0, 10, 20, 40, 80]
+/** Seconds between looks of one that waits for its turn; who makes room wakes it earlier. */
+const TURN_INTERVAL = 2
+/** Seconds between looks at a host without room. */
+const ROOM_INTERVAL = 10
 const REST: Step = { do: 'nothing', after_seconds: 'resync' }
 
-/** Decides the next step. `row` must already hold what `machine` shows (see `store.observe`). */
-export function plan(row: InstanceRow, machine: ObservedMachine | null, image: ImageState, now: Date): Step {
+/**
+ * Decides the next step. `row` must already hold what `machine` shows (see `store.observe`).
+ * @param turn whether a start may happen now that has to wait for others (`needsTurn`)
+ */
+export function plan(
+  row: InstanceRow,
+  machine: ObservedMachine | null,
+  image: ImageState,
+  now: Date,
+  turn = true,
+): Step {
   if (isLeaving(row)) return towardsGone(row, machine)
   if (machine && machine.disk !== row.wanted_disk) return { do: 'delete' }
   if (row.wanted_power === 'stopped' || poweredItselfOff(row)) return towardsStopped(row, machine, now)
   if (currentProblem(row)) return REST
   if (!machine) return towardsExisting(row, image)
-  return towardsRunning(row, machine, now)
+  return towardsRunning(row, machine, now, turn)
 }
 
 /** An instance whose time is up is seen terminating first, also where nothing is left to be removed. */
@@ -54,10 +72,10 @@ function towardsStopped(row: InstanceRow, machine: ObservedMachine | null, now: 
   return REST
 }
 
-/** Asks the guest, and pulls the plug when its time is over. A machine that is paused or a disk that goes hears nothing. */
+/** Asks the guest, and pulls the plug when its time is over. One that is paused or hangs hears nothing. */
 function endRun(row: InstanceRow, machine: ObservedMachine, now: Date): Step {
   const left = row.wanted_stop_timeout_seconds - seconds(row.wanted_at, now)
-  if (machine.power === 'paused' || left <= 0) return { do: 'kill' }
+  if (machine.power === 'paused' || machine.trouble === 'hang' || left <= 0) return { do: 'kill' }
   return { do: 'power_down', after_seconds: Math.min(POWER_DOWN_INTERVAL, left) }
 }
 
@@ -70,43 +88,59 @@ function towardsExisting(row: InstanceRow, image: ImageState): Step {
   return { do: 'require_image' }
 }
 
-function towardsRunning(row: InstanceRow, machine: ObservedMachine, now: Date): Step {
+function towardsRunning(row: InstanceRow, machine: ObservedMachine, now: Date, turn: boolean): Step {
   const current = machine.run === runOf(row)
+  const startAgain = (code: string, message: string): Step => {
+    if (!row.observed_recovering) return fail(code, `${message} The console log may tell why; start it again.`)
+    if (!turn) return { do: 'nothing', after_seconds: TURN_INTERVAL, waits_for: 'turn' }
+    return heldBack(row, now) ?? { do: 'start', recovering: true }
+  }
   switch (machine.power) {
     case 'stopped':
       if (!current) return { do: 'start', recovering: false }
-      return recover(row, machine, now, 'machine_exited', 'The virtual machine was ended from outside.')
+      return startAgain('machine_exited', 'The virtual machine was ended from outside.')
     case 'off':
       if (!current) return { do: 'start', recovering: false }
-      return recover(row, machine, now, 'guest_powered_off', 'The guest powered itself off before it was up.')
+      return startAgain('guest_powered_off', 'The guest powered itself off before it was up.')
     case 'crashed':
       if (!current) return { do: 'start', recovering: false }
-      return recover(row, machine, now, 'machine_exited', 'The virtual machine ended unexpectedly.')
+      return startAgain('machine_exited', 'The virtual machine ended unexpectedly.')
     case 'paused':
-      if (!current || row.observed_recovering) return { do: 'kill' }
-      if (machine.trouble === 'disk_error') {
-        return fail(
-          'disk_error',
-          'The disk of the virtual machine reported an error. Start it again when it is mended.',
-        )
-      }
-      return fail('guest_panicked', 'The kernel of the guest has panicked. The console log tells why; start it again.')
+      return current ? whilePaused(row, machine, now) : { do: 'kill' }
     case 'running':
       return current ? whileRunning(row, machine, now) : endRun(row, machine, now)
   }
 }
 
-function recover(row: InstanceRow, machine: ObservedMachine, now: Date, code: string, message: string): Step {
-  if (!row.observed_recovering) return fail(code, `${message} The console log may tell why; start it again.`)
-  const delay = RECOVERY_DELAYS[row.observed_recovery_attempts]
-  if (delay === undefined) {
-    return fail('crash_loop', `${message} It was started ${RECOVERY_DELAYS.length} times without coming up.`)
+/** Why a recovery does not go on now; null: nothing stands in its way. */
+function heldBack({ observed_failures: failures }: InstanceRow, now: Date): Step | null {
+  if (!failures) return null
+  if (isCrashLoop(failures)) {
+    const message = `The machine failed again (${failures.cause}) after ${MAX_FAILURES} failures within 30 minutes. The console log may tell why; start it again.`
+    return fail('crash_loop', message)
   }
-  const wait = machine.started_at ? delay - seconds(machine.started_at, now) : 0
-  return wait > 0 ? { do: 'nothing', after_seconds: wait } : { do: 'start', recovering: true }
+  const wait = backoffLeft(failures, now)
+  return wait > 0 ? { do: 'nothing', after_seconds: wait, waits_for: 'backoff' } : null
+}
+
+/** A panic ends in a new start. A disk gets one chance to go on as it is, where nothing of the guest is lost. */
+function whilePaused(row: InstanceRow, machine: ObservedMachine, now: Date): Step {
+  const disk = machine.trouble === 'disk_error' || machine.trouble === 'disk_full'
+  if (!row.observed_recovering) {
+    return disk
+      ? fail('disk_error', 'The disk of the virtual machine reported an error. Start it again when it is mended.')
+      : fail('guest_panicked', 'The kernel of the guest has panicked. The console log tells why; start it again.')
+  }
+  if (machine.trouble === 'disk_full') return { do: 'nothing', after_seconds: ROOM_INTERVAL, waits_for: 'room' }
+  if (!disk || row.observed_recovery_attempts > 0) return { do: 'kill' }
+  return heldBack(row, now) ?? { do: 'resume' }
 }
 
 function whileRunning(row: InstanceRow, machine: ObservedMachine, now: Date): Step {
+  if (machine.trouble === 'hang') {
+    if (row.observed_recovering) return { do: 'kill' }
+    return fail('guest_hung', 'The guest has given no sign of life for half a minute. The console log may tell why.')
+  }
   const ports = machine.ports.map((p) => p.guest_port)
   const forwarded = row.wanted_public_ip !== null && row.ports.some((port) => !ports.includes(port))
   if (machine.public_ip !== row.wanted_public_ip || forwarded) return { do: 'set_public_address' }
@@ -124,16 +158,15 @@ const seconds = (from: Date, to: Date): number => (to.getTime() - from.getTime()
 
 /** What a decision writes before it is carried out: a problem, or the number of a run that nobody wished for. */
 export function remembered(row: InstanceRow, step: Step): Partial<InstanceRow> {
-  if (step.do === 'fail') return { observed_problem: problem(row, step.code, step.message) }
+  if (step.do === 'fail') return givenUp(row, step.code, step.message)
+  if (step.do === 'resume') return { observed_recovery_attempts: row.observed_recovery_attempts + 1 }
   if (step.do !== 'start' || !step.recovering) return {}
   const { observed_recovery_attempts: attempts, observed_recoveries: recoveries } = row
   return { observed_recovery_attempts: attempts + 1, observed_recoveries: recoveries + 1 }
 }
 
-/** A problem of the present wish. */
-export const problem = (row: InstanceRow, code: string, message: string): Problem => ({
-  code,
-  message,
-  run: runOf(row),
-  disk: row.wanted_disk,
-})
+/** A problem of the present wish; it ends a recovery, too. */
+export function givenUp(row: InstanceRow, code: string, message: string): Partial<InstanceRow> {
+  const problem: Problem = { code, message, run: runOf(row), disk: row.wanted_disk }
+  return { observed_problem: problem, observed_recovering: false, observed_recovery_attempts: 0 }
+}

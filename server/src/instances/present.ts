@@ -41,6 +41,7 @@ export function present(row: InstanceRow, config: Pick<Config, 'public_url'>): S
     desired_status: row.wanted_power === 'stopped' || poweredItselfOff(row) ? 'stopped' : 'running',
     deployment_id: row.deployment_id,
     auto_recovery: row.auto_recovery,
+    recovery_priority: row.recovery_priority,
     termination_protection: row.termination_protection,
     ready_timeout_seconds: row.ready_timeout_seconds,
     ssh: row.observed_public_ip && sshPort ? { user: row.ssh_user, host: row.observed_public_ip, port: sshPort } : null,

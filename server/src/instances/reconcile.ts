@@ -2,6 +2,7 @@ import type { Deps } from '../deps.ts'
 import {
   AddressInUseError,
   CapacityError,
+  DamagedDiskError,
   type Driver,
   DriverError,
   InvalidSpecError,
@@ -13,7 +14,7 @@ import type { Reconcile } from '../engine/loop.ts'
 import type { Claim } from '../engine/work.ts'
 import { availability, requireImport } from '../images/store.ts'
 import { driverOf } from './driver-of.ts'
-import { plan, problem, remembered, type Step } from './plan.ts'
+import { givenUp, plan, remembered, type Step } from './plan.ts'
 import { LEFT_VISIBLE_SECONDS } from './present.ts'
 import { type InstanceRow, isLeaving } from './row.ts'
 import { specOf } from './spec.ts'
@@ -34,8 +35,8 @@ export function instanceReconciler(deps: Deps): Reconcile {
     const ref = { id: row.id, environment_id: row.environment_id, now: claimed.now }
     const machine = await driver.get(ref)
     const image = await availability(deps.sql, row.image_id, row.mode)
-    const decision = await observe(deps, claimed, machine, (seen) => {
-      const next = plan(seen, machine, image, claimed.now)
+    const decision = await observe(deps, claimed, machine, (seen, turn) => {
+      const next = plan(seen, machine, image, claimed.now, turn)
       const changes = remembered(seen, next)
       return { result: { step: next, row: { ...seen, ...changes } }, changes, gone: next.do === 'finalise' }
     })
@@ -54,7 +55,7 @@ export function instanceReconciler(deps: Deps): Reconcile {
       deps.log.warn({ instance: row.id, step: step.do, error: error.message }, 'step cannot succeed')
       await observe(deps, claimed, await driver.get(ref), (seen) => ({
         result: null,
-        changes: { observed_problem: problem(seen, error.code, error.public_message) },
+        changes: givenUp(seen, error.code, error.public_message),
       }))
       return { after_seconds: 0 }
     }
@@ -111,6 +112,9 @@ async function act(
     case 'kill':
       await driver.kill(ref)
       return 0
+    case 'resume':
+      await driver.resume(ref)
+      return 0
     case 'resize_disk':
       await driver.resizeDisk(await spec(), ref.now)
       return 0
@@ -147,5 +151,7 @@ async function afterTheEnd(deps: Deps, row: InstanceRow, claimed: Claim): Promis
 
 /** Errors that trying again does not cure; all others go to the engine's back-off. */
 function isFinal(error: unknown): error is DriverError {
-  return [CapacityError, InvalidSpecError, AddressInUseError, NotFoundError].some((type) => error instanceof type)
+  return [CapacityError, InvalidSpecError, AddressInUseError, DamagedDiskError, NotFoundError].some(
+    (type) => error instanceof type,
+  )
 }

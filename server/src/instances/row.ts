@@ -29,6 +29,43 @@ export const isLeaving = (row: Pick<InstanceRow, 'wanted_gone' | 'observed_expir
 /** Why the wish with this run and disk cannot be met; a wish with other numbers leaves it behind. */
 export type Problem = { code: string; message: string; run: number; disk: number }
 
+/** Why a machine went down that nobody stopped. */
+export const CAUSES = ['process_died', 'guest_panicked', 'guest_hung', 'host_rebooted', 'disk_error'] as const
+export type Cause = (typeof CAUSES)[number]
+
+/** What is remembered of the failures since the last start that somebody wished for; see recovery.ts. */
+export type Failures = {
+  /** `wanted_run` that they belong to. */
+  wish: number
+  /** The run that failed last. */
+  run: number
+  cause: Cause
+  /** Since when it is down; null: unknown. */
+  down_since: string | null
+  /** Failures without ten healthy minutes between them. */
+  streak: number
+  /** When those of the last half hour were seen. */
+  at: string[]
+}
+
+/** How a recovery ended: `cancelled` by a stop or a termination. */
+export const OUTCOMES = ['recovered', 'failed', 'cancelled'] as const
+
+/** The record of a recovery, from the moment that a failure is seen. Times are ISO texts. */
+export type Recovery = {
+  /** 1 for the first of its instance. */
+  number: number
+  cause: Cause
+  detected_at: string
+  down_since: string | null
+  attempts: number
+  /** Of the last attempt. */
+  started_at: string | null
+  ended_at: string | null
+  /** Null while it is under way. */
+  outcome: (typeof OUTCOMES)[number] | null
+}
+
 /** A row of `instances`. `wanted_*`: written by wishes. `observed_*`: written by `observe` alone. */
 export type InstanceRow = {
   id: string
@@ -50,6 +87,8 @@ export type InstanceRow = {
   deployment_id: string | null
   tags: Record<string, string>
   auto_recovery: boolean
+  /** 0 to 100: who is started first after a reboot of the host. */
+  recovery_priority: number
   termination_protection: boolean
   ready_timeout_seconds: number
   created_at: Date
@@ -69,6 +108,8 @@ export type InstanceRow = {
   wanted_vcpus: number
   wanted_memory_bytes: number
   wanted_disk_bytes: number
+  /** The size before the last change of plan. */
+  wanted_size_before: { plan: string; vcpus: number; memory_bytes: number; disk_bytes: number } | null
   wanted_public_ip: string | null
   wanted_activity: Activity
   wanted_at: Date
@@ -88,12 +129,20 @@ export type InstanceRow = {
   observed_public_ip: string | null
   observed_ports: PortForward[]
   observed_started_at: Date | null
+  /** Since when the guest that runs now is up. */
+  observed_ready_at: Date | null
+  /** Boot of the host at the last look. */
+  observed_boot: string | null
+  observed_failures: Failures | null
   observed_recovering: boolean
   observed_recovery_attempts: number
   observed_recoveries: number
   observed_problem: Problem | null
   /** A look came after `expires_at`. */
   observed_expired: boolean
+
+  /** The last recovery, or the one that is under way; kept by `save`. */
+  recovery: Recovery | null
 
   status: Status
   status_reason: { code: string; message: string } | null

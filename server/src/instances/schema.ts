@@ -44,6 +44,11 @@ const tags = Type.Unsafe<Record<string, string>>({
   examples: [{ env: 'production', app: 'api-server' }],
 })
 const autoRecovery = Type.Boolean({ description: 'Whether it is started again when its machine fails.' })
+const recoveryPriority = Type.Integer({
+  minimum: 0,
+  maximum: 100,
+  description: 'After a reboot of the host, instances with a higher number are started first; 50 unless given.',
+})
 const terminationProtection = Type.Boolean({ description: 'While true, DELETE is refused.' })
 const readyTimeout = Type.Integer({
   minimum: 10,
@@ -126,6 +131,7 @@ export const Instance = Type.Object(
     desired_status: OneOf(['running', 'stopped'], 'What was wished for last.'),
     deployment_id: Nullable(Type.String({ description: 'The deployment that it belongs to.' })),
     auto_recovery: autoRecovery,
+    recovery_priority: recoveryPriority,
     termination_protection: terminationProtection,
     ready_timeout_seconds: readyTimeout,
     ssh: Type.Union(
@@ -249,6 +255,7 @@ export const InstanceCreate = Type.Object(
     ssh_keys: Type.Optional(sshKeyIds),
     user_data: Type.Optional(userData),
     auto_recovery: Type.Optional(autoRecovery),
+    recovery_priority: Type.Optional(recoveryPriority),
     termination_protection: Type.Optional(terminationProtection),
     ready_timeout_seconds: Type.Optional(readyTimeout),
   },
@@ -299,6 +306,7 @@ export const InstanceUpdate = Type.Object(
       ),
     ),
     auto_recovery: Type.Optional(autoRecovery),
+    recovery_priority: Type.Optional(recoveryPriority),
     termination_protection: Type.Optional(terminationProtection),
     desired_status: Type.Optional(OneOf(['running', 'stopped'], 'Starts or stops it.')),
     id: fixed('id'),

@@ -50,7 +50,9 @@ export function statusOf(row: InstanceRow): Pick<InstanceRow, 'status' | 'status
     row.observed_run === runOf(row) &&
     row.observed_disk === row.wanted_disk
   if (met) return plain('running')
-  return plain(row.observed_recovering ? 'recovering' : row.wanted_activity)
+  // A new disk is on its way to its first boot, whatever comes between.
+  const wasUp = row.observed_ready_disk === row.wanted_disk
+  return plain(row.observed_recovering && wasUp ? 'recovering' : row.wanted_activity)
 }
 
 /** Why it ends, when nobody asked for it. */
@@ -66,7 +68,14 @@ export function eventsOf(before: InstanceRow | null, after: InstanceRow): EventT
   const to = after.status
   const events: EventType[] = []
   const described = (row: InstanceRow) =>
-    JSON.stringify([row.name, row.tags, row.auto_recovery, row.termination_protection, row.wanted_public_ip])
+    JSON.stringify([
+      row.name,
+      row.tags,
+      row.auto_recovery,
+      row.recovery_priority,
+      row.termination_protection,
+      row.wanted_public_ip,
+    ])
   if (described(before) !== described(after)) events.push('instance.updated')
   const resized = from === 'resizing' && (to === 'running' || to === 'stopped')
   const resizedAtRest = before.wanted_plan !== after.wanted_plan && from === 'stopped' && to === 'stopped'

@@ -8,8 +8,11 @@ import { type Claim, fence, wake } from '../engine/work.ts'
 import { type Head, transact } from '../events/head.ts'
 import { difference } from '../lib/difference.ts'
 import { addDifference, nothingUsed, useOf } from '../lib/quota.ts'
+import { detailsOf } from './event-details.ts'
 import { type Observed, observed } from './observe.ts'
 import { LEFT_VISIBLE_SECONDS, present } from './present.ts'
+import { mayStart, wakeWaiting, writeRecovery } from './recoveries.ts'
+import { needsTurn, openRecovery, recoveryAfter } from './recovery.ts'
 import type { InstanceRow } from './row.ts'
 import { eventsOf, statusOf } from './status.ts'
 import { causeOf } from './trace.ts'
@@ -68,8 +71,8 @@ export async function insert(
 }
 
 /**
- * The one way to change a row. Computes the public status, raises the version when what the API shows has changed, and
- * emits the events of the difference. Called by the writers of wishes and by `observe`; the row must be locked.
+ * The one way to change a row. Computes the public status, raises the version when what the API shows has changed, keeps
+ * the record of recoveries, and emits the events of the difference. Called by the writers of wishes and by `observe`; the row must be locked.
  * @param requestId what the events name as their cause: the request itself, or, observed later, that of the wish
  */
 export async function save(
@@ -82,6 +85,7 @@ export async function save(
 ): Promise<InstanceRow> {
   const changed = { ...before, ...changes }
   const after = { ...changed, ...statusOf(changed) }
+  after.recovery = recoveryAfter(before, after, now)
   const differs = shown(before, context) !== shown(after, context)
   if (differs) Object.assign(after, { version: before.version + 1, updated_at: now })
   const columns: Record<string, unknown> = Object.fromEntries(
@@ -90,6 +94,8 @@ export async function save(
   if (Object.keys(columns).length === 0) return before
   if ('observed_ports' in columns) columns.observed_ports = tx.json(after.observed_ports)
   await tx`update instances set ${tx(columns)} where id = ${before.id}`
+  if (after.recovery && 'recovery' in columns) await writeRecovery(tx, after, after.recovery)
+  if (openRecovery(before) && !openRecovery(after)) await wakeWaiting(tx, before)
   tell(context, before, after, requestId)
   return after
 }
@@ -110,12 +116,13 @@ function tell(
   const shown = present(after, config)
   const previous = before && difference(present(before, config), shown).before
   for (const type of types) {
+    const details = detailsOf(type, before, after)
     head.events.push({
       type,
       resource_id: after.id,
       // A recovery was caused by nobody's request.
       request_id: type === 'instance.recovering' || type === 'instance.recovered' ? null : requestId,
-      data: { object: { object: 'instance', ...shown }, ...(previous && { previous }) },
+      data: { object: { object: 'instance', ...shown }, ...(previous && { previous }), ...(details && { details }) },
     })
   }
 }
@@ -123,27 +130,28 @@ function tell(
 /**
  * Records a look at the machine, under the fence of the claim. `decide` sees the row as it will be and may add what the
  * decision itself remembers (a problem, the end); everything is one transaction, so a status never shows half of it.
+ * Its second argument says whether a start may happen now that has to wait for its turn.
  */
 export async function observe<T>(
   deps: Deps,
   claimed: Claim,
   machine: ObservedMachine | null,
-  decide: (row: InstanceRow) => { result: T; changes: Partial<Observed>; gone?: boolean },
+  decide: (row: InstanceRow, turn: boolean) => { result: T; changes: Partial<Observed>; gone?: boolean },
 ): Promise<T | null> {
-  const look = (row: InstanceRow) => {
+  const look = async (query: Query, row: InstanceRow) => {
     const seen = { ...row, ...observed(row, machine, claimed.now) }
-    const decided = decide(seen)
+    const decided = decide(seen, !needsTurn(seen, machine) || (await mayStart(query, seen, deps.config)))
     return { ...decided, next: { ...seen, ...decided.changes } }
   }
   // Most looks find what is known already; they take no lock and write nothing.
   const known = await load(deps.sql, claimed.id)
   if (!known) return null
-  const first = look(known)
+  const first = await look(deps.sql, known)
   if (!first.gone && equal(known, first.next)) return first.result
   const decided = await transact(deps, known, async (tx, head) => {
     const locked = await lock(tx, claimed.environment_id, claimed.id)
     if (!locked) return null
-    const { next, gone, result } = look(locked.row)
+    const { next, gone, result } = await look(tx, locked.row)
     const end = gone ? { terminated_at: claimed.now, user_data: null } : {}
     if (gone) await giveBack(tx, locked.row)
     else if (next.observed_public_ip !== locked.row.observed_public_ip) await releaseUnused(tx, next)

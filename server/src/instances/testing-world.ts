@@ -30,14 +30,15 @@ export type World = TestApp & {
 
 /**
  * The whole control plane without a host: real database, real engine, simulated machines; also for the live
- * environment, unless a driver is given. The clock of the test environment is frozen.
+ * environment, unless a driver is given. The clock of the test environment is frozen. `boot` names the simulated host's
+ * present boot.
  */
 export async function createWorld(
-  options: { live?: (sql: Sql) => Driver; seed?: number; deps?: Partial<Deps> } = {},
+  options: { live?: (sql: Sql) => Driver; seed?: number; boot?: () => string; deps?: Partial<Deps> } = {},
 ): Promise<World> {
   const seed = options.seed ?? 1
   const base = await createTestApp((sql) => {
-    const test = createSimulatedDriver({ sql, seed })
+    const test = createSimulatedDriver({ sql, seed, ...(options.boot && { boot: options.boot }) })
     const live = options.live?.(sql) ?? test
     return {
       regions: [{ id: 'us-east-1', name: 'This host', drivers: { live, test } }],

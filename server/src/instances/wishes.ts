@@ -1,6 +1,7 @@
 /** What a user may wish for in which state, and what the wish writes. Pure; `change.ts` puts them into transactions. */
 import type { Plan } from '../config.ts'
 import { ApiError } from '../lib/errors.ts'
+import { sizeOf } from './event-details.ts'
 import { allowedActions } from './present.ts'
 import { type InstanceRow, isLeaving, type Status } from './row.ts'
 
@@ -69,6 +70,7 @@ export function changeSize(row: InstanceRow, plan: Plan, options: { allow_reboot
     wanted_vcpus: plan.vcpus,
     wanted_memory_bytes: plan.memory_bytes,
     wanted_disk_bytes: plan.disk_bytes,
+    wanted_size_before: sizeOf(row),
     wanted_activity: 'resizing',
     ...(reboots ? { wanted_run: row.wanted_run + 1, wanted_stop_timeout_seconds: 60 } : {}),
   }

@@ -34,6 +34,7 @@ export const CATALOGUE = {
   already_exists: [409, 'It exists already'],
   in_use: [409, 'It is in use'],
   idempotency_in_flight: [409, 'A request with this Idempotency-Key is being carried out'],
+  events_expired: [410, 'The events are no longer kept'],
   precondition_failed: [412, 'The resource has changed'],
   payload_too_large: [413, 'The body is too large'],
   uri_too_long: [414, 'The address is too long'],

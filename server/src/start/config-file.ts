@@ -74,6 +74,8 @@ const ConfigFile = Type.Partial(
     image_max_bytes: Bytes,
     image_stall_timeout_seconds: Type.Integer(),
     request_log_days: Type.Integer(),
+    events_days: Type.Integer(),
+    recovery: Type.Partial(Type.Object({ concurrency: Type.Integer() }), strict),
     metrics_listen: Type.String(),
     mirrors: Type.Object({ ubuntu: Mirror }, strict),
     rate_limits: Type.Partial(

@@ -205,6 +205,22 @@ export const SETTINGS: Setting[] = [
     parse: integer(1, 3_650),
   },
   {
+    key: 'events_days',
+    env: 'CLOUDNEXUS_EVENTS_DAYS',
+    value: 'DAYS',
+    default: '30',
+    help: "How long events are kept, in their environment's time",
+    parse: integer(1, 3_650),
+  },
+  {
+    key: 'recovery.concurrency',
+    env: 'CLOUDNEXUS_RECOVERY_CONCURRENCY',
+    value: 'NUMBER',
+    default: '2',
+    help: 'Instances that are started at the same time after a reboot of the host',
+    parse: integer(1, 64),
+  },
+  {
     key: 'metrics_listen',
     env: 'CLOUDNEXUS_METRICS_LISTEN',
     value: 'ADDRESS:PORT',

@@ -3,7 +3,15 @@ import { basename, join } from 'node:path'
 import { isId } from '../../lib/id.ts'
 import { InvalidSpecError, type MachineSpec } from '../driver.ts'
 import { checkImage } from './command.ts'
-import { checkFreeSpace, checkImageFile, createOverlay, growCommand, virtualSize } from './disk.ts'
+import {
+  checkCommand,
+  checkFreeSpace,
+  checkImageFile,
+  createOverlay,
+  DAMAGED,
+  growCommand,
+  virtualSize,
+} from './disk.ts'
 import type { Host } from './driver.ts'
 import { confine } from './launch.ts'
 import {
@@ -89,4 +97,23 @@ export async function growDisk(host: Host, machine: MachineFile, bytes: number):
   await view.prepare()
   await runProgram(confine(growCommand(view.paths.disk, bytes), confinementOf(host, machine, view)))
   await writeJson(paths.machine_file, { ...machine, disk_bytes: bytes })
+}
+
+/** Real milliseconds that a look for damage may take. */
+const CHECK_MS = 20_000
+
+/** What is wrong with a disk at rest; null: nothing that was found in time. */
+export async function findDamage(host: Host, machine: MachineFile): Promise<string | null> {
+  const view = await viewOf(host, machine)
+  await view.prepare()
+  const command = checkCommand(view.paths.disk)
+  try {
+    await runProgram(confine(command, confinementOf(host, machine, view)), CHECK_MS)
+    return null
+  } catch (error) {
+    const words = String(error)
+    if (((error as Error).cause as { code?: unknown }).code === DAMAGED) return words
+    host.log.warn({ instance: machine.id, error: words }, 'the disk could not be checked after the reboot of the host')
+    return null
+  }
 }

@@ -16,6 +16,17 @@ export async function readHead(path: string, bytes: number): Promise<string> {
   return result ? result.buffer.subarray(0, result.bytesRead).toString('latin1') : ''
 }
 
+/** The last bytes of a file as text, with its size and when it was written; null when it is not there. */
+export async function readEnd(
+  path: string,
+  bytes: number,
+): Promise<{ text: string; size: number; mtime: Date } | null> {
+  return withFile(path, constants.O_RDONLY, async (file, size) => {
+    const { mtime } = await file.stat()
+    return { text: (await tail(file, size, bytes)).toString('latin1'), size, mtime }
+  })
+}
+
 /**
  * Shortens a file that its writer holds open for appending. What arrives between reading and writing back may end up
  * before the kept part or be lost; a log that is flooded may bear that.
@@ -29,7 +40,7 @@ export async function boundFile(path: string, bounds = LOG_BOUNDS): Promise<void
   })
 }
 
-/** The guest writes one line per boot here; more than a few lines is a flood, of which the first line is enough. */
+/** The guest writes one line per boot here and one per heartbeat; the first line is to stay. */
 export async function boundReadyFile(path: string, maxBytes = 64 * 1024): Promise<void> {
   await withFile(path, constants.O_RDWR, async (file, size) => {
     if (size > maxBytes) await file.truncate(1024)

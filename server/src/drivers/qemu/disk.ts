@@ -8,9 +8,17 @@ const RESERVE_BYTES = 512 * 1024 * 1024
 
 /** Throws CapacityError when the file system of this folder is nearly full. */
 export async function checkFreeSpace(folder: string): Promise<void> {
+  const free = await freeBytes(folder)
+  if (free >= RESERVE_BYTES) return
+  throw new CapacityError('disk_full', 'The disk of the host is full.', `${free} bytes free at ${folder}`)
+}
+
+/** Whether the file system of this folder has as much room as a new machine would need. */
+export const hasRoom = async (folder: string): Promise<boolean> => (await freeBytes(folder)) >= RESERVE_BYTES
+
+async function freeBytes(folder: string): Promise<number> {
   const { bavail, bsize } = await statfs(folder)
-  if (bavail * bsize >= RESERVE_BYTES) return
-  throw new CapacityError('disk_full', 'The disk of the host is full.', `${bavail * bsize} bytes free at ${folder}`)
+  return bavail * bsize
 }
 
 /** Throws NotFoundError when the image is not there. */
@@ -38,8 +46,21 @@ export async function virtualSize(base: string): Promise<number> {
   return JSON.parse(await runProgram(['qemu-img', 'info', '--force-share', '--output=json', name]))['virtual-size']
 }
 
+/** A disk alone, without what it stands on. */
+const alone = (disk: string) =>
+  `json:${JSON.stringify({ driver: 'qcow2', file: { driver: 'file', filename: disk }, backing: null })}`
+
 /** The command that grows a disk. It opens a file that a guest's QEMU could write, so it runs confined as that QEMU. */
-export function growCommand(disk: string, bytes: number): string[] {
-  const name = `json:${JSON.stringify({ driver: 'qcow2', file: { driver: 'file', filename: disk }, backing: null })}`
-  return ['qemu-img', 'resize', '-q', name, `${bytes}`]
-}
+export const growCommand = (disk: string, bytes: number): string[] => [
+  'qemu-img',
+  'resize',
+  '-q',
+  alone(disk),
+  `${bytes}`,
+]
+
+/** The command that looks for damage and repairs nothing; to be confined like the one that grows. */
+export const checkCommand = (disk: string): string[] => ['qemu-img', 'check', '-q', alone(disk)]
+
+/** `qemu-img check` ends with this code when data may be damaged; leaks alone, which lose nothing, have another. */
+export const DAMAGED = 2

@@ -1,7 +1,9 @@
+import { basename } from 'node:path'
 import { systemClock } from '../../lib/clock.ts'
 import { conformance } from '../conformance.ts'
 import { look } from './machine.ts'
-import { killProcess } from './process.ts'
+import { instancesFolder, writeJson } from './machine-files.ts'
+import { findMachineProcesses, killProcess } from './process.ts'
 import { makeWorld } from './testing.ts'
 
 conformance('qemu', async () => {
@@ -14,6 +16,18 @@ conformance('qemu', async () => {
     publicAddress: world.publicAddress,
     reopen: world.reopen,
     cleanup: world.remove,
+    failing: {
+      panic: { user_data: Buffer.from('#!/bin/sh\nsleep 3\necho c >/proc/sysrq-trigger\n') },
+      // As if nothing in the guest got a turn any more.
+      hang: { user_data: Buffer.from('#!/bin/sh\nsleep 5\nkillall -STOP heartbeat\n') },
+    },
+    async rebootHost() {
+      for (const { folder, process } of await findMachineProcesses(instancesFolder(world.options))) {
+        const { paths, run } = (await look(world.options, basename(folder)))!
+        await killProcess(process, 5000, systemClock)
+        await writeJson(paths.run_file, { ...run, process: { ...process, boot_id: 'the boot before' } })
+      }
+    },
     async crash(id) {
       const found = await look(world.options, id)
       await killProcess(found!.process!, 5000, systemClock)

@@ -10,8 +10,8 @@ import type { Clock } from '../../lib/clock.ts'
 import { isId } from '../../lib/id.ts'
 import type { Log } from '../../lib/log.ts'
 import type { Capacity, Driver, Hypervisor, MachineRef, MachineSpec, ObservedMachine } from '../driver.ts'
-import { InvalidSpecError, NotFoundError, TransientError } from '../driver.ts'
-import { buildMachine, growDisk } from './build.ts'
+import { DamagedDiskError, InvalidSpecError, NotFoundError, TransientError } from '../driver.ts'
+import { buildMachine, findDamage, growDisk } from './build.ts'
 import { boundFile, boundReadyFile, readTail } from './console-log.ts'
 import { KeyedLock } from './keyed-lock.ts'
 import { isReachable } from './launch.ts'
@@ -19,7 +19,9 @@ import { CONTROL_MS, endProcess, look, lookToDelete, type Machine, observe, with
 import {
   checkRoots,
   instancesFolder,
+  type MachineFile,
   machinePaths,
+  type RunFile,
   scratchName,
   scratchOwner,
   syncFolder,
@@ -28,7 +30,7 @@ import {
 import { Monitors } from './monitors.ts'
 import type { Network } from './network/network.ts'
 import { userNetwork } from './network/user.ts'
-import { findMachineProcesses } from './process.ts'
+import { findMachineProcesses, hostBootId } from './process.ts'
 import { detectScope, removeCgroup, SCOPE_REASONS, type Scope } from './scope.ts'
 import { startMachine } from './start.ts'
 
@@ -66,6 +68,8 @@ export class QemuDriver implements Driver {
   readonly #host: Host
   readonly #locks = new KeyedLock()
   readonly #monitors: Monitors
+  /** Machines that went down while nobody was there, to be told to whoever watches first. */
+  readonly #lost: string[] = []
   #changed: (id: string) => void = () => {}
   #upkeep: { cancel(): void } | null = null
   #closed = false
@@ -97,7 +101,7 @@ export class QemuDriver implements Driver {
     return this.#locked(id, async (found) => {
       if (!found) return null
       if (found.process) this.#monitors.attach(id, found.paths, found.process)
-      return observe(id, found, this.#host.clock)
+      return observe(id, found, () => this.#monitors.heard(id), this.#host.clock)
     })
   }
 
@@ -121,6 +125,7 @@ export class QemuDriver implements Driver {
         if (found.run && found.run.run === spec.run && found.run.disk === spec.disk) return
         if (found.run && found.run.run > spec.run) throw stale(spec.id)
         if (found.process) throw stillRunning(spec.id)
+        await this.#checkAfterReboot(found.machine, found.run)
         const child = await startMachine(this.#host, spec, found.machine, now)
         child.once('exit', () => this.#childEnded(spec.id))
         this.#monitors.attach(spec.id, found.paths, child.identity)
@@ -147,6 +152,19 @@ export class QemuDriver implements Driver {
       },
       true,
     )
+  }
+
+  resume({ id }: MachineRef): Promise<void> {
+    return this.#locked(id, async (found) => {
+      if (!found?.process) return
+      const resumed = await withControl(found.paths, this.#host.clock, async (client) => {
+        const { status } = (await client.execute('query-status', {}, CONTROL_MS)) as { status?: string }
+        if (status !== 'io-error') return
+        await client.execute('cont', {}, CONTROL_MS)
+        this.#monitors.wentOn(id)
+      })
+      if (!resumed) throw new TransientError('no_answer', 'The machine does not answer yet.', `no QMP: ${id}`)
+    })
   }
 
   resizeDisk(spec: MachineSpec): Promise<void> {
@@ -183,7 +201,7 @@ export class QemuDriver implements Driver {
   delete({ id }: MachineRef): Promise<void> {
     return this.#locks.run(id, async () => {
       const found = await lookToDelete(this.#host, id)
-      this.#monitors.detach(id)
+      this.#monitors.forget(id)
       if (found?.process) await endProcess(found, 'stopped', this.#host.clock)
       const { directory, sockets } = machinePaths(this.#host, id)
       await rm(sockets, { recursive: true, force: true })
@@ -201,6 +219,7 @@ export class QemuDriver implements Driver {
 
   watch(changed: (id: string) => void): void {
     this.#changed = changed
+    for (const id of this.#lost.splice(0)) changed(id)
   }
 
   async adopt(): Promise<void> {
@@ -219,6 +238,7 @@ export class QemuDriver implements Driver {
         const found = await look(this.#host, id).catch((error) =>
           log.error({ instance: id, error: String(error) }, 'machine cannot be read'),
         )
+        if (found?.run?.ended === null && !found.process) this.#lost.push(id)
         if (!found?.process) continue
         this.#monitors.attach(id, found.paths, found.process)
         counts.running++
@@ -234,6 +254,19 @@ export class QemuDriver implements Driver {
     this.#upkeep?.cancel()
     this.#monitors.close()
     this.#changed = () => {}
+  }
+
+  /**
+   * A host that went down without warning may have left half of a write: the first start after it looks for damage and
+   * repairs nothing. A disk too large to be looked through in time is started all the same; QEMU itself refuses one that
+   * is marked as corrupt.
+   */
+  async #checkAfterReboot(machine: MachineFile, last: RunFile | null): Promise<void> {
+    if (!last || last.ended !== null || last.process.boot_id === (await hostBootId())) return
+    const damage = await findDamage(this.#host, machine)
+    if (damage === null) return
+    const message = 'The disk was damaged when the host went down. A rebuild makes a new one from the image.'
+    throw new DamagedDiskError('disk_damaged', message, damage)
   }
 
   #locked<T>(id: string, work: (found: Machine | null) => Promise<T>, thorough = false): Promise<T> {
@@ -258,8 +291,10 @@ export class QemuDriver implements Driver {
 
   /** A process that we started ourselves has ended: known before its sockets are noticed. */
   async #childEnded(id: string): Promise<void> {
+    const at = this.#host.clock.now()
     const { paths, run } = (await look(this.#host, id).catch(() => null)) ?? {}
     if (paths && run && run.ended === null) {
+      this.#monitors.wentDown(id, at)
       const log = (await readTail(paths.log, 2000)).toString('utf8')
       this.#host.log.warn({ instance: id, run: run.run, qemu_log: log }, 'machine ended by itself')
     }

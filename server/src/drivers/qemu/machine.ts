@@ -5,7 +5,8 @@
  */
 import { rm } from 'node:fs/promises'
 import type { Clock } from '../../lib/clock.ts'
-import { type MachinePower, type ObservedMachine, TransientError } from '../driver.ts'
+import { type MachinePower, type ObservedMachine, TransientError, type Trouble } from '../driver.ts'
+import { hasRoom } from './disk.ts'
 import {
   instancesFolder,
   type MachineFile,
@@ -22,6 +23,7 @@ import { saidReady } from './monitors.ts'
 import {
   findByPidFile,
   findMachineProcesses,
+  hostBootId,
   isAlive,
   killProcess,
   type ProcessIdentity,
@@ -100,7 +102,9 @@ export async function endProcess(found: Machine, ended: 'off' | 'stopped', clock
   throw new TransientError('still_running', 'The machine has not ended yet.', `process ${process.pid} outlives SIGKILL`)
 }
 
-type Seen = Pick<ObservedMachine, 'power' | 'trouble'>
+type Seen = { power: MachinePower; trouble: Trouble | null }
+/** What a monitor knows of a machine that nothing else tells. */
+export type Heard = { hung: boolean; down_since: Date | null }
 
 const STATUSES: Record<string, Seen> = {
   running: { power: 'running', trouble: null },
@@ -111,26 +115,47 @@ const STATUSES: Record<string, Seen> = {
   shutdown: { power: 'off', trouble: null },
 }
 
-/** What the machine does now. One whose guest has powered itself off is ended here, for it waits for just that. */
+/** What the machine does now, as QEMU or the lack of it tells. One whose guest has powered itself off is ended here, for it waits for just that. */
 export async function observePower(found: Machine, clock: Clock): Promise<Seen> {
   const { paths, run, process } = found
-  if (!process) return { power: powerAtRest(run), trouble: null }
-  const answer = await withControl(paths, clock, (client) => client.execute('query-status', {}, CONTROL_MS)).catch(
-    () => null,
-  )
-  const status = (answer?.result as { status?: string } | undefined)?.status ?? 'running'
-  const seen = STATUSES[status] ?? STATUSES.running!
-  if (!answer && !(await isAlive(process))) return { power: powerAtRest(run), trouble: null }
+  if (!process) return atRest(run)
+  const answer = await withControl(paths, clock, async (client) => {
+    const status = await client.execute('query-status', {}, CONTROL_MS)
+    const seen = STATUSES[(status as { status?: string }).status ?? 'running'] ?? STATUSES.running!
+    return seen.trouble === 'disk_error' ? await diskTrouble(client, paths) : seen
+  }).catch(() => null)
+  if (!answer && !(await isAlive(process))) return atRest(run)
+  const seen = answer?.result ?? STATUSES.running!
   if (seen.power === 'off') await endProcess(found, 'off', clock)
   return seen
 }
 
-const powerAtRest = (run: RunFile | null): MachinePower => (run ? (run.ended ?? 'crashed') : 'stopped')
+/** A write that found no room can be repeated when there is some. */
+async function diskTrouble(client: QmpClient, paths: MachinePaths): Promise<Seen> {
+  const devices = (await client.execute('query-block', {}, CONTROL_MS)) as { 'io-status'?: string }[]
+  const noRoom = devices.some((device) => device['io-status'] === 'nospace')
+  return { power: 'paused', trouble: noRoom && !(await hasRoom(paths.directory)) ? 'disk_full' : 'disk_error' }
+}
 
-/** The machine as the reconciler sees it. */
-export async function observe(id: string, found: Machine, clock: Clock): Promise<ObservedMachine> {
+/** A machine without a process. One that nobody ended went down with the host, or by itself. */
+async function atRest(run: RunFile | null): Promise<Seen> {
+  if (!run) return { power: 'stopped', trouble: null }
+  if (run.ended !== null) return { power: run.ended, trouble: null }
+  return { power: 'crashed', trouble: run.process.boot_id === (await hostBootId()) ? null : 'host_reboot' }
+}
+
+/** The machine as the reconciler sees it. @param hear asked last: what QEMU tells has been heard by then */
+export async function observe(
+  id: string,
+  found: Machine,
+  hear: () => Promise<Heard>,
+  clock: Clock,
+): Promise<ObservedMachine> {
   const { machine, run, paths } = found
-  const { power, trouble } = await observePower(found, clock)
+  const { power, trouble: told } = await observePower(found, clock)
+  const heard = await hear()
+  const trouble = power === 'running' && heard.hung ? 'hang' : told
+  const down = trouble !== null || power === 'crashed'
   const byGuest = machine?.image.ready_signal !== 'process'
   const ready = run !== null && (byGuest ? await saidReady(paths.ready) : power === 'running')
   const size = run ?? machine
@@ -147,5 +172,7 @@ export async function observe(id: string, found: Machine, clock: Clock): Promise
     public_ip: run?.public_ip ?? null,
     ports: run?.ports ?? [],
     trouble,
+    down_since: down ? heard.down_since : null,
+    host_boot: await hostBootId(),
   }
 }

@@ -4,16 +4,23 @@
  * hint: it only says "look again". A socket can close a few milliseconds before the process is gone, and a look in
  * between would see a live machine, so the end is announced when it has come. Nothing a guest does makes the hints a
  * flood: the ready file is watched until its first line, and only events that change a machine's state count.
+ *
+ * It also remembers what only somebody who listens can know: when a machine went down, and how long its guest has been
+ * silent (heartbeat.ts).
  */
 import { type FSWatcher, watch } from 'node:fs'
 import type { Clock } from '../../lib/clock.ts'
 import type { Log } from '../../lib/log.ts'
 import { readHead } from './console-log.ts'
+import { afterPause, afterReset, type Heartbeat, hangs, NOT_HEARD, readSign, TICK_MS, tick } from './heartbeat.ts'
+import type { Heard } from './machine.ts'
 import type { MachinePaths } from './machine-files.ts'
 import { isAlive, type ProcessIdentity, waitForEnd } from './process.ts'
 import { QmpClient } from './qmp.ts'
 
 const EVENTS = new Set(['SHUTDOWN', 'GUEST_PANICKED', 'BLOCK_IO_ERROR', 'STOP', 'RESUME'])
+/** Events that begin the time in which a guest is down. */
+const FAILURES = new Set(['GUEST_PANICKED', 'BLOCK_IO_ERROR'])
 const CONNECT_MS = 2000
 /** A new process opens its socket within tens of milliseconds; later attempts are for one that hangs. */
 const FIRST_RETRY_MS = 10
@@ -26,11 +33,17 @@ export async function saidReady(path: string): Promise<boolean> {
   return /^ready [!-~]+\r?\n/.test(await readHead(path, 128))
 }
 
+type Open = { process: ProcessIdentity; stop: AbortController; paths: MachinePaths; heartbeat: Heartbeat }
+
 export class Monitors {
   readonly #clock: Clock
   readonly #log: Log
   readonly #changed: (id: string) => void
-  readonly #open = new Map<string, { process: ProcessIdentity; stop: AbortController; paths: MachinePaths }>()
+  readonly #open = new Map<string, Open>()
+  /** When machines went down that were listened to; until they are started again or forgotten. */
+  readonly #downSince = new Map<string, Date>()
+  #ticking: { cancel(): void } | null = null
+  #closed = false
 
   constructor(clock: Clock, log: Log, changed: (id: string) => void) {
     this.#clock = clock
@@ -42,9 +55,10 @@ export class Monitors {
   attach(id: string, paths: MachinePaths, process: ProcessIdentity): void {
     const open = this.#open.get(id)
     if (open?.process.pid === process.pid && open.process.start_time === process.start_time) return
-    this.detach(id)
+    this.forget(id)
     const stop = new AbortController()
-    this.#open.set(id, { process, stop, paths })
+    this.#open.set(id, { process, stop, paths, heartbeat: NOT_HEARD })
+    this.#scheduleTick()
     this.#watchReady(id, paths.ready, stop.signal)
     this.#listen(id, paths.monitor, process, stop.signal)
       .catch((error) => this.#log.warn({ instance: id, error: String(error) }, 'machine monitor failed'))
@@ -58,12 +72,40 @@ export class Monitors {
     this.#open.delete(id)
   }
 
+  /** Stops to listen, and forgets what was heard. */
+  forget(id: string): void {
+    this.detach(id)
+    this.#downSince.delete(id)
+  }
+
+  /** What was heard of this machine beside its present state. */
+  async heard(id: string): Promise<Heard> {
+    const open = this.#open.get(id)
+    const hung = open !== undefined && hangs(open.heartbeat)
+    // The last sign of life is the file's time.
+    const silentSince = hung ? (await readSign(open.paths.ready))?.at : null
+    return { hung, down_since: this.#downSince.get(id) ?? silentSince ?? null }
+  }
+
+  /** Notes since when a machine is down, unless that is known. */
+  wentDown(id: string, at: Date): void {
+    if (!this.#downSince.has(id)) this.#downSince.set(id, at)
+  }
+
+  /** A machine goes on after a pause. */
+  wentOn(id: string): void {
+    this.#downSince.delete(id)
+    this.#expect(id, afterPause)
+  }
+
   /** Machines that are listened to. */
   paths(): MachinePaths[] {
     return [...this.#open.values()].map((open) => open.paths)
   }
 
   close(): void {
+    this.#closed = true
+    this.#ticking?.cancel()
     for (const id of [...this.#open.keys()]) this.detach(id)
   }
 
@@ -73,8 +115,12 @@ export class Monitors {
       const client = await QmpClient.connect(socket, CONNECT_MS, this.#clock).catch(() => null)
       if (client) {
         await this.#follow(id, client, stop)
+        const ended = this.#clock.now()
         delay = FIRST_RETRY_MS
-        if (!stop.aborted && (await waitForEnd(process, END_MS, this.#clock))) break
+        if (!stop.aborted && (await waitForEnd(process, END_MS, this.#clock))) {
+          if (!stop.aborted) this.wentDown(id, ended)
+          break
+        }
       }
       if (!(await isAlive(process))) break
       await this.#clock.sleep(delay, stop)
@@ -86,12 +132,42 @@ export class Monitors {
   /** Passes events on until the connection or our interest ends. What happened before it was open is covered by one hint. */
   async #follow(id: string, client: QmpClient, stop: AbortSignal): Promise<void> {
     const close = () => client.close()
-    client.onEvent = ({ event }) => EVENTS.has(event) && this.#changed(id)
+    client.onEvent = ({ event }) => {
+      if (FAILURES.has(event)) this.wentDown(id, this.#clock.now())
+      if (event === 'RESUME') this.wentOn(id)
+      if (event === 'RESET') this.#expect(id, afterReset)
+      if (EVENTS.has(event)) this.#changed(id)
+    }
     stop.addEventListener('abort', close)
     if (stop.aborted) close()
     else this.#changed(id)
     await client.closed
     stop.removeEventListener('abort', close)
+  }
+
+  #expect(id: string, next: (heartbeat: Heartbeat) => Heartbeat): void {
+    const open = this.#open.get(id)
+    if (open) open.heartbeat = next(open.heartbeat)
+  }
+
+  /** Looks at the heartbeats of all while there are any. */
+  #scheduleTick(): void {
+    if (this.#ticking || this.#closed) return
+    const begin = this.#clock.monotonic()
+    this.#ticking = this.#clock.after(TICK_MS, async () => {
+      const elapsed = this.#clock.monotonic() - begin
+      await Promise.all([...this.#open].map(([id, open]) => this.#beat(id, open, elapsed).catch(() => {})))
+      this.#ticking = null
+      if (this.#open.size > 0) this.#scheduleTick()
+    })
+  }
+
+  async #beat(id: string, open: Open, elapsed: number): Promise<void> {
+    const sign = await readSign(open.paths.ready)
+    if (!sign) return
+    const before = open.heartbeat
+    open.heartbeat = tick(before, sign, elapsed)
+    if (hangs(before) !== hangs(open.heartbeat)) this.#changed(id)
   }
 
   #watchReady(id: string, path: string, stop: AbortSignal): void {

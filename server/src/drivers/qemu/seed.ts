@@ -84,12 +84,15 @@ const escaped = (character: string) => `\\u${character.charCodeAt(0).toString(16
 
 /**
  * Runs at each boot, early, and leaves a unit that waits until sshd really listens and says so to the host, also while
- * user data still runs. An image without an sshd is given half a minute.
+ * user data still runs. An image without an sshd is given half a minute. Then it is the heartbeat (heartbeat.ts): one
+ * process for both, because only one at a time can open the port. It must not fall to a lack of memory that the guest
+ * survives, and starts again when it does.
  */
 const BOOTHOOK = `#cloud-boothook
 #!/bin/sh
 exec systemd-run --no-block --quiet --collect --unit=cloudnexus-ready \\
   --property=After="cloud-init.service cloud-init-network.service ssh.service ssh.socket sshd.service" \\
+  --property=Restart=on-failure --property=OOMScoreAdjust=-900 \\
   /bin/sh -c '
     tries=0
     until grep -q ":0016 0*:0000 0A " /proc/net/tcp /proc/net/tcp6 || [ $tries = 150 ]; do
@@ -97,7 +100,14 @@ exec systemd-run --no-block --quiet --collect --unit=cloudnexus-ready \\
       sleep 0.2
     done
     port=/dev/virtio-ports/cloudnexus.ready
-    [ -c $port ] && echo "ready $(cat /proc/sys/kernel/random/boot_id)" >$port'
+    [ -c $port ] || exit 0
+    echo "ready $(cat /proc/sys/kernel/random/boot_id)" >$port
+    trap "echo bye >$port; exit 0" TERM
+    while :; do
+      echo alive >$port
+      sleep 10 &
+      wait
+    done'
 `
 
 const BOUNDARY = '==cloudnexus-vendor-data=='

@@ -44,15 +44,22 @@ async function makeHarness(): Promise<Harness> {
       network: { ...network, ...changes.network },
     }
   }
-  const driver = createSimulatedDriver({ sql, seed: 1 })
+  let boots = 1
+  const open = () => createSimulatedDriver({ sql, seed: 1, boot: () => `${boots}` })
   return {
-    driver,
+    driver: open(),
     now: () => new Date(now),
     advance: async (ms) => void (now += ms),
     spec,
     publicAddress: () => `198.18.0.${++made}`,
     crash: (id) => crash(owner, id),
-    reopen: async () => createSimulatedDriver({ sql, seed: 1 }),
+    failing: {
+      panic: { tags: { simulate: 'panic_once' } },
+      hang: { tags: { simulate: 'hang_once' } },
+      disk_error: { tags: { simulate: 'disk_error_once' } },
+    },
+    rebootHost: async () => void boots++,
+    reopen: async () => open(),
     cleanup: async () => {},
   }
 }

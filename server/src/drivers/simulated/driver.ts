@@ -17,11 +17,20 @@ import {
   NotFoundError,
   type ObservedMachine,
   TransientError,
+  type Trouble,
 } from '../driver.ts'
-import { bootSeconds, type Fault, faultOf, POWER_OFF_SECONDS } from './timing.ts'
+import {
+  bootSeconds,
+  FAILS_AFTER_SECONDS,
+  type Failure,
+  type Fault,
+  failureOf,
+  faultOf,
+  POWER_OFF_SECONDS,
+} from './timing.ts'
 
-/** What the table keeps of one machine; times are ISO texts of the environment's clock. */
-type Machine = {
+/** What the table keeps of one machine, which may have been written by an older release; times are ISO texts of the environment's clock. */
+export type Machine = {
   disk: number
   run: number
   power: MachinePower
@@ -31,6 +40,13 @@ type Machine = {
   /** When it will be off, because it was asked, or will fail, because it was told to. */
   off_at: string | null
   crash_at: string | null
+  /** How it fails at `crash_at`; left out: its process dies. */
+  crash_as?: Failure | null
+  /** What has failed, and when. */
+  trouble?: Trouble | null
+  down_since?: string | null
+  /** The boot of the host that it was started in. */
+  boot?: string
   vcpus: number
   memory_bytes: number
   disk_bytes: number
@@ -39,8 +55,12 @@ type Machine = {
   fault: Fault | null
 }
 
-/** @param seed makes the durations of this installation its own, and repeatable */
-export function createSimulatedDriver({ sql, seed }: { sql: Sql; seed: number }): Driver {
+/**
+ * @param seed makes the durations of this installation its own, and repeatable
+ * @param boot names the present boot of the simulated host: with a new name, all that ran is gone
+ */
+export function createSimulatedDriver(options: { sql: Sql; seed: number; boot?: () => string }): Driver {
+  const { sql, seed, boot = () => 'simulated' } = options
   const load = async ({ id, environment_id }: Omit<MachineRef, 'now'>): Promise<Machine | null> => {
     const [row] = await sql.as(environment_id)<{ machine: Machine }[]>`
       select machine from simulated_machines where id = ${id}`
@@ -57,7 +77,7 @@ export function createSimulatedDriver({ sql, seed }: { sql: Sql; seed: number })
   async function change(ref: MachineRef, edit: (machine: Machine) => Machine): Promise<boolean> {
     const machine = await load(ref)
     if (!machine) return false
-    const settled = settle(machine, ref.now)
+    const settled = settle(machine, ref.now, boot())
     const edited = edit(settled)
     if (edited === settled) return true
     await save(ref.id, ref.environment_id, edited)
@@ -75,7 +95,7 @@ export function createSimulatedDriver({ sql, seed }: { sql: Sql; seed: number })
     async get(ref) {
       const stored = await load(ref)
       if (!stored) return null
-      return describe(ref.id, settle(stored, ref.now), ref.now)
+      return describe(ref.id, settle(stored, ref.now, boot()), ref.now, boot())
     },
 
     async create(spec) {
@@ -112,18 +132,22 @@ export function createSimulatedDriver({ sql, seed }: { sql: Sql; seed: number })
         const on = machine.power === 'running' || machine.power === 'paused'
         if (on && machine.run === spec.run) return machine
         if (on) throw new TransientError('still_running', 'An older run has not ended yet.')
-        const boot = bootSeconds(seed, spec.id, spec.run)
+        const takes = bootSeconds(seed, spec.id, spec.run)
         const neverReady = machine.fault === 'never_ready'
-        const crashes = machine.fault === 'crash_once' && machine.run === 0
+        const fails = failureOf(machine.fault, machine.run === 0)
         return {
           ...machine,
           ...sizeOf(spec, machine),
           power: 'running',
           run: spec.run,
           started_at: now.toISOString(),
-          ready_at: neverReady ? null : after(now, boot),
-          off_at: machine.fault === 'guest_powers_off' ? after(now, boot + 30) : null,
-          crash_at: crashes ? after(now, boot + 30) : null,
+          ready_at: neverReady ? null : after(now, takes),
+          off_at: machine.fault === 'guest_powers_off' ? after(now, takes + 30) : null,
+          crash_at: fails ? after(now, takes + FAILS_AFTER_SECONDS) : null,
+          crash_as: fails,
+          trouble: null,
+          down_since: null,
+          boot: boot(),
           public_ip: spec.network.public_ip,
           ports: spec.network.public_ip ? spec.network.ports : [],
         }
@@ -134,7 +158,8 @@ export function createSimulatedDriver({ sql, seed }: { sql: Sql; seed: number })
 
     powerDown: async (ref) => {
       await change(ref, (machine) => {
-        if (machine.power !== 'running' || machine.fault === 'ignores_power_down') return machine
+        const deaf = machine.fault === 'ignores_power_down' || machine.trouble === 'hang'
+        if (machine.power !== 'running' || deaf) return machine
         const off = after(ref.now, POWER_OFF_SECONDS)
         return machine.off_at && machine.off_at <= off ? machine : { ...machine, off_at: off }
       })
@@ -144,6 +169,13 @@ export function createSimulatedDriver({ sql, seed }: { sql: Sql; seed: number })
       await change(ref, (machine) =>
         machine.power === 'running' || machine.power === 'paused' ? ended(machine, 'stopped') : machine,
       )
+    },
+
+    resume: async (ref) => {
+      await change(ref, (machine) => {
+        if (machine.power !== 'paused' || machine.trouble !== 'disk_error') return machine
+        return { ...machine, power: 'running', trouble: null, down_since: null }
+      })
     },
 
     resizeDisk: async (spec, now) => {
@@ -170,7 +202,7 @@ export function createSimulatedDriver({ sql, seed }: { sql: Sql; seed: number })
     async consoleLog(ref, tailBytes) {
       const stored = await load(ref)
       if (!stored?.started_at) return new Uint8Array()
-      const machine = settle(stored, ref.now)
+      const machine = settle(stored, ref.now, boot())
       const lines = [`[${machine.started_at}] simulated machine ${ref.id}: run ${machine.run} started`]
       if (machine.ready_at && machine.ready_at <= ref.now.toISOString()) {
         lines.push(`[${machine.ready_at}] simulated machine ${ref.id}: guest is up`)
@@ -185,18 +217,29 @@ export function createSimulatedDriver({ sql, seed }: { sql: Sql; seed: number })
   }
 }
 
-/** What time has done to a machine until `now`. */
-function settle(machine: Machine, now: Date): Machine {
+/** What time, and a reboot of the host, have done to a machine until `now`. */
+function settle(machine: Machine, now: Date, boot: string): Machine {
+  const on = machine.power === 'running' || machine.power === 'paused'
+  if (on && machine.boot !== undefined && machine.boot !== boot) return failed(machine, 'host_reboot', null)
   if (machine.power !== 'running') return machine
   const at = now.toISOString()
-  if (machine.crash_at && machine.crash_at <= at) return ended(machine, 'crashed')
+  if (machine.crash_at && machine.crash_at <= at) return failed(machine, machine.crash_as ?? 'crash', machine.crash_at)
   if (machine.off_at && machine.off_at <= at) return ended(machine, 'off')
   return machine
+}
+
+/** The machine after it went down by itself. */
+export function failed(machine: Machine, as: Failure, since: string | null): Machine {
+  const down = { down_since: since, trouble: as === 'crash' ? null : as }
+  if (as === 'crash' || as === 'host_reboot') return { ...ended(machine, 'crashed'), ...down }
+  return { ...machine, ...down, power: as === 'hang' ? 'running' : 'paused', crash_at: null, off_at: null }
 }
 
 const ended = (machine: Machine, power: MachinePower): Machine => ({
   ...machine,
   power,
+  trouble: null,
+  down_since: null,
   ready_at: null,
   off_at: null,
   crash_at: null,
@@ -209,7 +252,7 @@ function sizeOf(spec: MachineSpec, machine: Machine): Pick<Machine, 'vcpus' | 'm
   return { vcpus: spec.vcpus, memory_bytes: spec.memory_bytes, disk_bytes }
 }
 
-function describe(id: string, machine: Machine, now: Date): ObservedMachine {
+function describe(id: string, machine: Machine, now: Date, boot: string): ObservedMachine {
   return {
     id,
     power: machine.power,
@@ -222,7 +265,9 @@ function describe(id: string, machine: Machine, now: Date): ObservedMachine {
     disk_bytes: machine.disk_bytes,
     public_ip: machine.public_ip,
     ports: machine.ports.map((port) => ({ guest_port: port, host_port: port })),
-    trouble: null,
+    trouble: machine.trouble ?? null,
+    down_since: machine.down_since ? new Date(machine.down_since) : null,
+    host_boot: boot,
     changes_at: nextChange(machine, now),
   }
 }

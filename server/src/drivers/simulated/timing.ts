@@ -6,6 +6,11 @@ export const FAULTS = [
   'no_capacity',
   'never_ready',
   'crash_once',
+  'crash_loop',
+  'panic_once',
+  'hang_once',
+  'disk_error_once',
+  'host_reboot_once',
   'guest_powers_off',
   'ignores_power_down',
 ] as const
@@ -13,6 +18,19 @@ export type Fault = (typeof FAULTS)[number]
 
 /** Seconds that a simulated guest takes to power off when asked. */
 export const POWER_OFF_SECONDS = 2
+
+/** How a simulated machine goes down by itself. */
+export type Failure = 'crash' | 'panic' | 'hang' | 'disk_error' | 'host_reboot'
+
+/** Seconds from ready to the failure that was asked for. */
+export const FAILS_AFTER_SECONDS = 30
+
+/** How the machine of this run goes down, half a minute after it was up; null: not at all. */
+export function failureOf(fault: Fault | null, firstRun: boolean): Failure | null {
+  if (fault === 'crash_loop') return 'crash'
+  if (!firstRun || !fault?.endsWith('_once')) return null
+  return fault.slice(0, -'_once'.length) as Failure
+}
 
 /** The failure that an instance's tags ask for, if any. */
 export function faultOf(tags: Record<string, string>): Fault | null {

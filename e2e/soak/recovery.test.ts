@@ -1,0 +1,20 @@
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import { ControlPlane } from '../control-plane.ts'
+import { probeMachines } from '../one-machine-per-disk.ts'
+import { killRepeatedly, printFigures } from '../recovery-scenario.ts'
+
+test('20 kills of a real guest: up again each time, never two machines on its disk', {
+  timeout: 1_800_000,
+}, async () => {
+  const plane = await ControlPlane.create()
+  const probe = probeMachines(plane.data_dir)
+  try {
+    const { figures } = await killRepeatedly(plane, 20)
+    printFigures('kill -9', figures)
+    assert.deepEqual(probe.stop(), [])
+  } finally {
+    probe.stop()
+    await plane.teardown()
+  }
+})

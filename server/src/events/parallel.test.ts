@@ -1,0 +1,120 @@
+/**
+ * Two processes write at once and readers follow both: numbers without gaps in the order of commits, so that nothing ever
+ * appears below what could already be read.
+ */
+import assert from 'node:assert/strict'
+import { after, before, test } from 'node:test'
+import { createApp } from '../app.ts'
+import { connect } from '../db/database.ts'
+import { createNotifier } from '../db/notify.ts'
+import type { Deps } from '../deps.ts'
+import { WORK_CHANNEL } from '../engine/work.ts'
+import { type Call, caller } from '../http/testing.ts'
+import type { App } from '../http/types.ts'
+import { createWorld, type World } from '../instances/testing-world.ts'
+import { createKeyLookup } from '../keys/store.ts'
+import { openTestStream, type TestStream } from './testing-stream.ts'
+
+const WRITERS = 24
+const WRITES = 12
+
+let world: World
+let other: { app: App; deps: Deps; stop(): Promise<void> }
+before(async () => {
+  world = await createWorld()
+  other = await secondProcess()
+})
+after(async () => {
+  await other?.stop()
+  await world?.stop()
+})
+
+/** Another process on the same database: pools, a notifier and a key lookup of its own. */
+async function secondProcess() {
+  const { deps, urls } = world
+  const { clock, secrets } = deps
+  const sql = connect({ url: urls.cn_engine, max: 10, name: 'second', tenants: { url: urls.cn_app, max: 10 } })
+  const notifier = createNotifier(sql, clock, WORK_CHANNEL)
+  await notifier.start()
+  const second: Deps = { ...deps, sql, notifier, keys: createKeyLookup({ sql, clock, pepper: secrets.pepper }) }
+  const app = await createApp(second, { ready: async () => [], recorded: false })
+  const stop = async () => {
+    await app.close()
+    await notifier.stop()
+    await sql.end({ timeout: 2 })
+  }
+  return { app, deps: second, stop }
+}
+
+test(`${WRITERS} writers in two processes: nobody who reads misses one, sees one twice or late`, {
+  timeout: 180_000,
+}, async (context) => {
+  const { key } = world.test
+  const calls: Call[] = [caller(world.app, key), caller(other.app, key)]
+  let isWriting = true
+
+  /** Polls with `after`, by pages of an odd size, until the writers have ended and there is no more. */
+  async function poll(call: Call): Promise<{ seen: number[]; looks: number }> {
+    const seen: number[] = []
+    let place = 0
+    for (let looks = 1; ; looks++) {
+      const wasWriting = isWriting
+      const { status, body } = await call('GET', `/v2/events?after=${place}&limit=7`)
+      assert.equal(status, 200, JSON.stringify(body))
+      for (const { sequence } of body.data) seen.push(sequence)
+      assert.ok(body.next_after >= place, 'it never goes back')
+      place = body.next_after
+      if (!wasWriting && body.data.length === 0) return { seen, looks }
+    }
+  }
+
+  const origins = await Promise.all([world.app, other.app].map((app) => app.listen({ port: 0, host: '127.0.0.1' })))
+  const streams: TestStream[] = await Promise.all(
+    origins.flatMap((origin) =>
+      ['?after=0', '?after=0&type=instance.created'].map((query) =>
+        openTestStream(`${origin}/v2/events/stream${query}`, { authorization: `Bearer ${key}` }),
+      ),
+    ),
+  )
+  context.after(() => {
+    for (const stream of streams) stream.kill()
+  })
+  const readers = [poll(calls[0]!), poll(calls[1]!), poll(calls[1]!)]
+  const writers = Array.from({ length: WRITERS }, async (_, n) => {
+    const call = calls[n % 2]!
+    const body = { region: 'us-east-1', plan: 'micro-1x', image: 'micro-linux', name: `writer-${n}` }
+    const { body: made } = await call('POST', '/v2/instances', body)
+    for (let i = 1; i < WRITES; i++) {
+      const { status } = await call('PUT', `/v2/instances/${made.id}`, { tags: { change: String(i) } })
+      assert.equal(status, 200)
+    }
+  })
+  await Promise.all(writers)
+  isWriting = false
+
+  const [{ sequence: last }] = (await world.owner`
+    select sequence from environment_heads where environment_id = ${world.test.principal.environment_id}`) as [
+    { sequence: number },
+  ]
+  assert.ok(last >= WRITERS * WRITES)
+  const looks: number[] = []
+  for (const reader of readers) {
+    const read = await reader
+    looks.push(read.looks)
+    // In this very order: so none came below one that had been read.
+    assert.deepEqual(
+      read.seen.slice(0, last),
+      Array.from({ length: last }, (_, i) => i + 1),
+    )
+  }
+  const rows = await world.owner`
+    select type, sequence from events where environment_id = ${world.test.principal.environment_id} order by sequence`
+  const deadline = performance.now() + 60_000
+  for (const [i, stream] of streams.entries()) {
+    const expected = rows.filter(({ type }) => i % 2 === 0 || type === 'instance.created').map((row) => row.sequence)
+    const seen = () => stream.events().map(({ id }) => Number(id))
+    while (seen().length < expected.length && performance.now() < deadline) await world.deps.clock.sleep(10)
+    assert.deepEqual(seen(), expected)
+  }
+  context.diagnostic(`${last} events; the readers looked ${looks.join(', ')} times meanwhile`)
+})

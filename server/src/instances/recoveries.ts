@@ -1,0 +1,100 @@
+/** Every SQL statement on recoveries: their records, whose turn it is, and the objective that follows from them. */
+import type { Config } from '../config.ts'
+import type { Query, Transaction } from '../db/database.ts'
+import { type Window, windowSql } from '../http/list.ts'
+import type { Cause, InstanceRow, Recovery } from './row.ts'
+
+/** Writes the record as it stands; called by `save` in the transaction of what was seen. */
+export async function writeRecovery(tx: Transaction, row: InstanceRow, recovery: Recovery): Promise<void> {
+  const columns = { environment_id: row.environment_id, instance_id: row.id, ...recovery }
+  const { number: _, environment_id: _e, instance_id: _i, ...changing } = columns
+  await tx`
+    insert into recoveries ${tx(columns)}
+    on conflict (environment_id, instance_id, number) do update set ${tx(changing)}`
+}
+
+/** Whether an instance that went down with its host may be started now; in a transaction, nobody else is told so meanwhile. */
+export async function mayStart(query: Query, row: InstanceRow, config: Pick<Config, 'recovery'>): Promise<boolean> {
+  const [answer] = await query<{ turn: boolean }[]>`
+    select recovery_turn(${row.id}, ${row.observed_boot}, ${config.recovery.concurrency}) as turn`
+  return answer!.turn
+}
+
+/** Wakes those who wait for their turn, after the recovery of this row has ended. */
+export async function wakeWaiting(tx: Transaction, row: InstanceRow): Promise<void> {
+  // One that was not started yet took nobody's turn.
+  if (row.recovery?.cause !== 'host_rebooted' || row.recovery.attempts === 0) return
+  await tx`select wake_instances_waiting_to_recover(${row.id})`
+}
+
+/** Records are kept for so many days of their environment's time. */
+const KEPT_DAYS = 90
+
+/** Removes the records of all environments that are older than that. */
+export async function forgetRecoveries(query: Query): Promise<void> {
+  await query`
+    delete from recoveries where detected_at < environment_now(environment_id) - make_interval(days => ${KEPT_DAYS})`
+}
+
+/** A record as a list reads it. */
+export type RecoveryRow = {
+  ordinal: number
+  cause: Cause
+  detected_at: Date
+  down_since: Date | null
+  started_at: Date | null
+  ended_at: Date | null
+  attempts: number
+  outcome: Recovery['outcome']
+}
+
+/** One window of an instance's recoveries, by their numbers. */
+export async function listRecoveries(
+  query: Query,
+  environmentId: string,
+  instanceId: string,
+  window: Window,
+): Promise<RecoveryRow[]> {
+  return await query<RecoveryRow[]>`
+    select * from (
+      select number as ordinal, cause, detected_at, down_since, started_at, ended_at, attempts, outcome
+      from recoveries where environment_id = ${environmentId} and instance_id = ${instanceId}
+    ) as r where true ${windowSql(query, window)}`
+}
+
+/** Percentiles in seconds of one phase. */
+export type Percentiles = { p50: number; p90: number; p99: number; samples: number } | null
+
+/** What recoveries took, of one cause or (null) of all. */
+export type ObjectiveRow = {
+  cause: Cause | null
+  total: number
+  recovered: number
+  detect: Percentiles
+  restart: Percentiles
+  ready: Percentiles
+  downtime: Percentiles
+}
+
+/** Over all recoveries of the environment that have ended; the row of all comes first. */
+export async function readObjective(query: Query, environmentId: string): Promise<ObjectiveRow[]> {
+  const percentiles = (phase: 'detect' | 'restart' | 'ready' | 'downtime') => {
+    const seconds = query(phase)
+    const at = (fraction: number) => query`percentile_cont(${fraction}::float8) within group (order by ${seconds})`
+    return query`
+      case when count(${seconds}) > 0 then json_build_object('p50', ${at(0.5)}, 'p90', ${at(0.9)}, 'p99', ${at(0.99)},
+        'samples', count(${seconds})) end`
+  }
+  return await query<ObjectiveRow[]>`
+    select cause, count(*)::integer as total, count(*) filter (where outcome = 'recovered')::integer as recovered,
+      ${percentiles('detect')} as detect, ${percentiles('restart')} as restart, ${percentiles('ready')} as ready,
+      ${percentiles('downtime')} as downtime
+    from (
+      select cause, outcome, extract(epoch from detected_at - down_since) as detect,
+        case when outcome = 'recovered' then extract(epoch from started_at - detected_at) end as restart,
+        case when outcome = 'recovered' then extract(epoch from ended_at - started_at) end as ready,
+        case when outcome = 'recovered' then extract(epoch from ended_at - coalesce(down_since, detected_at)) end as downtime
+      from recoveries where environment_id = ${environmentId} and outcome is not null
+    ) as r
+    group by grouping sets ((), (cause)) order by grouping(cause) desc, cause`
+}
