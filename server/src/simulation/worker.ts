@@ -5,7 +5,7 @@
  */
 import { type Looked, type Reconcilers, step } from '../engine/loop.ts'
 import { type Claim, claim, LEASE_SECONDS, renew } from '../engine/work.ts'
-import { reconcilers } from '../reconcilers.ts'
+import { pools } from '../reconcilers.ts'
 import { during, type Fault, newTick, type Tick } from './faults.ts'
 import type { SimulatedWorld } from './world.ts'
 
@@ -40,7 +40,7 @@ export type Worker = {
 
 export function startWorker(world: SimulatedWorld, name: string): Worker {
   const { sql } = world.deps
-  const all: Reconcilers = reconcilers(world.deps)
+  const all: Reconcilers = Object.assign({}, ...pools(world.deps).map((pool) => pool.reconcilers))
   const kinds = Object.keys(all).filter((kind) => !LEFT_OUT.includes(kind))
   const held: Claim[] = []
   const standing: Worker['standing'] = []

@@ -120,6 +120,7 @@ export async function openWorld(): Promise<SimulatedWorld> {
     ],
     ...{ sql, clock, random, notifier, log: silentLog, requests: NO_REQUEST_LOG, metrics: createMetrics() },
     keys: createKeyLookup({ sql, clock, pepper: ZEROS }),
+    resolve: () => Promise.reject(new Error('no names in a simulation')),
     stopping: new AbortController().signal,
   }
   const app = await createApp(deps, { ready: async () => [], recorded: false })
