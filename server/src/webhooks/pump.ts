@@ -23,7 +23,8 @@ const MOST_UNWRITTEN = 200
 const PUMP_MS = 300_000
 /** Real milliseconds after which it is looked for what is due, when nobody tells. */
 const POLL_MS = 1_000
-/** Added for each look that found nothing, up to this: most that is told may be about others. */
+/** Looks in a row that may find nothing; each one more adds so much, up to this: most that is told may be about others. */
+const IDLE_LOOKS = 3
 const IDLE_MS = 20
 const MOST_IDLE_MS = 200
 /** Real milliseconds that requests may go on when the process is being stopped. */
@@ -97,7 +98,8 @@ export async function pump(deps: Deps, claimed: Claim, first: Endpoint, budget: 
   async function listen(): Promise<void> {
     while (!over.signal.aborted) {
       await deps.notifier.nextChange(claimed.environment_id, POLL_MS, over.signal)
-      if (idleLooks > 0) await clock.sleep(Math.min(idleLooks * IDLE_MS, MOST_IDLE_MS), over.signal)
+      const idle = idleLooks - IDLE_LOOKS
+      if (idle > 0) await clock.sleep(Math.min(idle * IDLE_MS, MOST_IDLE_MS), over.signal)
       mayBeMore = true
       bell.ring()
     }
