@@ -56,7 +56,7 @@ export async function crashLoop(scenario: Scenario): Promise<void> {
   const owner = connect({ url: databaseUrl(plane), max: 2, name: 'crash-loop' })
   await installProbes(owner)
   const journal = new Journal(plane, seededRandom(scenario.seed + 1))
-  const receiver = (await hasWebhooks(plane)) ? await EventReceiver.start(plane, owner) : null
+  const receiver = await EventReceiver.start(plane, owner)
   const recoveries: Promise<void>[] = []
   const probe = probeMachines(plane.data_dir)
 
@@ -180,7 +180,7 @@ export async function crashLoop(scenario: Scenario): Promise<void> {
     process.stdout.write(plane.lastLog())
     throw error
   } finally {
-    receiver?.close()
+    receiver.close()
     await owner.end()
     probe.stop()
     await plane.teardown()
@@ -197,13 +197,13 @@ export async function crashLoop(scenario: Scenario): Promise<void> {
     })
     const { findings, written } = await journal.compare(owner)
     for (const { id } of environments) findings.push(...(await auditBooks(owner, id)))
-    const delivered = await receiver?.compare(owner)
-    findings.push(...(delivered?.findings ?? []))
+    const delivered = await receiver.compare(owner)
+    findings.push(...delivered.findings)
     assert.deepEqual(findings, [])
     const [sum] = await owner<{ events: number; recovered: number }[]>`
       select count(*) as events, count(*) filter (where type = 'instance.recovered') as recovered from events`
     const { events, recovered } = sum!
-    if (delivered) process.stdout.write(`delivered ${delivered.events} events, ${delivered.repeated} more than once\n`)
+    process.stdout.write(`delivered ${delivered.events} events, ${delivered.repeated} more than once\n`)
     process.stdout.write(
       `${kills.length} kills, ${events} events, ${recovered} recoveries, writes ${JSON.stringify(written)}\n`,
     )
@@ -253,12 +253,6 @@ export async function crashLoop(scenario: Scenario): Promise<void> {
     const { used } = (await plane.call('GET', '/v2/regions')).body.data[0].capacity
     assert.deepEqual(used, { vcpus: 0, memory_bytes: 0, disk_bytes: 0 })
   }
-}
-
-/** Whether this release sends events to webhooks. */
-async function hasWebhooks(plane: ControlPlane): Promise<boolean> {
-  const document = (await (await fetch(`http://127.0.0.1:${plane.port}/openapi.json`)).json()) as { paths: object }
-  return '/v2/webhooks' in document.paths
 }
 
 /** The embedded server's own process, and its socket. */

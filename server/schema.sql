@@ -62,6 +62,16 @@ grant delete, insert, select, update on ssh_keys to cn_app;
 
 grant delete, insert, select, update on subnets to cn_app;
 
+grant delete, insert, select on webhook_attempts to cn_app;
+
+grant delete, insert, select, update on webhook_deliveries to cn_app;
+
+grant delete, select on webhook_deliveries to cn_engine;
+
+grant delete, insert, select, update on webhooks to cn_app;
+
+grant select (environment_id, id, wanted_gone) on webhooks to cn_engine;
+
 grant insert, select, update on work to cn_app;
 
 grant delete, insert, select, update on work to cn_engine;
@@ -91,6 +101,8 @@ grant execute on function keep_request_days(keep_days integer) to cn_engine;
 grant execute on function open_environment_head() to public;
 
 grant execute on function project_quotas(of_project text) to cn_app;
+
+grant execute on function queue_deliveries(in_environment text, event_ids text[], sequences bigint[], types text[], resource_ids text[], at timestamp with time zone) to public;
 
 grant execute on function recovery_turn(of_instance text, boot text, at_once integer) to cn_app;
 
@@ -210,6 +222,7 @@ create table environment_heads (
   used_public_ips bigint default 0 not null,
   audit_sequence bigint default 0 not null,
   audit_hash bytea default decode(repeat('00'::text, 32), 'hex'::text) not null,
+  webhooks integer default 0 not null,
   constraint environment_heads_pkey PRIMARY KEY (environment_id),
   constraint environment_heads_environment_id_fkey FOREIGN KEY (environment_id) REFERENCES environments(id)
 );
@@ -481,6 +494,72 @@ create table subnets (
   constraint subnets_pool_id_fkey FOREIGN KEY (pool_id) REFERENCES address_pools(id)
 );
 
+create table webhook_attempts (
+  environment_id text not null,
+  delivery_id text not null,
+  number integer not null,
+  started_at timestamp with time zone not null,
+  duration_ms double precision not null,
+  dns_ms double precision,
+  connect_ms double precision,
+  first_byte_ms double precision,
+  request_headers jsonb not null,
+  response_status smallint,
+  response_headers jsonb,
+  response_body text,
+  error text,
+  constraint webhook_attempts_pkey PRIMARY KEY (delivery_id, number),
+  constraint webhook_attempts_delivery_id_fkey FOREIGN KEY (delivery_id) REFERENCES webhook_deliveries(id) ON DELETE CASCADE
+);
+
+create table webhook_deliveries (
+  environment_id text not null,
+  id text not null,
+  ordinal bigint generated always as identity not null,
+  webhook_id text not null,
+  event_id text not null,
+  event_sequence bigint not null,
+  event_type text not null,
+  cause text not null,
+  status text default 'pending'::text not null,
+  reason text,
+  attempts integer default 0 not null,
+  due_at timestamp with time zone,
+  created_at timestamp with time zone not null,
+  finished_at timestamp with time zone,
+  recorded_at timestamp with time zone default clock_timestamp() not null,
+  constraint webhook_deliveries_pkey PRIMARY KEY (id),
+  constraint webhook_deliveries_cause_check CHECK (cause = ANY (ARRAY['event'::text, 'resend'::text, 'replay'::text, 'ping'::text])),
+  constraint webhook_deliveries_status_check CHECK (status = ANY (ARRAY['pending'::text, 'succeeded'::text, 'failed'::text, 'cancelled'::text]))
+);
+
+create table webhooks (
+  environment_id text not null,
+  id text not null,
+  ordinal bigint generated always as identity not null,
+  url text not null,
+  events text[] not null,
+  description text not null,
+  wanted_enabled boolean not null,
+  wanted_gone boolean default false not null,
+  secret bytea not null,
+  previous_secret bytea,
+  previous_secret_until timestamp with time zone,
+  key_id text not null,
+  observed_disabled_reason text,
+  observed_disabled_at timestamp with time zone,
+  observed_failing_since timestamp with time zone,
+  observed_failed_at timestamp with time zone,
+  observed_throttled boolean default false not null,
+  created_at timestamp with time zone not null,
+  updated_at timestamp with time zone not null,
+  version integer default 1 not null,
+  constraint webhooks_pkey PRIMARY KEY (id),
+  constraint webhooks_environment_id_fkey FOREIGN KEY (environment_id) REFERENCES environments(id),
+  constraint webhooks_key_id_fkey FOREIGN KEY (key_id) REFERENCES api_keys(id),
+  constraint webhooks_observed_disabled_reason_check CHECK (observed_disabled_reason = ANY (ARRAY['gone'::text, 'failing'::text, 'key_ended'::text]))
+);
+
 create table work (
   kind text not null,
   id text not null,
@@ -544,6 +623,18 @@ CREATE INDEX requests_request_id ON ONLY public.requests USING btree (environmen
 CREATE INDEX requests_resource ON ONLY public.requests USING btree (environment_id, resource, ordinal) WHERE (resource IS NOT NULL);
 
 CREATE UNIQUE INDEX subnets_default ON public.subnets USING btree (environment_id, region) WHERE is_default;
+
+CREATE INDEX webhook_deliveries_age ON public.webhook_deliveries USING btree (recorded_at);
+
+CREATE INDEX webhook_deliveries_due ON public.webhook_deliveries USING btree (webhook_id, due_at, ordinal) WHERE ((status = 'pending'::text) AND (cause <> 'replay'::text));
+
+CREATE INDEX webhook_deliveries_event ON public.webhook_deliveries USING btree (webhook_id, event_sequence);
+
+CREATE INDEX webhook_deliveries_listed ON public.webhook_deliveries USING btree (webhook_id, ordinal);
+
+CREATE INDEX webhook_deliveries_replayed ON public.webhook_deliveries USING btree (webhook_id, due_at, ordinal) WHERE ((status = 'pending'::text) AND (cause = 'replay'::text));
+
+CREATE INDEX webhooks_listed ON public.webhooks USING btree (environment_id, ordinal);
 
 CREATE INDEX work_due ON public.work USING btree (environment_id, due_at);
 
@@ -791,6 +882,31 @@ AS $function$
     where e.project_id = of_project and public.belongs_to_operator(public.current_environment_id())
   $function$;
 
+CREATE OR REPLACE FUNCTION public.queue_deliveries(in_environment text, event_ids text[], sequences bigint[], types text[], resource_ids text[], at timestamp with time zone)
+ RETURNS integer
+ LANGUAGE plpgsql
+AS $function$
+begin
+  with queued as (
+    insert into webhook_deliveries
+      (environment_id, id, webhook_id, event_id, event_sequence, event_type, cause, due_at, created_at)
+    select w.environment_id, 'dlv_' || left(encode(sha256(convert_to(e.id || w.id, 'UTF8')), 'hex'), 20), w.id,
+      e.id, e.sequence, e.type, case when e.type = 'webhook.ping' then 'ping' else 'event' end, at, at
+    from unnest(event_ids, sequences, types, resource_ids) as e(id, sequence, type, resource_id)
+      join webhooks w on case when e.type = 'webhook.ping' then w.id = e.resource_id
+        else w.events && array['*', split_part(e.type, '.', 1) || '.*', e.type] end
+    where w.environment_id = in_environment and w.wanted_enabled and not w.wanted_gone
+      and w.observed_disabled_reason is null
+    order by e.sequence
+    returning webhook_id
+  )
+  insert into work as w (kind, id, environment_id, due_at)
+  select distinct 'webhook', q.webhook_id, in_environment, at from queued q order by q.webhook_id
+  on conflict (kind, id) do update set
+    due_at = least(w.due_at, excluded.due_at), not_before = '-infinity', wakes = w.wakes + 1;
+  return 1;
+end $function$;
+
 CREATE OR REPLACE FUNCTION public.recovery_turn(of_instance text, boot text, at_once integer)
  RETURNS boolean
  LANGUAGE plpgsql
@@ -1028,6 +1144,24 @@ alter table subnets enable and force row level security;
 create policy installation on subnets as permissive for all to current_user, cn_engine using (true);
 
 create policy tenant on subnets as permissive for all to cn_app using ((environment_id = current_environment_id()));
+
+alter table webhook_attempts enable and force row level security;
+
+create policy installation on webhook_attempts as permissive for all to current_user, cn_engine using (true);
+
+create policy tenant on webhook_attempts as permissive for all to cn_app using ((environment_id = current_environment_id()));
+
+alter table webhook_deliveries enable and force row level security;
+
+create policy installation on webhook_deliveries as permissive for all to current_user, cn_engine using (true);
+
+create policy tenant on webhook_deliveries as permissive for all to cn_app using ((environment_id = current_environment_id()));
+
+alter table webhooks enable and force row level security;
+
+create policy installation on webhooks as permissive for all to current_user, cn_engine using (true);
+
+create policy tenant on webhooks as permissive for all to cn_app using ((environment_id = current_environment_id()));
 
 alter table work enable and force row level security;
 

@@ -47,6 +47,7 @@ const log = createLog({ level: 'warn', pretty: false })
 const driver = createSimulatedDriver({ sql, seed: 1 })
 const deps: Deps = {
   ...{ config, sql, clock, random, log, metrics: createMetrics() },
+  resolve: async () => [],
   secrets: { pepper: secret, cursor_key: secret, seal_key: secret, database_key: secret },
   regions: [{ id: 'us-east-1', name: 'This host', drivers: { live: driver, test: driver } }],
   notifier: {

@@ -26,6 +26,7 @@ const TEST = {
   mtools: 'mcopy',
   curl: 'curl',
   gnupg: 'gpg',
+  python3: 'python3',
 }
 /** Good to have; not every distribution knows it by this name. */
 const OPTIONAL = { 'debian-archive-keyring': '/usr/share/keyrings/debian-archive-keyring.gpg' }

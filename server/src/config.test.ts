@@ -119,6 +119,12 @@ describe('configuration', () => {
       'fd00::/8',
     ])
     assert.deepEqual(read([], {}, { image_allow: [] }).image_allow, [])
+    assert.deepEqual(read([]).webhook_allow, ['127.0.0.0/8'])
+    assert.deepEqual(read(['--host', '0.0.0.0']).webhook_allow, [])
+    assert.deepEqual(read([], { CLOUDNEXUS_WEBHOOK_ALLOW: '10.0.0.0/8' }).webhook_allow, ['10.0.0.0/8'])
+    // Set to nothing, nothing is allowed: here an empty variable is a value.
+    assert.deepEqual(read([], { CLOUDNEXUS_WEBHOOK_ALLOW: '' }).webhook_allow, [])
+    assert.deepEqual(read([], {}, { webhook_allow: [] }).webhook_allow, [])
   })
 
   test('proxies are believed only where the operator names them, and never everybody', () => {

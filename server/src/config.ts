@@ -48,6 +48,12 @@ export type Config = {
   public_addresses: string | null
   /** CIDRs beyond the public internet from which images may be fetched. */
   image_allow: string[]
+  /** The same for webhooks; only these may be reached without TLS. */
+  webhook_allow: string[]
+  /** `host:port` of an HTTP proxy through which webhooks are sent; null: none. */
+  webhook_proxy: string | null
+  /** Days that deliveries of webhooks and their attempts are kept. */
+  webhook_log_days: number
   /** CIDRs of proxies whose X-Forwarded-For says who the client is. */
   trusted_proxies: string[]
   image_max_bytes: number
@@ -81,7 +87,7 @@ const UBUNTU_FINGERPRINT = 'D2EB44626FDDC30B513D5BB71A5D6C4C7DB87C81'
 const UBUNTU_KEYRING = '/usr/share/keyrings/ubuntu-cloudimage-keyring.gpg'
 const UBUNTU_KEY_ADDRESS = `https://keyserver.ubuntu.com/pks/lookup?op=get&options=mr&search=0x${UBUNTU_FINGERPRINT}`
 
-const DEFAULTS: Omit<Settings, 'version' | 'image_allow'> = {
+const DEFAULTS: Omit<Settings, 'version' | 'image_allow' | 'webhook_allow'> = {
   host: '127.0.0.1',
   port: 8080,
   public_url: null,
@@ -102,6 +108,8 @@ const DEFAULTS: Omit<Settings, 'version' | 'image_allow'> = {
   capacity: { vcpus_per_core: 8, memory_bytes: null, disk_bytes: null },
   quotas: { live: {}, test: {} },
   public_addresses: null,
+  webhook_proxy: null,
+  webhook_log_days: 30,
   trusted_proxies: [],
   image_max_bytes: 20 * GIB,
   image_stall_timeout_seconds: 60,
@@ -141,11 +149,11 @@ export function readConfig(args: string[], env: Environment = process.env, readF
   mistakes.push(...unknownVariables(env))
 
   const given = new Map<string, unknown>()
-  for (const { key, flag, env: name, parse } of SETTINGS) {
+  for (const { key, flag, env: name, parse, may_be_empty } of SETTINGS) {
     const [origin, text] =
       flag && values[flag.slice(2)] !== undefined ? [flag, values[flag.slice(2)]] : [name, name && env[name]]
     // An empty variable counts as not set, as shells and service files write it; an empty flag is a mistake.
-    if (typeof text !== 'string' || !parse || (text === '' && origin === name)) continue
+    if (typeof text !== 'string' || !parse || (text === '' && origin === name && !may_be_empty)) continue
     try {
       given.set(key, parse(text))
     } catch (error) {
@@ -161,7 +169,8 @@ export function readConfig(args: string[], env: Environment = process.env, readF
 }
 
 function merge(given: Map<string, unknown>, file: ConfigFile, dataDir: string): Settings {
-  const settings = structuredClone({ ...DEFAULTS, version: readVersion(), image_allow: [] as string[] })
+  const none: string[] = []
+  const settings = structuredClone({ ...DEFAULTS, version: readVersion(), image_allow: none, webhook_allow: none })
   for (const { key } of SETTINGS) {
     const value = given.get(key) ?? lookUp(file, key)
     if (value === undefined) continue
@@ -175,8 +184,10 @@ function merge(given: Map<string, unknown>, file: ConfigFile, dataDir: string): 
   if (roles.length === 1 || (roles.length === 2 && settings.database_url === null)) {
     throw new StartupError('DATABASE_APP_URL and DATABASE_ENGINE_URL go together, beside DATABASE_URL: give all three.')
   }
-  const allowGiven = given.has('image_allow') || file.image_allow !== undefined
-  if (!allowGiven && isLoopback(settings.host)) settings.image_allow = ['127.0.0.0/8']
+  for (const key of ['image_allow', 'webhook_allow'] as const) {
+    const allowGiven = given.has(key) || file[key] !== undefined
+    if (!allowGiven && isLoopback(settings.host)) settings[key] = ['127.0.0.0/8']
+  }
   return settings
 }
 

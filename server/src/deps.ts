@@ -6,6 +6,7 @@ import type { KeyLookup } from './keys/store.ts'
 import type { Clock } from './lib/clock.ts'
 import type { Log } from './lib/log.ts'
 import type { Metrics } from './lib/metrics.ts'
+import type { Resolve } from './lib/outbound.ts'
 import type { Random } from './lib/random.ts'
 import type { RequestLog } from './requests/recorder.ts'
 
@@ -31,6 +32,8 @@ export type Deps = {
   sql: Sql
   clock: Clock
   random: Random
+  /** Names to addresses, for requests to where tenants say. */
+  resolve: Resolve
   log: Log
   secrets: Secrets
   regions: Region[]

@@ -11,7 +11,7 @@ import type { Deps } from './deps.ts'
 import { proveAccelerator } from './drivers/qemu/accelerator.ts'
 import { QemuDriver } from './drivers/qemu/driver.ts'
 import { createSimulatedDriver } from './drivers/simulated/driver.ts'
-import { createEngine } from './engine/loop.ts'
+import { createEngines } from './engine/pools.ts'
 import { WORK_CHANNEL } from './engine/work.ts'
 import { CATALOGUE } from './images/catalog.ts'
 import { syncCatalogue } from './images/store.ts'
@@ -22,9 +22,10 @@ import { StartupError } from './lib/errors.ts'
 import { createLog, type Log } from './lib/log.ts'
 import { createMetrics } from './lib/metrics.ts'
 import { systemRandom as random } from './lib/random.ts'
+import { createResolve } from './lib/resolve.ts'
 import { collectMetrics, engineObserver } from './prometheus/collectors.ts'
 import { listenForPrometheus } from './prometheus/listener.ts'
-import { reconcilers, wakeAtStart, watchDriver } from './reconcilers.ts'
+import { pools, wakeAtStart, watchDriver } from './reconcilers.ts'
 import { createRequestLog } from './requests/recorder.ts'
 import { banner } from './start/banner.ts'
 import { openCredentials } from './start/credentials.ts'
@@ -49,6 +50,8 @@ const DRAIN_MS = 5_000
 const ENGINE_STOP_MS = 2_000
 const REQUEST_LOG_STOP_MS = 500
 const DATABASE_STOP_MS = 2_000
+/** Of each try to resolve a name. */
+const RESOLVE_MS = 900
 
 await run()
 
@@ -148,17 +151,11 @@ async function start(settings: Settings, log: Log, shutdown: Shutdown): Promise<
   const stopping = new AbortController()
   const deps: Deps = {
     ...{ config, sql, clock, random, log, secrets, regions, notifier, requests, metrics, keys },
+    resolve: createResolve(RESOLVE_MS),
     stopping: stopping.signal,
   }
   const worker = `${hostname()}:${process.pid}:${installation.id}`
-  const engine = createEngine({
-    sql,
-    clock,
-    log,
-    worker,
-    reconcilers: reconcilers(deps),
-    observer: engineObserver(metrics),
-  })
+  const engine = createEngines({ sql, clock, log, worker, observer: engineObserver(metrics) }, pools(deps))
   shutdown.add('engine', () => engine.stop(ENGINE_STOP_MS))
   const readiness = createReadiness({ sql, engine, clock })
   const app = await createApp(deps, { ready: readiness.check })

@@ -1,6 +1,7 @@
 import type { Deps } from './deps.ts'
 import type { Driver } from './drivers/driver.ts'
 import type { Engine, Reconcile, Reconcilers } from './engine/loop.ts'
+import type { Pool } from './engine/pools.ts'
 import { type Sweep, sweepReconciler } from './engine/sweep.ts'
 import { wake, wakeKnown } from './engine/work.ts'
 import { forgetEvents } from './events/store.ts'
@@ -11,6 +12,19 @@ import { instanceReconciler } from './instances/reconcile.ts'
 import { forgetRecoveries } from './instances/recoveries.ts'
 import { instanceSweep } from './instances/sweep.ts'
 import { requestLogReconciler } from './requests/reconcile.ts'
+import { tidyDeliveries } from './webhooks/deliveries.ts'
+import { webhookReconciler } from './webhooks/reconcile.ts'
+
+/** Endpoints that are sent to at the same time: most of the time of each is waiting. */
+const ENDPOINTS_AT_ONCE = 200
+
+/** The pools of the engine. What waits for machines of others has places of its own, so it holds up nothing here. */
+export function pools(deps: Deps): Pool[] {
+  return [
+    { reconcilers: reconcilers(deps) },
+    { reconcilers: { webhook: bound(deps, webhookReconciler) }, concurrency: ENDPOINTS_AT_ONCE },
+  ]
+}
 
 /** THE LIST of reconcilers: kind of key → who looks at it. */
 export function reconcilers(deps: Deps): Reconcilers {
@@ -37,6 +51,11 @@ function sweeps(deps: Deps): Record<string, Sweep> {
         modes.map((mode) => [`${mode}:${region.id}`, instanceSweep(deps, region, mode)]),
       ),
     ),
+    deliveries: {
+      ...NOTHING_LISTED,
+      interval_seconds: 60,
+      tidy: () => tidyDeliveries(deps.sql, deps.config.webhook_log_days, 10_000),
+    },
     recoveries: { ...NOTHING_LISTED, interval_seconds: 3600, tidy: () => forgetRecoveries(deps.sql) },
     answers: { ...NOTHING_LISTED, interval_seconds: 600, tidy: () => forgetAnswers(deps.sql) },
     events: {

@@ -14,6 +14,7 @@ import { requests } from './requests/routes.ts'
 import { sshKeys } from './ssh-keys/routes.ts'
 import { statusPage } from './status-page/routes.ts'
 import { subnets } from './subnets/routes.ts'
+import { webhooks } from './webhooks/routes.ts'
 
 /** THE LIST: what the server consists of. */
 export const resources: Resource[] = [
@@ -24,6 +25,7 @@ export const resources: Resource[] = [
   images,
   subnets,
   sshKeys,
+  webhooks,
   events,
   limits,
   auditLog,

@@ -1,8 +1,10 @@
 /** Every SQL statement that reads the audit log; entries are added by `transact`. */
 import type { Static, TObject } from 'typebox'
 import type { Query } from '../db/database.ts'
+import type { Deps } from '../deps.ts'
 import { commaList, type Window, windowSql } from '../http/list.ts'
-import type { Entry } from './entry.ts'
+import { newId } from '../lib/id.ts'
+import { auditEntry, type Entry, type AuditEntry as NewEntry } from './entry.ts'
 import type { AuditEntry, auditFilters } from './schema.ts'
 
 export type AuditRow = Omit<Entry, 'created_at'> & { ordinal: number; sequence: number; created_at: Date; hash: Buffer }
@@ -34,4 +36,16 @@ export async function listEntries(
     ${outcome ? query`and outcome = ${outcome}` : query``}
     ${from ? query`and created_at >= ${from}` : query``} ${to ? query`and created_at < ${to}` : query``}
     ${windowSql(query, window)}`
+}
+
+/** An entry for what nobody asked for at that moment: `key_id` is the key by which it was there. */
+export function ownEntry(
+  { random, clock }: Pick<Deps, 'random' | 'clock'>,
+  done: Pick<Entry, 'key_id' | 'action' | 'resource' | 'code' | 'before' | 'after'>,
+): NewEntry {
+  const req_id = newId('req', random)
+  return auditEntry({
+    ...{ id: newId('aud', random), created_at: clock.now().toISOString(), address: null },
+    ...{ request_id: req_id, req_id, outcome: 'done', status: 200, ...done },
+  })
 }

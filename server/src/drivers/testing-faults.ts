@@ -1,40 +1,48 @@
-/** A driver around whose calls something may happen, for tests of what a reconciler does when one goes wrong. */
-import type { Driver } from './driver.ts'
-import { KeyedLock } from './qemu/keyed-lock.ts'
+/** A driver around which something happens, for tests that make its calls fail, vanish or be seen. */
+import type { Driver, MachineRef, MachineSpec } from './driver.ts'
 
-/** The methods by which a driver touches machines; the others tell, or belong to the start and end of a process. */
-export const CALLS = [
-  'list',
-  'get',
-  'create',
-  'start',
-  'powerDown',
-  'kill',
-  'resume',
-  'resizeDisk',
-  'setPublicAddress',
-  'delete',
-] as const
-export type DriverCall = (typeof CALLS)[number]
+/** The calls that look at or change what is there. */
+export type DriverMethod =
+  | 'list'
+  | 'get'
+  | 'create'
+  | 'start'
+  | 'powerDown'
+  | 'kill'
+  | 'resume'
+  | 'resizeDisk'
+  | 'setPublicAddress'
+  | 'delete'
+  | 'consoleLog'
 
-/** @param id of the machine; empty for `list` @param effect the real call, which may be made any number of times */
-export type Around = <T>(call: DriverCall, id: string, effect: () => Promise<T>) => Promise<T>
+/** A call as it is made; `id` is null for `list`, `run` is that of a specification. */
+export type DriverCall = { method: DriverMethod; id: string | null; environment_id: string; now: Date; run?: number }
 
-/** Thrown around a call in which the process dies: who called never hears of it, and holds nothing up. */
-export class Died extends Error {}
+/** Carries a call out by `effect`, or does not: what it resolves or rejects with is what the caller gets. */
+export type Around = <T>(call: DriverCall, effect: () => Promise<T>) => Promise<T>
 
-/** As a real driver does it, calls for one machine are made one after the other: one that hangs holds up the next. */
-export function faultyDriver(driver: Driver, around: Around): Driver {
-  const locks = new KeyedLock()
-  const wrapped: Record<string, unknown> = {}
-  for (const call of CALLS) {
-    wrapped[call] = (...args: { id: string }[]) => {
-      const id = args[0]?.id ?? ''
-      const effect = () => (driver[call] as (...args: unknown[]) => Promise<unknown>).apply(driver, args)
-      return locks
-        .run(`${call === 'list'} ${id}`, () => around(call, id, effect))
-        .catch((error) => (error instanceof Died ? new Promise(() => {}) : Promise.reject(error)))
-    }
+/** The same driver, with `around` in the way of every call that reaches a machine. */
+export function aroundDriver(driver: Driver, around: Around): Driver {
+  const byRef = (method: DriverMethod, { id, environment_id, now }: MachineRef): DriverCall => {
+    return { method, id, environment_id, now }
   }
-  return Object.assign(Object.create(driver) as Driver, wrapped)
+  const bySpec = (method: DriverMethod, { id, environment_id, run }: MachineSpec, now: Date): DriverCall => {
+    return { method, id, environment_id, now, run }
+  }
+  const nobody = { id: null, environment_id: '', now: new Date(0) }
+  return {
+    ...driver,
+    list: () => around({ method: 'list', ...nobody }, () => driver.list()),
+    get: (ref) => around(byRef('get', ref), () => driver.get(ref)),
+    create: (spec, now) => around(bySpec('create', spec, now), () => driver.create(spec, now)),
+    start: (spec, now) => around(bySpec('start', spec, now), () => driver.start(spec, now)),
+    powerDown: (ref) => around(byRef('powerDown', ref), () => driver.powerDown(ref)),
+    kill: (ref) => around(byRef('kill', ref), () => driver.kill(ref)),
+    resume: (ref) => around(byRef('resume', ref), () => driver.resume(ref)),
+    resizeDisk: (spec, now) => around(bySpec('resizeDisk', spec, now), () => driver.resizeDisk(spec, now)),
+    setPublicAddress: (spec, now) =>
+      around(bySpec('setPublicAddress', spec, now), () => driver.setPublicAddress(spec, now)),
+    delete: (ref) => around(byRef('delete', ref), () => driver.delete(ref)),
+    consoleLog: (ref, bytes) => around(byRef('consoleLog', ref), () => driver.consoleLog(ref, bytes)),
+  }
 }

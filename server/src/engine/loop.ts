@@ -14,6 +14,23 @@ import { type Claim, claim, fail, finish, renew, WORK_CHANNEL } from './work.ts'
 export type Reconcile = (claimed: Claim) => Promise<{ after_seconds: number | null }>
 export type Reconcilers = Record<string, Reconcile>
 
+/** What came of one look. */
+export type Looked = { after_seconds: number | null } | { error: string }
+
+/** One step: calls the key's reconciler and gives the key back, whichever way it went. Never rejects. */
+export async function step(sql: Sql, reconcilers: Reconcilers, claimed: Claim): Promise<Looked> {
+  try {
+    const { after_seconds } = await reconcilers[claimed.kind]!(claimed)
+    await finish(sql, claimed, after_seconds)
+    return { after_seconds }
+  } catch (error) {
+    const message = error instanceof Error ? error.message : String(error)
+    // The database may be the very thing that failed: then the lease runs out and the key comes back by itself.
+    await fail(sql, claimed, message).catch(() => {})
+    return { error: message }
+  }
+}
+
 /** Is told what the engine does, for counting. */
 export type EngineObserver = {
   claimed(kind: string): void
@@ -62,23 +79,18 @@ export function createEngine(options: EngineOptions): Engine {
 
   async function run(claimed: Claim): Promise<void> {
     const begin = clock.monotonic()
-    let failed = false
-    try {
-      const { after_seconds } = await reconcilers[claimed.kind]!(claimed)
-      await finish(sql, claimed, after_seconds)
+    const looked = await step(sql, reconcilers, claimed)
+    running.delete(claimed)
+    const failed = 'error' in looked
+    if (failed) {
+      const { kind, id, attempts } = claimed
+      log.warn({ kind, id, attempts: attempts + 1, error: looked.error }, 'step failed')
+    } else if (looked.after_seconds !== null && looked.after_seconds * 1000 < pollMs) {
       // Where the look is due before the next poll, somebody has to remember it.
-      if (after_seconds !== null && after_seconds * 1000 < pollMs) clock.after(after_seconds * 1000 + 1, nudge)
-    } catch (error) {
-      failed = true
-      const message = error instanceof Error ? error.message : String(error)
-      log.warn({ kind: claimed.kind, id: claimed.id, attempts: claimed.attempts + 1, error: message }, 'step failed')
-      // The database may be the very thing that failed: then the lease runs out and the key comes back by itself.
-      await fail(sql, claimed, message).catch(() => {})
-    } finally {
-      running.delete(claimed)
-      observer?.looked(claimed.kind, clock.monotonic() - begin, failed)
-      nudge()
+      clock.after(looked.after_seconds * 1000 + 1, nudge)
     }
+    observer?.looked(claimed.kind, clock.monotonic() - begin, failed)
+    nudge()
   }
 
   async function look(): Promise<void> {

@@ -26,9 +26,12 @@ import {
 } from '../lib/quota.ts'
 import type { Random } from '../lib/random.ts'
 import type { EventType } from './catalog.ts'
+import { queueDeliveries } from './deliveries.ts'
 
 /** One event to be written. */
 export type NewEvent = {
+  /** Where it has to be known beforehand; else it is made. */
+  id?: string
   type: EventType
   resource_id: string
   request_id: string | null
@@ -79,13 +82,24 @@ export async function transact<T>(
       rehearsed = result
       throw new Rehearsed()
     })
-    if (told > 0) deps.notifier.changed(owner.environment_id)
+    if (told > 0) {
+      deps.notifier.changed(owner.environment_id)
+      deps.notifier.announce()
+    }
     return result
   } catch (error) {
     if (error instanceof Rehearsed) return rehearsed as T
     if ((error as { code?: string }).code !== OVER_QUOTA) throw error
     throw await quotaExhausted(deps.sql.as(owner.environment_id), deps, owner, use)
   }
+}
+
+/**
+ * Takes the environment's turn before its last statement does. Needed by who wakes a webhook in a transaction that has a
+ * head: that statement wakes webhooks, too, and with the two locks in another order both could wait for each other.
+ */
+export async function takeTurn(tx: Transaction, environmentId: string): Promise<void> {
+  await tx`select pg_advisory_xact_lock(hashtextextended(${environmentId}, 0))`
 }
 
 /** The statement that writes the head; null where nothing belongs there. */
@@ -101,11 +115,12 @@ function closeHead(tx: Transaction, deps: Context, owner: Owner, { events, audit
         ${audit ? tx`, audit_sequence = h.audit_sequence + 1, audit_hash = sha256(h.audit_hash || ${audit.digest}::bytea)` : tx``}
       from (select pg_advisory_xact_lock(hashtextextended(${environment_id}, 0))) as turn
       where h.environment_id = ${environment_id} ${changes ? withinQuota(tx, quotas, use) : tx``}
-      returning h.sequence, h.audit_sequence, h.audit_hash, environment_now(${environment_id}) as now
+      returning h.sequence, h.audit_sequence, h.audit_hash, h.webhooks, environment_now(${environment_id}) as now
     )
     ${events.length > 0 ? insertEvents(tx, deps.random, environment_id, events) : tx``}
     ${audit ? insertEntry(tx, environment_id, audit) : tx``}
-    select case when exists (select from head) then 1 else refuse_over_quota() end`
+    select case when not exists (select from head) then refuse_over_quota()
+      ${events.length > 0 ? queueDeliveries(tx, environment_id) : tx``} else 1 end`
 }
 
 function addUse(tx: Query, use: Use) {
@@ -132,10 +147,11 @@ function insertEvents(tx: Query, random: Random, environmentId: string, events: 
     insert into events (environment_id, sequence, id, type, resource_type, resource_id, request_id, created_at, data)
     select ${environmentId}, head.sequence - ${events.length}::bigint + e.number, e.id, e.type, e.resource_type,
       e.resource_id, e.request_id, head.now, e.data::json
-    from head, unnest(${events.map(() => newId('evt', random))}::text[], ${column('type')}::text[],
+    from head, unnest(${events.map(({ id }) => id ?? newId('evt', random))}::text[], ${column('type')}::text[],
       ${events.map(({ data }) => data.object.object)}::text[], ${column('resource_id')}::text[],
       ${column('request_id')}::text[], ${events.map(({ data }) => JSON.stringify(data))}::text[])
-      with ordinality as e(id, type, resource_type, resource_id, request_id, data, number))`
+      with ordinality as e(id, type, resource_type, resource_id, request_id, data, number)
+    returning id, sequence, type, resource_id, created_at)`
 }
 
 function insertEntry(tx: Query, environmentId: string, { entry, digest }: AuditEntry) {

@@ -37,7 +37,8 @@ const STRANGERS: Record<string, Call> = {
   'another project': caller(app, stranger.test.key),
   'the other environment': caller(app, world.live.key),
 }
-const make = (type: string, call = asOwn) => makeResource(type, call, operations, document)
+const make = (type: string, call = asOwn, within: string[] = []) =>
+  makeResource(type, call, operations, document, within)
 const missingId = (type: string) => `${type}_${'z'.repeat(ID_LENGTHS[type as IdType] ?? 10)}`
 
 /** Calls an operation with its example as body, unless another is given. */
@@ -114,7 +115,9 @@ describe('resources in addresses', () => {
     test(`${name(operation)}: one's own is found`, async () => {
       const values: Record<string, string> = {}
       for (const { name, type, schema } of operation.pathParameters) {
-        values[name] = type ? await make(type) : String(schema.examples?.[0] ?? assert.fail(`${name} has no example`))
+        values[name] = type
+          ? await make(type, asOwn, Object.values(values))
+          : String(schema.examples?.[0] ?? assert.fail(`${name} has no example`))
       }
       const { status, body } = await perform(asOwn, operation, values)
       assert.ok(status < 300 || status === 409, `${status} ${JSON.stringify(body)}`)
@@ -200,7 +203,7 @@ describe('cursors', () => {
           // Of an instance there is more to tell when it changes.
           const changed = type === 'evt' && values.id
           if (changed) await call('PUT', `/v2/instances/${changed}`, { tags: { change: String(i) } })
-          else await make(type, call)
+          else await make(type, call, Object.values(values))
         }
         const url = addressOf(operation, values)
         return { url, cursor: (await call('GET', `${url}?limit=1`)).body.pagination.next_cursor as string | null }

@@ -6,8 +6,12 @@ import type { OpenapiDocument } from '../http/openapi-document.ts'
 import type { Call } from '../http/testing.ts'
 import { addressOf, idType, type Operation } from './document.ts'
 
-/** Makes one with a key that may do everything and answers its id. @param n a number that no other one has */
-type Make = (call: Call, n: number) => Promise<string>
+/**
+ * Makes one with a key that may do everything and answers its id.
+ * @param n a number that no other one has
+ * @param within ids of what it is to be a part of, where its address names that, too
+ */
+type Make = (call: Call, n: number, within: string[]) => Promise<string>
 
 const by =
   (path: string, body: (n: number) => unknown): Make =>
@@ -27,6 +31,13 @@ const MAKERS: Record<string, Make> = {
     cidr: `10.${n % 60}.${(n >> 6) % 250}.0/24`,
   })),
   ssh: by('/v2/ssh_keys', (n) => ({ name: `key-${n}`, public_key: newPublicKey() })),
+  dlv: async (call, n, within) => {
+    const webhook = within.find((id) => id.startsWith('whk_')) ?? (await MAKERS.whk!(call, n, []))
+    await call('PUT', `/v2/webhooks/${webhook}`, { enabled: true })
+    const { status, body } = await call('POST', `/v2/webhooks/${webhook}/ping`)
+    return status === 202 ? body.delivery_id : created({ status, body })
+  },
+  whk: by('/v2/webhooks', () => ({ url: 'https://hooks.test/', events: ['*'] })),
   evt: async (call) => {
     const id = created(
       await call('POST', '/v2/instances', { region: 'us-east-1', plan: 'micro-1x', image: 'micro-linux' }),
@@ -43,6 +54,9 @@ const MAKERS: Record<string, Make> = {
   },
 }
 
+/** Types whose resources are a part of one of another type. */
+export const PART_OF: Record<string, string> = { dlv: 'whk' }
+
 /** Types whose resources can be read after their end: who looks for what a key did finds it. */
 export const STAYS_READABLE = new Set(['key'])
 
@@ -54,9 +68,10 @@ export async function makeResource(
   call: Call,
   operations: Operation[],
   document: OpenapiDocument,
+  within: string[] = [],
 ): Promise<string> {
   const make = MAKERS[type] ?? makerOf(type, operations, document)
-  if (make) return make(call, ++count)
+  if (make) return make(call, ++count, within)
   throw new Error(
     `Nobody knows how to make a resource of the type ${type}_…: add an entry for it to MAKERS in server/src/fuzz/resources.ts, so that its routes are tested with resources of one's own and of others.`,
   )

@@ -12,10 +12,10 @@ import type { World } from '../instances/testing-world.ts'
 import { listedType, type Operation, operationsOf } from './document.ts'
 import { createOracle, type Presence, Unacceptable } from './oracle.ts'
 import { curlOf, requestOf, type SentRequest } from './request.ts'
-import { makeResource, STAYS_READABLE } from './resources.ts'
+import { makeResource, PART_OF, STAYS_READABLE } from './resources.ts'
 import { type CallStep, type Step, sequences } from './steps.ts'
 import { Tenant, typeOf } from './tenant.ts'
-import { Canary, missingId, type Pick } from './values.ts'
+import { Canary, missingId, Pick } from './values.ts'
 
 /** How often an operation was asked for, and how that went. */
 export type Coverage = {
@@ -181,7 +181,9 @@ async function createRunner(world: World, document: OpenapiDocument, operations:
       const owner = from === 'own' ? self : other
       const known = owner.nth(type, 'there', n)
       if (known || type === 'env') return known ?? missingId(type)
-      const id = await makeResource(type, owner.call, operations, document)
+      const whole = PART_OF[type]
+      const within = whole === undefined ? [] : [await resolve(new Pick(whole, from, n))]
+      const id = await makeResource(type, owner.call, operations, document, within)
       owner.add(id)
       return id
     }
@@ -230,7 +232,8 @@ async function createRunner(world: World, document: OpenapiDocument, operations:
       if (type === null || !text.startsWith(`${type}_`) || common.has(text)) return 'leaving'
       return self.stateOf(text)
     })
-    if (states.every((state) => state === 'there')) return 'there'
+    // Of several ids nobody knows here whether one belongs to the other.
+    if (states.every((state) => state === 'there')) return states.length > 1 ? 'unsure' : 'there'
     return states.every((state) => state === 'there' || state === 'leaving') ? 'unsure' : 'absent'
   }
 

@@ -17,7 +17,8 @@ export function Text(options: { description: string; minLength?: number; maxLeng
 }
 
 export function Nullable<T extends TSchema>(schema: T) {
-  return Type.Unsafe<Static<T> | null>({ ...schema, type: [(schema as { type?: string }).type, 'null'] })
+  const { type, enum: words } = schema as { type?: string; enum?: string[] }
+  return Type.Unsafe<Static<T> | null>({ ...schema, type: [type, 'null'], ...(words && { enum: [...words, null] }) })
 }
 
 /** One of these words. */

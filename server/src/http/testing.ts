@@ -60,6 +60,9 @@ export const testConfig: Config = {
   quotas: { live: {}, test: {} },
   public_addresses: null,
   image_allow: [],
+  webhook_allow: ['127.0.0.0/8'],
+  webhook_proxy: null,
+  webhook_log_days: 30,
   trusted_proxies: [],
   image_max_bytes: 2 ** 20,
   image_stall_timeout_seconds: 60,
@@ -120,6 +123,8 @@ export async function createTestApp(overrides: (sql: Sql) => Partial<Deps> = () 
     sql,
     clock: systemClock,
     random: systemRandom,
+    // Nothing of a test leaves this host.
+    resolve: () => Promise.reject(new Error('no names in tests')),
     log,
     secrets,
     regions: [region],

@@ -363,6 +363,20 @@ describe('the life of an instance', () => {
     assert.deepEqual([life.row.status, life.row.status_reason?.code, life.starts], ['failed', 'crash_loop', 6])
   })
 
+  test('what a late step has started after the stop is ended again', () => {
+    const life = run([])
+    life.image = { present: true, error: null }
+    for (let step = life.look(); step.do !== 'create'; ) step = life.look()
+    life.wish(() => stop(life.row, 60))
+    life.look()
+    assert.equal(life.row.status, 'stopped')
+    life.machine = { ...newMachine(life.row), power: 'running', run: 1, started_at: life.now }
+    life.look()
+    assert.equal(life.row.status, 'stopping')
+    life.settle()
+    assert.deepEqual([life.row.status, life.machine?.power], ['stopped', 'off'])
+  })
+
   test('every status can be left, and only towards known ones', () => {
     const all = Object.keys(MOVES) as Status[]
     for (const from of all) for (const to of MOVES[from]) assert.ok(all.includes(to))

@@ -6,7 +6,8 @@ export const MOVES: Record<Status, readonly Status[]> = {
   provisioning: ['running', 'stopping', 'failed', 'terminating'],
   running: ['stopping', 'stopped', 'rebooting', 'resizing', 'recovering', 'provisioning', 'failed', 'terminating'],
   stopping: ['stopped', 'failed', 'terminating'],
-  stopped: ['starting', 'resizing', 'provisioning', 'terminating'],
+  // Stopping again: a process that stood still for longer than its lease has started what was stopped meanwhile.
+  stopped: ['starting', 'stopping', 'resizing', 'provisioning', 'terminating'],
   starting: ['running', 'stopping', 'recovering', 'failed', 'terminating'],
   rebooting: ['running', 'stopping', 'recovering', 'failed', 'terminating'],
   resizing: ['running', 'stopped', 'recovering', 'failed', 'terminating'],

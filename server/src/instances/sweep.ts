@@ -25,9 +25,11 @@ export function instanceSweep(deps: Deps, region: Region, mode: 'live' | 'test')
         where i.region = ${region.id} and i.mode = ${mode}
           and not exists (select from work w where w.kind = 'instance' and w.id = i.id)
         on conflict do nothing`
+      // What was observed is the truth only while no look is due or under way: a start with the address may be.
       await sql`
-        delete from addresses a using instances i
+        delete from addresses a using instances i join work w on w.kind = 'instance' and w.id = i.id
         where a.instance_id = i.id and i.mode = ${mode} and i.region = ${region.id}
+          and w.leased_until is null and w.due_at > environment_now(i.environment_id)
           and a.address <> i.private_ip and a.address is distinct from i.wanted_public_ip
           and a.address is distinct from i.observed_public_ip`
       await sql`

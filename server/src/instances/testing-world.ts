@@ -3,14 +3,15 @@ import { createNotifier } from '../db/notify.ts'
 import type { Deps } from '../deps.ts'
 import type { Driver } from '../drivers/driver.ts'
 import { createSimulatedDriver } from '../drivers/simulated/driver.ts'
-import { createEngine, type Engine } from '../engine/loop.ts'
+import type { Engine } from '../engine/loop.ts'
+import { createEngines } from '../engine/pools.ts'
 import { WORK_CHANNEL } from '../engine/work.ts'
 import { type Call, caller, createTestApp, createTestTenant, type TestApp, type TestTenant } from '../http/testing.ts'
 import { CATALOGUE } from '../images/catalog.ts'
 import { syncCatalogue } from '../images/store.ts'
 import { systemClock } from '../lib/clock.ts'
 import { silentLog } from '../lib/log.ts'
-import { reconcilers } from '../reconcilers.ts'
+import { pools } from '../reconcilers.ts'
 
 export type World = TestApp & {
   engine: Engine
@@ -53,10 +54,10 @@ export async function createWorld(
   await openNetworks(owner, base)
   const testEnvironment = base.test.principal.environment_id
   await owner`update environments set clock_frozen_at = '2030-01-01' where id = ${testEnvironment}`
-  const engine = createEngine({
-    ...{ sql: deps.sql, clock: systemClock, log: silentLog, worker: 'test', poll_ms: 50 },
-    reconcilers: reconcilers(deps),
-  })
+  const engine = createEngines(
+    { sql: deps.sql, clock: systemClock, log: silentLog, worker: 'test', poll_ms: 50 },
+    pools(deps),
+  )
   await engine.start()
   const callTest = caller(base.app, base.test.key)
   const world: World = {

@@ -179,6 +179,19 @@ export async function retireKey(tx: Transaction, id: string, seconds: number): P
     update api_keys set retires_at = least(retires_at, now() + make_interval(secs => ${seconds})) where id = ${id}`
 }
 
+/** What a key may do now, or the newest active key that has taken its place; null: it has ended, and has no such key. */
+export async function scopesNow(query: Query, environmentId: string, id: string): Promise<string[] | null> {
+  const [row] = await query<{ scopes: string[] }[]>`
+    with recursive line as (
+      select k.* from api_keys k where k.environment_id = ${environmentId} and k.id = ${id}
+      union
+      select s.* from api_keys s join line on s.environment_id = line.environment_id and s.replaces = line.id
+    )
+    select scopes from line
+    where coalesce(least(expires_at, retires_at, revoked_at), 'infinity') > now() order by ordinal desc limit 1`
+  return row?.scopes ?? null
+}
+
 /** One use of a key to be noted. */
 export type KeyUse = { key_id: string; address: string | null }
 

@@ -14,7 +14,9 @@ export const ID_LENGTHS = {
   proj: 10,
   env: 10,
   bud: 10,
+  whk: 10,
   evt: 20,
+  dlv: 20,
   req: 20,
   aud: 20,
 } as const

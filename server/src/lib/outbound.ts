@@ -17,7 +17,8 @@ export type Resolve = (hostname: string) => Promise<string[]>
 
 /** What may be asked, and how long a name may take. */
 export type OutboundPolicy = {
-  allowHttp: boolean
+  /** `allowed_addresses`: only where all addresses are among those that the operator allows. */
+  allowHttp: boolean | 'allowed_addresses'
   /** CIDRs (or single addresses) which the operator allows beyond public unicast. */
   allowedAddresses: readonly string[]
   dnsTimeoutMs: number
@@ -64,18 +65,23 @@ export function parseRange(text: string): Range {
 /** Whether an address (dotted or colon form, nothing older) is public unicast or in a range the operator allows. */
 export function isAddressAllowed(address: string, allowedAddresses: readonly string[]): boolean {
   if (isIP(address) === 0 || address.includes('%')) return false
+  if (isWithin(address, allowedAddresses)) return true
   const parsed = ipaddr.process(address)
-  for (const [base, bits] of allowedAddresses.map(parseRange)) {
-    if (base.kind() === parsed.kind() && parsed.match(base, bits)) return true
-  }
   if (parsed.range() !== 'unicast') return false
   // "unicast" is also what the library calls everything it has no name for, `::127.0.0.1` included.
   // Global IPv6 unicast is 2000::/3 (RFC 4291, 2.4; IANA's IPv6 address space registry).
   return parsed.kind() === 'ipv4' || parsed.match(ipaddr.parseCIDR('2000::/3'))
 }
 
+/** Whether an address is in one of these ranges. */
+function isWithin(address: string, ranges: readonly string[]): boolean {
+  if (isIP(address) === 0 || address.includes('%')) return false
+  const parsed = ipaddr.process(address)
+  return ranges.map(parseRange).some(([base, bits]) => base.kind() === parsed.kind() && parsed.match(base, bits))
+}
+
 /** Parses and checks everything about a URL that needs no resolver. Throws OutboundError. */
-export function parseDestination(input: string | URL, allowHttp: boolean): URL {
+export function parseDestination(input: string | URL, allowHttp: OutboundPolicy['allowHttp']): URL {
   const url = URL.parse(String(input))
   if (url === null) throw refuse('not a URL')
   if (url.protocol !== 'https:' && !(url.protocol === 'http:' && allowHttp)) throw refuse(`scheme ${url.protocol}`)
@@ -87,7 +93,7 @@ export function parseDestination(input: string | URL, allowHttp: boolean): URL {
 }
 
 /** The URL of a redirect's next hop: checked like the first, and never from https to http. Throws OutboundError. */
-export function nextHop(current: URL, location: string, allowHttp: boolean): URL {
+export function nextHop(current: URL, location: string, allowHttp: OutboundPolicy['allowHttp']): URL {
   const url = URL.parse(location, current)
   if (url === null) throw refuse('redirect to something that is no URL')
   url.hash = ''
@@ -104,7 +110,9 @@ export async function checkDestination(
   const url = parseDestination(input, policy.allowHttp)
   const literal = url.hostname.replace(/^\[(.*)\]$/, '$1')
   const addresses = isIP(literal) ? [literal] : await resolveName(url.hostname, policy, signal)
-  const bad = addresses.find((address) => !isAddressAllowed(address, policy.allowedAddresses))
+  const needsOperator = url.protocol === 'http:' && policy.allowHttp === 'allowed_addresses'
+  const passes = needsOperator ? isWithin : isAddressAllowed
+  const bad = addresses.find((address) => !passes(address, policy.allowedAddresses))
   if (bad !== undefined) throw refuse(`${url.hostname} is ${bad}`)
   return { url, addresses }
 }

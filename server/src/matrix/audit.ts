@@ -101,7 +101,10 @@ async function work(owner: Sql, environmentId: string): Promise<string[]> {
       and not exists (select from work w where w.kind = 'instance' and w.id = instances.id)
     union all
     select 'recovery', r.instance_id, 'has no end' from recoveries r join instances i on i.id = r.instance_id
-    where r.environment_id = ${environmentId} and r.ended_at is null and i.status <> 'recovering'`
+    where r.environment_id = ${environmentId} and r.ended_at is null and i.status <> 'recovering'
+    union all
+    select 'delivery', webhook_id, 'is pending' from webhook_deliveries
+    where environment_id = ${environmentId} and status = 'pending'`
   return rows.map(({ kind, id, what }) => `${id}: its ${kind} work ${what}`)
 }
 

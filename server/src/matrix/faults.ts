@@ -7,8 +7,8 @@
  */
 import { AsyncLocalStorage } from 'node:async_hooks'
 import { CapacityError, TransientError } from '../drivers/driver.ts'
-import { Died } from '../drivers/testing-faults.ts'
 import { DatabaseUnavailableError } from '../lib/errors.ts'
+import { Died } from './machines.ts'
 
 /** THE LIST of faults. */
 export const FAULTS = {

@@ -1,8 +1,8 @@
 /** Every step of every reconciler × every fault, for each workflow that comes to the step; see run.ts. */
 import assert from 'node:assert/strict'
 import { after, describe, test } from 'node:test'
-import { CALLS } from '../drivers/testing-faults.ts'
 import { STEPS } from '../instances/plan.ts'
+import { CALLS } from './machines.ts'
 import { runWorkflow } from './run.ts'
 import { runSystemKey, systemKeys } from './system.ts'
 import { WORKFLOWS } from './workflows.ts'

@@ -51,7 +51,7 @@ export async function runWorkflow(world: MatrixWorld, workflow: Workflow, only?:
 const isEnd = (goal: string) => ['terminated', 'forgotten', 'gone'].includes(goal)
 
 function goalsOf({ goal, or, thing }: Workflow, fault: Fault): string[] {
-  if (fault === 'wished_meanwhile') return [thing === 'image' ? 'gone' : 'terminated']
+  if (fault === 'wished_meanwhile') return [thing === 'instance' ? 'terminated' : 'gone']
   return [goal, ...(or ? [or] : []), ...(fault === 'refused' ? ['failed'] : [])]
 }
 

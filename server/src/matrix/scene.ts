@@ -7,7 +7,10 @@ import type { MatrixWorld, Worker } from './world.ts'
 const HORIZON_SECONDS = 300
 /** Requests that are made at the same time. */
 const CLIENTS = 8
-const SCOPES = ['instances:read', 'instances:write', 'images:read', 'images:write']
+const SCOPES = [
+  ...['instances:read', 'instances:write', 'images:read', 'images:write'],
+  ...['webhooks:read', 'webhooks:write', 'deployments:read', 'scaling:read'],
+]
 
 export type Scene = Awaited<ReturnType<typeof createScene>>
 
@@ -34,15 +37,20 @@ export async function createScene(world: MatrixWorld, workflow: Workflow) {
   async function create(): Promise<string> {
     const addImage = () => post('/v2/images', imageBody(`image-${++count}`, workflow.image !== 'refused'))
     if (workflow.thing === 'image') return addImage()
+    if (workflow.thing === 'webhook')
+      return post('/v2/webhooks', { url: await world.receiver(), events: ['instance.*'] })
     const image = workflow.image ? await addImage() : 'micro-linux'
     return post('/v2/instances', { region: 'us-east-1', plan: 'micro-1x', image, ...workflow.body })
   }
   async function states(ids: string[]): Promise<string[]> {
     const rows = await world.owner<{ id: string; state: string }[]>`
       select id, status as state from instances where id = any(${ids})
-      union all select id, observed_state from images where id = any(${ids})`
+      union all select id, observed_state from images where id = any(${ids})
+      union all select w.id, case when count(d.id) = 0 then 'idle'
+        when count(d.id) = count(d.id) filter (where d.status = 'succeeded') then 'delivered' else 'pending' end
+      from webhooks w left join webhook_deliveries d on d.webhook_id = w.id where w.id = any(${ids}) group by w.id`
     const found = new Map(rows.map(({ id, state }) => [id, state]))
-    return ids.map((id) => found.get(id) ?? (workflow.thing === 'image' ? 'gone' : 'forgotten'))
+    return ids.map((id) => found.get(id) ?? (workflow.thing === 'instance' ? 'forgotten' : 'gone'))
   }
 
   return {

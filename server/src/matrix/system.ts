@@ -100,6 +100,11 @@ async function outdate({ owner }: MatrixWorld): Promise<void> {
   await owner`
     insert into events (environment_id, sequence, id, type, resource_type, resource_id, created_at, data)
     values (${SYSTEM}, 1, 'old', 'instance.created', 'instance', 'old', '2000-01-01', '{}') on conflict do nothing`
+  await owner`
+    insert into webhook_deliveries (environment_id, id, webhook_id, event_id, event_sequence, event_type, cause, status,
+      created_at, recorded_at)
+    values (${SYSTEM}, 'old', 'old', 'old', 1, 'webhook.ping', 'ping', 'succeeded', '2000-01-01', '2000-01-01')
+    on conflict do nothing`
   for (const table of ['requests', 'spans']) {
     const [last] = await owner<{ name: string; days: number }[]>`
       select max(inhrelid::regclass::text) as name, count(*) as days from pg_inherits where inhparent = ${table}::regclass`
@@ -124,6 +129,8 @@ async function whatIsLeft(world: MatrixWorld, name: string, scene: Scene | undef
     if ((await owner`select from idempotency_keys where key = 'old'`).count > 0) lines.push('old answers are kept')
   } else if (name === 'sweep recoveries') {
     if ((await owner`select from recoveries where instance_id = 'old'`).count > 0) lines.push('old recoveries are kept')
+  } else if (name === 'sweep deliveries') {
+    if ((await owner`select from webhook_deliveries where id = 'old'`).count > 0) lines.push('old deliveries are kept')
   } else if (name === 'sweep events') {
     if ((await owner`select from events where id = 'old'`).count > 0) lines.push('old events are kept')
   } else if (name === 'request_log days') {

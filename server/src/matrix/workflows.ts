@@ -8,7 +8,7 @@ export type Wish = (id: string) => [method: string, path: string, body?: unknown
 export type Workflow = {
   name: string
   /** Whose looks the faults fall on. */
-  thing: 'instance' | 'image'
+  thing: 'instance' | 'image' | 'webhook'
   mode: 'live' | 'test'
   /** What the create has besides the usual. */
   body?: object
@@ -21,7 +21,7 @@ export type Workflow = {
   wish?: Wish
   /** Or what happens to the machines of an environment. */
   disturb?: (owner: Sql, environmentId: string) => PromiseLike<unknown>
-  /** The state in which it has to end: of an instance its status, or `forgotten`; of an image what is observed, or `gone`. */
+  /** The state in which it has to end: of an instance its status, or `forgotten`; of an image what is observed, or `gone`; of a webhook `idle`, `pending`, `delivered` or `gone`. */
   goal: string
   /** Another end that some faults may leave as the only true one. */
   or?: string
@@ -52,6 +52,7 @@ const crash = becomes({ power: 'crashed' })
 
 const instance = { thing: 'instance', mode: 'test' } as const
 const image = { thing: 'image', mode: 'live' } as const
+const webhook = { thing: 'webhook', mode: 'test' } as const
 
 export const WORKFLOWS: Workflow[] = [
   { ...instance, name: 'create', body: PUBLIC, goal: 'running' },
@@ -109,6 +110,14 @@ export const WORKFLOWS: Workflow[] = [
   {
     ...{ ...image, name: 'remove an image', from: [{ until: 'present' }], goal: 'gone' },
     wish: (id) => ['DELETE', `/v2/images/${id}`],
+  },
+  {
+    ...{ ...webhook, name: 'deliver an event', from: [{ until: 'idle' }], goal: 'delivered' },
+    wish: (id) => ['POST', `/v2/webhooks/${id}/ping`],
+  },
+  {
+    ...{ ...webhook, name: 'remove a webhook', from: [{ until: 'idle' }], goal: 'gone' },
+    wish: (id) => ['DELETE', `/v2/webhooks/${id}`],
   },
 ]
 

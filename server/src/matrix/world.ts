@@ -2,7 +2,10 @@
  * A control plane whose faults a test decides: real database, reconcilers and engine, simulated machines, and time that
  * stands still unless it is moved. Engines look only when they are told to.
  */
+import { once } from 'node:events'
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { createServer, type Server } from 'node:http'
+import type { AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after } from 'node:test'
@@ -13,7 +16,6 @@ import { faultySql } from '../db/testing-faults.ts'
 import type { Deps } from '../deps.ts'
 import type { Driver, ObservedMachine } from '../drivers/driver.ts'
 import { createSimulatedDriver } from '../drivers/simulated/driver.ts'
-import { faultyDriver } from '../drivers/testing-faults.ts'
 import { createEngine, type Engine, type Reconcilers } from '../engine/loop.ts'
 import type { Claim } from '../engine/work.ts'
 import { createTestApp, createTestTenant, type TestApp, testConfig } from '../http/testing.ts'
@@ -24,8 +26,9 @@ import { syncCatalogue } from '../images/store.ts'
 import { openNetworks } from '../instances/testing-world.ts'
 import { systemClock } from '../lib/clock.ts'
 import { silentLog } from '../lib/log.ts'
-import { reconcilers } from '../reconcilers.ts'
+import { pools } from '../reconcilers.ts'
 import { Faults, noAnswer } from './faults.ts'
+import { lockedDriver } from './machines.ts'
 import { installProbes } from './probes.ts'
 
 /** What is wrong with a build, on purpose. */
@@ -56,6 +59,8 @@ export type MatrixWorld = Pick<TestApp, 'app' | 'owner' | 'deps'> & {
   watch: { look?: (claimed: Claim) => void; seen?: (claimed: Claim, machine: ObservedMachine | null) => Promise<void> }
   /** The keys of THE LIST of reconcilers. */
   kinds: string[]
+  /** The address of a receiver of webhooks, who says yes to everything. */
+  receiver(): Promise<string>
   close(): Promise<void>
 }
 
@@ -72,10 +77,10 @@ export async function createMatrixWorld(broken: Broken = {}): Promise<MatrixWorl
   const base = await createTestApp((sql) => {
     const simulated = createSimulatedDriver({ sql, seed: 1 })
     const machines = broken.driver?.(simulated, ownerOf(sql)) ?? simulated
-    const driver = faultyDriver(machines, async (call, id, effect) => {
-      const result = await faults.at(`driver ${call}`, effect)
-      const claimed = looks.get(id)
-      if (call === 'get' && claimed) await watch.seen?.(claimed, result as ObservedMachine | null)
+    const driver = lockedDriver(machines, async ({ method, id }, effect) => {
+      const result = await faults.at(`driver ${method}`, effect)
+      const claimed = looks.get(id ?? '')
+      if (method === 'get' && claimed) await watch.seen?.(claimed, result as ObservedMachine | null)
       return result
     })
     return {
@@ -101,7 +106,7 @@ export async function createMatrixWorld(broken: Broken = {}): Promise<MatrixWorl
   const faulty_app = await createApp({ ...deps, sql: writing }, { ready: async () => [] })
 
   function lookers(): Reconcilers {
-    const all = { ...reconcilers(lookingDeps), image: withImporter(lookingDeps, faults) }
+    const all = { ...allReconcilers(lookingDeps), image: withImporter(lookingDeps, faults) }
     return Object.fromEntries(
       Object.entries(all).map(([kind, reconcile]) => [
         kind,
@@ -115,8 +120,16 @@ export async function createMatrixWorld(broken: Broken = {}): Promise<MatrixWorl
     )
   }
 
+  let receiver: Server | null = null
   return {
-    ...{ app: base.app, owner, deps, faults, data_dir, faulty_app, watch, kinds: Object.keys(reconcilers(deps)) },
+    async receiver() {
+      receiver ??= createServer((request, response) => {
+        request.resume().on('end', () => response.writeHead(204).end())
+      }).listen(0, '127.0.0.1')
+      if (!receiver.listening) await once(receiver, 'listening')
+      return `http://127.0.0.1:${(receiver.address() as AddressInfo).port}/`
+    },
+    ...{ app: base.app, owner, deps, faults, data_dir, faulty_app, watch, kinds: Object.keys(allReconcilers(deps)) },
     async worker(name) {
       let active = 0
       const sql = faultySql(broken.engine_sql?.(deps.sql) ?? deps.sql, {
@@ -143,10 +156,16 @@ export async function createMatrixWorld(broken: Broken = {}): Promise<MatrixWorl
       return made
     },
     async close() {
+      receiver?.close()
+      receiver?.closeAllConnections()
       await base.app.close()
     },
   }
 }
+
+/** Those of all pools, which look here by one engine. */
+const allReconcilers = (deps: Deps): Reconcilers =>
+  Object.assign({}, ...pools(deps).map((pool) => pool.reconcilers)) as Reconcilers
 
 /** The key that this statement gives back well, as the name of a subject. */
 function givenBack({ text, values }: { text: string; values: unknown[] }): string | null {

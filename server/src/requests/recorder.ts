@@ -155,9 +155,12 @@ export function createRequestLog(options: RecorderOptions): RequestLog {
     span(span) {
       if (stopped) return
       const signature = `${span.request_id} ${span.name} ${span.status} ${span.detail.code ?? ''}`
-      if (lastSpans.get(span.resource) === signature) return
-      if (lastSpans.size >= REMEMBERED) lastSpans.clear()
-      lastSpans.set(span.resource, signature)
+      // No delivery is a repetition, and none stands between two looks.
+      if (span.kind !== 'delivery') {
+        if (lastSpans.get(span.resource) === signature) return
+        if (lastSpans.size >= REMEMBERED) lastSpans.clear()
+        lastSpans.set(span.resource, signature)
+      }
       spans.add(span, true)
       schedule(KEPT_MS)
     },

@@ -39,6 +39,7 @@ export function banner(facts: BannerFacts): string {
       `${facts.public_addresses}${isLoopback(facts.public_addresses.split('/')[0]!) ? ', reachable from this host' : ''}`,
     ],
     ['Log in', sshLine(facts)],
+    ['Webhooks', `to the public internet by https${config.webhook_allow.map((range) => ` and to ${range}`).join('')}`],
     ['Images', `from the public internet${config.image_allow.map((range) => ` and ${range}`).join('')}`],
   ]
   const width = Math.max(...rows.map(([name]) => name.length))

@@ -17,6 +17,8 @@ export type Setting = {
   help: string
   /** Text of a flag or variable → value; throws an Error that says what is expected. */
   parse?: (text: string) => unknown
+  /** An empty variable is a value: nothing at all. Else it counts as not set. */
+  may_be_empty?: true
 }
 
 const RATE = '{ rate_per_second, burst }'
@@ -152,6 +154,31 @@ export const SETTINGS: Setting[] = [
     default: '127.0.0.0/8 on a loopback host, else none',
     help: 'Addresses beyond the public internet from which images may be fetched',
     parse: ranges,
+  },
+  {
+    key: 'webhook_allow',
+    env: 'CLOUDNEXUS_WEBHOOK_ALLOW',
+    value: 'CIDR,…',
+    default: '127.0.0.0/8 on a loopback host, else none',
+    help: 'Addresses beyond the public internet to which webhooks may be sent, also by http; empty: none at all',
+    parse: ranges,
+    may_be_empty: true,
+  },
+  {
+    key: 'webhook_proxy',
+    env: 'CLOUDNEXUS_WEBHOOK_PROXY',
+    value: 'HOST:PORT',
+    default: 'none',
+    help: 'An HTTP proxy (CONNECT) through which webhooks are sent, to addresses that were checked before',
+    parse: hostAndPort,
+  },
+  {
+    key: 'webhook_log_days',
+    env: 'CLOUDNEXUS_WEBHOOK_LOG_DAYS',
+    value: 'DAYS',
+    default: '30',
+    help: 'How long deliveries of webhooks and their attempts are kept',
+    parse: integer(4, 3_650),
   },
   {
     key: 'image_max_bytes',
@@ -305,6 +332,12 @@ function addressAndPort(text: string): string {
   const [, bare, port] = /^(.+):(\d{1,5})$/.exec(text) ?? []
   if (bare !== undefined && isIP(bare.replace(/^\[(.*)\]$/, '$1')) && Number(port) <= 65_535) return text
   throw new Error('an address and a port, such as 127.0.0.1:9464')
+}
+
+function hostAndPort(text: string): string {
+  const [, port] = /^(?:\[[0-9a-f:.]+\]|[a-z0-9][a-z0-9.-]{0,252}):(\d{1,5})$/i.exec(text) ?? []
+  if (Number(port) >= 1 && Number(port) <= 65_535) return text
+  throw new Error('a host and a port, such as 10.0.0.5:4750')
 }
 
 function publicUrl(text: string): string {

@@ -1,16 +1,16 @@
 /** What only real machines can show: the network, the confinement, and the truth after the control plane was gone. */
 import assert from 'node:assert/strict'
-import { readFile, rename, rm, stat } from 'node:fs/promises'
+import { open, readFile, rename, rm, stat } from 'node:fs/promises'
 import { createServer } from 'node:net'
 import { dirname, join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
 import { systemClock } from '../../lib/clock.ts'
-import { AddressInUseError, type MachineSpec, NotFoundError, TransientError } from '../driver.ts'
+import { AddressInUseError, DamagedDiskError, type MachineSpec, NotFoundError, TransientError } from '../driver.ts'
 import { growCommand } from './disk.ts'
 import type { QemuDriver } from './driver.ts'
 import { look } from './machine.ts'
 import { instancesFolder, machinePaths, readRun, writeJson } from './machine-files.ts'
-import { findMachineProcesses } from './process.ts'
+import { findMachineProcesses, killProcess } from './process.ts'
 import { QmpClient } from './qmp.ts'
 import { runProgram } from './run-program.ts'
 import { endAllMachines } from './teardown.ts'
@@ -238,6 +238,31 @@ test('a data folder that other users cannot walk to', async (context) => {
     await until(world.driver, spec, ({ power }) => power === 'off')
     await world.driver.delete(ref(spec))
     assert.equal(await world.driver.get(ref(spec)), null)
+  } finally {
+    await world.remove()
+  }
+})
+
+test('after a reboot of the host a damaged disk is not started, and a sound one is', async () => {
+  const world = await makeWorld()
+  try {
+    const spec = world.spec()
+    await boot(world.driver, spec)
+    const { paths, process: living, run } = (await look(world.options, spec.id))!
+    await killProcess(living!, 5000, systemClock)
+    await writeJson(paths.run_file, { ...run, process: { ...living, boot_id: 'the boot before' } })
+    const disk = await open(paths.disk, 'r+')
+    const { buffer } = await disk.read(Buffer.alloc(8), 0, 8, 40)
+    const l1_table = Number(buffer.readBigUInt64BE())
+    const sound = (await disk.read(Buffer.alloc(8), 0, 8, l1_table)).buffer
+    await disk.write(Buffer.from('80000000ffff0000', 'hex'), 0, 8, l1_table)
+    const again = { ...spec, run: 2 }
+    await assert.rejects(world.driver.start(again, systemClock.now()), DamagedDiskError)
+    assert.equal((await world.driver.get(ref(spec)))?.run, 1)
+    await disk.write(sound, 0, 8, l1_table)
+    await disk.close()
+    await world.driver.start(again, systemClock.now())
+    assert.equal((await world.driver.get(ref(spec)))?.run, 2)
   } finally {
     await world.remove()
   }

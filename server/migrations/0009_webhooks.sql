@@ -1,0 +1,114 @@
+-- Who is told of events by HTTP. wanted_ by the API, observed_ by the deliveries; times are the environment's unless said.
+create table webhooks (
+  environment_id text not null references environments,
+  id text primary key,
+  ordinal bigint generated always as identity,
+  url text not null,
+  -- Types of events: exact, 'instance.*' or '*'.
+  events text[] not null,
+  description text not null,
+  wanted_enabled boolean not null,
+  wanted_gone boolean not null default false,
+  -- Sealed; see lib/secret-box.ts. The previous one signs, too, until then (real time).
+  secret bytea not null,
+  previous_secret bytea,
+  previous_secret_until timestamptz,
+  -- Whose scopes count: the key that made it, or last said where and what it sends.
+  key_id text not null references api_keys,
+  observed_disabled_reason text check (observed_disabled_reason in ('gone', 'failing', 'key_ended')),
+  observed_disabled_at timestamptz,
+  -- The first and the last failure since the last success; null: none.
+  observed_failing_since timestamptz,
+  observed_failed_at timestamptz,
+  -- It said that it is busy: one request at a time, until a success.
+  observed_throttled boolean not null default false,
+  created_at timestamptz not null,
+  updated_at timestamptz not null,
+  version integer not null default 1
+);
+create index webhooks_listed on webhooks (environment_id, ordinal);
+
+-- What is to be sent, and what came of it. No foreign keys: each insert would lock a row that everybody shares.
+create table webhook_deliveries (
+  environment_id text not null,
+  id text primary key,
+  ordinal bigint generated always as identity,
+  webhook_id text not null,
+  event_id text not null,
+  event_sequence bigint not null,
+  event_type text not null,
+  cause text not null check (cause in ('event', 'resend', 'replay', 'ping')),
+  status text not null default 'pending' check (status in ('pending', 'succeeded', 'failed', 'cancelled')),
+  -- Why it was cancelled, or what was wrong with the last attempt.
+  reason text,
+  attempts integer not null default 0,
+  -- Of the next attempt; null: there is none.
+  due_at timestamptz,
+  created_at timestamptz not null,
+  finished_at timestamptz,
+  -- Real time, by which the log is kept.
+  recorded_at timestamptz not null default clock_timestamp()
+);
+-- What is replayed comes after what is new.
+create index webhook_deliveries_due on webhook_deliveries (webhook_id, due_at, ordinal) where status = 'pending' and cause <> 'replay';
+create index webhook_deliveries_replayed on webhook_deliveries (webhook_id, due_at, ordinal) where status = 'pending' and cause = 'replay';
+create index webhook_deliveries_listed on webhook_deliveries (webhook_id, ordinal);
+create index webhook_deliveries_event on webhook_deliveries (webhook_id, event_sequence);
+create index webhook_deliveries_age on webhook_deliveries (recorded_at);
+
+-- Each request that was made. Real time.
+create table webhook_attempts (
+  environment_id text not null,
+  delivery_id text not null references webhook_deliveries on delete cascade,
+  number integer not null,
+  started_at timestamptz not null,
+  duration_ms double precision not null,
+  -- Parts of it, where they happened: the name, the connection with TLS, the wait for the answer.
+  dns_ms double precision,
+  connect_ms double precision,
+  first_byte_ms double precision,
+  -- Without the signature.
+  request_headers jsonb not null,
+  response_status smallint,
+  response_headers jsonb,
+  -- Its first 4 KiB.
+  response_body text,
+  error text,
+  primary key (delivery_id, number)
+);
+
+-- How many webhooks there are: where there are none, writing an event costs no more than looking at this.
+alter table environment_heads add column webhooks integer not null default 0;
+
+-- Events of a transaction → what is to be sent of them, called by the statement that writes them. It sees what was committed
+-- until the environment's turn came, so nothing that happens after a webhook was made is missed. The id of a first delivery
+-- follows from event and webhook: nobody can make it twice. A ping is for the webhook that it is about.
+create function queue_deliveries(
+  in_environment text, event_ids text[], sequences bigint[], types text[], resource_ids text[], at timestamptz
+) returns integer language plpgsql
+  as $$
+begin
+  with queued as (
+    insert into webhook_deliveries
+      (environment_id, id, webhook_id, event_id, event_sequence, event_type, cause, due_at, created_at)
+    select w.environment_id, 'dlv_' || left(encode(sha256(convert_to(e.id || w.id, 'UTF8')), 'hex'), 20), w.id,
+      e.id, e.sequence, e.type, case when e.type = 'webhook.ping' then 'ping' else 'event' end, at, at
+    from unnest(event_ids, sequences, types, resource_ids) as e(id, sequence, type, resource_id)
+      join webhooks w on case when e.type = 'webhook.ping' then w.id = e.resource_id
+        else w.events && array['*', split_part(e.type, '.', 1) || '.*', e.type] end
+    where w.environment_id = in_environment and w.wanted_enabled and not w.wanted_gone
+      and w.observed_disabled_reason is null
+    order by e.sequence
+    returning webhook_id
+  )
+  insert into work as w (kind, id, environment_id, due_at)
+  select distinct 'webhook', q.webhook_id, in_environment, at from queued q order by q.webhook_id
+  on conflict (kind, id) do update set
+    due_at = least(w.due_at, excluded.due_at), not_before = '-infinity', wakes = w.wakes + 1;
+  return 1;
+end $$;
+
+select isolate_tenant_table('webhooks');
+select isolate_tenant_table('webhook_deliveries', engine => 'select, delete');
+select isolate_tenant_table('webhook_attempts', app => 'select, insert, delete');
+grant select (id, environment_id, wanted_gone) on webhooks to cn_engine;

@@ -1,0 +1,40 @@
+/** The simulation is shown bugs of each kind that it is for, one planted at a time, and must find them. */
+import assert from 'node:assert/strict'
+import { after, test } from 'node:test'
+import { BUGS, type BugName } from './bugs.ts'
+import { SimulationFailure } from './run.ts'
+import { simulate } from './simulate.ts'
+import { openWorld } from './world.ts'
+
+/** What tells of each, and how many histories that may take. */
+const FOUND_BY: Record<BugName, { invariant: string; within: number }> = {
+  lost_wake: { invariant: 'wakes', within: 20 },
+  double_start: { invariant: 'I1', within: 30 },
+  no_fence: { invariant: 'fence', within: 20 },
+  forgotten_event: { invariant: 'I6', within: 10 },
+  late_event: { invariant: 'I6', within: 10 },
+}
+
+const world = await openWorld()
+after(() => world.close())
+
+for (const [name, { invariant, within }] of Object.entries(FOUND_BY)) {
+  test(`${name} is found by ${invariant}`, async (context) => {
+    for (let seed = 1; seed <= within; seed++) {
+      const failure = await simulate(world, { seed, steps: 200, bug: BUGS[name as BugName] }).then(
+        () => null,
+        (error: unknown) => error,
+      )
+      if (failure === null) continue
+      assert.ok(failure instanceof SimulationFailure, String(failure))
+      assert.ok(
+        failure.violations.some((violation) => violation.invariant === invariant),
+        failure.message,
+      )
+      assert.match(failure.message, new RegExp(`^${invariant}: `, 'm'))
+      assert.match(failure.message, new RegExp(`npm run simulate -- --seed ${seed} `))
+      return context.diagnostic(`by seed ${seed}: ${failure.message.split('\n', 1)[0]}`)
+    }
+    assert.fail(`not found in ${within} histories`)
+  })
+}

@@ -1,0 +1,75 @@
+/** Bugs that are planted to see whether the simulation finds them; nothing of the product is edited for it. */
+import type { Compiled } from '../db/sql.ts'
+import type { Driver, ObservedMachine } from '../drivers/driver.ts'
+import type { Tampering } from './faulty-sql.ts'
+
+/** A function of the control plane that does not do what it should. */
+export type Bug = Tampering & {
+  /** The driver that is used instead. */
+  driver?(driver: Driver): Driver
+}
+
+const LATELY_MS = 10_000
+/** What the driver of `double_start` has seen. */
+const seen = new Map<string, { at: Date; machine: ObservedMachine | null }>()
+
+/** By the name that `--bug` takes. */
+export const BUGS = {
+  /** `finish` does not look whether the key was woken since its claim. */
+  lost_wake: {
+    rewrite: ({ text, values }) => ({
+      text: text.startsWith('delete from work')
+        ? text.replace(/wakes = (\$\d+)/, '$1::bigint is not null')
+        : text.replace(
+            /(update work w set leased_by = null.*attempts = 0.*)w\.wakes = (\$\d+)/s,
+            '$1$2::bigint is not null',
+          ),
+      values,
+    }),
+  },
+  /** A driver that believes what it saw lately: `start` makes a process beside one that it has just made. */
+  double_start: {
+    driver: (driver) => ({
+      ...driver,
+      async get(ref) {
+        const known = seen.get(ref.id)
+        const age_ms = known ? ref.now.getTime() - known.at.getTime() : -1
+        if (known && age_ms >= 0 && age_ms < LATELY_MS) return known.machine
+        const machine = await driver.get(ref)
+        seen.set(ref.id, { at: ref.now, machine })
+        return machine
+      },
+      async start(spec, now) {
+        const isKnownOn = seen.get(spec.id)?.machine?.power === 'running'
+        if (!isKnownOn) await driver.kill({ id: spec.id, environment_id: spec.environment_id, now })
+        await driver.start(spec, now)
+      },
+    }),
+  },
+  /** What a step saw is recorded although another worker has taken the key over. */
+  no_fence: {
+    rewrite: (compiled) =>
+      /^\s*select 1 from work where kind = .* for share/s.test(compiled.text)
+        ? { text: compiled.text.replace(/lease = (\$\d+)/, '$1::bigint is not null'), values: compiled.values }
+        : compiled,
+  },
+  /** Some events are forgotten. */
+  forgotten_event: { rewrite: (compiled) => withoutEvents(compiled, 'instance.stopped') },
+  /** Events are written after the commit of what they tell. */
+  late_event: { lastIsOutside: true },
+} as const satisfies Record<string, Bug>
+
+export type BugName = keyof typeof BUGS
+
+/** The statement that closes a head, without the events of a type: as if they had not been gathered. */
+function withoutEvents(compiled: Compiled, type: string): Compiled {
+  const types = compiled.values.find((value): value is string[] => Array.isArray(value) && value.includes(type))
+  if (!types || !compiled.text.includes('insert into events')) return compiled
+  const kept = types.map((each) => each !== type)
+  const counts = [...compiled.text.matchAll(/sequence [+-] \$(\d+)::bigint/g)].map((found) => Number(found[1]) - 1)
+  const values = compiled.values.map((value, index) => {
+    if (counts.includes(index)) return kept.filter(Boolean).length
+    return Array.isArray(value) && value.length === types.length ? value.filter((_, i) => kept[i]) : value
+  })
+  return { text: compiled.text, values }
+}

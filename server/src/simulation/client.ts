@@ -1,0 +1,55 @@
+/** Who uses an environment: what it has made and been told, and what no answer may contradict. */
+
+import type { Status } from '../instances/row.ts'
+import { MOVES } from '../instances/status.ts'
+import type { Tenant } from './world.ts'
+
+export type Body = Record<string, unknown>
+export type Answer = { status: number; headers: Record<string, unknown>; body: Body }
+export type Attempt = {
+  method: 'GET' | 'POST' | 'PUT' | 'PATCH' | 'DELETE'
+  url: string
+  body?: Body
+  headers?: Record<string, string>
+  /** Another of the client's keys than its first. */
+  key?: string
+}
+
+/** A create with an Idempotency-Key whose answer may have been lost: it is to be sent again. */
+export type Repeatable = { attempt: Attempt; name: string; seconds: number; answered: string | null }
+
+export type Client = Tenant & {
+  instances: Map<string, { status: Status; version: number }>
+  keys: { id: string; key: string }[]
+  repeatable: Repeatable[]
+  made: number
+  /** Number of the last event that it has read. */
+  read: number
+}
+
+export const newClient = (tenant: Tenant): Client => {
+  return { ...tenant, instances: new Map(), keys: [], repeatable: [], made: 0, read: 0 }
+}
+
+/** Takes note of an instance as it was shown. Answers what cannot be: versions that fall, moves that are none. */
+export function notice(client: Client, shown: Body): string | null {
+  const { id, status, version } = shown as { id: string; status: Status; version: number }
+  const known = client.instances.get(id)
+  client.instances.set(id, { status, version })
+  if (!known) return null
+  if (version < known.version) return `${id} was shown with version ${known.version} and then ${version}`
+  if (version === known.version && status !== known.status) {
+    return `version ${version} of ${id} was shown as ${known.status} and as ${status}`
+  }
+  return reachable(known.status).has(status) ? null : `${id} was shown ${known.status} and then ${status}`
+}
+
+const reaches = new Map<Status, Set<Status>>()
+function reachable(from: Status): Set<Status> {
+  const known = reaches.get(from)
+  if (known) return known
+  const found = new Set([from])
+  for (const status of found) for (const next of MOVES[status]) found.add(next)
+  reaches.set(from, found)
+  return found
+}

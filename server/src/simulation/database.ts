@@ -1,0 +1,126 @@
+/**
+ * A database whose time is the simulation's, with witnesses that the control plane does not know.
+ *
+ * Time: a schema that stands before pg_catalog in the search path has a `now()` of its own. So every statement of ours
+ * that says now() means simulated time, and none of them had to be changed for it.
+ *
+ * Witnesses: triggers write down each change of an instance's status and each event with the number of its transaction.
+ * They know nothing of how the control plane makes events, so what it forgets is seen.
+ */
+import { connect, type Query, type Sql } from '../db/database.ts'
+import { createTestDatabase } from '../db/testing.ts'
+
+/** A change as the triggers saw it; `event`: its type is in `is`. */
+export type Witness = {
+  what: 'instance' | 'event'
+  xid: string
+  environment_id: string
+  resource_id: string
+  was: string | null
+  is: string
+  version_before: number | null
+  version: number
+}
+
+const PREPARATION = `
+  create schema simulated;
+  grant usage on schema simulated to public;
+  create sequence simulated.milliseconds;
+  grant select on sequence simulated.milliseconds to public;
+  create function simulated.now() returns timestamptz language sql stable
+    as 'select to_timestamp(last_value / 1000.0) from simulated.milliseconds';
+  create function simulated.clock_timestamp() returns timestamptz language sql stable as 'select simulated.now()';
+  -- What time has done to a machine is told by its row only when the driver looks.
+  create function simulated.is_on(machine jsonb, at timestamptz) returns boolean language sql immutable as $$
+    select coalesce(machine ->> 'power' = 'paused' or (machine ->> 'power' = 'running'
+      and coalesce((machine ->> 'off_at')::timestamptz > at, true)
+      and (coalesce((machine ->> 'crash_at')::timestamptz > at, true)
+        or machine ->> 'crash_as' not in ('crash', 'host_reboot'))), false) $$;
+
+  create unlogged table simulated.witnesses (
+    number bigint generated always as identity, xid xid8 default pg_current_xact_id(), what text, environment_id text,
+    resource_id text, was text, "is" text, version_before integer, version integer);
+  create function simulated.see_instance() returns trigger language plpgsql security definer as $$
+    begin
+      if tg_op = 'UPDATE' and old.status = new.status and old.version = new.version then return null; end if;
+      insert into simulated.witnesses (what, environment_id, resource_id, was, "is", version_before, version)
+      values ('instance', new.environment_id, new.id, case when tg_op = 'UPDATE' then old.status end, new.status,
+        case when tg_op = 'UPDATE' then old.version end, new.version);
+      return null;
+    end $$;
+  create trigger seen after insert or update on instances for each row execute function simulated.see_instance();
+  create function simulated.see_event() returns trigger language plpgsql security definer as $$
+    begin
+      insert into simulated.witnesses (what, environment_id, resource_id, "is", version)
+      values ('event', new.environment_id, new.resource_id, new.type, (new.data #>> '{object,version}')::integer);
+      return null;
+    end $$;
+  create trigger seen after insert on events for each row execute function simulated.see_event();
+
+  do $$ declare found record; begin
+    for found in select d.adrelid::regclass as relation, a.attname as name, pg_get_expr(d.adbin, d.adrelid) as value
+      from pg_attrdef d join pg_attribute a on a.attrelid = d.adrelid and a.attnum = d.adnum
+      where pg_get_expr(d.adbin, d.adrelid) in ('now()', 'clock_timestamp()')
+        and d.adrelid in (select oid from pg_class where relnamespace = 'public'::regnamespace)
+    loop
+      execute format('alter table %s alter %I set default simulated.%s', found.relation, found.name, found.value);
+    end loop;
+    for found in select oid::regprocedure as signature from pg_proc
+      where pronamespace = 'public'::regnamespace and proconfig is not null
+    loop
+      execute format('alter function %s set search_path = simulated, pg_catalog, pg_temp', found.signature);
+    end loop;
+    -- What is cleaned at a time of its own would move rows, and with them the order of equals.
+    for found in select oid::regclass as relation from pg_class
+      where relnamespace = 'public'::regnamespace and relkind = 'r'
+    loop
+      execute format('alter table %s set (autovacuum_enabled = false)', found.relation);
+    end loop;
+    execute format('alter database %I set search_path = simulated, pg_catalog, public', current_database());
+  end $$`
+
+export type SimulatedDatabase = {
+  /** The two roles' connections: one each. */
+  sql: Sql
+  owner: Sql
+  /** Empties everything. */
+  clear(): Promise<void>
+  /** What was witnessed since the last time. */
+  witnesses(): Promise<Witness[]>
+}
+
+export async function openDatabase(): Promise<SimulatedDatabase> {
+  const { url, sql, owner } = await createTestDatabase({ max: 1 })
+  const setup = connect({ url, max: 1, name: 'simulation' })
+  await setup.unsafe(PREPARATION)
+  const emptying = await statementsToClear(setup)
+  await setup.end()
+  return {
+    sql,
+    owner,
+    async clear() {
+      await owner.unsafe(emptying)
+    },
+    async witnesses() {
+      const seen = await owner<(Witness & { number: number })[]>`delete from simulated.witnesses returning *, xid::text`
+      return seen.sort((a, b) => a.number - b.number)
+    },
+  }
+}
+
+/** Triggers do not fire meanwhile: some tables refuse to be emptied. */
+async function statementsToClear(setup: Query): Promise<string> {
+  const tables = await setup<{ name: string }[]>`
+    select oid::regclass::text as name from pg_class
+    where relnamespace = 'public'::regnamespace and relkind in ('r', 'p') and relname <> 'migrations'
+      and not relispartition order by name`
+  const sequences = await setup<{ name: string }[]>`
+    select oid::regclass::text as name from pg_class
+    where relnamespace in ('public'::regnamespace, 'simulated'::regnamespace) and relkind = 'S'
+      and relname <> 'milliseconds' order by name`
+  return `
+    set session_replication_role = replica;
+    truncate ${tables.map(({ name }) => name).join(', ')}, simulated.witnesses;
+    set session_replication_role = origin;
+    ${sequences.map(({ name }) => `alter sequence ${name} restart`).join(';')}`
+}

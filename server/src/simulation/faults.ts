@@ -1,0 +1,111 @@
+/**
+ * Faults fall at the points where a tick leaves the process: each statement, each commit, each call of a driver. A tick
+ * carries its fault with it through its awaits, so several that are under way do not meet each other's.
+ *
+ * A crash is an error that every later point of the tick throws again: whatever the code does about it, nothing of it
+ * reaches the world any more. A transaction that was open is rolled back, as the server would.
+ */
+import { AsyncLocalStorage } from 'node:async_hooks'
+import { CapacityError, InvalidSpecError, TransientError } from '../drivers/driver.ts'
+import type { DriverMethod } from '../drivers/testing-faults.ts'
+import { DatabaseUnavailableError } from '../lib/errors.ts'
+import type { Random } from '../lib/random.ts'
+
+/** The process is gone. */
+export class Crash extends Error {
+  constructor() {
+    super('the process ended here')
+  }
+}
+
+/**
+ * What goes wrong in a tick. `error`: this one call fails. `crash`: the process ends. `pause`: the process stands still,
+ * perhaps for longer than its lease. `after`: the call has had its effect, and its answer is lost.
+ */
+export type Fault = { kind: 'error' | 'crash' | 'pause'; at: number; moment: 'before' | 'after'; variant: number }
+
+export type Point = { what: 'statement' | 'transaction' | 'commit' } | { what: DriverMethod }
+
+/** A tick that is under way. */
+export type Tick = {
+  points: number
+  fault: Fault | null
+  /** Where the fault fell, for the history. */
+  fell: string | null
+  isDead: boolean
+  /** Transactions that are open: a pause within would hold locks that the server does not give back. */
+  open: number
+  /** `isLong`: until another worker has taken its key over, in the time of faults. */
+  paused: { isLong: boolean; resume(): void } | null
+  onPause: () => void
+}
+
+const current = new AsyncLocalStorage<Tick>()
+
+export const newTick = (fault: Fault | null): Tick => {
+  return { points: 0, fault, fell: null, isDead: false, open: 0, paused: null, onPause: () => {} }
+}
+
+/** Runs what the tick does. Its points are those of this call and of all that it awaits. */
+export const during = <T>(tick: Tick, body: () => Promise<T>): Promise<T> => current.run(tick, body)
+export const currentTick = (): Tick | undefined => current.getStore()
+
+/** A fault at one of the first points; most ticks have a dozen. */
+export function drawFault(random: Random, kinds: readonly Fault['kind'][]): Fault {
+  return {
+    kind: kinds[random.integer(kinds.length)]!,
+    at: 1 + random.integer(random.integer(2) === 0 ? 5 : 12),
+    moment: random.integer(2) === 0 ? 'before' : 'after',
+    variant: random.integer(12),
+  }
+}
+
+/** Passes a point of the tick under way: carries the effect out, unless the tick's fault falls here. */
+export async function pass<T>(point: Point, effect: () => Promise<T>): Promise<T> {
+  const tick = current.getStore()
+  if (!tick) return effect()
+  if (tick.isDead) throw new Crash()
+  tick.points++
+  const { fault } = tick
+  if (!fault || tick.points < fault.at || !fits(fault, tick, point)) return effect()
+  tick.fault = null
+  tick.fell = `${fault.kind} ${fault.kind === 'pause' ? 'before' : fault.moment} ${point.what} (point ${tick.points})`
+  if (fault.kind === 'pause') {
+    await pause(tick, fault.variant >= LONG)
+    return effect()
+  }
+  if (fault.moment === 'after') await effect()
+  if (fault.kind === 'error') throw errorAt(point, fault)
+  tick.isDead = true
+  throw new Crash()
+}
+
+/** Variants of a pause from which on it is a long one, and from which on it falls right before an effect. */
+const LONG = 4
+const AT_EFFECT = 6
+const EFFECTS: readonly Point['what'][] = ['create', 'start', 'kill', 'powerDown', 'delete', 'setPublicAddress']
+
+/** No pause within a transaction; and many right before an effect, where it matters most what happens meanwhile. */
+function fits({ kind, variant }: Fault, tick: Tick, { what }: Point): boolean {
+  return kind !== 'pause' || (tick.open === 0 && (variant < AT_EFFECT || EFFECTS.includes(what)))
+}
+
+async function pause(tick: Tick, isLong: boolean): Promise<void> {
+  const resumed = new Promise<void>((resolve) => {
+    tick.paused = { isLong, resume: resolve }
+  })
+  tick.onPause()
+  await resumed
+  tick.paused = null
+  if (tick.isDead) throw new Crash()
+}
+
+function errorAt({ what }: Point, { moment, variant }: Fault): Error {
+  if (what === 'statement' || what === 'transaction' || what === 'commit') {
+    return new DatabaseUnavailableError('a fault of the simulation')
+  }
+  const mayRefuse = moment === 'before' && (what === 'create' || what === 'start')
+  if (mayRefuse && variant === 0) return new InvalidSpecError('simulated_failure', 'It cannot be made here.')
+  if (mayRefuse && variant <= 3) return new CapacityError('host_full', 'The host has no room.')
+  return new TransientError('timeout', 'The hypervisor does not answer.')
+}

@@ -1,0 +1,68 @@
+/** The control plane's connections, with the points of faults.ts, and with what a planted bug does to statements. */
+import type { Sql, Transaction } from '../db/database.ts'
+import { type Compiled, compile, createQuery, type Query, Statement } from '../db/sql.ts'
+import { currentTick, pass } from './faults.ts'
+
+/** What a planted bug changes about statements. */
+export type Tampering = {
+  /** The statement that is sent instead. */
+  rewrite?(statement: Compiled): Compiled
+  /** A transaction's last statement is sent after its commit, as one of its own. */
+  lastIsOutside?: boolean
+}
+
+/**
+ * @param tampering asked at each statement: bugs come and go between histories
+ * @param committed is told of each transaction that was committed, whether its answer arrives or not
+ */
+export function faultySql(inner: Sql, tampering: () => Tampering, committed: () => void): Sql {
+  const rewritten = (compiled: Compiled) => tampering().rewrite?.(compiled) ?? compiled
+  const through = (query: Query) =>
+    createQuery((compiled) => {
+      const { text, values } = rewritten(compiled)
+      return pass({ what: 'statement' }, () => query.unsafe<object[]>(text, values) as never)
+    })
+
+  /** A statement that was compiled, as one that is not run yet. */
+  const uncompiled = ({ text, values }: Compiled) =>
+    new Statement(text.split(/\$\d+/), values, () => Promise.reject(new Error('only for a commit')))
+
+  async function begin<T>(body: (tx: Transaction) => T | Promise<T>): Promise<Awaited<T>> {
+    let outside: Compiled | null = null
+    const tick = currentTick()
+    const result = await pass({ what: 'transaction' }, () => {
+      if (tick) tick.open++
+      const done = inner.begin(async (tx) => {
+        const commitWith = (last: Statement<unknown>) => {
+          const compiled = rewritten(compile(last))
+          if (tampering().lastIsOutside) outside = compiled
+          else tx.commitWith(uncompiled(compiled))
+        }
+        const wrapped = Object.assign(through(tx), { transaction: true as const, commitWith })
+        const value: Awaited<T> = await (body(wrapped) as T)
+        return pass({ what: 'commit' }, async () => value)
+      })
+      return done
+        .then((value) => {
+          committed()
+          return value
+        })
+        .finally(() => {
+          if (tick) tick.open--
+        })
+    })
+    const late = outside as Compiled | null
+    if (late) await pass({ what: 'statement' }, () => inner.unsafe(late.text, late.values))
+    return result
+  }
+
+  return Object.assign(through(inner), {
+    begin,
+    as: (environmentId: string) => faultySql(inner.as(environmentId), tampering, committed),
+    reserve: () => inner.reserve(),
+    listen: inner.listen,
+    notify: inner.notify,
+    pool: inner.pool,
+    end: inner.end,
+  })
+}

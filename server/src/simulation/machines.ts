@@ -1,0 +1,68 @@
+/** The book of machines: what really runs, as seen from beside the driver; and what happens to machines by themselves. */
+import type { Query } from '../db/database.ts'
+import type { Driver, ObservedMachine } from '../drivers/driver.ts'
+import { failed, type Machine } from '../drivers/simulated/driver.ts'
+import type { Failure } from '../drivers/simulated/timing.ts'
+import { aroundDriver } from '../drivers/testing-faults.ts'
+import type { Random } from '../lib/random.ts'
+import { pick } from './chance.ts'
+import { pass } from './faults.ts'
+
+const isOn = (machine: ObservedMachine | null) => machine?.power === 'running' || machine?.power === 'paused'
+const runOf = (machine: ObservedMachine | null) => `run ${machine?.run} of ${machine?.started_at?.toISOString()}`
+
+/**
+ * The driver with the points of faults.ts.
+ * @param look at the machine as it is, whatever the driver says
+ * @param violated is told of a second process on a disk
+ */
+export function watchedDriver(inner: Driver, look: Driver['get'], violated: (what: string) => void): Driver {
+  const faulty = aroundDriver(inner, async (call, effect) => {
+    return pass({ what: call.method }, async () => {
+      if (call.method !== 'start' && call.method !== 'create') return effect()
+      const ref = { id: call.id!, environment_id: call.environment_id, now: call.now }
+      const before = await look(ref)
+      const result = await effect()
+      const after = await look(ref)
+      const another = runOf(after) !== runOf(before) || after?.disk !== before?.disk
+      if (isOn(before) && another) violated(`${call.id}: ${runOf(after)} began while ${runOf(before)} was on`)
+      return result
+    })
+  })
+  return faulty
+}
+
+type Row = { id: string; machine: Machine; now: Date }
+
+const ENDED = { ready_at: null, off_at: null, crash_at: null, public_ip: null, ports: [] }
+const failing =
+  (as: Failure) =>
+  ({ machine, now }: Row): object =>
+    failed(machine, as, now.toISOString())
+
+/** What a machine may do by itself: what is different of its row afterwards. */
+const MISHAPS: Record<string, (row: Row) => object | null> = {
+  dies: failing('crash'),
+  panics: failing('panic'),
+  hangs: failing('hang'),
+  'has a disk error': failing('disk_error'),
+  'powers itself off': () => ({ power: 'off', ...ENDED }),
+  'is ended from outside': () => ({ power: 'stopped', ...ENDED }),
+  'never comes up': (row) => (isBooting(row) ? { ready_at: null } : null),
+  'is slow': (row) => (isBooting(row) ? { ready_at: new Date(row.now.getTime() + 25_000).toISOString() } : null),
+}
+const isBooting = ({ machine, now }: Row) => machine.ready_at !== null && machine.ready_at > now.toISOString()
+
+/** Lets something happen to one machine that runs. Null: none does, or it cannot happen to that one. */
+export async function mishap(owner: Query, random: Random): Promise<{ id: string; what: string } | null> {
+  const machines = await owner<Row[]>`
+    select m.id, machine, environment_now(e) as now from simulated_machines m join environments e on e.id = m.environment_id
+    where simulated.is_on(machine, environment_now(e)) order by m.id`
+  const [what, happens] = pick(random, Object.entries(MISHAPS))
+  if (machines.length === 0) return null
+  const row = pick(random, machines)
+  const change = happens(row)
+  if (!change) return null
+  await owner`update simulated_machines set machine = machine || ${owner.json(change)}::jsonb where id = ${row.id}`
+  return { id: row.id, what }
+}

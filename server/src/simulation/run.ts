@@ -1,0 +1,132 @@
+/** A history under way: its state, and how a tick of it is taken and judged. */
+import { systemClock } from '../lib/clock.ts'
+import { type Random, seededRandom } from '../lib/random.ts'
+import { wakeAtStart } from '../reconcilers.ts'
+import type { Bug } from './bugs.ts'
+import { chance } from './chance.ts'
+import { type Client, newClient } from './client.ts'
+import { drawFault, type Fault } from './faults.ts'
+import { createHistory, type History } from './history.ts'
+import { movesAndEvents, rowsHold, type Violation } from './invariants.ts'
+import { startWorker, type Worker } from './worker.ts'
+import type { SimulatedWorld, Tenant } from './world.ts'
+
+export type Options = {
+  seed: number
+  /** Ticks with faults. */
+  steps: number
+  /** A bug to be planted, to see whether it is found. */
+  bug?: Bug
+}
+
+export type Run = {
+  readonly world: SimulatedWorld
+  readonly options: Options
+  /** Of its own: what the control plane draws must not depend on what is chosen here, nor the other way round. */
+  readonly random: Random
+  readonly history: History
+  readonly clients: Client[]
+  readonly workers: [Worker, Worker]
+  /** Hints may be lost where machines are looked at every minute anyway; where they are not, each must count. */
+  readonly losesHints: boolean
+  /** Whether anything goes wrong at present. */
+  faulty: boolean
+  /** The instance that a step looks at although its lease is over: nothing of it may be recorded. */
+  overdue: string | null
+  ticks: number
+  faults: number
+}
+
+/** Faults in so many of a hundred ticks. */
+const FAULTY = 25
+/** Nothing here waits for real time: what does not end in a minute waits for what never comes. */
+const TICK_MS = 60_000
+/** Rows are looked at after each tick that was seen to change an instance, and now and then. */
+const ROWS_EVERY = 10
+/** Seconds between looks at machines at rest: as a real driver has it, and as the simulated one. */
+const RESYNC_SECONDS = { losing: 30, counting: 3_600 }
+
+/** An invariant does not hold; the message says which, how it came about and how to see it again. */
+export class SimulationFailure extends Error {
+  readonly violations: readonly Violation[]
+  constructor(run: Run, violations: readonly Violation[]) {
+    const { seed, steps } = run.options
+    const found = violations.slice(0, 10).map(({ invariant, what }) => `${invariant}: ${what}`)
+    const again = `npm run simulate -- --seed ${seed} --steps ${steps}`
+    super(
+      `${found.join('\n')}\n\nThe last of ${run.ticks} ticks:\n${run.history.tail(40).join('\n')}\n\nAgain: ${again}`,
+    )
+    this.violations = violations
+  }
+}
+
+export async function beginRun(world: SimulatedWorld, options: Options): Promise<Run> {
+  const tenants: Tenant[] = await world.begin(options.seed, options.bug ?? null)
+  const losesHints = options.seed % 2 === 0
+  world.resync_seconds = losesHints ? RESYNC_SECONDS.losing : RESYNC_SECONDS.counting
+  const run: Run = {
+    ...{ world, options, losesHints, faulty: true, overdue: null, ticks: 0, faults: 0 },
+    random: seededRandom(options.seed ^ 0x51ed270b),
+    history: createHistory(),
+    clients: tenants.map(newClient),
+    workers: [startWorker(world, 'worker-1'), startWorker(world, 'worker-2')],
+  }
+  await wakeAtStart(world.deps)
+  return run
+}
+
+export const faultOf = (run: Run, kinds: readonly Fault['kind'][]): Fault | null =>
+  run.faulty && chance(run.random, FAULTY) ? drawFault(run.random, kinds) : null
+
+export function fail(run: Run, invariant: string, what: string): never {
+  throw new SimulationFailure(run, [{ invariant, what }])
+}
+
+/** Takes a tick: what it did goes into the history, and what may never be is looked for. False: nothing was to be done. */
+export async function tick(run: Run, name: string, body: () => Promise<string | null>): Promise<boolean> {
+  const { world, history } = run
+  const commits = world.commits()
+  const line = await inTime(body()).catch((error: Error) => {
+    if (error instanceof SimulationFailure) throw error
+    return fail(run, 'the simulation', error.stack ?? error.message)
+  })
+  if (line === null) return false
+  run.ticks++
+  const at = `${String(run.ticks).padStart(4)} ${world.clock.seconds().toFixed(1).padStart(8)} s`
+  history.note(`${at}  ${name.padEnd(8)} ${line}`)
+  const witnesses = world.commits() > commits ? await world.database.witnesses() : []
+  const late = witnesses.filter(({ what, resource_id }) => what === 'instance' && resource_id === run.overdue)
+  run.overdue = null
+  const found: Violation[] = [
+    ...world.doubleStarts().map((what) => ({ invariant: 'I1', what })),
+    ...late.map(({ resource_id }) => ({ invariant: 'fence', what: `a step without a lease changed ${resource_id}` })),
+    ...movesAndEvents(witnesses),
+    ...(witnesses.length > 0 || run.ticks % ROWS_EVERY === 0 ? await rowsHold(world.owner) : []),
+  ]
+  if (found.length > 0) throw new SimulationFailure(run, found)
+  return true
+}
+
+/** A process is gone and another one begins, as it always does. The first one is the API's, too. */
+export async function restart(run: Run, index: 0 | 1): Promise<void> {
+  const { world, workers } = run
+  await workers[index].end()
+  const number = Math.max(...workers.map(({ name }) => Number(name.split('-')[1])))
+  workers[index] = startWorker(world, `worker-${number + 1}`)
+  if (index === 0) world.forget()
+  if (run.losesHints) world.hints.length = 0
+  await wakeAtStart(world.deps)
+}
+
+async function inTime<T>(work: Promise<T>): Promise<T> {
+  const late = new AbortController()
+  const never = systemClock.sleep(TICK_MS, late.signal).then(() => {
+    if (!late.signal.aborted) throw new Error('the tick does not end')
+    return work
+  })
+  try {
+    return await Promise.race([work, never])
+  } finally {
+    late.abort()
+  }
+}

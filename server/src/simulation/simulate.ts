@@ -1,0 +1,41 @@
+/**
+ * One history from one seed: first clients, engines, machines and time in any order, with faults; then none, and
+ * everything must come to where it is wanted; at the end everybody leaves, and nothing may be left.
+ *
+ * It is serial: one tick after the other, each to its end or to the point at which it stands still. What comes next is
+ * the seed's choice alone, so a history repeats exactly.
+ */
+import { weighted } from './chance.ts'
+import { askAgain, comeToRest, everyoneLeaves, sweepUp } from './rest.ts'
+import { beginRun, type Options, type Run, tick } from './run.ts'
+import { TICKS } from './ticks.ts'
+import type { SimulatedWorld } from './world.ts'
+
+/** `hash`: of all that happened and of what stood in the database at rest; the same for the same seed and code. */
+export type Report = { seed: number; hash: string; ticks: number; faults: number; events: number }
+
+/** Runs a history. Rejects with `SimulationFailure` when something does not hold. */
+export async function simulate(world: SimulatedWorld, options: Options): Promise<Report> {
+  const run = await beginRun(world, options)
+  await limitUse(run)
+  while (run.ticks < options.steps) {
+    const { name, happens } = weighted(run.random, TICKS)
+    await tick(run, name, () => happens(run))
+  }
+  run.faulty = false
+  await askAgain(run)
+  await comeToRest(run)
+  const [counted] = await world.owner<{ events: number }[]>`select count(*) as events from events`
+  const hash = await run.history.hash(world.owner)
+  await sweepUp(run)
+  await everyoneLeaves(run)
+  return { seed: options.seed, hash, ticks: run.ticks, faults: run.faults, events: counted!.events }
+}
+
+/** Few instances in each environment: so much happens to each. */
+async function limitUse({ world, random }: Run): Promise<void> {
+  const quota = { instances: 1 + random.integer(3), vcpus: 2 + random.integer(8), public_ips: 1 + random.integer(2) }
+  await world.owner`
+    update environment_heads h set quota = ${quota} from environments e
+    where e.id = h.environment_id and e.project_id is not null`
+}

@@ -1,0 +1,55 @@
+/** Histories, as many as SIMULATE_SEEDS says (see `npm run simulate`), the same again, and those that once failed. */
+import assert from 'node:assert/strict'
+import { after, test } from 'node:test'
+import { BUGS, type BugName } from './bugs.ts'
+import { REGRESSIONS } from './regressions.ts'
+import { type Report, simulate } from './simulate.ts'
+import { openWorld } from './world.ts'
+
+const { SIMULATE_SEED, SIMULATE_SEEDS, SIMULATE_STEPS, SIMULATE_BUG } = process.env
+const first = Number(SIMULATE_SEED ?? 1)
+const count = Number(SIMULATE_SEEDS ?? 50)
+const steps = Number(SIMULATE_STEPS ?? 200)
+const bug = SIMULATE_BUG ? BUGS[SIMULATE_BUG as BugName] : undefined
+const isAsked = SIMULATE_SEEDS !== undefined
+
+const world = await openWorld()
+after(() => world.close())
+
+test(`the invariants hold in ${count} histories from seed ${first}`, async (context) => {
+  const begin = performance.now()
+  const sum = { ticks: 0, faults: 0, events: 0 }
+  for (let done = 0; done < count; done++) {
+    const report = await simulate(world, { seed: first + done, steps, ...(bug && { bug }) })
+    for (const name of ['ticks', 'faults', 'events'] as const) sum[name] += report[name]
+    if (isAsked && (count <= 10 || (done + 1) % 100 === 0)) tell(report, done + 1, begin)
+  }
+  const seconds = (performance.now() - begin) / 1000
+  context.diagnostic(`${sum.ticks} ticks, ${sum.faults} faults, ${sum.events} events`)
+  context.diagnostic(`${(count / seconds).toFixed(2)} seeds/s`)
+  assert.ok(sum.events >= count && sum.faults >= count, 'little has happened')
+})
+
+/** A line on the way, for who waits. */
+function tell({ seed, hash }: Report, done: number, begin: number): void {
+  const seconds = (performance.now() - begin) / 1000
+  process.stderr.write(`seed ${seed}: ${hash}, ${(done / seconds).toFixed(2)} seeds/s\n`)
+}
+
+test('a seed makes the same history again, and another one a different one', { skip: isAsked }, async () => {
+  const seeds = [1, 2, 3, 4, 5]
+  const hashes = async () => {
+    const found: string[] = []
+    for (const seed of seeds) found.push((await simulate(world, { seed, steps })).hash)
+    return found
+  }
+  const once = await hashes()
+  // In the other order, so that nothing of a history is left for the next one.
+  seeds.reverse()
+  assert.deepEqual((await hashes()).reverse(), once)
+  assert.equal(new Set(once).size, seeds.length)
+})
+
+for (const { seed, steps: itsSteps, found } of REGRESSIONS) {
+  test(`seed ${seed}: ${found}`, { skip: isAsked }, async () => void (await simulate(world, { seed, steps: itsSteps })))
+}

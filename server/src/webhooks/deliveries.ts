@@ -1,0 +1,248 @@
+/** Every SQL statement on what is sent to webhooks. */
+import type { Query, Sql, Transaction } from '../db/database.ts'
+import { type Claim, fence } from '../engine/work.ts'
+import type { EventRow } from '../events/envelope.ts'
+import { commaList, type Window, windowSql } from '../http/list.ts'
+import { ApiError, notFound } from '../lib/errors.ts'
+import { newId } from '../lib/id.ts'
+import type { Random } from '../lib/random.ts'
+import type { Attempt, AttemptRow, Cause, DeliveryRow, DeliveryStatus } from './row.ts'
+
+export type DeliveryFilters = { status?: string; type?: string; event?: string }
+
+/** One window of what was sent to a webhook. */
+export async function listDeliveries(
+  sql: Sql,
+  webhookId: string,
+  { status, type, event }: DeliveryFilters,
+  window: Window,
+): Promise<DeliveryRow[]> {
+  const [statuses, types] = [commaList(status), commaList(type)]
+  return sql<DeliveryRow[]>`
+    select * from webhook_deliveries where webhook_id = ${webhookId}
+    ${statuses ? sql`and status = any(${statuses})` : sql``} ${types ? sql`and event_type = any(${types})` : sql``}
+    ${event ? sql`and event_sequence = (select sequence from events where id = ${event})` : sql``}
+    ${windowSql(sql, window)}`
+}
+
+/** Throws `not_found`. */
+export async function getDelivery(query: Query, webhookId: string, id: string): Promise<DeliveryRow> {
+  const [row] = await query<DeliveryRow[]>`
+    select * from webhook_deliveries where id = ${id} and webhook_id = ${webhookId}`
+  if (!row) throw notFound('delivery', id)
+  return row
+}
+
+/** The requests of a delivery, in their order. */
+export async function listAttempts(query: Query, deliveryId: string): Promise<AttemptRow[]> {
+  return query<AttemptRow[]>`select * from webhook_attempts where delivery_id = ${deliveryId} order by number`
+}
+
+type Place = { environment_id: string; webhook_id: string }
+
+/** Sends an event once more, as soon as may be. Throws `conflict` when the event is not kept any more. */
+export async function insertResend(
+  tx: Transaction,
+  random: Random,
+  { environment_id, webhook_id }: Place,
+  sequence: number,
+): Promise<DeliveryRow> {
+  const [row] = await tx<DeliveryRow[]>`
+    insert into webhook_deliveries
+      (environment_id, id, webhook_id, event_id, event_sequence, event_type, cause, due_at, created_at)
+    select environment_id, ${newId('dlv', random)}, ${webhook_id}, id, sequence, type, 'resend', now, now
+    from events, environment_now(${environment_id}) as now
+    where environment_id = ${environment_id} and sequence = ${sequence}
+    returning *`
+  if (row) return row
+  throw new ApiError('conflict', 'The event is not kept any more, so it cannot be sent again.')
+}
+
+/** Which events are replayed: a range of their numbers, both ends included, or all that failed since a time. */
+export type ReplayOf = { from_sequence: number; to_sequence: number } | { failed_since: Date }
+
+/** What is found at most in one replay, and what may wait of all replays of a webhook. */
+export const MOST_REPLAYED = 10_000
+/** Replayed events a second, of the environment's time. */
+const REPLAYED_PER_SECOND = 20
+
+/**
+ * Queues events again, spread over time behind what is being replayed already. Answers how many, and from which number on
+ * there are more.
+ * @param types those that the webhook wants
+ */
+export async function insertReplay(
+  tx: Transaction,
+  random: Random,
+  { environment_id, webhook_id }: Place,
+  which: ReplayOf,
+  types: string[],
+): Promise<{ deliveries: number; next_sequence: number | null; until: Date | null }> {
+  const found = await findReplayed(tx, { environment_id, webhook_id }, which, types)
+  const more = found.length > MOST_REPLAYED ? found[MOST_REPLAYED]!.sequence : null
+  const some = found.slice(0, MOST_REPLAYED)
+  const [waiting] = await tx<{ count: number; last: Date | null }[]>`
+    select count(*) as count, max(due_at) as last from webhook_deliveries
+    where webhook_id = ${webhook_id} and status = 'pending' and cause = 'replay'`
+  if (waiting!.count + some.length > MOST_REPLAYED) {
+    const detail = `${waiting!.count} events wait to be replayed already, and at most ${MOST_REPLAYED} may. Wait, or replay fewer.`
+    throw new ApiError('conflict', detail)
+  }
+  const rows = await tx<{ due_at: Date }[]>`
+    insert into webhook_deliveries
+      (environment_id, id, webhook_id, event_id, event_sequence, event_type, cause, due_at, created_at)
+    select e.environment_id, r.id, ${webhook_id}, e.id, e.sequence, e.type, 'replay',
+      greatest(now, ${waiting!.last}::timestamptz) + make_interval(secs => r.number::float8 / ${REPLAYED_PER_SECOND}::float8), now
+    from environment_now(${environment_id}) as now,
+      unnest(${some.map(() => newId('dlv', random))}::text[], ${some.map(({ sequence }) => sequence)}::bigint[])
+        with ordinality as r(id, sequence, number)
+      join events e on e.environment_id = ${environment_id} and e.sequence = r.sequence
+    order by r.number
+    returning due_at`
+  return { deliveries: rows.length, next_sequence: more, until: rows.at(-1)?.due_at ?? null }
+}
+
+function findReplayed(tx: Transaction, { environment_id, webhook_id }: Place, which: ReplayOf, types: string[]) {
+  if ('from_sequence' in which) {
+    return tx<{ sequence: number }[]>`
+      select sequence from events
+      where environment_id = ${environment_id} and sequence between ${which.from_sequence} and ${which.to_sequence}
+        and type = any(${types})
+      order by sequence limit ${MOST_REPLAYED + 1}`
+  }
+  return tx<{ sequence: number }[]>`
+    select d.event_sequence as sequence from webhook_deliveries d
+    where d.webhook_id = ${webhook_id} and d.created_at >= ${which.failed_since} and d.event_type = any(${types})
+    group by d.event_sequence
+    having bool_or(d.status in ('failed', 'cancelled')) and not bool_or(d.status in ('succeeded', 'pending'))
+    order by d.event_sequence limit ${MOST_REPLAYED + 1}`
+}
+
+/** What is to be sent now: the delivery with its event. */
+export type Due = EventRow & {
+  delivery_id: string
+  /** The event is not kept any more, and its fields are null. */
+  expired: boolean
+  resource_id: string
+  cause: Cause
+  /** So far. */
+  attempts: number
+}
+
+/** Deliveries that are due, what is replayed after what is new; without those that are being sent. */
+export async function dueDeliveries(sql: Sql, webhookId: string, except: string[], limit: number): Promise<Due[]> {
+  const some = (cause: ReturnType<Query>) => sql`
+    (select d.* from webhook_deliveries d
+     where d.webhook_id = ${webhookId} and d.status = 'pending' and ${cause} and d.due_at <= environment_now(d.environment_id)
+       and d.id <> all(${except})
+     order by d.due_at, d.ordinal limit ${limit})`
+  return sql<Due[]>`
+    select d.id as delivery_id, d.cause, d.attempts, e.id is null as expired, e.id, e.type, n.mode as environment, e.created_at, e.sequence,
+      e.request_id, e.resource_id, e.data::text as data
+    from (
+      select * from (
+        select 1 as rank, fresh.* from ${some(sql`d.cause <> 'replay'` as never)} as fresh
+        union all
+        select 2 as rank, old.* from ${some(sql`d.cause = 'replay'` as never)} as old
+      ) as found order by rank, due_at, ordinal limit ${limit}
+    ) as d
+      left join events e on e.environment_id = d.environment_id and e.sequence = d.event_sequence
+      join environments n on n.id = d.environment_id
+    order by d.rank, d.due_at, d.ordinal`
+}
+
+/** Seconds from a time of the environment until a delivery is due, or to be cancelled; null: none waits. */
+export async function secondsUntilDue(query: Query, webhookId: string, since: Date): Promise<number | null> {
+  const [row] = await query<{ seconds: number | null }[]>`
+    select extract(epoch from min(case when w.wanted_enabled and w.observed_disabled_reason is null then d.due_at
+      else ${since} end) - ${since}::timestamptz)::float8 as seconds
+    from webhook_deliveries d join webhooks w on w.id = d.webhook_id
+    where d.webhook_id = ${webhookId} and d.status = 'pending'`
+  return row!.seconds === null ? null : Math.max(0, row!.seconds)
+}
+
+/** What came of a delivery: of an attempt, or of the look that cancelled it. */
+export type Outcome = {
+  delivery_id: string
+  status: DeliveryStatus
+  reason: string | null
+  /** So far, this one included. */
+  attempts: number
+  /** Until the next attempt, of a delivery that is pending still. */
+  after_seconds: number | null
+  attempt: Attempt | null
+}
+
+/** Notes what came of deliveries, under the fence of the claim; `also` is written in the same transaction before. */
+export async function record(
+  sql: Sql,
+  claimed: Claim,
+  outcomes: Outcome[],
+  also: ((tx: Transaction) => Promise<void>) | null,
+): Promise<void> {
+  const { environment_id } = claimed
+  const attempts = outcomes.flatMap(({ delivery_id, attempts, attempt }) =>
+    attempt ? [{ environment_id, delivery_id, number: attempts, ...attempt }] : [],
+  )
+  await sql.begin(async (tx) => {
+    await also?.(tx)
+    await tx`
+      update webhook_deliveries d set status = o.status, reason = o.reason, attempts = o.attempts,
+        due_at = case when o.status = 'pending' then now + make_interval(secs => o.after_seconds) end,
+        finished_at = case when o.status <> 'pending' then now end
+      from environment_now(${environment_id}) as now,
+        json_to_recordset(${tx.json(outcomes.map(({ attempt: _, ...outcome }) => outcome))}::json)
+          as o(delivery_id text, status text, reason text, attempts integer, after_seconds float8)
+      where d.id = o.delivery_id and d.status = 'pending'`
+    if (attempts.length > 0) {
+      await tx`
+        insert into webhook_attempts
+        select * from json_populate_recordset(null::webhook_attempts, ${tx.json(attempts)}::json)
+        on conflict do nothing`
+    }
+    await fence(tx, claimed)
+  })
+}
+
+/** Cancels what waits for a webhook that is disabled still, some of it; answers how many. */
+export async function cancelSome(sql: Sql, claimed: Claim, limit: number): Promise<number> {
+  return sql.begin(async (tx) => {
+    // Locked: what is queued for a webhook that is enabled this moment must not be cancelled.
+    const disabled = await tx`
+      select from webhooks where id = ${claimed.id}
+        and (not wanted_enabled or wanted_gone or observed_disabled_reason is not null) for share`
+    if (disabled.length === 0) return 0
+    const { count } = await tx`
+      update webhook_deliveries set status = 'cancelled', reason = 'disabled', due_at = null,
+        finished_at = environment_now(environment_id)
+      where id in (
+        select id from webhook_deliveries where webhook_id = ${claimed.id} and status = 'pending' limit ${limit})`
+    await fence(tx, claimed)
+    return count
+  })
+}
+
+/** Removes deliveries of a webhook that is gone, some of them; answers how many. */
+export async function removeSome(query: Query, webhookId: string, limit: number): Promise<number> {
+  const { count } = await query`
+    delete from webhook_deliveries where id in (
+      select id from webhook_deliveries where webhook_id = ${webhookId} limit ${limit})`
+  return count
+}
+
+/** Removes what is older, of all tenants, some at a time; and has looked at what waits without anybody knowing. */
+export async function tidyDeliveries(sql: Sql, days: number, limit: number): Promise<void> {
+  await sql`
+    delete from webhook_deliveries where id in (
+      select id from webhook_deliveries where recorded_at < now() - make_interval(days => ${days})
+      order by recorded_at limit ${limit})`
+  const waits = (cause: ReturnType<Query>) => sql`exists (
+    select from webhook_deliveries d where d.webhook_id = w.id and d.status = 'pending' and ${cause})`
+  await sql`
+    insert into work (kind, id, environment_id, due_at)
+    select 'webhook', w.id, w.environment_id, environment_now(w.environment_id) from webhooks w
+    where not exists (select from work k where k.kind = 'webhook' and k.id = w.id)
+      and (w.wanted_gone or ${waits(sql`d.cause <> 'replay'` as never)} or ${waits(sql`d.cause = 'replay'` as never)})
+    order by w.id
+    on conflict do nothing`
+}

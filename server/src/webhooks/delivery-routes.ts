@@ -1,0 +1,162 @@
+/** What was sent to a webhook, and having things sent. */
+import { Type } from 'typebox'
+import type { Deps } from '../deps.ts'
+import { deliveryIdOf } from '../events/deliveries.ts'
+import { answerObject } from '../http/etag.ts'
+import { answerPage } from '../http/list.ts'
+import { Id, ref } from '../http/schemas.ts'
+import type { App } from '../http/types.ts'
+import { write } from '../http/write.ts'
+import { newId } from '../lib/id.ts'
+import { getDelivery, insertReplay, insertResend, listAttempts, listDeliveries, type ReplayOf } from './deliveries.ts'
+import { requireEnabled, typesOf } from './manage.ts'
+import { showAttempt, showDelivery, showWebhook } from './present.ts'
+import {
+  deliveryFilters,
+  WebhookDelivery,
+  WebhookDeliveryDetail,
+  WebhookDeliveryPage,
+  WebhookPing,
+  WebhookReplay,
+  type WebhookReplayBody,
+  WebhookReplayCreate,
+} from './schema.ts'
+import { getWebhook, lockWebhook, wakeWebhook } from './store.ts'
+
+const tags = ['Webhooks']
+const id = Id('whk', 'Identifier of the webhook.')
+const params = Type.Object({ id })
+const deliveryParams = Type.Object({ id, delivery_id: Id('dlv', 'Identifier of the delivery.') })
+
+export function deliveryRoutes(app: App, deps: Deps): void {
+  app.get(
+    '/v2/webhooks/:id/deliveries',
+    {
+      config: { scope: 'webhooks:read' },
+      schema: {
+        operationId: 'listWebhookDeliveries',
+        summary: 'List what was sent to a webhook',
+        tags,
+        params,
+        querystring: Type.Object(deliveryFilters, { additionalProperties: false }),
+        response: { 200: ref(WebhookDeliveryPage) },
+      },
+    },
+    async (request, reply) => {
+      const { environment_id } = request.principal
+      const sql = deps.sql.as(environment_id)
+      const webhook = await getWebhook(sql, environment_id, request.params.id)
+      const select = (window: Parameters<typeof listDeliveries>[3]) =>
+        listDeliveries(sql, webhook.id, request.query, window)
+      return answerPage(deps, request, reply, select, showDelivery)
+    },
+  )
+
+  app.get(
+    '/v2/webhooks/:id/deliveries/:delivery_id',
+    {
+      config: { scope: 'webhooks:read' },
+      schema: {
+        operationId: 'getWebhookDelivery',
+        summary: 'Get a delivery with its requests',
+        tags,
+        params: deliveryParams,
+        response: { 200: ref(WebhookDeliveryDetail) },
+      },
+    },
+    async (request, reply) => {
+      const { environment_id } = request.principal
+      const sql = deps.sql.as(environment_id)
+      const webhook = await getWebhook(sql, environment_id, request.params.id)
+      const row = await getDelivery(sql, webhook.id, request.params.delivery_id)
+      const attempts = await listAttempts(sql, row.id)
+      return answerObject(request, reply, { ...showDelivery(row), attempts: attempts.map(showAttempt) })
+    },
+  )
+
+  app.post(
+    '/v2/webhooks/:id/deliveries/:delivery_id/resend',
+    {
+      config: { scope: 'webhooks:write', problems: ['conflict', 'invalid_state'] },
+      schema: {
+        operationId: 'resendWebhookDelivery',
+        summary: 'Send an event again',
+        description: 'As a new delivery of the same event, with the same `webhook-id` and the same body.',
+        tags,
+        params: deliveryParams,
+        response: { 202: ref(WebhookDelivery) },
+      },
+    },
+    (request, reply) =>
+      write(deps, request, reply, async (tx) => {
+        const { environment_id } = request.principal
+        const { row } = await lockWebhook(tx, environment_id, request.params.id)
+        requireEnabled(row)
+        const { event_sequence } = await getDelivery(tx, row.id, request.params.delivery_id)
+        const place = { environment_id, webhook_id: row.id }
+        const after = showDelivery(await insertResend(tx, deps.random, place, event_sequence))
+        await wakeWebhook(tx, row)
+        return { status: 202, resource: row.id, before: null, after }
+      }),
+  )
+
+  app.post(
+    '/v2/webhooks/:id/ping',
+    {
+      config: { scope: 'webhooks:write', problems: ['invalid_state'] },
+      schema: {
+        operationId: 'pingWebhook',
+        summary: 'Send a ping',
+        description: 'An event `webhook.ping` to this webhook alone, whichever events it wants.',
+        tags,
+        params,
+        response: { 202: ref(WebhookPing) },
+      },
+    },
+    (request, reply) =>
+      write(deps, request, reply, async (tx, head) => {
+        const { row } = await lockWebhook(tx, request.principal.environment_id, request.params.id)
+        requireEnabled(row)
+        const event_id = newId('evt', deps.random)
+        const data = { object: { object: 'webhook' as const, ...showWebhook(row) } }
+        head.events.push({ id: event_id, type: 'webhook.ping', resource_id: row.id, request_id: request.id, data })
+        const after = { event_id, delivery_id: deliveryIdOf(event_id, row.id) }
+        return { status: 202, resource: row.id, before: null, after }
+      }),
+  )
+
+  app.post(
+    '/v2/webhooks/:id/replay',
+    {
+      config: { scope: 'webhooks:write', problems: ['conflict', 'invalid_state'] },
+      schema: {
+        operationId: 'replayWebhook',
+        summary: 'Send many events again',
+        description:
+          'Those of a range of numbers that the webhook wants, whether they were sent before or not; or all that failed since a time. At most 10,000, spread so that 20 a second are due, after what is new.',
+        tags,
+        params,
+        body: ref(WebhookReplayCreate),
+        response: { 202: ref(WebhookReplay) },
+      },
+    },
+    (request, reply) =>
+      write(deps, request, reply, async (tx) => {
+        const which = readReplay(request.body)
+        const { environment_id } = request.principal
+        const { row } = await lockWebhook(tx, environment_id, request.params.id)
+        requireEnabled(row)
+        const place = { environment_id, webhook_id: row.id }
+        const { until, ...found } = await insertReplay(tx, deps.random, place, which, typesOf(row.events))
+        await wakeWebhook(tx, row)
+        const after = { ...found, until: until && `${until.toISOString().slice(0, 19)}Z` }
+        return { status: 202, resource: row.id, before: null, after }
+      }),
+  )
+}
+
+/** By its schema it is one of the two. */
+function readReplay({ from_sequence, to_sequence, failed_since }: WebhookReplayBody): ReplayOf {
+  if (failed_since !== undefined) return { failed_since: new Date(failed_since) }
+  return { from_sequence: from_sequence!, to_sequence: to_sequence! }
+}

@@ -1,0 +1,77 @@
+/** The receivers of examples/, as programs of their own, with real deliveries. */
+import assert from 'node:assert/strict'
+import { type ChildProcess, spawn, spawnSync } from 'node:child_process'
+import { type AddressInfo, createServer } from 'node:net'
+import { join } from 'node:path'
+import { after, before, describe, test } from 'node:test'
+import { createWorld, type World } from '../instances/testing-world.ts'
+import { systemClock } from '../lib/clock.ts'
+import { eventually } from './testing.ts'
+
+const FOLDER = join(import.meta.dirname, '../../../examples')
+const BODY = { region: 'us-east-1', plan: 'micro-1x', image: 'micro-linux' }
+const hasPython = spawnSync('python3', ['--version']).status === 0
+
+let world: World
+before(async () => {
+  world = await createWorld()
+})
+after(() => world?.stop())
+
+/** A port that nobody listens on this moment. */
+async function freePort(): Promise<number> {
+  const server = createServer()
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
+  const { port } = server.address() as AddressInfo
+  await new Promise((resolve) => server.close(resolve))
+  return port
+}
+
+async function tryExample(command: string, file: string): Promise<void> {
+  const { callTest: call } = world
+  const port = await freePort()
+  const url = `http://127.0.0.1:${port}/`
+  const { body: hook } = await call('POST', '/v2/webhooks', { url, events: ['instance.*'] })
+  // The first secret is the old one by then: both have to do.
+  const { body: rotated } = await call('POST', `/v2/webhooks/${hook.id}/rotate_secret`)
+  const env = { ...process.env, WEBHOOK_SECRET: hook.secret, PORT: String(port) }
+  const child: ChildProcess = spawn(command, [join(FOLDER, file)], { env, stdio: ['ignore', 'pipe', 'inherit'] })
+  const ended = new Promise((resolve) => child.once('close', resolve))
+  let output = ''
+  child.stdout!.on('data', (chunk) => {
+    output += chunk
+  })
+  const lines = () => output.split('\n').filter((line) => /^(new|old)/.test(line))
+  try {
+    await eventually(() => output.startsWith('ready'), 'the receiver')
+    const { body: made } = await call('POST', '/v2/instances', BODY)
+    await eventually(() => lines().length === 1, 'the event')
+    assert.match(lines()[0]!, new RegExp(`^new  \\d+ instance\\.created ${made.id} provisioning$`))
+    const { body: list } = await call('GET', `/v2/webhooks/${hook.id}/deliveries`)
+    await call('POST', `/v2/webhooks/${hook.id}/deliveries/${list.data[0].id}/resend`)
+    await eventually(() => lines().length === 2, 'the repetition')
+    assert.match(lines()[1]!, /^old {2}\d+ instance\.created/)
+    const headers = {
+      'webhook-id': 'evt_1',
+      'webhook-timestamp': String(Math.floor(systemClock.now().getTime() / 1000)),
+      'webhook-signature': `v1,${Buffer.alloc(32).toString('base64')}`,
+    }
+    assert.equal((await fetch(url, { method: 'POST', headers, body: '{}' })).status, 401, 'a signature that is wrong')
+    assert.equal((await fetch(url, { method: 'POST', body: '{}' })).status, 401, 'none at all')
+    assert.equal(lines().length, 2)
+    assert.ok(rotated.secret !== hook.secret)
+  } finally {
+    await call('DELETE', `/v2/webhooks/${hook.id}`)
+    child.kill()
+    await ended
+  }
+}
+
+describe('the examples', { timeout: 120_000 }, () => {
+  test('the receiver in TypeScript', () => tryExample(process.execPath, 'webhook-receiver.ts'))
+  test(
+    `the receiver in Python${hasPython ? '' : ' (left out: there is no python3 on this host)'}`,
+    { skip: !hasPython },
+    () => tryExample('python3', 'webhook-receiver.py'),
+  )
+})

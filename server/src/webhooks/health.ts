@@ -1,0 +1,63 @@
+/** What attempts say of their endpoint: noted with them, and where it is to be given up, done. */
+import { ownEntry } from '../audit/store.ts'
+import type { Deps } from '../deps.ts'
+import type { Claim } from '../engine/work.ts'
+import { transact } from '../events/head.ts'
+import { type Outcome, record } from './deliveries.ts'
+import { type Health, healthAfter } from './plan.ts'
+import { showWebhook } from './present.ts'
+import { type DisabledReason, isEnabled } from './row.ts'
+import type { Endpoint } from './sender.ts'
+import { disableWebhook, findWebhook, noteHealth } from './store.ts'
+
+/** Notes outcomes in their order; answers how the endpoint does, and why it is to be disabled, if it is. */
+export async function recordOutcomes(
+  deps: Deps,
+  claimed: Claim,
+  outcomes: Outcome[],
+  known: Health,
+): Promise<{ health: Health; disable: DisabledReason | null }> {
+  const attempts = outcomes.flatMap(({ attempt }) => attempt ?? [])
+  const isWell = known.failing_since === null && !known.throttled
+  if (isWell && attempts.every(({ error }) => error === null)) {
+    await record(deps.sql, claimed, outcomes, null)
+    return { health: known, disable: null }
+  }
+  let health = known
+  let disable: DisabledReason | null = null
+  await record(deps.sql, claimed, outcomes, async (tx) => {
+    const found = await findWebhook(tx, claimed.id)
+    if (!found) return
+    health = {
+      failing_since: found.row.observed_failing_since,
+      failed_at: found.row.observed_failed_at,
+      throttled: found.row.observed_throttled,
+    }
+    for (const { error, response_status: status } of attempts) {
+      const { disable: reason, ...next } = healthAfter(health, { succeeded: error === null, status }, found.now)
+      health = next
+      disable ??= reason
+    }
+    await noteHealth(tx, claimed.id, health)
+  })
+  return { health, disable }
+}
+
+/**
+ * Disables an endpoint for a reason that was seen, tells the others by `webhook.disabled`, and notes it in the audit log.
+ * Without the fence, whose lock on the work row must not be held while the environment's head is waited for; the row's own
+ * lock, and that it is enabled still, make it happen once.
+ */
+export async function disable(deps: Deps, { row: known, mode }: Endpoint, reason: DisabledReason): Promise<void> {
+  const { environment_id, id } = known
+  await transact(deps, { environment_id, mode }, async (tx, head) => {
+    const found = await findWebhook(tx, id)
+    if (!found || !isEnabled(found.row)) return
+    const before = showWebhook(found.row)
+    const after = showWebhook(await disableWebhook(tx, found.row, reason, found.now))
+    const data = { object: { object: 'webhook' as const, ...after }, details: { reason } }
+    head.events.push({ type: 'webhook.disabled', resource_id: id, request_id: null, data })
+    const { key_id } = found.row
+    head.audit = ownEntry(deps, { key_id, action: 'disableWebhook', resource: id, code: reason, before, after })
+  })
+}

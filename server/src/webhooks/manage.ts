@@ -1,0 +1,136 @@
+/**
+ * Making and changing webhooks. Whoever says where or what a webhook sends answers for it with the scopes of its own key:
+ * else a key that may only write webhooks could have sent to itself what it may not read.
+ */
+import type { Transaction } from '../db/database.ts'
+import type { Deps, Principal } from '../deps.ts'
+import { EVENT_TYPES } from '../events/catalog.ts'
+import { matches, scopeOf } from '../events/patterns.ts'
+import { checkIfMatch } from '../http/etag.ts'
+import { ApiError, validationFailed } from '../lib/errors.ts'
+import { newId } from '../lib/id.ts'
+import { checkDestination, OutboundError } from '../lib/outbound.ts'
+import { seal } from '../lib/secret-box.ts'
+import { BUDGET, policyOf } from './attempt.ts'
+import { showWebhook } from './present.ts'
+import { isEnabled, type WebhookRow } from './row.ts'
+import type { WebhookCreateBody, WebhookUpdateBody } from './schema.ts'
+import { newSecret } from './signature.ts'
+import { changeWebhook, insertWebhook, lockWebhook, markGone, wakeWebhook } from './store.ts'
+
+type Context = Pick<Deps, 'random' | 'secrets'>
+type Target = { principal: Principal; id: string; if_match: string | undefined }
+
+/** Types of events that a webhook with these patterns gets. */
+export function typesOf(patterns: readonly string[]): string[] {
+  return Object.keys(EVENT_TYPES).filter((type) => patterns.some((pattern) => matches(pattern, type)))
+}
+
+/**
+ * Refuses an address that is not allowed, before anything is written. One whose name nobody knows yet is taken: it is
+ * checked again at every connection. Throws `validation_failed`; its text is the same for every reason.
+ */
+export async function checkUrl(deps: Pick<Deps, 'config' | 'resolve'>, url: string | undefined): Promise<void> {
+  if (url === undefined) return
+  try {
+    await checkDestination(url, policyOf(deps, BUDGET.dns_ms))
+  } catch (error) {
+    if (!(error instanceof OutboundError)) throw error
+    if (error.code === 'name_not_resolved') return
+    const message = `url: ${error.message}. It must be https on the public internet, on port 443, 80 or above 1023, without user name, password and fragment; the operator may allow more by CLOUDNEXUS_WEBHOOK_ALLOW.`
+    throw validationFailed([{ pointer: '/url', code: 'not_allowed', message }])
+  }
+}
+
+/** Makes a webhook; answers it with its secret, which is shown this once. */
+export async function createWebhook(
+  tx: Transaction,
+  deps: Context,
+  principal: Principal,
+  body: WebhookCreateBody,
+): Promise<{ row: WebhookRow; secret: string }> {
+  checkEvents(principal, body.events, true)
+  const secret = newSecret(deps.random)
+  const row = await insertWebhook(tx, {
+    ...{ environment_id: principal.environment_id, id: newId('whk', deps.random), key_id: principal.key_id },
+    ...{ url: body.url, events: body.events, description: body.description ?? '' },
+    wanted_enabled: body.enabled ?? true,
+    secret: seal(deps.secrets.seal_key, secret.bytes, deps.random),
+  })
+  return { row, secret: secret.text }
+}
+
+/** Changes what is given. Enabling forgets why it was disabled, and its failures. */
+export async function updateWebhook(
+  tx: Transaction,
+  { principal, id, if_match }: Target,
+  { url, events, description, enabled }: WebhookUpdateBody,
+): Promise<{ before: WebhookRow; after: WebhookRow }> {
+  const { row: before, now } = await lockWebhook(tx, principal.environment_id, id)
+  checkIfMatch(if_match, showWebhook(before))
+  const enabling = enabled === true && !isEnabled(before)
+  const redirected = url !== undefined && url !== before.url
+  const others = events !== undefined && JSON.stringify(events) !== JSON.stringify(before.events)
+  if (enabling || redirected || others) checkEvents(principal, events ?? before.events, events !== undefined)
+  const change = {
+    ...(redirected && { url }),
+    ...(others && { events }),
+    ...(description !== undefined && description !== before.description && { description }),
+    ...(enabled !== undefined && enabled !== isEnabled(before) && { wanted_enabled: enabled }),
+    ...(enabling && RECOVERED),
+    ...((enabling || redirected || others) && principal.key_id !== before.key_id && { key_id: principal.key_id }),
+  }
+  if (Object.keys(change).length === 0) return { before, after: before }
+  const after = await changeWebhook(tx, before, change, now)
+  await wakeWebhook(tx, after)
+  return { before, after }
+}
+
+const RECOVERED = {
+  ...{ observed_disabled_reason: null, observed_disabled_at: null, observed_failing_since: null },
+  ...{ observed_failed_at: null, observed_throttled: false },
+}
+
+/** It is gone for its owner; what was sent to it is removed afterwards. */
+export async function removeWebhook(tx: Transaction, { principal, id, if_match }: Target): Promise<WebhookRow> {
+  const { row, now } = await lockWebhook(tx, principal.environment_id, id)
+  checkIfMatch(if_match, showWebhook(row))
+  await markGone(tx, row, now)
+  return row
+}
+
+/** A new secret; requests are signed with the old one, too, for so many seconds of real time. */
+export async function rotateSecret(
+  tx: Transaction,
+  deps: Context & Pick<Deps, 'clock'>,
+  { principal, id, if_match }: Target,
+  overlapSeconds: number,
+): Promise<{ before: WebhookRow; after: WebhookRow; secret: string }> {
+  const { row: before, now } = await lockWebhook(tx, principal.environment_id, id)
+  checkIfMatch(if_match, showWebhook(before))
+  const secret = newSecret(deps.random)
+  const change = {
+    secret: seal(deps.secrets.seal_key, secret.bytes, deps.random),
+    previous_secret: before.secret,
+    previous_secret_until: new Date(deps.clock.now().getTime() + overlapSeconds * 1000),
+  }
+  return { before, after: await changeWebhook(tx, before, change, now), secret: secret.text }
+}
+
+/** Throws `invalid_state` for a webhook to which nothing is sent. */
+export function requireEnabled(row: WebhookRow): void {
+  if (isEnabled(row)) return
+  const detail = 'The webhook is disabled, so nothing is sent to it. Enable it by PUT with { "enabled": true } first.'
+  throw new ApiError('invalid_state', detail, { extensions: { current_status: 'disabled', allowed_actions: [] } })
+}
+
+/** Throws `insufficient_scope` for patterns of which the key may not read all types. */
+function checkEvents(principal: Principal, patterns: string[], inBody: boolean): void {
+  const missing = [...new Set(typesOf(patterns).map(scopeOf))].filter((scope) => !principal.scopes.includes(scope))
+  if (missing.length === 0) return
+  const detail = `Your key may not read all of these events: it lacks ${missing.join(', ')}.`
+  throw new ApiError('insufficient_scope', detail, {
+    errors: [{ ...(inBody && { pointer: '/events' }), code: 'exceeds_own_key', message: detail }],
+    extensions: { missing_scopes: missing },
+  })
+}

@@ -1,0 +1,182 @@
+import type { FastifyRequest } from 'fastify'
+import { Type } from 'typebox'
+import type { Deps } from '../deps.ts'
+import { answerObject } from '../http/etag.ts'
+import { answerPage, listParameters } from '../http/list.ts'
+import { Id, NoContent, Nullable, ref } from '../http/schemas.ts'
+import type { App, Resource } from '../http/types.ts'
+import { changed, created, removed, write } from '../http/write.ts'
+import { deliveryRoutes } from './delivery-routes.ts'
+import { checkUrl, createWebhook, removeWebhook, rotateSecret, updateWebhook } from './manage.ts'
+import { showWebhook } from './present.ts'
+import {
+  RotateSecret,
+  Webhook,
+  WebhookAttempt,
+  WebhookCreate,
+  WebhookDelivery,
+  WebhookDeliveryDetail,
+  WebhookDeliveryPage,
+  WebhookPage,
+  WebhookPing,
+  WebhookReplay,
+  WebhookReplayCreate,
+  WebhookUpdate,
+  WebhookWithSecret,
+} from './schema.ts'
+import { getWebhook, listWebhooks } from './store.ts'
+
+const tags = ['Webhooks']
+const params = Type.Object({ id: Id('whk', 'Identifier of the webhook.') })
+
+const target = (request: FastifyRequest, id: string) => ({
+  principal: request.principal,
+  id,
+  if_match: request.headers['if-match'],
+})
+
+export const webhooks: Resource = {
+  schemas: [
+    ...[Webhook, WebhookPage, WebhookWithSecret, WebhookCreate, WebhookUpdate, WebhookPing],
+    ...[WebhookAttempt, WebhookDelivery, WebhookDeliveryPage, WebhookDeliveryDetail],
+    ...[WebhookReplayCreate, WebhookReplay],
+  ],
+  routes(app, deps) {
+    reads(app, deps)
+    writes(app, deps)
+    deliveryRoutes(app, deps)
+  },
+}
+
+function reads(app: App, deps: Deps): void {
+  app.get(
+    '/v2/webhooks',
+    {
+      config: { scope: 'webhooks:read' },
+      schema: {
+        operationId: 'listWebhooks',
+        summary: 'List webhooks',
+        tags,
+        querystring: Type.Object(listParameters, { additionalProperties: false }),
+        response: { 200: ref(WebhookPage) },
+      },
+    },
+    (request, reply) => {
+      const { environment_id } = request.principal
+      const sql = deps.sql.as(environment_id)
+      return answerPage(deps, request, reply, (window) => listWebhooks(sql, environment_id, window), showWebhook)
+    },
+  )
+
+  app.get(
+    '/v2/webhooks/:id',
+    {
+      config: { scope: 'webhooks:read' },
+      schema: { operationId: 'getWebhook', summary: 'Get a webhook', tags, params, response: { 200: ref(Webhook) } },
+    },
+    async (request, reply) => {
+      const { environment_id } = request.principal
+      const row = await getWebhook(deps.sql.as(environment_id), environment_id, request.params.id)
+      return answerObject(request, reply, showWebhook(row))
+    },
+  )
+}
+
+function writes(app: App, deps: Deps): void {
+  app.post(
+    '/v2/webhooks',
+    {
+      config: { scope: 'webhooks:write', problems: ['conflict'] },
+      schema: {
+        operationId: 'createWebhook',
+        summary: 'Make a webhook',
+        description:
+          'Each event is sent at least once, as the JSON that `/v2/events` shows, signed by the Standard Webhooks specification. An answer of 2xx within 15 s is a success; after a failure it is sent again, ten times in three days. The order is not promised: `sequence` and the resource’s `version` tell what is newer.',
+        tags,
+        body: ref(WebhookCreate),
+        response: { 201: ref(WebhookWithSecret) },
+      },
+    },
+    async (request, reply) => {
+      await checkUrl(deps, request.body.url)
+      return write(deps, request, reply, async (tx) => {
+        const { row, secret } = await createWebhook(tx, deps, request.principal, request.body)
+        const shown = showWebhook(row)
+        const { id, ...rest } = shown
+        return {
+          ...created(shown, `${deps.config.public_url}/v2/webhooks/${id}`),
+          body: { id, secret, ...rest },
+          secrets: ['secret'],
+        }
+      })
+    },
+  )
+
+  for (const method of ['PUT', 'PATCH'] as const) {
+    app.route({
+      method,
+      url: '/v2/webhooks/:id',
+      config: { scope: 'webhooks:write', problems: ['precondition_failed'] },
+      schema: {
+        operationId: method === 'PUT' ? 'updateWebhook' : 'patchWebhook',
+        summary: method === 'PUT' ? 'Change a webhook' : 'Change a webhook (merge patch)',
+        tags,
+        params,
+        body: ref(WebhookUpdate),
+        response: { 200: ref(Webhook) },
+      },
+      handler: async (request, reply) => {
+        await checkUrl(deps, request.body.url)
+        return write(deps, request, reply, async (tx) => {
+          const { before, after } = await updateWebhook(tx, target(request, request.params.id), request.body)
+          const was = showWebhook(before)
+          return changed(200, after.id, was, before === after ? was : showWebhook(after))
+        })
+      },
+    })
+  }
+
+  app.delete(
+    '/v2/webhooks/:id',
+    {
+      config: { scope: 'webhooks:write', problems: ['precondition_failed'] },
+      schema: {
+        operationId: 'deleteWebhook',
+        summary: 'Delete a webhook',
+        description: 'Nothing is sent any more, and its deliveries are removed. Events stay.',
+        tags,
+        params,
+        response: { 204: NoContent('It is gone.') },
+      },
+    },
+    (request, reply) =>
+      write(deps, request, reply, async (tx) =>
+        removed(showWebhook(await removeWebhook(tx, target(request, request.params.id)))),
+      ),
+  )
+
+  app.post(
+    '/v2/webhooks/:id/rotate_secret',
+    {
+      config: { scope: 'webhooks:write', problems: ['precondition_failed'] },
+      schema: {
+        operationId: 'rotateWebhookSecret',
+        summary: 'Make a new secret',
+        description:
+          'For the overlap each request has two signatures, the new one first, so a receiver may know either secret.',
+        tags,
+        params,
+        body: Nullable(RotateSecret),
+        response: { 200: ref(WebhookWithSecret) },
+      },
+    },
+    (request, reply) =>
+      write(deps, request, reply, async (tx) => {
+        const overlap = request.body?.overlap_seconds ?? 86_400
+        const { before, after, secret } = await rotateSecret(tx, deps, target(request, request.params.id), overlap)
+        const { id, ...rest } = showWebhook(after)
+        const outcome = changed(200, id, showWebhook(before), { id, ...rest })
+        return { ...outcome, body: { id, secret, ...rest }, secrets: ['secret'] }
+      }),
+  )
+}

@@ -1,0 +1,152 @@
+/** Every SQL statement on webhooks themselves; those on what is sent to them are in deliveries.ts. */
+import type { Query, Sql, Transaction } from '../db/database.ts'
+import { wake } from '../engine/work.ts'
+import { takeTurn } from '../events/head.ts'
+import { type Window, windowSql } from '../http/list.ts'
+import { ApiError, notFound } from '../lib/errors.ts'
+import type { Health } from './plan.ts'
+import type { DisabledReason, WebhookRow } from './row.ts'
+
+/** Webhooks of an environment at most. */
+export const MOST_WEBHOOKS = 50
+
+export async function listWebhooks(sql: Sql, environmentId: string, window: Window): Promise<WebhookRow[]> {
+  return sql<WebhookRow[]>`
+    select * from webhooks where environment_id = ${environmentId} and not wanted_gone ${windowSql(sql, window)}`
+}
+
+/** Throws `not_found`. */
+export async function getWebhook(query: Query, environmentId: string, id: string): Promise<WebhookRow> {
+  const [row] = await query<WebhookRow[]>`
+    select * from webhooks where environment_id = ${environmentId} and id = ${id} and not wanted_gone`
+  if (!row) throw notFound('webhook', id)
+  return row
+}
+
+type Locked = { row: WebhookRow; now: Date }
+
+/** The row until the transaction ends, with the environment's time; null: it is not there. */
+export async function findWebhook(tx: Transaction, id: string): Promise<Locked | null> {
+  const [found] = await tx<(WebhookRow & { now: Date })[]>`
+    select *, environment_now(environment_id) as now from webhooks
+    where id = ${id} and not wanted_gone for no key update`
+  if (!found) return null
+  const { now, ...row } = found
+  return { row, now }
+}
+
+/** The same for an environment's own. Throws `not_found`. */
+export async function lockWebhook(tx: Transaction, environmentId: string, id: string): Promise<Locked> {
+  const found = await findWebhook(tx, id)
+  if (found?.row.environment_id !== environmentId) throw notFound('webhook', id)
+  return found
+}
+
+export type NewWebhook = Pick<
+  WebhookRow,
+  'environment_id' | 'id' | 'url' | 'events' | 'description' | 'wanted_enabled' | 'key_id'
+> & { secret: Uint8Array }
+
+/** Throws `conflict` where there are as many as there may be. */
+export async function insertWebhook(tx: Transaction, fields: NewWebhook): Promise<WebhookRow> {
+  const { environment_id } = fields
+  // So that two cannot both be the last one.
+  await takeTurn(tx, environment_id)
+  const [row] = await tx<WebhookRow[]>`
+    insert into webhooks (environment_id, id, url, events, description, wanted_enabled, secret, key_id, created_at, updated_at)
+    select ${environment_id}, ${fields.id}, ${fields.url}, ${fields.events}, ${fields.description},
+      ${fields.wanted_enabled}::boolean, ${fields.secret}::bytea, ${fields.key_id}, now, now
+    from environment_now(${environment_id}) as now
+    where (select webhooks from environment_heads where environment_id = ${environment_id}) < ${MOST_WEBHOOKS}
+    returning *`
+  if (row) {
+    await countWebhooks(tx, environment_id, 1)
+    return row
+  }
+  const detail = `An environment has at most ${MOST_WEBHOOKS} webhooks. Delete one, or have one receive more types of events.`
+  throw new ApiError('conflict', detail)
+}
+
+async function countWebhooks(tx: Transaction, environmentId: string, more: 1 | -1): Promise<void> {
+  await tx`update environment_heads set webhooks = webhooks + ${more} where environment_id = ${environmentId}`
+}
+
+/** From now on it is not there for its owner, and nothing is queued for it. */
+export async function markGone(tx: Transaction, row: WebhookRow, now: Date): Promise<void> {
+  await changeWebhook(tx, row, { wanted_gone: true }, now)
+  await wakeWebhook(tx, row)
+  await countWebhooks(tx, row.environment_id, -1)
+}
+
+/** What of it changes with `version`; the rest is not shown. */
+export type WebhookChange = Partial<
+  Pick<
+    WebhookRow,
+    | 'url'
+    | 'events'
+    | 'description'
+    | 'wanted_enabled'
+    | 'wanted_gone'
+    | 'key_id'
+    | 'previous_secret_until'
+    | 'observed_disabled_reason'
+    | 'observed_disabled_at'
+    | 'observed_failing_since'
+    | 'observed_failed_at'
+    | 'observed_throttled'
+  >
+> & { secret?: Uint8Array; previous_secret?: Uint8Array | null }
+
+/** Changes a row that is locked. */
+export async function changeWebhook(
+  tx: Transaction,
+  before: WebhookRow,
+  change: WebhookChange,
+  now: Date,
+): Promise<WebhookRow> {
+  const columns = { ...change, updated_at: now, version: before.version + 1 }
+  const [row] = await tx<WebhookRow[]>`update webhooks set ${tx(columns)} where id = ${before.id} returning *`
+  return row!
+}
+
+/** Has the deliveries of a webhook looked at. The environment's turn is taken first, as its last statement does. */
+export async function wakeWebhook(tx: Transaction, { environment_id, id }: WebhookRow): Promise<void> {
+  await takeTurn(tx, environment_id)
+  await wake(tx, 'webhook', id, environment_id)
+}
+
+/** `previous_counts`: its previous secret signs still. */
+export type FoundEndpoint = WebhookRow & { mode: 'live' | 'test'; previous_counts: boolean }
+
+/** What the deliveries of a webhook need to know of it; null: it is not there. */
+export async function findEndpoint(query: Query, id: string): Promise<FoundEndpoint | null> {
+  const [row] = await query<FoundEndpoint[]>`
+    select w.*, e.mode, coalesce(w.previous_secret_until > now(), false) as previous_counts
+    from webhooks w join environments e on e.id = w.environment_id where w.id = ${id}`
+  return row ?? null
+}
+
+/** Notes how an endpoint does, on the locked row; its version rises when what is shown has changed. */
+export async function noteHealth(tx: Transaction, id: string, health: Health): Promise<void> {
+  const { failing_since, failed_at, throttled } = health
+  await tx`
+    update webhooks set observed_failing_since = ${failing_since}, observed_failed_at = ${failed_at},
+      observed_throttled = ${throttled},
+      version = version + (observed_failing_since is distinct from ${failing_since})::integer
+    where id = ${id}`
+}
+
+/** Disables a webhook that is locked, for a reason that was seen. */
+export async function disableWebhook(
+  tx: Transaction,
+  before: WebhookRow,
+  reason: DisabledReason,
+  now: Date,
+): Promise<WebhookRow> {
+  return changeWebhook(tx, before, { observed_disabled_reason: reason, observed_disabled_at: now }, now)
+}
+
+/** The end of a webhook whose deliveries are gone. */
+export async function forgetWebhook(query: Query, id: string): Promise<void> {
+  await query`delete from webhooks where id = ${id} and wanted_gone`
+}
