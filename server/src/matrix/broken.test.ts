@@ -35,12 +35,13 @@ describe('the matrix finds', () => {
 
   test('a double start: a driver that starts a run again because nobody has told it of the first time', async () => {
     const driver: Broken['driver'] = (real, owner) => {
-      return Object.assign(Object.create(real), {
+      return {
+        ...real,
         start: async (...args: Parameters<typeof real.start>) => {
           await owner`update simulated_machines set machine = machine || '{"run":0,"power":"stopped"}' where id = ${args[0].id}`
           await real.start(...args)
         },
-      })
+      }
     }
     has(await findings({ driver }, 'start', ['run_twice']), /run 2 was started twice/)
   })
