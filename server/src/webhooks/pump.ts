@@ -20,7 +20,7 @@ const LANES = 5
 const BATCH = 20
 const MOST_UNWRITTEN = 200
 /** Real milliseconds after which another endpoint may have the place of this one. */
-const PUMP_MS = 300_000
+const PUMP_MS = 60_000
 /** Real milliseconds after which it is looked for what is due, when nobody tells. */
 const POLL_MS = 1_000
 /** Looks in a row that may find nothing; each one more adds so much, up to this: most that is told may be about others. */
