@@ -12,7 +12,19 @@ type Source = { path: string; text: string; code: string; imports: Import[] }
 type Rule = { name: string; sample: [path: string, text: string]; faults: (file: Source) => string[] }
 
 /** Folders below src that are no resource. */
-const LAYERS = ['db', 'drivers', 'engine', 'http', 'lib', 'start', 'events', 'addresses', 'fuzz', 'simulation']
+const LAYERS = [
+  'db',
+  'drivers',
+  'engine',
+  'http',
+  'lib',
+  'start',
+  'events',
+  'addresses',
+  'fuzz',
+  'matrix',
+  'simulation',
+]
 const ROOTS = ['main.ts', 'app.ts', 'resources.ts', 'reconcilers.ts', 'teardown.ts', 'config.ts', 'deps.ts']
 
 const RULES: Rule[] = [
@@ -214,7 +226,7 @@ function isPure(from: string): boolean {
 }
 
 function isTestCode(path: string): boolean {
-  return /\.test\.ts$|(^|\/)(testing(-\w+)?|conformance|test-server)\.ts$|^(fuzz|simulation)\//.test(path)
+  return /\.test\.ts$|(^|\/)(testing(-\w+)?|conformance|test-server)\.ts$|^(fuzz|matrix|simulation)\//.test(path)
 }
 
 function folderOf(path: string): string {

@@ -25,13 +25,19 @@ const FORGET_INTERVAL = 3600
 const MAX_STARTS = 5
 const RECIPES = join(import.meta.dirname, '../../../images')
 
+/** The process that does the work of one job folder; see process.ts. */
+export type Importer = { start: typeof startImporter; running: typeof runningImporter }
+
 /** Looks at one image: starts its import, follows it, puts it in its place, or removes it. */
-export function imageReconciler(deps: Deps): Reconcile {
+export function imageReconciler(
+  deps: Deps,
+  importer: Importer = { start: startImporter, running: runningImporter },
+): Reconcile {
   return async (claimed) => {
     const row = await loadImage(deps.sql, claimed.id)
     if (!row) return { after_seconds: null }
     const folders = foldersOf(deps.config, row.id)
-    if (row.wanted_gone) return remove(deps, row, folders)
+    if (row.wanted_gone) return remove(deps, importer, row, folders)
     if (row.wanted_import === 0 && !existsSync(folders.final)) return { after_seconds: null }
     if (existsSync(folders.final)) {
       const manifest = JSON.parse(readFileSync(join(folders.final, 'manifest.json'), 'utf8'))
@@ -40,7 +46,7 @@ export function imageReconciler(deps: Deps): Reconcile {
       return { after_seconds: null }
     }
     if (row.observed_import === row.wanted_import && row.observed_state === 'failed') return { after_seconds: null }
-    return await follow(deps, claimed, row, folders)
+    return await follow(deps, importer, claimed, row, folders)
   }
 }
 
@@ -52,14 +58,14 @@ export function foldersOf(config: Pick<Config, 'data_dir'>, id: string): Folders
   return { job: at('imports', id), final: at('images', id), upload: at('uploads', `${id}.part`) }
 }
 
-async function follow(deps: Deps, claimed: Claim, row: ImageRow, folders: Folders) {
+async function follow(deps: Deps, importer: Importer, claimed: Claim, row: ImageRow, folders: Folders) {
   const importing = row.observed_state === 'importing' && row.observed_import === row.wanted_import
   if (!importing) {
     // A new try begins from nothing but the bytes that a download may resume.
     rmSync(join(folders.job, 'status.json'), { force: true })
     writeJob(folders.job, jobOf(deps.config, row, folders))
     await record(deps, claimed, row, { state: 'importing', progress: null, error: null, manifest: null })
-    startImporter(folders.job)
+    importer.start(folders.job)
     return { after_seconds: LOOK_INTERVAL }
   }
   const status = readStatus(folders.job)
@@ -76,7 +82,7 @@ async function follow(deps: Deps, claimed: Claim, row: ImageRow, folders: Folder
     rmSync(folders.upload, { force: true })
     return { after_seconds: null }
   }
-  if (!runningImporter(folders.job)) {
+  if (!importer.running(folders.job)) {
     if (claimed.attempts >= MAX_STARTS) {
       const error = {
         code: 'image_import_died',
@@ -85,7 +91,7 @@ async function follow(deps: Deps, claimed: Claim, row: ImageRow, folders: Folder
       await record(deps, claimed, row, { state: 'failed', progress: null, error, manifest: null })
       return { after_seconds: null }
     }
-    startImporter(folders.job)
+    importer.start(folders.job)
     throw new Error(`the importer of ${row.id} had ended; it was started again`)
   }
   const progress = status && {
@@ -111,9 +117,9 @@ async function record(deps: Deps, claimed: Claim, row: ImageRow, seen: Import): 
   deps.notifier.announce()
 }
 
-async function remove(deps: Deps, row: ImageRow, folders: Folders) {
-  const importer = runningImporter(folders.job)
-  if (importer) signal(importer, 'SIGTERM')
+async function remove(deps: Deps, importer: Importer, row: ImageRow, folders: Folders) {
+  const running = importer.running(folders.job)
+  if (running) signal(running, 'SIGTERM')
   if (existsSync(folders.job)) await endLeftovers(folders.job)
   for (const path of [folders.job, folders.final, folders.upload]) rmSync(path, { recursive: true, force: true })
   return { after_seconds: (await forgetImage(deps.sql, row.id)) ? null : FORGET_INTERVAL }

@@ -32,6 +32,22 @@ export type Step =
       do: 'require_image' | 'create' | 'kill' | 'resize_disk' | 'set_public_address' | 'delete' | 'finalise'
     }
 
+/** THE LIST of steps: the type's, for who must know that it has met them all. */
+export const STEPS = Object.keys({
+  nothing: true,
+  fail: true,
+  power_down: true,
+  start: true,
+  resume: true,
+  require_image: true,
+  create: true,
+  kill: true,
+  resize_disk: true,
+  set_public_address: true,
+  delete: true,
+  finalise: true,
+} satisfies Record<Step['do'], true>) as Step['do'][]
+
 /** The guest is asked again at this interval, in seconds: one that was still booting did not hear the first time. */
 const POWER_DOWN_INTERVAL = 5
 /** Seconds between looks of one that waits for its turn; who makes room wakes it earlier. */

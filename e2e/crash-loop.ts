@@ -1,40 +1,71 @@
 /**
- * Crashes at random moments, under load. Guests are created, stopped, started and deleted all the time; now and then
- * the control plane or PostgreSQL is killed -9 in the middle and started again. What must hold: everything that was
- * answered is there, every wish is met in the end, no guest that nobody touched was restarted, no instance ever has
+ * Crashes at random moments, under load. Real guests are created, stopped, started and deleted all the time, and beside
+ * them simulated ones, with a journal of what was acknowledged; now and then the control plane, PostgreSQL or the QEMU
+ * of a guest is killed -9 in the middle. What must hold: everything that was answered is there, with exactly one event;
+ * nothing else has one; every wish is met in the end, no guest that nobody touched was restarted, no instance ever has
  * two processes, and when all are deleted nothing is left.
  */
 import assert from 'node:assert/strict'
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { connect } from '../server/src/db/database.ts'
 import { CANARY } from '../server/src/db/testing-canary.ts'
 import { identify } from '../server/src/lib/processes.ts'
-import { seededRandom } from '../server/src/lib/random.ts'
+import { type Random, seededRandom } from '../server/src/lib/random.ts'
+import { auditBooks } from '../server/src/matrix/audit.ts'
+import { installProbes } from '../server/src/matrix/probes.ts'
 import { ControlPlane, until } from './control-plane.ts'
+import { EventReceiver } from './event-receiver.ts'
+import { Journal } from './journal.ts'
 import { leftovers, qemuProcesses } from './leaks.ts'
 import { probeMachines } from './one-machine-per-disk.ts'
 
-export type Scenario = { seed: number; guests: number; control_plane_kills: number; postgres_kills: number }
+export type Scenario = {
+  seed: number
+  /** Real guests at the same time. */
+  guests: number
+  control_plane_kills: number
+  postgres_kills: number
+  qemu_kills: number
+}
+type Kill = 'control plane' | 'PostgreSQL' | 'QEMU'
 
 /** What the client knows of one instance. `wish` is null while a request got no answer. */
-type Known = { id: string; wish: 'running' | 'stopped' | 'gone' | null; touched: number }
+type Known = {
+  id: string
+  wish: 'running' | 'stopped' | 'gone' | null
+  touched: number
+  /** How often its QEMU was killed. More is a crash loop, which is given up. */
+  killed: number
+  /** Nobody wishes for anything: its QEMU is being killed. */
+  spared: boolean
+}
+
+const MAX_KILLS_OF_ONE = 3
 
 const BODY = { region: 'us-east-1', plan: 'micro-1x', image: 'micro-linux', user_data: `#!/bin/sh\n: ${CANARY}\n` }
 
 /** Runs one scenario on a control plane of its own. Prints the seed, so that a failure can be looked at again. */
-export async function crashScenario(scenario: Scenario): Promise<void> {
-  process.stdout.write(`crash scenario ${JSON.stringify(scenario)}\n`)
+export async function crashLoop(scenario: Scenario): Promise<void> {
+  process.stdout.write(`crash loop ${JSON.stringify(scenario)}\n`)
   const random = seededRandom(scenario.seed)
   const plane = await ControlPlane.create()
   const known = new Map<string, Known>()
   let round = 0
   let working = true
+  const owner = connect({ url: databaseUrl(plane), max: 2, name: 'crash-loop' })
+  await installProbes(owner)
+  const journal = new Journal(plane, seededRandom(scenario.seed + 1))
+  const receiver = await EventReceiver.start(plane, owner)
+  const recoveries: Promise<void>[] = []
   const probe = probeMachines(plane.data_dir)
+
+  const know = (id: string) => known.set(id, { id, wish: 'running', touched: round, killed: 0, spared: false })
 
   /** One client: picks an operation, makes it, notes what was answered. An answer that never came leaves a doubt. */
   async function client(): Promise<void> {
     while (working) {
-      const own = [...known.values()].filter((k) => k.wish !== 'gone')
+      const own = [...known.values()].filter((k) => k.wish !== 'gone' && !k.spared)
       const target = own[random.integer(Math.max(1, own.length))]
       const luck = random.integer(100)
       if (own.length < scenario.guests && (luck < 60 || !target)) await attempt(create)
@@ -53,7 +84,7 @@ export async function crashScenario(scenario: Scenario): Promise<void> {
     const { status, body } = await plane.call('POST', '/v2/instances', BODY)
     if (status >= 500 || body.code === 'capacity_exhausted') return
     assert.equal(status, 201, JSON.stringify(body))
-    known.set(body.id, { id: body.id, wish: 'running', touched: round })
+    know(body.id)
   }
   async function act(target: Known, action: 'start' | 'stop'): Promise<void> {
     const before = target.wish
@@ -80,16 +111,44 @@ export async function crashScenario(scenario: Scenario): Promise<void> {
     )
   }
 
-  const kills = [
+  /** Kills the process of a guest that should run, once it is up, and is left alone until its loss was seen. */
+  async function killGuest(): Promise<boolean> {
+    if (failure) throw failure
+    const victim = [...known.values()].find((k) => k.wish === 'running' && !k.spared && k.killed < MAX_KILLS_OF_ONE)
+    if (!victim) return false
+    Object.assign(victim, { spared: true, touched: round })
+    await plane.waitFor(victim.id, 'running')
+    const pids = qemuProcesses(plane.data_dir).filter(({ command }) => command.includes(victim.id))
+    assert.equal(pids.length, 1)
+    process.kill(pids[0]!.pid, 'SIGKILL')
+    victim.killed++
+    const { id, killed } = victim
+    await until('the loss is seen', async () => (await told(id, 'instance.recovering')) >= killed)
+    // The next kills may fall into its recovery; wishes would end it.
+    const recovered = until(
+      'the guest has recovered',
+      async () => (await told(id, 'instance.recovered')) >= killed,
+      300,
+    )
+    recoveries.push(recovered.then(() => void (victim.spared = false)))
+    recoveries.at(-1)!.catch(() => {}) // it is awaited in the end
+    return true
+  }
+
+  const kills = shuffled<Kill>(random, [
     ...Array.from({ length: scenario.control_plane_kills }, () => 'control plane' as const),
-    ...Array.from({ length: scenario.postgres_kills }, () => 'postgres' as const),
-  ]
-  const background = [client(), client(), client()]
-  for (const one of background) one.catch(() => {}) // it is awaited in the end; until then the kills go on
+    ...Array.from({ length: scenario.postgres_kills }, () => 'PostgreSQL' as const),
+    ...Array.from({ length: scenario.qemu_kills }, () => 'QEMU' as const),
+  ])
+  const writers = [journal.client(() => working), journal.client(() => working)]
+  const background = [client(), client(), ...writers]
+  let failure: unknown = null
+  for (const one of background) one.catch((error) => (failure ??= error))
   try {
     for (const kill of kills) {
       round++
-      await new Promise((resolve) => setTimeout(resolve, 500 + random.integer(4_000)))
+      if (failure) throw failure
+      await new Promise((resolve) => setTimeout(resolve, 300 + random.integer(2_500)))
       const settled = [...known.values()].filter((k) => k.wish === 'running' && k.touched < round - 1).map((k) => k.id)
       const before = runningGuests()
       if (kill === 'control plane') {
@@ -97,37 +156,64 @@ export async function crashScenario(scenario: Scenario): Promise<void> {
         const after = runningGuests()
         for (const [id, process] of after) if (before.has(id)) assert.equal(process, before.get(id))
         await plane.start()
-      } else {
-        process.kill(
-          Number(readFileSync(join(plane.data_dir, 'postgres/postmaster.pid'), 'utf8').split('\n')[0]),
-          'SIGKILL',
-        )
-      }
+      } else if (kill === 'PostgreSQL') process.kill(postmaster(plane), 'SIGKILL')
+      else await until('a guest was killed', killGuest)
       await until(
         'the API answers again',
         async () => (await plane.call('GET', '/readyz').catch(() => null))?.status === 200,
       )
       // Creates whose answer was lost in the crash; nobody else would ever stop or delete them.
-      for (const { id } of await list()) {
-        if (!known.has(id)) known.set(id, { id, wish: 'running', touched: round })
-      }
+      for (const { id } of await list()) if (!known.has(id)) know(id)
       for (const id of settled.filter((id) => before.has(id) && known.get(id)!.touched < round - 1)) {
         assert.equal(runningGuests().get(id), before.get(id), `${id} was restarted by a kill of the ${kill}`)
       }
     }
     working = false
-    await Promise.all(background)
+    await Promise.all([...background, ...recoveries])
     await settle()
     assert.deepEqual(probe.stop(), [], 'instances had two processes')
     await removeAll()
+    await checkBooks()
   } catch (error) {
     working = false
     await Promise.allSettled(background)
     process.stdout.write(plane.lastLog())
     throw error
   } finally {
+    receiver.close()
+    await owner.end()
     probe.stop()
     await plane.teardown()
+  }
+
+  /** Every committed change has its one event, and every event its change; the sums add up. */
+  async function checkBooks(): Promise<void> {
+    await journal.decide()
+    const environments = await owner<{ id: string }[]>`select id from environments where mode in ('live', 'test')`
+    await until('everything rests', async () => {
+      const moving = await owner`
+        select from instances where status not in ('running', 'stopped', 'failed', 'terminated') or (status = 'running' and not observed_ready)`
+      return moving.count === 0
+    })
+    const { findings, written } = await journal.compare(owner)
+    for (const { id } of environments) findings.push(...(await auditBooks(owner, id)))
+    const delivered = await receiver.compare(owner)
+    findings.push(...delivered.findings)
+    assert.deepEqual(findings, [])
+    const [sum] = await owner<{ events: number; recovered: number }[]>`
+      select count(*) as events, count(*) filter (where type = 'instance.recovered') as recovered from events`
+    const { events, recovered } = sum!
+    process.stdout.write(`delivered ${delivered.events} events, ${delivered.repeated} more than once\n`)
+    process.stdout.write(
+      `${kills.length} kills, ${events} events, ${recovered} recoveries, writes ${JSON.stringify(written)}\n`,
+    )
+    assert.ok(written.done > 0 && recovered > 0)
+  }
+
+  /** How many events of this type the guest has; none while PostgreSQL is away. */
+  async function told(id: string, type: string): Promise<number> {
+    const events = await owner`select from events where resource_id = ${id} and type = ${type}`.catch(() => null)
+    return events?.count ?? 0
   }
 
   /** In the end every wish that was answered is met, and nothing that was answered is missing. */
@@ -167,4 +253,16 @@ export async function crashScenario(scenario: Scenario): Promise<void> {
     const { used } = (await plane.call('GET', '/v2/regions')).body.data[0].capacity
     assert.deepEqual(used, { vcpus: 0, memory_bytes: 0, disk_bytes: 0 })
   }
+}
+
+/** The embedded server's own process, and its socket. */
+const postmasterFile = (plane: ControlPlane) =>
+  readFileSync(join(plane.data_dir, 'postgres/postmaster.pid'), 'utf8').split('\n')
+const postmaster = (plane: ControlPlane): number => Number(postmasterFile(plane)[0])
+const databaseUrl = (plane: ControlPlane): string =>
+  `postgres://cloudnexus@/cloudnexus?host=${encodeURIComponent(postmasterFile(plane)[4]!.trim())}`
+
+function shuffled<T>(random: Random, items: T[]): T[] {
+  const rest = [...items]
+  return items.map(() => rest.splice(random.integer(rest.length), 1)[0]!)
 }

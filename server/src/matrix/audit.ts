@@ -1,0 +1,182 @@
+/**
+ * The audit: what an environment must look like when everything rests. Each finding is a line that names what leaked or
+ * is not as it was promised; none is what must come out.
+ */
+import type { Sql } from '../db/database.ts'
+import { type InstanceRow, runOf, type Status } from '../instances/row.ts'
+import { eventsOf, MOVES } from '../instances/status.ts'
+import { launchesOf, type Move, movesOf } from './probes.ts'
+
+/** All findings in one environment. Nothing may be going on in it. */
+export async function audit(owner: Sql, environmentId: string): Promise<string[]> {
+  const parts = [machines, work, answers, auditBooks]
+  return (await Promise.all(parts.map((part) => part(owner, environmentId)))).flat()
+}
+
+/** The part that does not depend on where machines run and on what is going on elsewhere; needs the probes. */
+export async function auditBooks(owner: Sql, environmentId: string): Promise<string[]> {
+  const parts = [addresses, sums, events, launches]
+  return (await Promise.all(parts.map((part) => part(owner, environmentId)))).flat()
+}
+
+type Machine = { power: string; disk: number; run: number; public_ip: string | null; vcpus: number; disk_bytes: number }
+
+/** I8: a machine for each row that says so and none besides, and as the row wants it. */
+async function machines(owner: Sql, environmentId: string): Promise<string[]> {
+  const rows = await owner<(InstanceRow & { machine: Machine | null })[]>`
+    select i.*, m.machine || case
+      when least(m.machine ->> 'off_at', m.machine ->> 'crash_at')::timestamptz <= environment_now(i.environment_id)
+      then '{"power":"off"}'::jsonb else '{}' end as machine from instances i left join simulated_machines m on m.id = i.id
+    where i.environment_id = ${environmentId}`
+  const strays = await owner<{ id: string }[]>`
+    select id from simulated_machines where environment_id = ${environmentId}
+      and id not in (select id from instances where terminated_at is null)`
+  return [
+    ...strays.map(({ id }) => `${id}: a machine without a row`),
+    ...rows.flatMap((row) => machineFaults(row).map((fault) => `${row.id}: ${fault}`)),
+  ]
+}
+
+function machineFaults(row: InstanceRow & { machine: Machine | null }): string[] {
+  const { machine, status } = row
+  if (row.terminated_at) return []
+  const faults: string[] = []
+  const check = (what: string, is: unknown, wanted: unknown) => {
+    if (is !== wanted) faults.push(`${status}, and ${what} is ${is} instead of ${wanted}`)
+  }
+  if (status === 'stopped' && machine?.power === 'running') faults.push('stopped, and its machine runs')
+  if (status === 'stopped' || status === 'running') check('the disk', machine?.disk_bytes, row.wanted_disk_bytes)
+  if (status !== 'running') return faults
+  check('the power', machine?.power, 'running')
+  check('the run', machine?.run, runOf(row))
+  check('the disk number', machine?.disk, row.wanted_disk)
+  check('the size', machine?.vcpus, row.wanted_vcpus)
+  check('the public address', machine?.public_ip, row.wanted_public_ip)
+  return faults
+}
+
+/** I2: what is reserved is what the rows hold. That nobody shares one is the primary key's promise. */
+async function addresses(owner: Sql, environmentId: string): Promise<string[]> {
+  const rows = await owner<{ id: string; address: string; reserved: boolean }[]>`
+    with held as (
+      select id, ip::inet as address from instances cross join unnest(array[private_ip, wanted_public_ip]) as ip
+      where environment_id = ${environmentId} and terminated_at is null and ip is not null),
+    reserved as (
+      select instance_id as id, address from addresses where environment_id = ${environmentId})
+    select coalesce(h.id, r.id) as id, host(coalesce(h.address, r.address)) as address, r.id is not null as reserved
+    from held h full join reserved r using (id, address) where h.id is null or r.id is null`
+  return rows.map(({ id, address, reserved }) =>
+    reserved ? `${id}: ${address} is still reserved` : `${id}: ${address} is not reserved`,
+  )
+}
+
+/** I3: quotas and budgets count what the rows add up to. */
+async function sums(owner: Sql, environmentId: string): Promise<string[]> {
+  const [use] = await owner<{ used: number[]; sum: number[] }[]>`
+    select array[h.used_instances, h.used_vcpus, h.used_memory_bytes, h.used_disk_bytes, h.used_public_ips]::float8[] as used,
+      array[count(i.id), coalesce(sum(i.wanted_vcpus), 0), coalesce(sum(i.wanted_memory_bytes), 0),
+        coalesce(sum(i.wanted_disk_bytes), 0), count(i.wanted_public_ip)]::float8[] as sum
+    from environment_heads h left join instances i on i.environment_id = h.environment_id and i.terminated_at is null
+    where h.environment_id = ${environmentId} group by h.environment_id`
+  const budgets = await owner<{ id: string; used: number[]; sum: number[] }[]>`
+    select b.id, array[b.used_instances, b.used_vcpus] as used,
+      array[count(i.id), coalesce(sum(i.wanted_vcpus), 0)]::int[] as sum
+    from budgets b left join budgets inner_ on b.id = any(inner_.lineage)
+      left join instances i on i.budget_id = inner_.id and i.terminated_at is null
+    where b.environment_id = ${environmentId} group by b.id`
+  return [{ id: 'the quota', ...use! }, ...budgets]
+    .filter(({ used, sum }) => String(used) !== String(sum))
+    .map(({ id, used, sum }) => `${id} counts ${used}, and the rows are ${sum}`)
+}
+
+/** No key is held, due or failing, and nothing is without its key. */
+async function work(owner: Sql, environmentId: string): Promise<string[]> {
+  const rows = await owner<{ kind: string; id: string; what: string }[]>`
+    select kind, id, case when leased_until is not null then 'is still leased'
+      when last_error is not null or attempts > 0 then 'is failing: ' || coalesce(last_error, '') else 'is due' end as what
+    from work w where environment_id = ${environmentId} and (leased_until is not null or last_error is not null
+      or attempts > 0 or due_at <= environment_now(w.environment_id))
+    union all
+    select 'instance', id, 'has no key' from instances where environment_id = ${environmentId}
+      and not exists (select from work w where w.kind = 'instance' and w.id = instances.id)
+    union all
+    select 'recovery', r.instance_id, 'has no end' from recoveries r join instances i on i.id = r.instance_id
+    where r.environment_id = ${environmentId} and r.ended_at is null and i.status <> 'recovering'
+    union all
+    select 'delivery', webhook_id, 'is pending' from webhook_deliveries
+    where environment_id = ${environmentId} and status = 'pending'`
+  return rows.map(({ kind, id, what }) => `${id}: its ${kind} work ${what}`)
+}
+
+/** I4: an Idempotency-Key has an answer or is unknown; nobody holds one. */
+async function answers(owner: Sql, environmentId: string): Promise<string[]> {
+  const open = await owner<{ key: string }[]>`
+    select key from idempotency_keys where environment_id = ${environmentId} and (status is null or headers is null)`
+  const locks = await owner`
+    select from pg_locks where locktype = 'advisory' and database = (select oid from pg_database where datname = current_database())`
+  return [...open.map(({ key }) => `the Idempotency-Key ${key} is open`), ...locks.map(() => 'a lock is still held')]
+}
+
+type Told = { id: string; type: string; sequence: number; version: number }
+
+/** I5, I6: statuses along the table, each move with its events and no event without its move, no gap in any number. */
+async function events(owner: Sql, environmentId: string): Promise<string[]> {
+  const told = await owner<Told[]>`
+    select resource_id as id, type, sequence, (data -> 'object' ->> 'version')::int as version from events
+    where environment_id = ${environmentId} and resource_type = 'instance' order by sequence`
+  const [head] = await owner<{ sequence: number; events: number; audited: number; entries: number }[]>`
+    select h.sequence, (select count(*) from events e where e.environment_id = h.environment_id) as events,
+      h.audit_sequence as audited, (select count(*) from audit_log a where a.environment_id = h.environment_id) as entries
+    from environment_heads h where h.environment_id = ${environmentId}`
+  const { sequence, audited, entries } = head!
+  const findings = [
+    ...(sequence === head!.events ? [] : [`the last number is ${sequence}, and there are ${head!.events} events`]),
+    ...(audited === entries ? [] : [`the audit log's last number is ${audited}, and there are ${entries} entries`]),
+  ]
+  const moves = groupById(await movesOf(owner, environmentId))
+  const events = groupById(told)
+  for (const [id, own] of moves) {
+    findings.push(...moveFaults(own).map((fault) => `${id}: ${fault}`))
+    const expected = own.flatMap(({ before, after }) =>
+      after ? eventsOf(before, after).map((type) => `${type} ${after.version}`) : [],
+    )
+    const found = (events.get(id) ?? []).map(({ type, version }) => `${type} ${version}`)
+    if (String(expected) !== String(found))
+      findings.push(`${id}: it moved by ${expected.join(', ')} and told ${found.join(', ') || 'nothing'}`)
+  }
+  for (const id of events.keys()) if (!moves.has(id)) findings.push(`${id}: events without a row`)
+  return findings
+}
+
+function moveFaults(moves: Move[]): string[] {
+  return moves.flatMap(({ before, after }) => {
+    if (!before || !after) return []
+    const faults: string[] = []
+    const [from, to] = [before.status, after.status] as [Status, Status]
+    if (from !== to && !MOVES[from].includes(to)) faults.push(`${from} → ${to} is no move`)
+    const step = after.version - before.version
+    if (step !== (from === to ? Math.min(1, Math.max(0, step)) : 1)) faults.push(`its version rose by ${step}`)
+    return faults
+  })
+}
+
+/** I1: no run is started twice, and none beside another. */
+async function launches(owner: Sql, environmentId: string): Promise<string[]> {
+  const all = await launchesOf(owner, environmentId)
+  const seen = new Set<string>()
+  return all.flatMap(({ id, run, replaced }) => {
+    const name = `${id}: run ${run}`
+    const again = seen.has(name)
+    seen.add(name)
+    return [
+      ...(again ? [`${name} was started twice`] : []),
+      ...(replaced ? [`${name} was started beside another`] : []),
+    ]
+  })
+}
+
+function groupById<T extends { id: string }>(items: T[]): Map<string, T[]> {
+  const groups = new Map<string, T[]>()
+  for (const item of items) groups.set(item.id, [...(groups.get(item.id) ?? []), item])
+  return groups
+}

@@ -1,0 +1,68 @@
+/**
+ * Runs one workflow once without a fault, notes each look with its step and its points, and makes from that the cells:
+ * each point of each look that differs × each fault that the point can have. Then all cells at once, each on a thing of
+ * its own; in the end all must have come to the goal, and the audit find nothing.
+ */
+import { audit } from './audit.ts'
+import { throughFaults } from './drive.ts'
+import type { Fault } from './faults.ts'
+import { type Cell, cellsOf, rehearse } from './rehearse.ts'
+import { createScene, type Scene } from './scene.ts'
+import type { Workflow } from './workflows.ts'
+import type { MatrixWorld } from './world.ts'
+
+export type Report = { cells: Cell[]; findings: string[] }
+
+/** Runs a workflow's cells. @param only leaves out other faults */
+export async function runWorkflow(world: MatrixWorld, workflow: Workflow, only?: Fault[]): Promise<Report> {
+  const scene = await createScene(world, workflow)
+  const cells = cellsOf(await looksOf(scene)).filter(
+    ({ fault }) => (!only || only.includes(fault)) && !(fault === 'wished_meanwhile' && isEnd(workflow.goal)),
+  )
+  const ids = await scene.prepare(cells.length)
+  const subjects = cells.map((cell, i) => {
+    const subject = world.faults.arm(scene.nameOf(ids[i]!), cell)
+    subject.meanwhile = () => scene.wish(scene.removal(ids[i]!))
+    return subject
+  })
+  let acted = false
+  await throughFaults(world, scene.environment_id, subjects, async (worker) => {
+    if (!acted) await scene.act(ids)
+    acted = true
+    await scene.drive(worker)
+  })
+
+  const findings: string[] = []
+  const states = await scene.states(ids)
+  for (const [i, cell] of cells.entries()) {
+    const { step, point, fault } = cell
+    const at = `${workflow.name}: ${step}, ${point} ${cell.nth}, ${fault}`
+    if (!subjects[i]!.fired) findings.push(`${at}: the fault did not fall`)
+    const goals = goalsOf(workflow, fault)
+    if (!goals.includes(states[i]!)) findings.push(`${at}: ${ids[i]} is ${states[i]}, not ${goals.join(' or ')}`)
+  }
+  const nameOfCell = new Map(ids.map((id, i) => [id, `${cells[i]!.step}, ${cells[i]!.point}, ${cells[i]!.fault}`]))
+  for (const line of await audit(world.owner, scene.environment_id)) {
+    findings.push(`${workflow.name}: ${line} (${nameOfCell.get(line.split(':')[0]!) ?? 'no cell'})`)
+  }
+  return { cells, findings }
+}
+
+const isEnd = (goal: string) => ['terminated', 'forgotten', 'gone'].includes(goal)
+
+function goalsOf({ goal, or, thing }: Workflow, fault: Fault): string[] {
+  if (fault === 'wished_meanwhile') return [thing === 'instance' ? 'terminated' : 'gone']
+  return [goal, ...(or ? [or] : []), ...(fault === 'refused' ? ['failed'] : [])]
+}
+
+/** What happens in the workflow when nothing goes wrong. */
+async function looksOf({ world, workflow, ...scene }: Scene) {
+  const [id] = await scene.prepare(1)
+  const looks = await rehearse(world, scene.nameOf(id!), async (worker) => {
+    await scene.act([id!])
+    await scene.drive(worker)
+  })
+  const [state] = await scene.states([id!])
+  if (state !== workflow.goal) throw new Error(`the rehearsal of ${workflow.name} ended in ${state}`)
+  return looks
+}

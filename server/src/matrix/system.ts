@@ -1,0 +1,143 @@
+/**
+ * The matrix of what looks at everything: the sweeps, and the days of the request log. Each key that a start wakes is
+ * looked at three times (an orphan is removed at the second sight), with each fault at each of its points; before, an
+ * environment is put into the disorder that a sweep mends, and afterwards the audit must find nothing.
+ */
+import { caller } from '../http/testing.ts'
+import { wakeAtStart } from '../reconcilers.ts'
+import { audit } from './audit.ts'
+import { settle, throughFaults } from './drive.ts'
+import { cellsOf, rehearse } from './rehearse.ts'
+import type { Report } from './run.ts'
+import type { MatrixWorld, Worker } from './world.ts'
+
+const SYSTEM = 'env_system'
+const LOOKS = 3
+/** From yesterday, and three ahead. */
+const DAYS = 5
+
+/** The keys that span tenants, as names of subjects such as `sweep test:us-east-1`. */
+export async function systemKeys(world: MatrixWorld): Promise<string[]> {
+  await wakeAtStart(world.deps)
+  const keys = await world.owner<{ name: string }[]>`
+    select kind || ' ' || id as name from work where environment_id = ${SYSTEM} and kind <> 'image' order by name`
+  // They are looked at one by one.
+  await world.owner`update work set due_at = 'infinity' where environment_id = ${SYSTEM}`
+  return keys.map(({ name }) => name)
+}
+
+/** Runs the cells of one key; in a world of its own, because sweeps look at all of it. */
+export async function runSystemKey(world: MatrixWorld, name: string): Promise<Report> {
+  const { owner, faults } = world
+  const look = async (worker: Worker) => {
+    for (let i = 0; i < LOOKS; i++) {
+      await owner`update work set due_at = now() where kind || ' ' || id = ${name}`
+      await settle(world, worker, SYSTEM)
+    }
+    await owner`update work set due_at = 'infinity' where kind || ' ' || id = ${name} and leased_until is null`
+  }
+  const mode = modeOf(name)
+  const scene = mode && (await createScene(world, mode))
+  const disturb = () => (scene ? disorder(world, scene) : outdate(world))
+  const leftUndone = async () => {
+    if (scene) await restScene(world, scene)
+    return whatIsLeft(world, name, scene)
+  }
+  await disturb()
+  const looks = await rehearse(world, name, look)
+  const left = await leftUndone()
+  if (left.length > 0) throw new Error(`the rehearsal of ${name} left ${left.join('; ')}`)
+  const cells = cellsOf(looks).filter(({ fault }) => fault !== 'wished_meanwhile')
+  const findings: string[] = []
+  for (const cell of cells) {
+    const at = `${name}: ${cell.point} ${cell.nth}, ${cell.fault}`
+    await disturb()
+    const subject = faults.arm(name, cell)
+    await throughFaults(world, SYSTEM, [subject], look)
+    if (!subject.fired) findings.push(`${at}: the fault did not fall`)
+    for (const line of await leftUndone()) findings.push(`${at}: ${line}`)
+  }
+  return { cells, findings }
+}
+
+const modeOf = (name: string) => /^sweep (live|test):/.exec(name)?.[1] as 'live' | 'test' | undefined
+
+type Scene = { environment_id: string; instance: string }
+
+/** An environment with an instance that a budget counts. */
+async function createScene(world: MatrixWorld, mode: 'live' | 'test'): Promise<Scene> {
+  const { key, principal } = (await world.tenant())[mode]
+  const scopes = ['instances:read', 'instances:write']
+  const made = await caller(world.app, key)('POST', '/v2/api_keys', {
+    name: 'ci',
+    scopes,
+    budget: { max_instances: 5 },
+  })
+  const body = { region: 'us-east-1', plan: 'micro-1x', image: 'micro-linux' }
+  const { body: instance } = await caller(world.app, made.body.key)('POST', '/v2/instances', body)
+  return { environment_id: principal.environment_id, instance: instance.id }
+}
+
+/** A machine, an address and a key astray, and a wrong sum. */
+async function disorder({ owner }: MatrixWorld, { environment_id, instance }: Scene): Promise<void> {
+  const orphan = instance.replace('inst_', 'gone_')
+  await owner`update budgets set used_instances = 3 where environment_id = ${environment_id}`
+  await owner`delete from work where kind = 'instance' and id = ${instance}`
+  await owner`insert into simulated_machines (id, environment_id, machine)
+    values (${orphan}, ${environment_id}, '{"power":"stopped","run":0,"ports":[]}')`
+  await owner`insert into addresses (pool_id, address, instance_id, environment_id)
+    select id, '198.19.0.9', ${orphan}, ${environment_id} from address_pools where id = ${`public:${environment_id}`}`
+}
+
+/** An answer that is too old, and a day of the request log that is missing. */
+async function outdate({ owner }: MatrixWorld): Promise<void> {
+  await owner`
+    insert into idempotency_keys (environment_id, method, path, key, request_digest, status, headers, body, created_at)
+    values (${SYSTEM}, 'POST', '/', 'old', '', 200, '{}', null, now() - interval '25 hours') on conflict do nothing`
+  await owner`
+    insert into recoveries (environment_id, instance_id, number, cause, detected_at, attempts)
+    values (${SYSTEM}, 'old', 1, 'process_died', '2000-01-01', 1) on conflict do nothing`
+  await owner`
+    insert into events (environment_id, sequence, id, type, resource_type, resource_id, created_at, data)
+    values (${SYSTEM}, 1, 'old', 'instance.created', 'instance', 'old', '2000-01-01', '{}') on conflict do nothing`
+  await owner`
+    insert into webhook_deliveries (environment_id, id, webhook_id, event_id, event_sequence, event_type, cause, status,
+      created_at, recorded_at)
+    values (${SYSTEM}, 'old', 'old', 'old', 1, 'webhook.ping', 'ping', 'succeeded', '2000-01-01', '2000-01-01')
+    on conflict do nothing`
+  for (const table of ['requests', 'spans']) {
+    const [last] = await owner<{ name: string; days: number }[]>`
+      select max(inhrelid::regclass::text) as name, count(*) as days from pg_inherits where inhparent = ${table}::regclass`
+    if (last!.days === DAYS) await owner`drop table ${owner(last!.name)}`
+  }
+}
+
+/** Has the instance looked at, whose key was given back. */
+async function restScene(world: MatrixWorld, scene: Scene): Promise<void> {
+  const worker = await world.worker('third')
+  await settle(world, worker, scene.environment_id)
+  await worker.engine.stop(1_000)
+}
+
+/** What is still as it should not be, of what this key looks after. */
+async function whatIsLeft(world: MatrixWorld, name: string, scene: Scene | undefined): Promise<string[]> {
+  const { owner } = world
+  const lines: string[] = []
+  if (scene) {
+    lines.push(...(await audit(owner, scene.environment_id)))
+  } else if (name === 'sweep answers') {
+    if ((await owner`select from idempotency_keys where key = 'old'`).count > 0) lines.push('old answers are kept')
+  } else if (name === 'sweep recoveries') {
+    if ((await owner`select from recoveries where instance_id = 'old'`).count > 0) lines.push('old recoveries are kept')
+  } else if (name === 'sweep deliveries') {
+    if ((await owner`select from webhook_deliveries where id = 'old'`).count > 0) lines.push('old deliveries are kept')
+  } else if (name === 'sweep events') {
+    if ((await owner`select from events where id = 'old'`).count > 0) lines.push('old events are kept')
+  } else if (name === 'request_log days') {
+    const days = await owner`select from pg_inherits where inhparent in ('requests'::regclass, 'spans'::regclass)`
+    if (days.count !== 2 * DAYS) lines.push(`${days.count} days of the request log, not ${2 * DAYS}`)
+  } else lines.push('nobody has said here what this key is for')
+  const failing = await owner`
+    select from work where kind || ' ' || id = ${name} and (leased_until is not null or attempts > 0 or last_error is not null)`
+  return failing.count > 0 ? [...lines, 'the key is held or failing'] : lines
+}

@@ -1,0 +1,199 @@
+/**
+ * A control plane whose faults a test decides: real database, reconcilers and engine, simulated machines, and time that
+ * stands still unless it is moved. Engines look only when they are told to.
+ */
+import { once } from 'node:events'
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { createServer, type Server } from 'node:http'
+import type { AddressInfo } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { after } from 'node:test'
+import { createApp } from '../app.ts'
+import type { Sql } from '../db/database.ts'
+import { ownerOf } from '../db/testing.ts'
+import { faultySql } from '../db/testing-faults.ts'
+import type { Deps } from '../deps.ts'
+import type { Driver, ObservedMachine } from '../drivers/driver.ts'
+import { createSimulatedDriver } from '../drivers/simulated/driver.ts'
+import { createEngine, type Engine, type Reconcilers } from '../engine/loop.ts'
+import type { Claim } from '../engine/work.ts'
+import { createTestApp, createTestTenant, type TestApp, testConfig } from '../http/testing.ts'
+import { CATALOGUE } from '../images/catalog.ts'
+import { jobPaths } from '../images/importer/job-files.ts'
+import { type Importer, imageReconciler } from '../images/reconcile.ts'
+import { syncCatalogue } from '../images/store.ts'
+import { openNetworks } from '../instances/testing-world.ts'
+import { systemClock } from '../lib/clock.ts'
+import { silentLog } from '../lib/log.ts'
+import { pools } from '../reconcilers.ts'
+import { Faults, noAnswer } from './faults.ts'
+import { lockedDriver } from './machines.ts'
+import { installProbes } from './probes.ts'
+
+/** What is wrong with a build, on purpose. */
+export type Broken = {
+  driver?: (driver: Driver, owner: Sql) => Driver
+  /** The reconcilers' connections. */
+  sql?: (sql: Sql) => Sql
+  /** The engine's. */
+  engine_sql?: (sql: Sql) => Sql
+}
+
+/** One process that looks at keys. */
+export type Worker = {
+  engine: Engine
+  /** Looks that have begun and not ended, those that never will included. */
+  active(): number
+}
+
+export type MatrixWorld = Pick<TestApp, 'app' | 'owner' | 'deps'> & {
+  faults: Faults
+  data_dir: string
+  /** The same app on connections where transactions of writes may fail: those within a subject of `faults`. */
+  faulty_app: TestApp['app']
+  worker(name: string): Promise<Worker>
+  /** A project whose clocks stand still. */
+  tenant(): ReturnType<typeof createTestTenant>
+  /** Told of each look, and of what the driver showed in it. */
+  watch: { look?: (claimed: Claim) => void; seen?: (claimed: Claim, machine: ObservedMachine | null) => Promise<void> }
+  /** The keys of THE LIST of reconcilers. */
+  kinds: string[]
+  /** The address of a receiver of webhooks, who says yes to everything. */
+  receiver(): Promise<string>
+  close(): Promise<void>
+}
+
+const START = '2030-01-01T00:00:00Z'
+/** What stands in the address of an image that is refused. */
+export const REFUSED = 'refused'
+
+export async function createMatrixWorld(broken: Broken = {}): Promise<MatrixWorld> {
+  const faults = new Faults()
+  const watch: MatrixWorld['watch'] = {}
+  const data_dir = mkdtempSync(join(tmpdir(), 'cloudnexus-matrix-'))
+  after(() => rmSync(data_dir, { recursive: true, force: true }))
+  const looks = new Map<string, Claim>()
+  const base = await createTestApp((sql) => {
+    const simulated = createSimulatedDriver({ sql, seed: 1 })
+    const machines = broken.driver?.(simulated, ownerOf(sql)) ?? simulated
+    const driver = lockedDriver(machines, async ({ method, id }, effect) => {
+      const result = await faults.at(`driver ${method}`, effect)
+      const claimed = looks.get(id ?? '')
+      if (method === 'get' && claimed) await watch.seen?.(claimed, result as ObservedMachine | null)
+      return result
+    })
+    return {
+      config: { ...testConfig, data_dir, image_allow: ['127.0.0.0/8'] },
+      regions: [{ id: 'us-east-1', name: 'This host', drivers: { live: driver, test: driver } }],
+      log: silentLog,
+    }
+  })
+  const { deps, owner } = base
+  await owner`insert into environments (id, mode) values ('env_system', 'system') on conflict do nothing`
+  await owner`insert into address_pools (id, range) values ('public:live:us-east-1', '127.90.1.0/24')`
+  await owner.begin((tx) => syncCatalogue(tx, CATALOGUE))
+  await installProbes(owner)
+
+  const transaction = <T>(effect: (commits: boolean) => Promise<T>) =>
+    faults.at('transaction', () => effect(true), { attempt: () => effect(false), error: noAnswer })
+  const looking = faultySql(deps.sql, {
+    transaction,
+    statement: (_, effect) => faults.at('statement', () => effect(), { error: noAnswer }),
+  })
+  const lookingDeps: Deps = { ...deps, sql: broken.sql?.(looking) ?? looking }
+  const writing = faultySql(deps.sql, { transaction, statement: (_, effect) => effect() })
+  const faulty_app = await createApp({ ...deps, sql: writing }, { ready: async () => [] })
+
+  function lookers(): Reconcilers {
+    const all = { ...allReconcilers(lookingDeps), image: withImporter(lookingDeps, faults) }
+    return Object.fromEntries(
+      Object.entries(all).map(([kind, reconcile]) => [
+        kind,
+        (claimed: Claim) =>
+          faults.within(`${kind} ${claimed.id}`, () => {
+            watch.look?.(claimed)
+            looks.set(claimed.id, claimed)
+            return reconcile(claimed)
+          }),
+      ]),
+    )
+  }
+
+  let receiver: Server | null = null
+  return {
+    async receiver() {
+      receiver ??= createServer((request, response) => {
+        request.resume().on('end', () => response.writeHead(204).end())
+      }).listen(0, '127.0.0.1')
+      if (!receiver.listening) await once(receiver, 'listening')
+      return `http://127.0.0.1:${(receiver.address() as AddressInfo).port}/`
+    },
+    ...{ app: base.app, owner, deps, faults, data_dir, faulty_app, watch, kinds: Object.keys(allReconcilers(deps)) },
+    async worker(name) {
+      let active = 0
+      const sql = faultySql(broken.engine_sql?.(deps.sql) ?? deps.sql, {
+        transaction: (effect) => effect(true),
+        statement(compiled, effect) {
+          const name = givenBack(compiled)
+          return name === null ? effect() : faults.at('finish', () => effect(), { name, error: noAnswer })
+        },
+      })
+      const engine = createEngine({
+        // Nothing happens by itself: neither polls nor renewals.
+        clock: { ...systemClock, after: () => ({ cancel() {} }) },
+        ...{ sql, log: silentLog, worker: name, reconcilers: lookers(), concurrency: 10_000 },
+        observer: { claimed: () => void active++, looked: () => void active-- },
+      })
+      await engine.start()
+      return { engine, active: () => active }
+    },
+    async tenant() {
+      const made = await createTestTenant(deps)
+      await openNetworks(owner, made)
+      const ids = [made.live.principal.environment_id, made.test.principal.environment_id]
+      await owner`update environments set clock_frozen_at = ${START} where id = any(${ids})`
+      return made
+    },
+    async close() {
+      receiver?.close()
+      receiver?.closeAllConnections()
+      await base.app.close()
+    },
+  }
+}
+
+/** Those of all pools, which look here by one engine. */
+const allReconcilers = (deps: Deps): Reconcilers =>
+  Object.assign({}, ...pools(deps).map((pool) => pool.reconcilers)) as Reconcilers
+
+/** The key that this statement gives back well, as the name of a subject. */
+function givenBack({ text, values }: { text: string; values: unknown[] }): string | null {
+  const isFinish =
+    /^\s*(delete from work|update work w set leased_by = null)/.test(text) && !/w\.attempts \+ 1/.test(text)
+  if (!isFinish) return null
+  const at = values.findIndex((value) => typeof value === 'string' && /^[a-z_]+$/.test(value))
+  return `${values[at]} ${values[at + 1]}`
+}
+
+/** Imports without a process: the bytes are there at once, or refused. */
+function withImporter(deps: Deps, faults: Faults): Reconcilers[string] {
+  const importer: Importer = {
+    start: (folder) => faults.atOnce('importer start', () => pretendImport(folder)),
+    running: () => null,
+  }
+  return (claimed) => imageReconciler({ ...deps, sql: deps.sql.as(claimed.environment_id) }, importer)(claimed)
+}
+
+function pretendImport(folder: string): void {
+  const paths = jobPaths(folder)
+  if (existsSync(paths.status)) return
+  mkdirSync(paths.output, { recursive: true })
+  writeFileSync(paths.disk, '')
+  const manifest = { format: 'qcow2', virtual_size_bytes: 1024, boot: null, seed: 'nocloud', ready_signal: 'guest' }
+  writeFileSync(paths.manifest, JSON.stringify({ ...manifest, ssh_user: null }))
+  const refused = readFileSync(paths.job, 'utf8').includes(REFUSED)
+  const error = refused ? { code: 'image_checksum_mismatch', message: 'The checksum does not match.' } : null
+  const status = { state: refused ? 'failed' : 'done', phase: 'verifying', progress: 1, done_bytes: 1, total_bytes: 1 }
+  writeFileSync(paths.status, JSON.stringify({ ...status, message: null, error, pid: 1, updated_at: START }))
+}

@@ -1,0 +1,113 @@
+/**
+ * Writes of the API whose transaction fails, or whose process dies, around the commit. The client knows nothing and asks
+ * again, with the same Idempotency-Key where there is one: there is one effect, and it is told once.
+ */
+import assert from 'node:assert/strict'
+import { after, describe, test } from 'node:test'
+import { type Answer, caller } from '../http/testing.ts'
+import { audit } from './audit.ts'
+import { drive, until } from './drive.ts'
+import type { Fault } from './faults.ts'
+import { createMatrixWorld } from './world.ts'
+
+const world = await createMatrixWorld()
+after(() => world.close())
+
+const INSTANCE = { region: 'us-east-1', plan: 'micro-1x', image: 'micro-linux' }
+/** The faults of a transaction, and whether it is there after them. */
+const OUTCOMES: [Fault, committed: boolean][] = [
+  ['fails_before', false],
+  ['reply_lost', true],
+  ['killed_before', false],
+  ['killed_after', true],
+]
+
+type Write = { name: string; from: 'nothing' | 'running' | 'stopped'; make: (id: string) => [string, string, unknown?] }
+const act = (action: string, from: 'running' | 'stopped'): Write => {
+  return { name: action, from, make: (id) => ['POST', `/v2/instances/${id}/actions/${action}`, {}] }
+}
+const WRITES: Write[] = [
+  {
+    name: 'create',
+    from: 'nothing',
+    make: () => ['POST', '/v2/instances', { ...INSTANCE, network: { assign_public_ip: true } }],
+  },
+  ...[act('stop', 'running'), act('reboot', 'running'), act('rebuild', 'running'), act('start', 'stopped')],
+  {
+    name: 'update',
+    from: 'running',
+    make: (id) => ['PUT', `/v2/instances/${id}`, { name: 'other', tags: { a: 'b' } }],
+  },
+  { name: 'terminate', from: 'running', make: (id) => ['DELETE', `/v2/instances/${id}`] },
+  {
+    name: 'subnet',
+    from: 'nothing',
+    make: () => ['POST', '/v2/subnets', { region: 'us-east-1', name: 's', cidr: '172.20.0.0/24' }],
+  },
+  { name: 'key', from: 'nothing', make: () => ['POST', '/v2/api_keys', { name: 'ci', scopes: ['instances:read'] }] },
+]
+
+describe('a write around whose commit something goes wrong, and the client that asks again', () => {
+  for (const write of WRITES)
+    for (const [fault, committed] of OUTCOMES) {
+      test(`${write.name}: ${fault}`, () => run(write, fault, committed))
+    }
+})
+
+let count = 0
+async function run({ name, from, make }: Write, fault: Fault, committed: boolean): Promise<void> {
+  const { owner, faults } = world
+  const { key, principal } = (await world.tenant()).test
+  const { environment_id } = principal
+  const call = caller(world.app, key)
+  const worker = await world.worker('worker')
+  const rest = () => drive(world, worker, environment_id, 300)
+  let id = ''
+  if (from !== 'nothing') {
+    id = (await call('POST', '/v2/instances', INSTANCE)).body.id
+    await rest()
+    if (from === 'stopped') await call('POST', `/v2/instances/${id}/actions/stop`)
+    await rest()
+  }
+  const done = async () => {
+    const [row] = await owner<{ entries: number; events: number }[]>`
+      select (select count(*) from audit_log where environment_id = ${environment_id}) as entries,
+        (select count(*) from events where environment_id = ${environment_id}) as events`
+    return { ...row! }
+  }
+  const before = await done()
+
+  const [method, path, body] = make(id)
+  const headers = { 'idempotency-key': `${name}-${fault}` }
+  const request = `request ${++count}`
+  const subject = faults.arm(request, { point: 'transaction', nth: 1, fault })
+  const first = faults.within(request, () => caller(world.faulty_app, key)(method, path, body, headers))
+  let answer: Answer | null = null
+  first.then(
+    (given) => (answer = given),
+    () => {},
+  )
+  await until('the fault has fallen', () => subject.fired && (faults.lost > 0 || answer !== null))
+  faults.lost = 0
+  const told = answer as Answer | null
+  assert.equal(told?.status, fault.startsWith('killed') ? undefined : 503)
+  const between = await done()
+  assert.equal(between.entries - before.entries, committed ? 1 : 0)
+
+  // The transaction of a process that has died may be open a moment longer.
+  let second: Answer | undefined
+  await until('it is answered', async () => {
+    second = await call(method, path, body, headers)
+    return second.status !== 409 || second.body.code !== 'idempotency_in_flight'
+  })
+  assert.ok(second!.status < 300, `${second!.status} ${JSON.stringify(second!.body)}`)
+  const replayed = method === 'POST' && committed
+  assert.equal(second!.headers['idempotent-replayed'], replayed ? 'true' : undefined)
+  if (committed) assert.deepEqual(await done(), between)
+  assert.equal((await done()).entries - before.entries, 1)
+  const stored = await owner`select from idempotency_keys where environment_id = ${environment_id}`
+  assert.equal(stored.count, method === 'POST' ? 1 : 0)
+  await rest()
+  await worker.engine.stop(1_000)
+  assert.deepEqual(await audit(owner, environment_id), [])
+}
