@@ -1,3 +1,3 @@
--- The size that an instance had before its last change of plan, so that instance.scaled can say it when the change is done:
+-- The size that an instance had before a change of plan that has not come to its end, so that instance.scaled can say it then:
 -- { "plan", "vcpus", "memory_bytes", "disk_bytes" }.
 alter table instances add column wanted_size_before jsonb;

@@ -187,6 +187,18 @@ describe('an event', () => {
     const others = await call('GET', `/v2/events?resource=${id}&type=instance.created,instance.stopped`)
     for (const event of others.body.data) assert.ok(!('details' in event.data), event.type)
   })
+
+  test('instance.scaled is told also where the change stops the machine', async () => {
+    const id = await create()
+    await world.pass(id, 'running')
+    await call('PATCH', `/v2/instances/${id}`, { plan: 'standard-4x', desired_status: 'stopped' })
+    await world.pass(id, 'stopped')
+    await call('POST', `/v2/instances/${id}/actions/start`)
+    await world.pass(id, 'running')
+    const { body } = await call('GET', `/v2/events?resource=${id}&after=0`)
+    const types = body.data.map(({ type }: any) => type.replace('instance.', ''))
+    assert.deepEqual(types, ['created', 'ready', 'scaled', 'stopped', 'started'])
+  })
 })
 
 describe('who sees what', () => {

@@ -3,19 +3,15 @@ import { downtimeSeconds } from './recovery.ts'
 import type { InstanceRow } from './row.ts'
 
 /** What an event tells besides the instance itself, by its type; undefined: nothing. Pure. */
-export function detailsOf(type: EventType, _before: InstanceRow | null, after: InstanceRow): object | undefined {
-  if (type === 'instance.scaled') return sizes(after)
+export function detailsOf(type: EventType, before: InstanceRow | null, after: InstanceRow): object | undefined {
+  if (type === 'instance.scaled' && before)
+    return { from: before.wanted_size_before ?? sizeOf(before), to: sizeOf(after) }
   const { recovery } = after
   if (!recovery) return undefined
   const { cause, attempts, detected_at } = recovery
   if (type === 'instance.recovering') return { cause, attempt: Math.max(1, attempts), detected_at }
   if (type !== 'instance.recovered') return undefined
   return { cause, attempt: attempts, downtime_seconds: downtimeSeconds(recovery), detected_at }
-}
-
-/** A change that began before sizes were noted has none to tell. */
-function sizes(after: InstanceRow): object | undefined {
-  return after.wanted_size_before ? { from: after.wanted_size_before, to: sizeOf(after) } : undefined
 }
 
 /** The wanted size of an instance. */

@@ -11,7 +11,7 @@ import { observed } from './observe.ts'
 import { plan, remembered, type Step } from './plan.ts'
 import { MAX_FAILURES, needsTurn, openRecovery, recoveryAfter, WINDOW_SECONDS } from './recovery.ts'
 import { type InstanceRow, isLeaving, runOf, type Status } from './row.ts'
-import { eventsOf, MOVES, statusOf } from './status.ts'
+import { eventsOf, MOVES, sizeUnderWay, statusOf } from './status.ts'
 import { newRow } from './testing.ts'
 import { changeSize, goAway, reboot, renew, start, stop, type Wish } from './wishes.ts'
 
@@ -26,6 +26,8 @@ class Life {
   now = new Date('2030-01-01T00:00:00Z')
   events: string[] = []
   starts = 0
+  /** Changes of size. */
+  sizes = 0
   /** Whether a start after a reboot of the host may happen, and when machines were started again by themselves. */
   turn = true
   boot = 1
@@ -41,11 +43,16 @@ class Life {
     const changed = { ...before, ...changes }
     this.row = { ...changed, ...statusOf(changed) }
     this.row.recovery = recoveryAfter(before, this.row, this.now)
+    this.row.wanted_size_before = sizeUnderWay(this.row)
     this.checkRecovery(before)
     const from = before.status
     const to = this.row.status
     assert.ok(from === to || MOVES[from].includes(to), `${from} → ${to} is not a move`)
     this.events.push(...eventsOf(before, this.row))
+    if (before.wanted_plan !== this.row.wanted_plan) this.sizes++
+    const untold = this.row.wanted_size_before === null ? 0 : 1
+    const told = this.events.filter((type) => type === 'instance.scaled').length
+    assert.equal(told + untold, this.sizes, 'a change of size is told once, when it has come to its end')
   }
 
   /** The record follows the status, and a new wish begins a new count. */
@@ -207,6 +214,12 @@ const moves: [string, Move][] = [
   ...PLANS.map((p): [string, Move] => [
     `resize ${p.id}`,
     wish((row) => (row.wanted_plan === p.id ? {} : changeSize(row, p, { allow_reboot: true, stops: false }))),
+  ]),
+  ...PLANS.map((p): [string, Move] => [
+    `resize ${p.id} and stop`,
+    wish((row) =>
+      row.wanted_plan === p.id ? {} : { ...changeSize(row, p, { allow_reboot: false, stops: true }), ...stop(row, 60) },
+    ),
   ]),
   ['no recovery', wish(() => ({ auto_recovery: false }))],
   ['terminate', wish(goAway)],

@@ -108,7 +108,7 @@ export type InstanceRow = {
   wanted_vcpus: number
   wanted_memory_bytes: number
   wanted_disk_bytes: number
-  /** The size before the last change of plan. */
+  /** The size before a change that has not come to its end; null: none is under way. Kept by `save`. */
   wanted_size_before: { plan: string; vcpus: number; memory_bytes: number; disk_bytes: number } | null
   wanted_public_ip: string | null
   wanted_activity: Activity

@@ -56,6 +56,11 @@ export function statusOf(row: InstanceRow): Pick<InstanceRow, 'status' | 'status
   return plain(row.observed_recovering && wasUp ? 'recovering' : row.wanted_activity)
 }
 
+/** The size before a change that has not come to its end; null: none is under way. */
+export function sizeUnderWay(row: InstanceRow): InstanceRow['wanted_size_before'] {
+  return row.status === 'running' || row.status === 'stopped' ? null : row.wanted_size_before
+}
+
 /** Why it ends, when nobody asked for it. */
 function endReason(row: InstanceRow): InstanceRow['status_reason'] {
   if (row.wanted_gone || !row.observed_expired) return null
@@ -79,8 +84,8 @@ export function eventsOf(before: InstanceRow | null, after: InstanceRow): EventT
     ])
   if (described(before) !== described(after)) events.push('instance.updated')
   const resized = from === 'resizing' && (to === 'running' || to === 'stopped')
-  const resizedAtRest = before.wanted_plan !== after.wanted_plan && from === 'stopped' && to === 'stopped'
-  if (resized || resizedAtRest) events.push('instance.scaled')
+  const changes = before.wanted_size_before !== null || before.wanted_plan !== after.wanted_plan
+  if (changes && after.wanted_size_before === null) events.push('instance.scaled')
   if (from === to) return events
   if (to === 'running') {
     if (before.observed_ready_disk < after.wanted_disk) events.push('instance.ready')

@@ -14,7 +14,7 @@ import { LEFT_VISIBLE_SECONDS, present } from './present.ts'
 import { mayStart, wakeWaiting, writeRecovery } from './recoveries.ts'
 import { needsTurn, openRecovery, recoveryAfter } from './recovery.ts'
 import type { InstanceRow } from './row.ts'
-import { eventsOf, statusOf } from './status.ts'
+import { eventsOf, sizeUnderWay, statusOf } from './status.ts'
 import { causeOf } from './trace.ts'
 
 /** Where a write gathers its events and what it uses; see `transact`. */
@@ -86,6 +86,7 @@ export async function save(
   const changed = { ...before, ...changes }
   const after = { ...changed, ...statusOf(changed) }
   after.recovery = recoveryAfter(before, after, now)
+  after.wanted_size_before = sizeUnderWay(after)
   const differs = shown(before, context) !== shown(after, context)
   if (differs) Object.assign(after, { version: before.version + 1, updated_at: now })
   const columns: Record<string, unknown> = Object.fromEntries(

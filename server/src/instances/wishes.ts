@@ -71,7 +71,8 @@ export function changeSize(row: InstanceRow, plan: Plan, options: { allow_reboot
     wanted_memory_bytes: plan.memory_bytes,
     wanted_disk_bytes: plan.disk_bytes,
     wanted_size_before: sizeOf(row),
-    wanted_activity: 'resizing',
+    // What stops first has its disk grown by its next start.
+    wanted_activity: row.status === 'running' && options.stops ? 'starting' : 'resizing',
     ...(reboots ? { wanted_run: row.wanted_run + 1, wanted_stop_timeout_seconds: 60 } : {}),
   }
 }
