@@ -11,15 +11,21 @@ export type Violation = { invariant: string; what: string }
 
 /** Events that a move to this status tells, one of them; the other statuses are on the way and tell nothing. */
 const TOLD: Partial<Record<Status, readonly string[]>> = {
-  running: ['instance.ready', 'instance.started', 'instance.rebooted', 'instance.recovered', 'instance.scaled'],
-  stopped: ['instance.stopped', 'instance.scaled'],
+  running: ['instance.ready', 'instance.started', 'instance.rebooted', 'instance.recovered'],
+  stopped: ['instance.stopped'],
   terminated: ['instance.terminated'],
   failed: ['instance.failed'],
   recovering: ['instance.recovering'],
 }
 const ANY_TOLD = new Set(Object.values(TOLD).flat())
-/** What tells no move. */
+/** What tells no move; a change of size may come to its end with any. */
 const ASIDE = new Set(['instance.updated', 'instance.scaled'])
+
+function eventsOfMove(was: string | null, is: string): readonly string[] {
+  if (was === null) return ['instance.created']
+  if (was === 'resizing' && (is === 'running' || is === 'stopped')) return ['instance.scaled']
+  return TOLD[is as Status] ?? []
+}
 
 /** I5 and I6: what was committed since the last time. Pure. */
 export function movesAndEvents(witnesses: readonly Witness[]): Violation[] {
@@ -39,7 +45,7 @@ export function movesAndEvents(witnesses: readonly Witness[]): Violation[] {
     if (was !== null && !MOVES[was as Status].includes(is as Status)) say('I5', `${id} moved from ${was} to ${is}`)
     if (before !== null && version !== before + 1)
       say('I6', `${id}: ${was} → ${is} left version ${before} at ${version}`)
-    const expected = was === null ? ['instance.created'] : (TOLD[is as Status] ?? [])
+    const expected = eventsOfMove(was, is)
     const fitting = told.filter(({ is: type }) => expected.includes(type))
     const others = told.filter(({ is: type }) => !expected.includes(type) && ANY_TOLD.has(type) && !ASIDE.has(type))
     for (const event of fitting) unexplained.delete(event)
