@@ -1,6 +1,6 @@
 /**
- * `npm test`: the checks, the unit tests in parallel, the end-to-end tests one after the other. `npm test -- FILE…`
- * runs only these files, `--soak` the long tests; options that begin with --test- go to Node's runner.
+ * `npm test`: the checks, the unit tests, the end-to-end tests, several files at a time. `npm test -- FILE…`
+ * runs only these files, one after the other; `--soak` the long tests; options that begin with --test- go to Node's runner.
  *
  * Everything runs below one temporary folder, which names each process that a test started. What still runs at the end
  * is a leak: it is named, ended by its pid, and the run has failed.
@@ -55,14 +55,15 @@ process.stdout.write(`total ${seconds(begin)} s\n`)
 const passed = results.length > 0 && results.every((result) => result.ok) && leaks.length === 0 && !interrupted
 process.exit(passed ? 0 : 1)
 
+/** For two cores: of three files one waits for something, and guests boot on one core each. */
 function stages(): Stage[] {
   if (files.length > 0) return [tests('files', files, 1, 60)]
   if (args.includes('--soak')) return [tests('soak tests', find('e2e/soak/**/*.test.ts'), 1, 120)]
   const endToEnd = find('e2e/**/*.test.ts').filter((file) => !file.startsWith('e2e/soak/'))
   return [
     { name: 'check', args: ['scripts/check.ts'] },
-    tests('unit tests', find('{server/src,scripts}/**/*.test.ts'), 2, 5),
-    ...(endToEnd.length > 0 ? [tests('end-to-end tests', endToEnd, 1, 10)] : []),
+    tests('unit tests', find('{server/src,scripts}/**/*.test.ts'), 3, 10),
+    ...(endToEnd.length > 0 ? [tests('end-to-end tests', endToEnd, 2, 15)] : []),
   ]
 }
 
