@@ -33,11 +33,14 @@ async function start(): Promise<void> {
   const args = ['start', '--', '--port', String(port), '--data-dir', data]
   npm = spawn('npm', args, { cwd: clone, env: { ...process.env, ...env }, stdio: ['ignore', out, out], detached: true })
   const child = npm
+  const begin = statSync(log).size
+  const said = () => readFileSync(log, 'utf8').slice(begin).includes('is ready, after')
   await until(
     'npm start is ready',
     async () => {
       if (child.exitCode !== null) throw new Error(`npm start ended:\n${readFileSync(log, 'utf8').slice(-4_000)}`)
       return (
+        said() &&
         existsSync(join(data, 'credentials.json')) &&
         (await curl('GET', '/readyz', { allow: [200, 503, 0] })).status === 200
       )
