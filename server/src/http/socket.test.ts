@@ -14,9 +14,17 @@ const app = await createApp(deps, {
     {
       schemas: [],
       routes(app) {
-        const schema = { operationId: 'probe', summary: 'Probe', tags: ['Service'], response: { 200: Type.Object({}) } }
-        const config = { scope: 'any', body_deadline_ms: 100 } as const
-        app.post('/v2/slow', { config, schema: { ...schema, body: Type.Object({}) } }, async () => ({}))
+        const schema = { summary: 'Probe', tags: ['Service'], response: { 200: Type.Object({}) } }
+        const post = (url: string, operationId: string, body_deadline_ms: number, takes_ms: number) => {
+          const config = { scope: 'any', body_deadline_ms } as const
+          app.post(url, { config, schema: { ...schema, operationId, body: Type.Object({}) } }, async () => {
+            await deps.clock.sleep(takes_ms)
+            return {}
+          })
+        }
+        post('/v2/slow', 'probe', 100, 0)
+        // Long enough for a body on a busy host; the answer comes when it is over.
+        post('/v2/patient', 'probeAtLength', 3_000, 3_100)
       },
     },
   ],
@@ -86,7 +94,7 @@ test('a refused request whose body never ends is cut, and harms nobody', async (
 })
 
 test('a body that arrives in time is not ended', async () => {
-  const head = ['POST /v2/slow HTTP/1.1', 'Host: x', auth, 'Content-Type: application/json', 'Content-Length: 2']
+  const head = ['POST /v2/patient HTTP/1.1', 'Host: x', auth, 'Content-Type: application/json', 'Content-Length: 2']
   assert.equal((await talk(...head, 'Connection: close', '', '{}')).status, 200)
 })
 
