@@ -99,8 +99,9 @@ describe('recovery of real guests', { timeout: 900_000 }, () => {
     assert.equal((await lastRecovery(plane, id)).number, number)
   })
 
-  test('a reboot of the host brings back exactly what should run, by priority, two at a time', async (context) => {
-    if (!isRoot) return context.skip('only root can let the control plane see another boot of the host')
+  const reboot = 'a reboot of the host brings back exactly what should run, by priority, two at a time'
+  const onlyRoot = ' (skipped: only root can let the control plane see another boot of the host)'
+  test(isRoot ? reboot : reboot + onlyRoot, { skip: !isRoot }, async () => {
     const priorities = [10, 90, 50, 70, 50]
     const guests: string[] = []
     for (const recovery_priority of priorities)

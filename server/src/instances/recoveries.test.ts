@@ -170,8 +170,9 @@ describe('recoveries', () => {
   })
 
   test('pages, and who may see them', async () => {
-    const [{ instance_id: id }] = (await world.owner`
-      select instance_id from recoveries group by 1 order by count(*) desc limit 1`) as any
+    const [most] = await world.owner<{ id: string }[]>`
+      select instance_id as id from recoveries group by 1 order by count(*) desc limit 1`
+    const { id } = most!
     const one = await world.callTest('GET', `/v2/instances/${id}/recoveries?limit=2&sort=created_at`)
     assert.deepEqual([one.body.data.map((each: any) => each.number), one.body.pagination.has_more], [[1, 2], true])
     const two = await world.callTest(

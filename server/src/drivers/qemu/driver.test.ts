@@ -1,12 +1,12 @@
 import { basename } from 'node:path'
 import { systemClock } from '../../lib/clock.ts'
-import { conformance } from '../conformance.ts'
+import { conformance, type Harness } from '../conformance.ts'
 import { look } from './machine.ts'
 import { instancesFolder, writeJson } from './machine-files.ts'
 import { findMachineProcesses, killProcess } from './process.ts'
 import { makeWorld } from './testing.ts'
 
-conformance('qemu', async () => {
+async function makeHarness(): Promise<Harness> {
   const world = await makeWorld()
   return {
     driver: world.driver,
@@ -33,4 +33,6 @@ conformance('qemu', async () => {
       await killProcess(found!.process!, 5000, systemClock)
     },
   }
-})
+}
+
+conformance('qemu', makeHarness, { disk_error: 'no disk of a test fails on demand' })
