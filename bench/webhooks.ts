@@ -21,6 +21,7 @@ import { createKeyLookup } from '../server/src/keys/store.ts'
 import { systemClock as clock } from '../server/src/lib/clock.ts'
 import { silentLog as log } from '../server/src/lib/log.ts'
 import { createMetrics } from '../server/src/lib/metrics.ts'
+import { openConnection } from '../server/src/lib/outbound-connection.ts'
 import { systemRandom as random } from '../server/src/lib/random.ts'
 import { seal } from '../server/src/lib/secret-box.ts'
 import { pools } from '../server/src/reconcilers.ts'
@@ -44,6 +45,7 @@ const deps: Deps = {
   ...{ config: testConfig, sql, clock, random, log, metrics: createMetrics(), regions: [] },
   secrets: { pepper: secret, cursor_key: secret, seal_key: secret, database_key: secret },
   resolve: async () => [],
+  openConnection,
   notifier: createNotifier(sql, clock, WORK_CHANNEL),
   requests: createRequestLog({ sql, clock, random, log, days: 14 }),
   keys: createKeyLookup({ sql, clock, pepper: secret }),

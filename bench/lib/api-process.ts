@@ -15,6 +15,7 @@ import { createKeyLookup, newProjectKeys } from '../../server/src/keys/store.ts'
 import { systemClock as clock } from '../../server/src/lib/clock.ts'
 import { createLog } from '../../server/src/lib/log.ts'
 import { createMetrics } from '../../server/src/lib/metrics.ts'
+import { openConnection } from '../../server/src/lib/outbound-connection.ts'
 import { systemRandom as random } from '../../server/src/lib/random.ts'
 import { createRequestLog } from '../../server/src/requests/recorder.ts'
 import { openFirstProject } from '../../server/src/start/first-project.ts'
@@ -48,6 +49,7 @@ const driver = createSimulatedDriver({ sql, seed: 1 })
 const deps: Deps = {
   ...{ config, sql, clock, random, log, metrics: createMetrics() },
   resolve: async () => [],
+  openConnection,
   secrets: { pepper: secret, cursor_key: secret, seal_key: secret, database_key: secret },
   regions: [{ id: 'us-east-1', name: 'This host', drivers: { live: driver, test: driver } }],
   notifier: {

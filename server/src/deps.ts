@@ -7,6 +7,7 @@ import type { Clock } from './lib/clock.ts'
 import type { Log } from './lib/log.ts'
 import type { Metrics } from './lib/metrics.ts'
 import type { Resolve } from './lib/outbound.ts'
+import type { OpenConnection } from './lib/outbound-connection.ts'
 import type { Random } from './lib/random.ts'
 import type { RequestLog } from './requests/recorder.ts'
 
@@ -34,6 +35,8 @@ export type Deps = {
   random: Random
   /** Names to addresses, for requests to where tenants say. */
   resolve: Resolve
+  /** Connections to their checked addresses. */
+  openConnection: OpenConnection
   log: Log
   secrets: Secrets
   regions: Region[]

@@ -21,6 +21,7 @@ import { systemClock as clock } from './lib/clock.ts'
 import { StartupError } from './lib/errors.ts'
 import { createLog, type Log } from './lib/log.ts'
 import { createMetrics } from './lib/metrics.ts'
+import { openConnection } from './lib/outbound-connection.ts'
 import { systemRandom as random } from './lib/random.ts'
 import { createResolve } from './lib/resolve.ts'
 import { collectMetrics, engineObserver } from './prometheus/collectors.ts'
@@ -152,6 +153,7 @@ async function start(settings: Settings, log: Log, shutdown: Shutdown): Promise<
   const deps: Deps = {
     ...{ config, sql, clock, random, log, secrets, regions, notifier, requests, metrics, keys },
     resolve: createResolve(RESOLVE_MS),
+    openConnection,
     stopping: stopping.signal,
   }
   const worker = `${hostname()}:${process.pid}:${installation.id}`

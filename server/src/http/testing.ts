@@ -15,6 +15,7 @@ import { systemClock } from '../lib/clock.ts'
 import { newId } from '../lib/id.ts'
 import { createLog, type Log } from '../lib/log.ts'
 import { createMetrics } from '../lib/metrics.ts'
+import { openConnection } from '../lib/outbound-connection.ts'
 import { systemRandom } from '../lib/random.ts'
 import type { RateLimits } from '../rate-limits/policies.ts'
 import { createRequestLog } from '../requests/recorder.ts'
@@ -125,6 +126,7 @@ export async function createTestApp(overrides: (sql: Sql) => Partial<Deps> = () 
     random: systemRandom,
     // Nothing of a test leaves this host.
     resolve: () => Promise.reject(new Error('no names in tests')),
+    openConnection,
     log,
     secrets,
     regions: [region],

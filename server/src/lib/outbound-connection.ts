@@ -38,9 +38,12 @@ export type OutboundConnection = {
   close(): void
 }
 
+/** As `openConnection` does it. */
+export type OpenConnection = (destination: Destination, options: ConnectionOptions) => OutboundConnection
+
 type Connect = (...args: Parameters<buildConnector.connector>) => Socket
 
-export function openConnection(destination: Destination, options: ConnectionOptions): OutboundConnection {
+export const openConnection: OpenConnection = (destination, options) => {
   const { addresses } = destination
   const { connectTimeoutMs, proxy, observe } = options
   const connect = buildConnector({

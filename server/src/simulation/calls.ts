@@ -3,6 +3,7 @@ import { FAULTS } from '../drivers/simulated/timing.ts'
 import type { Random } from '../lib/random.ts'
 import { chance, pick } from './chance.ts'
 import { type Answer, type Attempt, type Body, type Client, notice, type Repeatable } from './client.ts'
+import type { Receivers } from './receivers.ts'
 
 /** What a call is made from. `others`: clients of other environments. */
 export type Scene = {
@@ -13,6 +14,7 @@ export type Scene = {
   seconds: number
   /** Instances whose step stands still: what happens to these now is worth more than other things. */
   amidst: string[]
+  receivers: Receivers
 }
 
 export type Call = {
@@ -204,6 +206,7 @@ function learn(client: Client, shown: Body): null {
   return null
 }
 
-function refused(_scene: Scene, { status }: Answer, { url }: Attempt): string | null {
+/** What is of another tenant is not there. */
+export function refused(_scene: Scene, { status }: Answer, { url }: Attempt): string | null {
   return status === 404 ? null : `${url} of another tenant was answered with ${status}`
 }

@@ -21,6 +21,9 @@ export type Repeatable = { attempt: Attempt; name: string; seconds: number; answ
 export type Client = Tenant & {
   instances: Map<string, { status: Status; version: number }>
   keys: { id: string; key: string }[]
+  webhooks: string[]
+  /** How many addresses of receivers it has used. */
+  receivers: number
   repeatable: Repeatable[]
   made: number
   /** Number of the last event that it has read. */
@@ -28,7 +31,7 @@ export type Client = Tenant & {
 }
 
 export const newClient = (tenant: Tenant): Client => {
-  return { ...tenant, instances: new Map(), keys: [], repeatable: [], made: 0, read: 0 }
+  return { ...tenant, instances: new Map(), keys: [], webhooks: [], receivers: 0, repeatable: [], made: 0, read: 0 }
 }
 
 /** Takes note of an instance as it was shown. Answers what cannot be: versions that fall, moves that are none. */

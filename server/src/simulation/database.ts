@@ -10,16 +10,23 @@
 import { connect, type Query, type Sql } from '../db/database.ts'
 import { createTestDatabase } from '../db/testing.ts'
 
-/** A change as the triggers saw it; `event`: its type is in `is`. */
+/**
+ * A change as the triggers saw it. `event`: its type is in `is`. `webhook`: `is` says `open` when it gets events, else
+ * `closed`, and `was` where to.
+ */
 export type Witness = {
-  what: 'instance' | 'event'
+  what: 'instance' | 'event' | 'webhook'
   xid: string
   environment_id: string
   resource_id: string
   was: string | null
   is: string
   version_before: number | null
-  version: number
+  version: number | null
+  /** Of an event, and which webhooks want it. */
+  event_id: string | null
+  sequence: number | null
+  webhooks: string[] | null
 }
 
 const PREPARATION = `
@@ -39,7 +46,8 @@ const PREPARATION = `
 
   create unlogged table simulated.witnesses (
     number bigint generated always as identity, xid xid8 default pg_current_xact_id(), what text, environment_id text,
-    resource_id text, was text, "is" text, version_before integer, version integer);
+    resource_id text, was text, "is" text, version_before integer, version integer,
+    event_id text, sequence bigint, webhooks text[]);
   create function simulated.see_instance() returns trigger language plpgsql security definer as $$
     begin
       if tg_op = 'UPDATE' and old.status = new.status and old.version = new.version then return null; end if;
@@ -51,11 +59,25 @@ const PREPARATION = `
   create trigger seen after insert or update on instances for each row execute function simulated.see_instance();
   create function simulated.see_event() returns trigger language plpgsql security definer as $$
     begin
-      insert into simulated.witnesses (what, environment_id, resource_id, "is", version)
-      values ('event', new.environment_id, new.resource_id, new.type, (new.data #>> '{object,version}')::integer);
+      insert into simulated.witnesses (what, environment_id, resource_id, "is", version, event_id, sequence, webhooks)
+      values ('event', new.environment_id, new.resource_id, new.type, (new.data #>> '{object,version}')::integer, new.id,
+        new.sequence, case when new.type <> 'webhook.ping' then (
+          select array_agg(w.id) from public.webhooks w where w.environment_id = new.environment_id
+            and w.wanted_enabled and not w.wanted_gone and w.observed_disabled_reason is null
+            and exists (select from unnest(w.events) as wanted where new.type like replace(wanted, '*', '%'))) end);
       return null;
     end $$;
   create trigger seen after insert on events for each row execute function simulated.see_event();
+  create function simulated.see_webhook() returns trigger language plpgsql security definer as $$
+    begin
+      insert into simulated.witnesses (what, environment_id, resource_id, was, "is")
+      values ('webhook', coalesce(new.environment_id, old.environment_id), coalesce(new.id, old.id),
+        coalesce(new.url, old.url), case when new.wanted_enabled and not new.wanted_gone
+          and new.observed_disabled_reason is null then 'open' else 'closed' end);
+      return null;
+    end $$;
+  create trigger seen after insert or update or delete on webhooks
+    for each row execute function simulated.see_webhook();
 
   do $$ declare found record; begin
     for found in select d.adrelid::regclass as relation, a.attname as name, pg_get_expr(d.adbin, d.adrelid) as value

@@ -1,5 +1,6 @@
 /**
- * Faults fall at the points where a tick leaves the process: each statement, each commit, each call of a driver. A tick
+ * Faults fall at the points where a tick leaves the process: each statement, each commit, each call of a driver, each
+ * request to a receiver. A tick
  * carries its fault with it through its awaits, so several that are under way do not meet each other's.
  *
  * A crash is an error that every later point of the tick throws again: whatever the code does about it, nothing of it
@@ -24,7 +25,7 @@ export class Crash extends Error {
  */
 export type Fault = { kind: 'error' | 'crash' | 'pause'; at: number; moment: 'before' | 'after'; variant: number }
 
-export type Point = { what: 'statement' | 'transaction' | 'commit' } | { what: DriverMethod }
+export type Point = { what: 'statement' | 'transaction' | 'commit' | 'request' } | { what: DriverMethod }
 
 /** A tick that is under way. */
 export type Tick = {
@@ -35,15 +36,18 @@ export type Tick = {
   isDead: boolean
   /** Transactions that are open: a pause within would hold locks that the server does not give back. */
   open: number
+  /** Calls that are under way. */
+  busy: number
   /** `isLong`: until another worker has taken its key over, in the time of faults. */
-  paused: { isLong: boolean; resume(): void } | null
+  paused: { isLong: boolean; resumed: Promise<void>; resume(): void } | null
+  /** Told when the process stands still: nothing of it is under way any more. */
   onPause: () => void
 }
 
 const current = new AsyncLocalStorage<Tick>()
 
 export const newTick = (fault: Fault | null): Tick => {
-  return { points: 0, fault, fell: null, isDead: false, open: 0, paused: null, onPause: () => {} }
+  return { points: 0, fault, fell: null, isDead: false, open: 0, busy: 0, paused: null, onPause: () => {} }
 }
 
 /** Runs what the tick does. Its points are those of this call and of all that it awaits. */
@@ -64,26 +68,46 @@ export function drawFault(random: Random, kinds: readonly Fault['kind'][]): Faul
 export async function pass<T>(point: Point, effect: () => Promise<T>): Promise<T> {
   const tick = current.getStore()
   if (!tick) return effect()
+  // Who stands still does so with all that it does at the same time.
+  if (tick.paused) await tick.paused.resumed
   if (tick.isDead) throw new Crash()
   tick.points++
   const { fault } = tick
-  if (!fault || tick.points < fault.at || !fits(fault, tick, point)) return effect()
+  if (!fault || tick.points < fault.at || !fits(fault, tick, point)) return carryOut(tick, effect)
   tick.fault = null
   tick.fell = `${fault.kind} ${fault.kind === 'pause' ? 'before' : fault.moment} ${point.what} (point ${tick.points})`
   if (fault.kind === 'pause') {
     await pause(tick, fault.variant >= LONG)
-    return effect()
+    return carryOut(tick, effect)
   }
-  if (fault.moment === 'after') await effect()
+  if (fault.moment === 'after') await carryOut(tick, effect)
   if (fault.kind === 'error') throw errorAt(point, fault)
   tick.isDead = true
   throw new Crash()
 }
 
+async function carryOut<T>(tick: Tick, effect: () => Promise<T>): Promise<T> {
+  tick.busy++
+  try {
+    return await effect()
+  } finally {
+    tick.busy--
+    if (tick.paused && tick.busy === 0) tick.onPause()
+  }
+}
+
 /** Variants of a pause from which on it is a long one, and from which on it falls right before an effect. */
 const LONG = 4
 const AT_EFFECT = 6
-const EFFECTS: readonly Point['what'][] = ['create', 'start', 'kill', 'powerDown', 'delete', 'setPublicAddress']
+const EFFECTS: readonly Point['what'][] = [
+  'create',
+  'start',
+  'kill',
+  'powerDown',
+  'delete',
+  'setPublicAddress',
+  'request',
+]
 
 /** No pause within a transaction; and many right before an effect, where it matters most what happens meanwhile. */
 function fits({ kind, variant }: Fault, tick: Tick, { what }: Point): boolean {
@@ -91,12 +115,16 @@ function fits({ kind, variant }: Fault, tick: Tick, { what }: Point): boolean {
 }
 
 async function pause(tick: Tick, isLong: boolean): Promise<void> {
-  const resumed = new Promise<void>((resolve) => {
-    tick.paused = { isLong, resume: resolve }
-  })
-  tick.onPause()
+  const { promise: resumed, resolve: resume } = Promise.withResolvers<void>()
+  tick.paused = {
+    ...{ isLong, resumed },
+    resume() {
+      tick.paused = null
+      resume()
+    },
+  }
+  if (tick.busy === 0) tick.onPause()
   await resumed
-  tick.paused = null
   if (tick.isDead) throw new Crash()
 }
 
@@ -104,6 +132,7 @@ function errorAt({ what }: Point, { moment, variant }: Fault): Error {
   if (what === 'statement' || what === 'transaction' || what === 'commit') {
     return new DatabaseUnavailableError('a fault of the simulation')
   }
+  if (what === 'request') return Object.assign(new Error('the connection is gone'), { code: 'ECONNRESET' })
   const mayRefuse = moment === 'before' && (what === 'create' || what === 'start')
   if (mayRefuse && variant === 0) return new InvalidSpecError('simulated_failure', 'It cannot be made here.')
   if (mayRefuse && variant <= 3) return new CapacityError('host_full', 'The host has no room.')

@@ -22,6 +22,8 @@ const TABLES = [
   'simulated_machines',
   'work',
   'idempotency_keys',
+  'webhook_deliveries',
+  'webhook_attempts',
 ]
 
 export function createHistory(): History {

@@ -40,7 +40,7 @@ export function movesAndEvents(witnesses: readonly Witness[]): Violation[] {
     for (const { is: type, version: shown } of told) {
       if (shown !== version) say('I6', `${type} of ${id} shows version ${shown} of ${version}`)
     }
-    if (before !== null && version < before) say('I6', `the version of ${id} fell from ${before} to ${version}`)
+    if (before !== null && version! < before) say('I6', `the version of ${id} fell from ${before} to ${version}`)
     if (was === is) continue
     if (was !== null && !MOVES[was as Status].includes(is as Status)) say('I5', `${id} moved from ${was} to ${is}`)
     if (before !== null && version !== before + 1)

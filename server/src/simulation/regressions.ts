@@ -1,6 +1,12 @@
-/** Seeds that once failed, with what they found: they are run always. A change of the simulation changes what they do. */
-export const REGRESSIONS: readonly { seed: number; steps: number; found: string }[] = [
-  { seed: 7, steps: 200, found: 'a sweep gave away an address that a machine had, unseen as yet' },
-  { seed: 51, steps: 200, found: 'the same, in another way' },
-  { seed: 16, steps: 200, found: 'a late step started what was stopped, and stopping it was no move' },
+/**
+ * Seeds that once failed, with what they found: they are run always. A change of the simulation changes what they do, so
+ * those from before there were receivers are run without.
+ */
+export const REGRESSIONS: readonly { seed: number; steps: number; receivers: boolean; found: string }[] = [
+  { seed: 7, steps: 200, receivers: false, found: 'a sweep gave away an address that a machine had, unseen as yet' },
+  { seed: 51, steps: 200, receivers: false, found: 'the same, in another way' },
+  {
+    ...{ seed: 16, steps: 200, receivers: false },
+    found: 'a late step started what was stopped, and stopping it was no move',
+  },
 ]

@@ -1,7 +1,7 @@
 /** The second half of a history: nothing goes wrong any more, so everything comes to where it is wanted, and can be ended. */
 import { repeatables } from './calls.ts'
 import { leaks, unsettled, type Violation } from './invariants.ts'
-import { type Run, SimulationFailure, tick } from './run.ts'
+import { fail, type Run, SimulationFailure, tick } from './run.ts'
 import { askAs, sceneOf, send } from './send.ts'
 import { hint, resume, work } from './ticks.ts'
 import { LEFT_OUT } from './worker.ts'
@@ -27,7 +27,7 @@ export async function comeToRest(run: Run): Promise<void> {
   const begin = clock.seconds()
   const mostTicks = run.ticks + MOST_LOOKS
   for (;;) {
-    await workOff(run)
+    await workOff(run, mostTicks)
     const left = await unsettled(owner)
     if (left.length === 0) return
     if (clock.seconds() - begin > REST_SECONDS || run.ticks > mostTicks) throw new SimulationFailure(run, left)
@@ -35,11 +35,12 @@ export async function comeToRest(run: Run): Promise<void> {
   }
 }
 
-async function workOff(run: Run): Promise<void> {
+async function workOff(run: Run, mostTicks: number): Promise<void> {
   for (const worker of run.workers) {
     while (worker.standing.length > 0) await tick(run, 'engine', () => resume(run, worker))
     do {
       while (run.world.hints.length > 0) await tick(run, 'hint', () => hint(run))
+      if (run.ticks > mostTicks) fail(run, 'liveness', 'it is looked at the same things again and again, without end')
     } while (await tick(run, 'engine', () => work(run, worker)))
   }
 }
@@ -91,10 +92,30 @@ export async function everyoneLeaves(run: Run): Promise<void> {
     await letPass(run, seconds)
     await comeToRest(run)
   }
+  const untold = run.ledger.missing()
+  if (untold.length > 0) throw new SimulationFailure(run, untold)
+  await removeWebhooks(run)
   const left = await owner<Violation[]>`
     select 'I8' as invariant, 'a row is left in ' || name as what from (
       select 'instances' as name from instances union all select 'addresses' from addresses
       union all select 'simulated_machines' from simulated_machines
+      union all select 'webhooks' from webhooks union all select 'webhook_deliveries' from webhook_deliveries
       union all select 'work' from work where kind <> 'sweep' and not kind = any(${LEFT_OUT})) as t`
   if (left.length > 0) throw new SimulationFailure(run, left)
+}
+
+async function removeWebhooks(run: Run): Promise<void> {
+  for (const client of run.clients) {
+    const present = await run.world.owner<{ id: string }[]>`
+      select id from webhooks where environment_id = ${client.environment_id} and not wanted_gone order by id`
+    for (const { id } of present) {
+      const attempt = { method: 'DELETE', url: `/v2/webhooks/${id}` } as const
+      await tick(
+        run,
+        'client',
+        async () => `leaves: ${await askAs(run, 'end a webhook', sceneOf(run, client), attempt, null)}`,
+      )
+    }
+  }
+  await comeToRest(run)
 }

@@ -8,6 +8,7 @@ import { type Client, newClient } from './client.ts'
 import { drawFault, type Fault } from './faults.ts'
 import { createHistory, type History } from './history.ts'
 import { movesAndEvents, rowsHold, type Violation } from './invariants.ts'
+import { createLedger, type Ledger } from './ledger.ts'
 import { startWorker, type Worker } from './worker.ts'
 import type { SimulatedWorld, Tenant } from './world.ts'
 
@@ -15,6 +16,8 @@ export type Options = {
   seed: number
   /** Ticks with faults. */
   steps: number
+  /** Whether webhooks are made, and sent to receivers; they are, unless it is said otherwise. */
+  receivers?: boolean
   /** A bug to be planted, to see whether it is found. */
   bug?: Bug
 }
@@ -25,6 +28,7 @@ export type Run = {
   /** Of its own: what the control plane draws must not depend on what is chosen here, nor the other way round. */
   readonly random: Random
   readonly history: History
+  readonly ledger: Ledger
   readonly clients: Client[]
   readonly workers: [Worker, Worker]
   /** Hints may be lost where machines are looked at every minute anyway; where they are not, each must count. */
@@ -50,9 +54,9 @@ const RESYNC_SECONDS = { losing: 30, counting: 3_600 }
 export class SimulationFailure extends Error {
   readonly violations: readonly Violation[]
   constructor(run: Run, violations: readonly Violation[]) {
-    const { seed, steps } = run.options
+    const { seed, steps, receivers = true } = run.options
     const found = violations.slice(0, 10).map(({ invariant, what }) => `${invariant}: ${what}`)
-    const again = `npm run simulate -- --seed ${seed} --steps ${steps}`
+    const again = `npm run simulate -- --seed ${seed} --steps ${steps}${receivers ? '' : ' --no-receivers'}`
     super(
       `${found.join('\n')}\n\nThe last of ${run.ticks} ticks:\n${run.history.tail(40).join('\n')}\n\nAgain: ${again}`,
     )
@@ -68,6 +72,7 @@ export async function beginRun(world: SimulatedWorld, options: Options): Promise
     ...{ world, options, losesHints, faulty: true, overdue: null, ticks: 0, faults: 0 },
     random: seededRandom(options.seed ^ 0x51ed270b),
     history: createHistory(),
+    ledger: createLedger(),
     clients: tenants.map(newClient),
     workers: [startWorker(world, 'worker-1'), startWorker(world, 'worker-2')],
   }
@@ -101,6 +106,7 @@ export async function tick(run: Run, name: string, body: () => Promise<string | 
     ...world.doubleStarts().map((what) => ({ invariant: 'I1', what })),
     ...late.map(({ resource_id }) => ({ invariant: 'fence', what: `a step without a lease changed ${resource_id}` })),
     ...movesAndEvents(witnesses),
+    ...run.ledger.note(witnesses, world.receivers.receipts()),
     ...(witnesses.length > 0 || run.ticks % ROWS_EVERY === 0 ? await rowsHold(world.owner) : []),
   ]
   if (found.length > 0) throw new SimulationFailure(run, found)

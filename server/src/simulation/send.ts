@@ -1,11 +1,15 @@
 /** Requests of clients, as the app meets them: without a socket, with the faults of a tick. */
-import { CALLS, type Scene } from './calls.ts'
+import { CALLS, type Call, type Scene } from './calls.ts'
 import { chance, pick, weighted } from './chance.ts'
 import type { Answer, Attempt, Body, Client } from './client.ts'
 import { during, type Fault, newTick } from './faults.ts'
 import { fail, faultOf, type Run, restart } from './run.ts'
+import { WEBHOOK_CALLS } from './webhook-calls.ts'
 
-const WEIGHTS = Object.entries(CALLS).map(([name, { weight }]) => [weight, name] as const)
+const ALL: Record<string, Call> = { ...CALLS, ...WEBHOOK_CALLS }
+const weightsOf = (calls: Record<string, Call>) =>
+  Object.entries(calls).map(([name, { weight }]) => [weight, name] as const)
+const WEIGHTS = { with_receivers: weightsOf(ALL), without: weightsOf(CALLS) }
 
 const standing = ({ workers }: Run): string[] =>
   workers.flatMap((worker) => worker.standing.map(({ claimed }) => claimed.id))
@@ -21,7 +25,8 @@ function anyClient(run: Run): Client {
 export function sceneOf(run: Run, client: Client): Scene {
   const others = run.clients.filter((other) => other !== client)
   const amidst = standing(run)
-  return { client, others, amidst, random: run.random, seconds: run.world.clock.seconds() }
+  const { receivers, clock } = run.world
+  return { client, others, amidst, receivers, random: run.random, seconds: clock.seconds() }
 }
 
 /** Sends a request and checks its answer against the contract. Null: the process ended, and there is none. */
@@ -61,9 +66,9 @@ export async function send(
 
 /** One call of the list, by one of the clients. */
 export async function callOfList(run: Run): Promise<string | null> {
-  const name = weighted(run.random, WEIGHTS)
+  const name = weighted(run.random, run.options.receivers === false ? WEIGHTS.without : WEIGHTS.with_receivers)
   const scene = sceneOf(run, anyClient(run))
-  const attempt = CALLS[name]!.make(scene)
+  const attempt = ALL[name]!.make(scene)
   return (
     attempt && `${name}: ${await askAs(run, name, scene, attempt, faultOf(run, ['error', 'error', 'error', 'crash']))}`
   )
@@ -72,7 +77,7 @@ export async function callOfList(run: Run): Promise<string | null> {
 /** Sends what a call of the list has made, and judges the answer by it. */
 export async function askAs(run: Run, name: string, scene: Scene, attempt: Attempt, fault: Fault | null) {
   const { answer, told } = await send(run, scene.client, attempt, fault)
-  const wrong = answer && answer.status < 500 ? CALLS[name]!.check?.(scene, answer, attempt) : null
+  const wrong = answer && answer.status < 500 ? ALL[name]!.check?.(scene, answer, attempt) : null
   if (wrong) fail(run, wrong.includes('another tenant') ? 'I7' : 'I4', wrong)
   return `${attempt.method} ${attempt.url} → ${told}`
 }

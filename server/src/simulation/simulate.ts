@@ -8,28 +8,36 @@
 import { weighted } from './chance.ts'
 import { askAgain, comeToRest, everyoneLeaves, sweepUp } from './rest.ts'
 import { beginRun, type Options, type Run, tick } from './run.ts'
-import { TICKS } from './ticks.ts'
+import { TICKS, TICKS_WITH_RECEIVERS } from './ticks.ts'
 import type { SimulatedWorld } from './world.ts'
 
-/** `hash`: of all that happened and of what stood in the database at rest; the same for the same seed and code. */
-export type Report = { seed: number; hash: string; ticks: number; faults: number; events: number }
+/** `requests`: that receivers of webhooks got. `hash`: of all that happened and of what stood in the database at rest; the same for the same seed and code. */
+export type Report = { seed: number; hash: string; ticks: number; faults: number; events: number; requests: number }
 
 /** Runs a history. Rejects with `SimulationFailure` when something does not hold. */
 export async function simulate(world: SimulatedWorld, options: Options): Promise<Report> {
   const run = await beginRun(world, options)
   await limitUse(run)
   while (run.ticks < options.steps) {
-    const { name, happens } = weighted(run.random, TICKS)
+    const { name, happens } = weighted(run.random, options.receivers === false ? TICKS : TICKS_WITH_RECEIVERS)
     await tick(run, name, () => happens(run))
   }
   run.faulty = false
+  world.receivers.heal()
   await askAgain(run)
   await comeToRest(run)
   const [counted] = await world.owner<{ events: number }[]>`select count(*) as events from events`
   const hash = await run.history.hash(world.owner)
   await sweepUp(run)
   await everyoneLeaves(run)
-  return { seed: options.seed, hash, ticks: run.ticks, faults: run.faults, events: counted!.events }
+  return {
+    seed: options.seed,
+    hash,
+    ticks: run.ticks,
+    faults: run.faults,
+    events: counted!.events,
+    requests: run.ledger.received(),
+  }
 }
 
 /** Few instances in each environment: so much happens to each. */

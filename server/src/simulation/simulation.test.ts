@@ -6,11 +6,12 @@ import { REGRESSIONS } from './regressions.ts'
 import { type Report, simulate } from './simulate.ts'
 import { openWorld } from './world.ts'
 
-const { SIMULATE_SEED, SIMULATE_SEEDS, SIMULATE_STEPS, SIMULATE_BUG } = process.env
+const { SIMULATE_SEED, SIMULATE_SEEDS, SIMULATE_STEPS, SIMULATE_BUG, SIMULATE_RECEIVERS } = process.env
 const first = Number(SIMULATE_SEED ?? 1)
 const count = Number(SIMULATE_SEEDS ?? 50)
 const steps = Number(SIMULATE_STEPS ?? 200)
 const bug = SIMULATE_BUG ? BUGS[SIMULATE_BUG as BugName] : undefined
+const receivers = SIMULATE_RECEIVERS !== 'false'
 const isAsked = SIMULATE_SEEDS !== undefined
 
 const world = await openWorld()
@@ -18,16 +19,19 @@ after(() => world.close())
 
 test(`the invariants hold in ${count} histories from seed ${first}`, async (context) => {
   const begin = performance.now()
-  const sum = { ticks: 0, faults: 0, events: 0 }
+  const sum = { ticks: 0, faults: 0, events: 0, requests: 0 }
   for (let done = 0; done < count; done++) {
-    const report = await simulate(world, { seed: first + done, steps, ...(bug && { bug }) })
-    for (const name of ['ticks', 'faults', 'events'] as const) sum[name] += report[name]
+    const report = await simulate(world, { seed: first + done, steps, receivers, ...(bug && { bug }) })
+    for (const name of ['ticks', 'faults', 'events', 'requests'] as const) sum[name] += report[name]
     if (isAsked && (count <= 10 || (done + 1) % 100 === 0)) tell(report, done + 1, begin)
   }
   const seconds = (performance.now() - begin) / 1000
-  context.diagnostic(`${sum.ticks} ticks, ${sum.faults} faults, ${sum.events} events`)
+  context.diagnostic(
+    `${sum.ticks} ticks, ${sum.faults} faults, ${sum.events} events, ${sum.requests} requests to receivers`,
+  )
   context.diagnostic(`${(count / seconds).toFixed(2)} seeds/s`)
   assert.ok(sum.events >= count && sum.faults >= count, 'little has happened')
+  assert.ok(!receivers || sum.requests >= count, 'webhooks were sent hardly anything')
 })
 
 /** A line on the way, for who waits. */
@@ -50,6 +54,6 @@ test('a seed makes the same history again, and another one a different one', { s
   assert.equal(new Set(once).size, seeds.length)
 })
 
-for (const { seed, steps: itsSteps, found } of REGRESSIONS) {
-  test(`seed ${seed}: ${found}`, { skip: isAsked }, async () => void (await simulate(world, { seed, steps: itsSteps })))
+for (const { found, ...options } of REGRESSIONS) {
+  test(`seed ${options.seed}: ${found}`, { skip: isAsked }, async () => void (await simulate(world, options)))
 }

@@ -1,4 +1,4 @@
-/** THE LIST of what may happen next. Another part of the world (receivers of webhooks, say) is one entry more. */
+/** THE LIST of what may happen next. */
 import type { Claim } from '../engine/work.ts'
 import { chance, pick } from './chance.ts'
 import { mishap } from './machines.ts'
@@ -10,7 +10,9 @@ import { carryHint } from './world.ts'
 /** Null: nothing of this is to be done now. */
 export type Happens = (run: Run) => Promise<string | null>
 
-export const TICKS: readonly (readonly [weight: number, tick: { name: string; happens: Happens }])[] = [
+type Weighted = readonly [weight: number, tick: { name: string; happens: Happens }]
+
+export const TICKS: readonly Weighted[] = [
   [34, { name: 'client', happens: callOfList }],
   [50, { name: 'engine', happens: (run) => work(run, pick(run.random, run.workers)) }],
   [5, { name: 'engine', happens: (run) => resume(run, pick(run.random, run.workers)) }],
@@ -19,6 +21,12 @@ export const TICKS: readonly (readonly [weight: number, tick: { name: string; ha
   [6, { name: 'hint', happens: hint }],
   [2, { name: 'machine', happens: accident }],
   [0.3, { name: 'process', happens: killProcess }],
+]
+
+/** The same, where there are receivers. */
+export const TICKS_WITH_RECEIVERS: readonly Weighted[] = [
+  ...TICKS,
+  [8, { name: 'receiver', happens: async ({ world, random }) => world.receivers.change(random) }],
 ]
 
 /** A worker claims what is due, or takes one step of what it has claimed. */

@@ -12,6 +12,7 @@ import type { App } from '../http/types.ts'
 import { CATALOGUE } from '../images/catalog.ts'
 import { syncCatalogue } from '../images/store.ts'
 import { createKeyLookup, newProjectKeys, PROJECT_SCOPES } from '../keys/store.ts'
+import type { Clock } from '../lib/clock.ts'
 import { silentLog } from '../lib/log.ts'
 import { createMetrics } from '../lib/metrics.ts'
 import { type Random, seededRandom } from '../lib/random.ts'
@@ -21,6 +22,7 @@ import type { Bug } from './bugs.ts'
 import { openDatabase, type SimulatedDatabase } from './database.ts'
 import { faultySql } from './faulty-sql.ts'
 import { watchedDriver } from './machines.ts'
+import { createReceivers, type Receivers } from './receivers.ts'
 import { createSimulatedClock, type SimulatedClock, tellDatabase } from './time.ts'
 
 const ZEROS = new Uint8Array(32)
@@ -37,6 +39,7 @@ export type SimulatedWorld = {
   clock: SimulatedClock
   database: SimulatedDatabase
   owner: Sql
+  receivers: Receivers
   /** What the drivers were seen to do wrong since the last time. */
   doubleStarts(): string[]
   /** How many transactions were committed so far. */
@@ -55,7 +58,7 @@ export type SimulatedWorld = {
 }
 
 /** Nobody waits in another process: what has changed is told to this one's caches. */
-function localNotifier() {
+function localNotifier(clock: Clock) {
   const listeners: ((id: string | null) => void)[] = []
   const tell = (id: string | null) => {
     for (const listener of listeners) listener(id)
@@ -64,7 +67,7 @@ function localNotifier() {
     announce() {},
     changed: tell,
     onChange: (listener) => void listeners.push(listener),
-    nextChange: () => Promise.resolve(),
+    nextChange: (_id, ms, signal) => clock.sleep(ms, signal),
     async start() {},
     async stop() {},
   }
@@ -96,7 +99,7 @@ export async function openWorld(): Promise<SimulatedWorld> {
   )
   const hints: string[] = []
   const doubles: string[] = []
-  const { notifier, tell } = localNotifier()
+  const { notifier, tell } = localNotifier(clock)
 
   function driver(seed: number, capacity: Driver['capacity']): Driver {
     // Behind the points: what a driver does inside is its own.
@@ -108,6 +111,7 @@ export async function openWorld(): Promise<SimulatedWorld> {
     return Object.defineProperty({ ...watched, capacity }, 'resync_seconds', { get: () => world.resync_seconds })
   }
 
+  const receivers = createReceivers(clock.now)
   const deps: Deps = {
     config: { ...testConfig, rate_limits: { ...testConfig.rate_limits, enabled: false } },
     secrets: { pepper: ZEROS, cursor_key: ZEROS, seal_key: ZEROS, database_key: ZEROS },
@@ -121,13 +125,14 @@ export async function openWorld(): Promise<SimulatedWorld> {
     ...{ sql, clock, random, notifier, log: silentLog, requests: NO_REQUEST_LOG, metrics: createMetrics() },
     keys: createKeyLookup({ sql, clock, pepper: ZEROS }),
     resolve: () => Promise.reject(new Error('no names in a simulation')),
+    openConnection: receivers.openConnection,
     stopping: new AbortController().signal,
   }
   const app = await createApp(deps, { ready: async () => [], recorded: false })
   await app.ready()
 
   const world: SimulatedWorld = {
-    ...{ app, deps, clock, database, owner, hints, resync_seconds: 60 },
+    ...{ app, deps, clock, database, owner, receivers, hints, resync_seconds: 60 },
     checkAnswer: createAnswerCheck(app.swagger() as never),
     commits: () => commits,
     doubleStarts: () => doubles.splice(0),
@@ -138,6 +143,7 @@ export async function openWorld(): Promise<SimulatedWorld> {
       bug = planted
       source = seededRandom(seed)
       hints.length = 0
+      receivers.reset()
       tell(null)
       return owner.begin(async (tx) => {
         await tx`insert into environments (id, mode) values (${SYSTEM_ENVIRONMENT}, 'system')`

@@ -8,6 +8,7 @@ import type { Config } from '../config.ts'
 import { testConfig } from '../http/testing.ts'
 import { systemClock } from '../lib/clock.ts'
 import type { Resolve } from '../lib/outbound.ts'
+import { openConnection } from '../lib/outbound-connection.ts'
 import { type Budget, createLane } from './attempt.ts'
 import { createReceiver, type Receiver } from './testing.ts'
 
@@ -26,7 +27,10 @@ async function attempt(
   return (await lane.attempt({ url, secrets: [SECRET] }, MESSAGE)).attempt
 }
 const laneOf = ({ resolve = nowhere, config = {}, budget = {} }: Parameters<typeof attempt>[1] = {}) =>
-  createLane({ clock: systemClock, config: { ...testConfig, ...config }, resolve }, { ...BUDGET, ...budget })
+  createLane(
+    { clock: systemClock, config: { ...testConfig, ...config }, resolve, openConnection },
+    { ...BUDGET, ...budget },
+  )
 
 const receiver = async (behave?: Receiver['behave']) => {
   const made = await createReceiver(behave)

@@ -7,7 +7,7 @@
 import type { Readable } from 'node:stream'
 import type { Deps } from '../deps.ts'
 import { checkDestination, type Destination, OutboundError, type OutboundPolicy } from '../lib/outbound.ts'
-import { isProtocolError, type OutboundConnection, openConnection } from '../lib/outbound-connection.ts'
+import { isProtocolError, type OutboundConnection } from '../lib/outbound-connection.ts'
 import type { Attempt, AttemptError } from './row.ts'
 import { headersOf, type Message, sign } from './signature.ts'
 
@@ -21,7 +21,7 @@ const KEPT_BYTES = 4 * 1024
 const KEPT_HEADERS = 50
 const KEPT_HEADER_CHARACTERS = 500
 
-type Context = Pick<Deps, 'clock' | 'config' | 'resolve'>
+type Context = Pick<Deps, 'clock' | 'config' | 'resolve' | 'openConnection'>
 
 /** Where to and by which secrets; opened, the new one first. */
 export type Target = { url: string; secrets: readonly Uint8Array[] }
@@ -63,7 +63,7 @@ export function createLane(deps: Context, budget: Budget): Lane {
     const key = `${destination.url.origin} ${[...destination.addresses].sort().join()}`
     if (kept?.key === key) return kept.connection
     drop()
-    const connection = openConnection(destination, {
+    const connection = deps.openConnection(destination, {
       connectTimeoutMs: budget.connect_ms,
       proxy,
       observe: (reached) => {
