@@ -1,31 +1,46 @@
-/** `npm run simulate -- [--seeds N] [--seed S] [--steps N] [--bug NAME]`: histories of the whole control plane; a seed is one. */
+/**
+ * `npm run simulate -- [--seeds N] [--seed S] [--steps N] [--jobs N] [--no-receivers] [--bug NAME]`: histories of the
+ * whole control plane; a seed is one. Several processes share the seeds, each with a database of its own.
+ */
 import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { availableParallelism } from 'node:os'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { BUGS } from '../server/src/simulation/bugs.ts'
 
 const text = { type: 'string' } as const
 const { values } = parseArgs({
-  options: { seeds: text, seed: text, steps: text, bug: text, 'no-receivers': { type: 'boolean' } },
+  options: { seeds: text, seed: text, steps: text, jobs: text, bug: text, 'no-receivers': { type: 'boolean' } },
 })
 const { seed = '1', seeds = values.seed === undefined ? '50' : '1', steps = '200', bug } = values
-for (const [name, given] of Object.entries({ seeds, seed, steps })) {
-  if (!/^\d+$/.test(given)) fail(`--${name} is a whole number`)
+const { jobs = String(availableParallelism()) } = values
+for (const [name, given] of Object.entries({ seeds, seed, steps, jobs })) {
+  if (!/^\d{1,9}$/.test(given)) fail(`--${name} is a whole number`)
 }
 if (bug !== undefined && !(bug in BUGS)) fail(`--bug is one of ${Object.keys(BUGS).join(', ')}`)
+
 const file = join(import.meta.dirname, '../server/src/simulation/simulation.test.ts')
-const env = {
-  ...process.env,
-  ...{ SIMULATE_SEEDS: seeds, SIMULATE_SEED: seed, SIMULATE_STEPS: steps },
-  ...(bug && { SIMULATE_BUG: bug }),
-  ...(values['no-receivers'] && { SIMULATE_RECEIVERS: 'false' }),
-}
 const args = ['--test', '--test-reporter=spec', '--test-timeout=86400000', file]
-spawn(process.execPath, args, { env, stdio: ['ignore', 'inherit', 'inherit'] }).on('close', (code) =>
-  process.exit(code ?? 1),
-)
+const count = Math.max(1, Math.min(Number(jobs), Number(seeds)))
+const codes = Array.from({ length: count }, async (_, job) => {
+  const from = Math.floor((Number(seeds) * job) / count)
+  const to = Math.floor((Number(seeds) * (job + 1)) / count)
+  const env = {
+    ...process.env,
+    ...{ SIMULATE_SEEDS: `${to - from}`, SIMULATE_SEED: `${Number(seed) + from}`, SIMULATE_STEPS: steps },
+    ...(values['no-receivers'] && { SIMULATE_RECEIVERS: 'false' }),
+    ...(bug && { SIMULATE_BUG: bug }),
+  }
+  const child = spawn(process.execPath, args, { env, stdio: ['ignore', 'inherit', 'inherit'] })
+  const [code] = (await once(child, 'close')) as [number | null]
+  return code ?? 1
+})
+process.exitCode = Math.max(...(await Promise.all(codes)))
 
 function fail(why: string): never {
-  process.stderr.write(`${why}: npm run simulate -- [--seeds N] [--seed S] [--steps N] [--bug NAME]\n`)
+  process.stderr.write(
+    `${why}: npm run simulate -- [--seeds N] [--seed S] [--steps N] [--jobs N] [--no-receivers] [--bug NAME]\n`,
+  )
   process.exit(1)
 }
