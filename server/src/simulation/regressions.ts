@@ -9,4 +9,10 @@ export const REGRESSIONS: readonly { seed: number; steps: number; receivers: boo
     ...{ seed: 16, steps: 200, receivers: false },
     found: 'a late step started what was stopped, and stopping it was no move',
   },
+  {
+    seed: 5057,
+    steps: 200,
+    receivers: true,
+    found: 'a simulated machine that was off hung when its time to hang had come',
+  },
 ]

@@ -71,6 +71,21 @@ const crash = async (sql: Sql, id: string): Promise<void> => {
 
 conformance('simulated', makeHarness)
 
+describe('what becomes of a machine by itself', () => {
+  test('one that is off when its time to fail comes stays off, whenever it is looked at', async () => {
+    const { driver, spec, now, advance } = await makeHarness()
+    const machine = spec({ tags: { simulate: 'hang_once' } })
+    const look = () => driver.get({ id: machine.id, environment_id: machine.environment_id, now: now() })
+    await driver.create(machine, now())
+    await driver.start(machine, now())
+    await driver.powerDown({ id: machine.id, environment_id: machine.environment_id, now: now() })
+    await advance(5_000)
+    assert.equal((await look())?.power, 'off')
+    await advance(3_600_000)
+    assert.equal((await look())?.power, 'off')
+  })
+})
+
 describe('simulated time', () => {
   test('a boot takes 8 ± 2 seconds, the same for the same seed, machine and run', () => {
     const inputs = fc.tuple(fc.integer(), fc.stringMatching(/^inst_[0-9a-z]{10}$/), fc.nat())

@@ -223,8 +223,11 @@ function settle(machine: Machine, now: Date, boot: string): Machine {
   if (on && machine.boot !== undefined && machine.boot !== boot) return failed(machine, 'host_reboot', null)
   if (machine.power !== 'running') return machine
   const at = now.toISOString()
-  if (machine.crash_at && machine.crash_at <= at) return failed(machine, machine.crash_as ?? 'crash', machine.crash_at)
-  if (machine.off_at && machine.off_at <= at) return ended(machine, 'off')
+  const { off_at, crash_at } = machine
+  // What comes first decides: one that is off fails no more.
+  const failsFirst = crash_at !== null && (off_at === null || crash_at <= off_at)
+  if (failsFirst && crash_at <= at) return failed(machine, machine.crash_as ?? 'crash', crash_at)
+  if (off_at !== null && off_at <= at) return ended(machine, 'off')
   return machine
 }
 
