@@ -25,7 +25,10 @@ test(`the invariants hold in ${count} histories from seed ${first}`, async (cont
   const failures: string[] = []
   for (let done = 0; done < count && failures.length < MOST_FAILURES; done++) {
     const report = await simulate(world, { seed: first + done, steps, receivers, ...(bug && { bug }) }).catch(
-      (error: Error) => void failures.push(error.message),
+      (error: Error) => {
+        failures.push(error.message)
+        if (isAsked) process.stderr.write(`${error.message}\n`)
+      },
     )
     if (!report) continue
     for (const name of ['ticks', 'faults', 'events', 'requests'] as const) sum[name] += report[name]
