@@ -9,6 +9,13 @@
 /** A port of the guest and where it is reachable from outside; `host_port` differs where the host refused the usual one. */
 export type PortForward = { guest_port: number; host_port: number }
 
+/**
+ * Under which claim of the instance's key something is asked; the numbers rise. A driver whose machines several processes
+ * reach does nothing for a claim that is not the newest any more: who was held up must not undo what its successor did.
+ * Left out by who has no claim.
+ */
+export type Fenced = { lease?: number }
+
 /** All that a driver needs to make and start one machine. Values come from validated rows; strings are still data, never syntax. */
 export type MachineSpec = {
   /** `inst_…`; the only tenant-visible string that may become a file name. */
@@ -37,7 +44,7 @@ export type MachineSpec = {
   }
   /** Tenant's tags: only the simulated driver reads them, for failures on demand. */
   tags: Record<string, string>
-}
+} & Fenced
 
 /** An image as the driver sees it: a folder made by the importer or a recipe, relative to the images folder. */
 export type MachineImage = {
@@ -87,7 +94,7 @@ export type ObservedMachine = {
 }
 
 /** Which machine, at what time of its environment. `now` is what makes the simulated world deterministic. */
-export type MachineRef = { id: string; environment_id: string; now: Date }
+export type MachineRef = { id: string; environment_id: string; now: Date } & Fenced
 
 /** What a region can hold. Null means no limit (the simulated world). */
 export type Capacity = { vcpus: number; memory_bytes: number; disk_bytes: number } | null

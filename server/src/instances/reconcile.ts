@@ -32,7 +32,7 @@ export function instanceReconciler(deps: Deps): Reconcile {
     if (!row) return { after_seconds: null }
     if (row.terminated_at) return afterTheEnd(deps, row, claimed)
     const driver = driverOf(deps, row)
-    const ref = { id: row.id, environment_id: row.environment_id, now: claimed.now }
+    const ref = { id: row.id, environment_id: row.environment_id, now: claimed.now, lease: claimed.lease }
     const machine = await driver.get(ref)
     const image = await availability(deps.sql, row.image_id, row.mode)
     const decision = await observe(deps, claimed, machine, (seen, turn) => {
@@ -85,10 +85,10 @@ async function act(
   driver: Driver,
   row: InstanceRow,
   step: Step,
-  ref: MachineRef,
+  ref: MachineRef & { lease: number },
   machine: ObservedMachine | null,
 ): Promise<number> {
-  const spec = () => specOf(deps, row)
+  const spec = () => specOf(deps, row, ref.lease)
   switch (step.do) {
     case 'nothing':
       return nextLook(step.after_seconds === 'resync' ? driver.resync_seconds : step.after_seconds, row, machine, ref)

@@ -5,13 +5,14 @@ import { open } from '../lib/secret-box.ts'
 import { findSubnet } from '../subnets/store.ts'
 import { type InstanceRow, runOf } from './row.ts'
 
-/** What a driver is to make of this row. */
-export async function specOf(deps: Deps, row: InstanceRow): Promise<MachineSpec> {
+/** What a driver is to make of this row, under a claim of its key. */
+export async function specOf(deps: Deps, row: InstanceRow, lease: number): Promise<MachineSpec> {
   const subnet = await findSubnet(deps.sql, row.environment_id, row.subnet_id)
   if (!subnet) throw new Error(`subnet ${row.subnet_id} of ${row.id} is missing`)
   const image = await availability(deps.sql, row.image_id, row.mode)
   return {
     id: row.id,
+    lease,
     environment_id: row.environment_id,
     disk: row.wanted_disk,
     run: runOf(row),

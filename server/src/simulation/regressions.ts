@@ -15,4 +15,10 @@ export const REGRESSIONS: readonly { seed: number; steps: number; receivers: boo
     receivers: true,
     found: 'a simulated machine that was off hung when its time to hang had come',
   },
+  {
+    seed: 5070,
+    steps: 200,
+    receivers: true,
+    found: 'a step that was held up for long started a machine with an address given back',
+  },
 ]

@@ -6,7 +6,7 @@ import { createTestDatabase } from '../../db/testing.ts'
 import { newId } from '../../lib/id.ts'
 import { seededRandom } from '../../lib/random.ts'
 import { conformance, type Harness } from '../conformance.ts'
-import type { MachineSpec } from '../driver.ts'
+import { type MachineSpec, TransientError } from '../driver.ts'
 import { createSimulatedDriver } from './driver.ts'
 import { bootSeconds } from './timing.ts'
 
@@ -83,6 +83,31 @@ describe('what becomes of a machine by itself', () => {
     assert.equal((await look())?.power, 'off')
     await advance(3_600_000)
     assert.equal((await look())?.power, 'off')
+  })
+})
+
+describe('who was held up', () => {
+  test('changes nothing of a machine that somebody else looks after by now', async () => {
+    const { sql, owner } = await createTestDatabase()
+    const driver = createSimulatedDriver({ sql, seed: 1 })
+    const { spec, now } = await makeHarness()
+    const { environment_id, ...machine } = spec()
+    await owner`insert into environments (id, mode) values (${environment_id}, 'system')`
+    await owner`
+      insert into work (kind, id, environment_id, due_at, lease)
+      values ('instance', ${machine.id}, ${environment_id}, now(), 2)`
+    const of = (lease: number) => ({ ...machine, environment_id, lease, now: now() })
+    const isSuperseded = (error: unknown) => error instanceof TransientError && error.code === 'superseded'
+    await assert.rejects(driver.create(of(1), now()), isSuperseded)
+    assert.equal(await driver.get(of(1)), null)
+    await driver.create(of(2), now())
+    await assert.rejects(driver.start(of(1), now()), isSuperseded)
+    await driver.start(of(2), now())
+    await assert.rejects(driver.kill(of(1)), isSuperseded)
+    await driver.delete(of(1))
+    assert.equal((await driver.get(of(1)))?.power, 'running')
+    await driver.delete(of(2))
+    assert.equal(await driver.get(of(2)), null)
   })
 })
 

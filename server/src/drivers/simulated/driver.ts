@@ -66,10 +66,18 @@ export function createSimulatedDriver(options: { sql: Sql; seed: number; boot?: 
       select machine from simulated_machines where id = ${id}`
     return row?.machine ?? null
   }
-  const save = (id: string, environmentId: string, machine: Machine) =>
-    sql.as(environmentId)`insert into simulated_machines (id, environment_id, machine)
-      values (${id}, ${environmentId}, ${sql.json(machine)})
+  /** True while the claim is the newest one, and until the statement's end it stays so. */
+  const isNewest = (id: string, lease: number | undefined) =>
+    lease === undefined
+      ? sql`true`
+      : sql`exists (select from work where kind = 'instance' and id = ${id} and lease = ${lease} for share)`
+  async function save({ id, environment_id, lease }: Omit<MachineRef, 'now'>, machine: Machine): Promise<void> {
+    const { count } = await sql.as(environment_id)`
+      insert into simulated_machines (id, environment_id, machine)
+      select ${id}, ${environment_id}, ${sql.json(machine)}::jsonb where ${isNewest(id, lease)}
       on conflict (id) do update set machine = excluded.machine`
+    if (count === 0) throw new TransientError('superseded', 'Somebody else looks after the machine by now.')
+  }
 
   const watchers: ((id: string) => void)[] = []
 
@@ -80,7 +88,7 @@ export function createSimulatedDriver(options: { sql: Sql; seed: number; boot?: 
     const settled = settle(machine, ref.now, boot())
     const edited = edit(settled)
     if (edited === settled) return true
-    await save(ref.id, ref.environment_id, edited)
+    await save(ref, edited)
     for (const changed of watchers) changed(ref.id)
     return true
   }
@@ -109,7 +117,7 @@ export function createSimulatedDriver(options: { sql: Sql; seed: number; boot?: 
       if (existing?.disk === spec.disk) return
       const on = existing?.power === 'running' || existing?.power === 'paused'
       if (on) throw new TransientError('still_running', 'The machine of an older disk has not ended yet.')
-      await save(spec.id, spec.environment_id, {
+      await save(spec, {
         disk: spec.disk,
         run: 0,
         power: 'stopped',
@@ -127,8 +135,7 @@ export function createSimulatedDriver(options: { sql: Sql; seed: number; boot?: 
     },
 
     async start(spec, now) {
-      const ref = { id: spec.id, environment_id: spec.environment_id, now }
-      const found = await change(ref, (machine) => {
+      const found = await change({ ...spec, now }, (machine) => {
         const on = machine.power === 'running' || machine.power === 'paused'
         if (on && machine.run === spec.run) return machine
         if (on) throw new TransientError('still_running', 'An older run has not ended yet.')
@@ -179,14 +186,14 @@ export function createSimulatedDriver(options: { sql: Sql; seed: number; boot?: 
     },
 
     resizeDisk: async (spec, now) => {
-      await change({ id: spec.id, environment_id: spec.environment_id, now }, (machine) => {
+      await change({ ...spec, now }, (machine) => {
         if (machine.power === 'running') throw new TransientError('still_running', 'The machine still runs.')
         return { ...machine, disk_bytes: Math.max(machine.disk_bytes, spec.disk_bytes) }
       })
     },
 
     setPublicAddress: async (spec, now) => {
-      await change({ id: spec.id, environment_id: spec.environment_id, now }, (machine) => ({
+      await change({ ...spec, now }, (machine) => ({
         ...machine,
         public_ip: spec.network.public_ip,
         ports: spec.network.public_ip ? spec.network.ports : [],
@@ -196,7 +203,7 @@ export function createSimulatedDriver(options: { sql: Sql; seed: number; boot?: 
     async delete(ref) {
       // An orphan's environment is not known to the sweep that removes it.
       const query = ref.environment_id === '' ? sql : sql.as(ref.environment_id)
-      await query`delete from simulated_machines where id = ${ref.id}`
+      await query`delete from simulated_machines where id = ${ref.id} and ${isNewest(ref.id, ref.lease)}`
     },
 
     async consoleLog(ref, tailBytes) {
