@@ -21,4 +21,10 @@ export const REGRESSIONS: readonly { seed: number; steps: number; receivers: boo
     receivers: true,
     found: 'a step that was held up for long started a machine with an address given back',
   },
+  {
+    seed: 503,
+    steps: 200,
+    receivers: true,
+    found: 'an endpoint that wanted no more was forgotten, and what it was sent, too',
+  },
 ]

@@ -4,14 +4,34 @@ import type { Deps } from '../deps.ts'
 import type { Claim } from '../engine/work.ts'
 import { transact } from '../events/head.ts'
 import { type Outcome, record } from './deliveries.ts'
-import { type Health, healthAfter } from './plan.ts'
+import { GONE, type Health, healthAfter } from './plan.ts'
 import { showWebhook } from './present.ts'
 import { type DisabledReason, isEnabled } from './row.ts'
 import type { Endpoint } from './sender.ts'
 import { disableWebhook, findWebhook, noteHealth } from './store.ts'
 
-/** Notes outcomes in their order; answers how the endpoint does, and why it is to be disabled, if it is. */
-export async function recordOutcomes(
+/**
+ * Notes outcomes in their order, and disables the endpoint where they say so; answers how it does, and whether it was
+ * disabled.
+ *
+ * An endpoint that wants no more is disabled before that is noted: were it the other way round and the process ended in
+ * between, its answer would be forgotten. One that has failed for too long says so again at its next failure.
+ */
+export async function noteOutcomes(
+  deps: Deps,
+  claimed: Claim,
+  endpoint: Endpoint,
+  outcomes: Outcome[],
+  known: Health,
+): Promise<{ health: Health; disabled: boolean }> {
+  const isGone = outcomes.some(({ attempt }) => attempt?.response_status === GONE)
+  if (isGone) await disable(deps, endpoint, 'gone')
+  const { health, disable: reason } = await recordOutcomes(deps, claimed, outcomes, known)
+  if (reason && !isGone) await disable(deps, endpoint, reason)
+  return { health, disabled: reason !== null }
+}
+
+async function recordOutcomes(
   deps: Deps,
   claimed: Claim,
   outcomes: Outcome[],

@@ -16,7 +16,8 @@ const CLEARLY_LATER_MS = 12 * 3_600_000
 
 /** Answers that ask for less at once. */
 const BUSY = [429, 502, 503, 504]
-const GONE = 410
+/** The receiver wants nothing any more. */
+export const GONE = 410
 
 /**
  * Seconds until the next attempt of a delivery; null: there is none.

@@ -10,7 +10,7 @@ import type { Deps } from '../deps.ts'
 import type { Claim } from '../engine/work.ts'
 import { type Budget, createLane, type Lane } from './attempt.ts'
 import { type Due, dueDeliveries, type Outcome } from './deliveries.ts'
-import { disable, recordOutcomes } from './health.ts'
+import { noteOutcomes } from './health.ts'
 import { type Health, healthAfter } from './plan.ts'
 import { createEndpointView, deliver, type Endpoint, isOpen, trace } from './sender.ts'
 
@@ -74,15 +74,12 @@ export async function pump(deps: Deps, claimed: Claim, first: Endpoint, budget: 
     if (writing || done.length === 0 || over.signal.aborted) return
     const outcomes = done
     done = []
-    writing = recordOutcomes(deps, claimed, outcomes, { ...health })
-      .then(async (result) => {
+    writing = noteOutcomes(deps, claimed, first, outcomes, { ...health })
+      .then((result) => {
         const { throttled } = health
         health = { ...result.health, throttled }
         for (const { delivery_id } of outcomes) held.delete(delivery_id)
-        if (result.disable) {
-          await disable(deps, first, result.disable)
-          view.forget()
-        }
+        if (result.disabled) view.forget()
       })
       .catch((error: unknown) => {
         failures.push(error)

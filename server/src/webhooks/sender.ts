@@ -10,7 +10,7 @@ import { scopesNow } from '../keys/store.ts'
 import { open } from '../lib/secret-box.ts'
 import type { Lane } from './attempt.ts'
 import type { Due, Outcome } from './deliveries.ts'
-import { retryAfterSeconds, secondsUntilRetry } from './plan.ts'
+import { GONE, retryAfterSeconds, secondsUntilRetry } from './plan.ts'
 import { isEnabled, type WebhookRow } from './row.ts'
 import { findEndpoint } from './store.ts'
 
@@ -70,8 +70,7 @@ export async function deliver(deps: Deps, lane: Lane, endpoint: Endpoint, due: D
   const done = { delivery_id, attempts: made, attempt, reason: attempt.error }
   if (attempt.error === null) return { ...done, status: 'succeeded', after_seconds: null }
   const asked = retryAfterSeconds(retry_after, deps.clock.now())
-  // The receiver wants nothing any more.
-  const after_seconds = attempt.response_status === 410 ? null : secondsUntilRetry(made, asked, chance(deps))
+  const after_seconds = attempt.response_status === GONE ? null : secondsUntilRetry(made, asked, chance(deps))
   return { ...done, status: after_seconds === null ? 'failed' : 'pending', after_seconds }
 }
 
