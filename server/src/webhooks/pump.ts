@@ -21,6 +21,8 @@ const BATCH = 20
 const MOST_UNWRITTEN = 200
 /** Real milliseconds after which another endpoint may have the place of this one. */
 const PUMP_MS = 60_000
+/** The same of one whose last request failed: it begins no more, so however many hang, their places come round. */
+const FAILING_PUMP_MS = 1_000
 /** Real milliseconds after which it is looked for what is due, when nobody tells. */
 const POLL_MS = 1_000
 /** Looks in a row that may find nothing; each one more adds so much, up to this: most that is told may be about others. */
@@ -34,7 +36,7 @@ const STOP_MS = 1_500
 export async function pump(deps: Deps, claimed: Claim, first: Endpoint, budget: Budget): Promise<void> {
   const { clock, stopping } = deps
   const view = createEndpointView(deps, first)
-  const ends = clock.monotonic() + PUMP_MS
+  const begin = clock.monotonic()
   const free: Lane[] = Array.from({ length: LANES }, () => createLane(deps, budget))
   const lanes = [...free]
   /** Deliveries that were read and are not written yet. */
@@ -42,6 +44,7 @@ export async function pump(deps: Deps, claimed: Claim, first: Endpoint, budget: 
   let queue: Due[] = []
   let done: Outcome[] = []
   let health = healthOf(first)
+  let isFailing = health.failing_since !== null
   let writing: Promise<void> | null = null
   const failures: unknown[] = []
   let mayBeMore = true
@@ -60,6 +63,7 @@ export async function pump(deps: Deps, claimed: Claim, first: Endpoint, budget: 
       if (attempt) {
         const seen = { succeeded: attempt.error === null, status: attempt.response_status }
         health.throttled = healthAfter(health, seen, claimed.now).throttled
+        isFailing = !seen.succeeded
       }
       done.push(outcome)
       write()
@@ -115,6 +119,7 @@ export async function pump(deps: Deps, claimed: Claim, first: Endpoint, budget: 
     for (;;) {
       if (failures.length > 0) throw failures[0]
       const endpoint = await view.now()
+      const ends = begin + (isFailing ? FAILING_PUMP_MS : PUMP_MS)
       const goesOn = endpoint !== null && isOpen(endpoint) && clock.monotonic() < ends && !stopping.aborted
       const limit = health.throttled ? 1 : LANES
       const hasRoom = () => lanes.length - free.length < limit && done.length < MOST_UNWRITTEN

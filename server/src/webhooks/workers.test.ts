@@ -10,6 +10,8 @@ import { createWorld, type World } from '../instances/testing-world.ts'
 import { systemClock } from '../lib/clock.ts'
 import { silentLog } from '../lib/log.ts'
 import { pools } from '../reconcilers.ts'
+import { BUDGET } from './attempt.ts'
+import { webhookReconciler } from './reconcile.ts'
 import { createReceiver, eventually, type Receiver } from './testing.ts'
 
 const BODY = { region: 'us-east-1', plan: 'micro-1x', image: 'micro-linux' }
@@ -125,6 +127,26 @@ describe('several workers', { timeout: 300_000 }, () => {
       await world.engine.start()
     }
     await end(id)
+  })
+
+  test('an endpoint that hangs gives its place up after one round of requests, with more to send', async () => {
+    await eventually(async () => (await world.owner`select from work where kind = 'webhook'`).count === 0, 'rest')
+    await world.engine.stop(5_000)
+    const hanging = await createReceiver(() => {})
+    const { id } = await hook(hanging)
+    try {
+      await tell(40)
+      const [claimed] = await claim(world.deps.sql, 'test', ['webhook'], 1)
+      const deps = { ...world.deps, sql: world.deps.sql.as(claimed!.environment_id) }
+      const looked = await webhookReconciler(deps, { ...BUDGET, attempt_ms: 1_200 })(claimed!)
+      assert.deepEqual([looked.after_seconds, hanging.count()], [0, 5])
+      assert.equal((await deliveries(id, '&status=pending')).length, 40)
+    } finally {
+      await world.owner`update work set leased_until = null, leased_by = null where kind = 'webhook'`
+      await world.engine.start()
+      await end(id)
+      hanging.close()
+    }
   })
 
   test('a request that is broken off because the process stops is not held against its receiver', async () => {
