@@ -2,11 +2,12 @@
  * `npm run simulate -- [--seeds N] [--seed S] [--steps N] [--jobs N] [--no-receivers] [--bug NAME]`: histories of the
  * whole control plane; a seed is one. Several processes share the seeds, each with a database of its own.
  */
-import { spawn } from 'node:child_process'
+import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { availableParallelism } from 'node:os'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
+import { startTestServer } from '../server/src/db/test-server.ts'
 import { BUGS } from '../server/src/simulation/bugs.ts'
 
 const text = { type: 'string' } as const
@@ -23,20 +24,33 @@ if (bug !== undefined && !(bug in BUGS)) fail(`--bug is one of ${Object.keys(BUG
 const file = join(import.meta.dirname, '../server/src/simulation/simulation.test.ts')
 const args = ['--test', '--test-reporter=spec', '--test-timeout=86400000', file]
 const count = Math.max(1, Math.min(Number(jobs), Number(seeds)))
+const children: ChildProcess[] = []
+let interrupted = false
+for (const name of ['SIGINT', 'SIGTERM'] as const) {
+  process.on(name, () => {
+    interrupted = true
+    for (const child of children) child.kill('SIGTERM')
+  })
+}
+const server = await startTestServer()
 const codes = Array.from({ length: count }, async (_, job) => {
   const from = Math.floor((Number(seeds) * job) / count)
   const to = Math.floor((Number(seeds) * (job + 1)) / count)
   const env = {
     ...process.env,
+    TEST_DATABASE_URL: server.url,
     ...{ SIMULATE_SEEDS: `${to - from}`, SIMULATE_SEED: `${Number(seed) + from}`, SIMULATE_STEPS: steps },
     ...(values['no-receivers'] && { SIMULATE_RECEIVERS: 'false' }),
     ...(bug && { SIMULATE_BUG: bug }),
   }
   const child = spawn(process.execPath, args, { env, stdio: ['ignore', 'inherit', 'inherit'] })
+  children.push(child)
   const [code] = (await once(child, 'close')) as [number | null]
   return code ?? 1
 })
-process.exitCode = Math.max(...(await Promise.all(codes)))
+const worst = Math.max(...(await Promise.all(codes)))
+await server.stop()
+process.exitCode = interrupted ? 1 : worst
 
 function fail(why: string): never {
   process.stderr.write(
