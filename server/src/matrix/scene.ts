@@ -38,7 +38,10 @@ export async function createScene(world: MatrixWorld, workflow: Workflow) {
     const addImage = () => post('/v2/images', imageBody(`image-${++count}`, workflow.image !== 'refused'))
     if (workflow.thing === 'image') return addImage()
     if (workflow.thing === 'webhook')
-      return post('/v2/webhooks', { url: await world.receiver(), events: ['instance.*'] })
+      return post('/v2/webhooks', {
+        url: `${await world.receiver()}${workflow.receiver ?? ''}`,
+        events: ['instance.*'],
+      })
     const image = workflow.image ? await addImage() : 'micro-linux'
     return post('/v2/instances', { region: 'us-east-1', plan: 'micro-1x', image, ...workflow.body })
   }
@@ -46,7 +49,8 @@ export async function createScene(world: MatrixWorld, workflow: Workflow) {
     const rows = await world.owner<{ id: string; state: string }[]>`
       select id, status as state from instances where id = any(${ids})
       union all select id, observed_state from images where id = any(${ids})
-      union all select w.id, case when count(d.id) = 0 then 'idle'
+      union all select w.id, case when w.observed_disabled_reason is not null then 'disabled'
+          when count(d.id) = 0 then 'idle'
         when count(d.id) = count(d.id) filter (where d.status = 'succeeded') then 'delivered' else 'pending' end
       from webhooks w left join webhook_deliveries d on d.webhook_id = w.id where w.id = any(${ids}) group by w.id`
     const found = new Map(rows.map(({ id, state }) => [id, state]))

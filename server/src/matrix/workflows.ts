@@ -14,6 +14,8 @@ export type Workflow = {
   body?: object
   /** An instance's image is added right before it, and comes or is refused; else it is there. */
   image?: 'comes' | 'refused'
+  /** A webhook's receiver wants no more; else it takes everything. */
+  receiver?: 'gone'
   budget?: object
   /** Wishes that are met before, and by which state. The create is the first. */
   from?: { wish?: Wish; until: string }[]
@@ -21,7 +23,7 @@ export type Workflow = {
   wish?: Wish
   /** Or what happens to the machines of an environment. */
   disturb?: (owner: Sql, environmentId: string) => PromiseLike<unknown>
-  /** The state in which it has to end: of an instance its status, or `forgotten`; of an image what is observed, or `gone`; of a webhook `idle`, `pending`, `delivered` or `gone`. */
+  /** The state in which it has to end: of an instance its status, or `forgotten`; of an image what is observed, or `gone`; of a webhook `idle`, `pending`, `delivered`, `disabled` or `gone`. */
   goal: string
   /** Another end that some faults may leave as the only true one. */
   or?: string
@@ -113,6 +115,11 @@ export const WORKFLOWS: Workflow[] = [
   },
   {
     ...{ ...webhook, name: 'deliver an event', from: [{ until: 'idle' }], goal: 'delivered' },
+    wish: (id) => ['POST', `/v2/webhooks/${id}/ping`],
+  },
+  {
+    ...{ ...webhook, name: 'disable an endpoint that wants no more', receiver: 'gone' },
+    ...{ from: [{ until: 'idle' }], goal: 'disabled' },
     wish: (id) => ['POST', `/v2/webhooks/${id}/ping`],
   },
   {

@@ -59,7 +59,7 @@ export type MatrixWorld = Pick<TestApp, 'app' | 'owner' | 'deps'> & {
   watch: { look?: (claimed: Claim) => void; seen?: (claimed: Claim, machine: ObservedMachine | null) => Promise<void> }
   /** The keys of THE LIST of reconcilers. */
   kinds: string[]
-  /** The address of a receiver of webhooks, who says yes to everything. */
+  /** The address of a receiver of webhooks, who takes everything, and below it at `gone` wants no more. */
   receiver(): Promise<string>
   close(): Promise<void>
 }
@@ -124,7 +124,7 @@ export async function createMatrixWorld(broken: Broken = {}): Promise<MatrixWorl
   return {
     async receiver() {
       receiver ??= createServer((request, response) => {
-        request.resume().on('end', () => response.writeHead(204).end())
+        request.resume().on('end', () => response.writeHead(request.url === '/gone' ? 410 : 204).end())
       }).listen(0, '127.0.0.1')
       if (!receiver.listening) await once(receiver, 'listening')
       return `http://127.0.0.1:${(receiver.address() as AddressInfo).port}/`
