@@ -22,12 +22,10 @@ import { connect } from '../server/src/db/database.ts'
 import { assertNoSecrets, secretsIn } from '../server/src/db/testing-canary.ts'
 import { testImage } from '../server/src/drivers/qemu/testing.ts'
 import { type CheckAnswer, createAnswerCheck } from '../server/src/http/testing-responses.ts'
-import { PLANTED_BUG, type PlantedBug } from './planted-bugs.ts'
 
 const ROOT = join(import.meta.dirname, '..')
 const MAIN = join(ROOT, 'server/src/main.ts')
 const TEARDOWN = join(ROOT, 'server/src/teardown.ts')
-const PLANTING = join(import.meta.dirname, 'planted-bugs.ts')
 
 export type Credentials = { api_url: string; live_key: string; test_key: string }
 
@@ -40,7 +38,6 @@ type Options = {
   open?: boolean
   uid?: number
   boot_id_file?: string
-  planted_bug?: PlantedBug | undefined
 }
 
 export class ControlPlane {
@@ -54,15 +51,11 @@ export class ControlPlane {
   /** The beginning of each command line: node, or node as another user. */
   readonly node: string[]
 
-  /** What is loaded before the control plane itself. */
-  readonly preload: string[]
-
   private constructor(dataDir: string, port: number, env: Record<string, string>, options: Options) {
     this.data_dir = dataDir
     this.port = port
-    const { uid, boot_id_file, planted_bug } = options
-    this.env = { ...env, ...(planted_bug && { [PLANTED_BUG]: planted_bug }) }
-    this.preload = planted_bug ? ['--import', PLANTING] : []
+    this.env = env
+    const { uid, boot_id_file } = options
     const user = uid === undefined ? [] : ['setpriv', '--reuid', `${uid}`, '--regid', `${uid}`, '--clear-groups', '--']
     const boot = boot_id_file === undefined ? [] : ['unshare', '--mount', 'sh', '-c', SEES_BOOT_ID, 'sh', boot_id_file]
     this.node = [...boot, ...user, process.execPath]
@@ -73,7 +66,6 @@ export class ControlPlane {
    * @param config content of config.json
    * @param uid runs as this user, who then owns the data directory
    * @param boot_id_file what the control plane sees instead of the host's boot id; only root may make it see that
-   * @param planted_bug what is wrong with this build
    * @param open whether every user can walk to the data directory; else machines see it through a namespace of theirs
    */
   static async create(options: Options = {}): Promise<ControlPlane> {
@@ -105,7 +97,7 @@ export class ControlPlane {
   /** Starts the process and waits until `/readyz` says yes. */
   async start(): Promise<void> {
     const log = openSync(this.log_file, 'a')
-    const args = [...this.preload, MAIN, '--port', String(this.port), '--data-dir', this.data_dir]
+    const args = [MAIN, '--port', String(this.port), '--data-dir', this.data_dir]
     const [command, ...before] = this.node
     this.child = spawn(command!, [...before, ...args], {
       cwd: ROOT,

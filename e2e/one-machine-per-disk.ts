@@ -1,24 +1,26 @@
 /** A probe that runs beside a test: no instance ever has two QEMU processes. */
-import { join } from 'node:path'
-import { Worker } from 'node:worker_threads'
+import { identify } from '../server/src/lib/processes.ts'
+import { qemuProcesses } from './leaks.ts'
 
-export type ProcessProbe = {
-  /** The instances that had two processes at once, so far. */
-  seen(): string[]
-  /** The same, and looks no more. */
-  stop(): string[]
-}
+const INTERVAL_MS = 100
 
-export function probeMachines(dataDir: string): ProcessProbe {
-  const twice: string[] = []
-  const watcher = new Worker(join(import.meta.dirname, 'process-watcher.ts'), { workerData: { data_dir: dataDir } })
-  watcher.on('message', (what: string) => twice.push(what))
-  watcher.on('error', (error) => twice.push(`the probe is broken: ${error}`))
-  watcher.unref()
+/** Looks until it is stopped; `stop` gives the instances that had two processes at once. */
+export function probeMachines(dataDir: string): { stop(): string[] } {
+  const twice = new Set<string>()
+  const look = () => {
+    const seen = new Map<string, number[]>()
+    for (const { pid, command } of qemuProcesses(dataDir)) {
+      const id = /inst_[0-9a-z]{10}/.exec(command)?.[0]
+      if (id) seen.set(id, [...(seen.get(id) ?? []), pid])
+    }
+    // The list was not read at one moment: two are two when the older one still lives after the younger was seen.
+    for (const [id, pids] of seen)
+      if (pids.length > 1 && pids.every((pid) => identify(pid))) twice.add(`${id}: ${pids}`)
+  }
+  const timer = setInterval(look, INTERVAL_MS)
   return {
-    seen: () => [...twice],
     stop() {
-      void watcher.terminate()
+      clearInterval(timer)
       return [...twice]
     },
   }
