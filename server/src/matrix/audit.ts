@@ -7,6 +7,8 @@ import { type InstanceRow, runOf, type Status } from '../instances/row.ts'
 import { eventsOf, MOVES } from '../instances/status.ts'
 import { launchesOf, lostWakesOf, type Move, movesOf } from './probes.ts'
 
+type Part = (owner: Query, environmentId: string, since?: number) => Promise<string[]>
+
 /** All findings in one environment. Nothing may be going on in it. */
 export async function audit(owner: Sql, environmentId: string): Promise<string[]> {
   const parts = [machines, work, answers, auditBooks]
@@ -14,7 +16,13 @@ export async function audit(owner: Sql, environmentId: string): Promise<string[]
 }
 
 /** The parts that do not depend on where machines run and on what is going on elsewhere; they need the probes. */
-export const BOOKS = { addresses, sums, events, launches, wakes }
+export const BOOKS: Record<'addresses' | 'sums' | 'events' | 'launches' | 'wakes', Part> = {
+  addresses,
+  sums,
+  events,
+  launches,
+  wakes,
+}
 
 async function auditBooks(owner: Sql, environmentId: string): Promise<string[]> {
   return (await Promise.all(Object.values(BOOKS).map((part) => part(owner, environmentId)))).flat()
@@ -185,7 +193,8 @@ async function launches(owner: Query, environmentId: string): Promise<string[]> 
 async function wakes(owner: Query, environmentId: string): Promise<string[]> {
   const lost = await lostWakesOf(owner, environmentId)
   return lost.map(
-    ({ kind, id, lease, gone }) => `${id}: its ${kind} work was woken during look ${lease} and ${gone ? 'is gone' : 'rests'}`,
+    ({ kind, id, lease, gone }) =>
+      `${id}: its ${kind} work was woken during look ${lease} and ${gone ? 'is gone' : 'rests'}`,
   )
 }
 

@@ -67,7 +67,7 @@ for (const [name, end] of Object.entries(endings)) {
 }
 
 describe('a lost wake is seen where a key that was woken', () => {
-  const lose = async (statement: () => Promise<unknown>) => {
+  const lose = async (statement: () => PromiseLike<unknown>) => {
     const { lease } = await take()
     await woken()
     await statement()
