@@ -22,6 +22,7 @@ import { connect } from '../server/src/db/database.ts'
 import { assertNoSecrets, secretsIn } from '../server/src/db/testing-canary.ts'
 import { testImage } from '../server/src/drivers/qemu/testing.ts'
 import { type CheckAnswer, createAnswerCheck } from '../server/src/http/testing-responses.ts'
+import { type PlantName, plantArguments } from './plants.ts'
 
 const ROOT = join(import.meta.dirname, '..')
 const MAIN = join(ROOT, 'server/src/main.ts')
@@ -38,6 +39,7 @@ type Options = {
   open?: boolean
   uid?: number
   boot_id_file?: string
+  plant?: PlantName
 }
 
 export class ControlPlane {
@@ -50,12 +52,15 @@ export class ControlPlane {
 
   /** The beginning of each command line: node, or node as another user. */
   readonly node: string[]
+  /** Where it is not the build as it is. */
+  private readonly plant: string[]
 
   private constructor(dataDir: string, port: number, env: Record<string, string>, options: Options) {
     this.data_dir = dataDir
     this.port = port
     this.env = env
-    const { uid, boot_id_file } = options
+    const { uid, boot_id_file, plant } = options
+    this.plant = plant ? plantArguments(plant) : []
     const user = uid === undefined ? [] : ['setpriv', '--reuid', `${uid}`, '--regid', `${uid}`, '--clear-groups', '--']
     const boot = boot_id_file === undefined ? [] : ['unshare', '--mount', 'sh', '-c', SEES_BOOT_ID, 'sh', boot_id_file]
     this.node = [...boot, ...user, process.execPath]
@@ -66,6 +71,7 @@ export class ControlPlane {
    * @param config content of config.json
    * @param uid runs as this user, who then owns the data directory
    * @param boot_id_file what the control plane sees instead of the host's boot id; only root may make it see that
+   * @param plant a bug that this one has
    * @param open whether every user can walk to the data directory; else machines see it through a namespace of theirs
    */
   static async create(options: Options = {}): Promise<ControlPlane> {
@@ -97,7 +103,7 @@ export class ControlPlane {
   /** Starts the process and waits until `/readyz` says yes. */
   async start(): Promise<void> {
     const log = openSync(this.log_file, 'a')
-    const args = [MAIN, '--port', String(this.port), '--data-dir', this.data_dir]
+    const args = [...this.plant, MAIN, '--port', String(this.port), '--data-dir', this.data_dir]
     const [command, ...before] = this.node
     this.child = spawn(command!, [...before, ...args], {
       cwd: ROOT,

@@ -1,27 +1,39 @@
-/** A probe that runs beside a test: no instance ever has two QEMU processes. */
-import { identify } from '../server/src/lib/processes.ts'
-import { qemuProcesses } from './leaks.ts'
+/** A probe that runs beside a test: no instance ever has two QEMU processes, however short one of them lives. */
+import { MessageChannel, receiveMessageOnPort, Worker } from 'node:worker_threads'
+import type { WatchData } from './machine-watch.ts'
 
-const INTERVAL_MS = 100
+/** Indexes of the flags by which the two threads end together. */
+const STOP = 0
+const ENDED = 1
+const END_MS = 5_000
 
-/** Looks until it is stopped; `stop` gives the instances that had two processes at once. */
-export function probeMachines(dataDir: string): { stop(): string[] } {
-  const twice = new Set<string>()
-  const look = () => {
-    const seen = new Map<string, number[]>()
-    for (const { pid, command } of qemuProcesses(dataDir)) {
-      const id = /inst_[0-9a-z]{10}/.exec(command)?.[0]
-      if (id) seen.set(id, [...(seen.get(id) ?? []), pid])
-    }
-    // The list was not read at one moment: two are two when the older one still lives after the younger was seen.
-    for (const [id, pids] of seen)
-      if (pids.length > 1 && pids.every((pid) => identify(pid))) twice.add(`${id}: ${pids}`)
+export type MachineProbe = {
+  /** The instances that had two processes at once, until now. */
+  findings(): string[]
+  /** Looks once more and no longer; gives all findings. */
+  stop(): string[]
+}
+
+/** Looks until it is stopped. */
+export function probeMachines(dataDir: string): MachineProbe {
+  const { port1, port2 } = new MessageChannel()
+  const flags = new Int32Array(new SharedArrayBuffer(8))
+  const data: WatchData = { data_dir: dataDir, port: port2, flags }
+  const watch = new Worker(new URL('machine-watch.ts', import.meta.url), { workerData: data, transferList: [port2] })
+  const found: string[] = []
+  watch.unref() // its errors are nobody's to catch: they fail the test
+  port1.unref()
+  function findings(): string[] {
+    for (let next = receiveMessageOnPort(port1); next; next = receiveMessageOnPort(port1)) found.push(next.message)
+    return [...found]
   }
-  const timer = setInterval(look, INTERVAL_MS)
   return {
+    findings,
     stop() {
-      clearInterval(timer)
-      return [...twice]
+      Atomics.store(flags, STOP, 1)
+      Atomics.notify(flags, STOP)
+      if (Atomics.wait(flags, ENDED, 0, END_MS) === 'timed-out') throw new Error('the watch of processes does not end')
+      return findings()
     },
   }
 }

@@ -2,10 +2,12 @@
  * The audit: what an environment must look like when everything rests. Each finding is a line that names what leaked or
  * is not as it was promised; none is what must come out.
  */
-import type { Sql } from '../db/database.ts'
+import type { Query, Sql } from '../db/database.ts'
 import { type InstanceRow, runOf, type Status } from '../instances/row.ts'
 import { eventsOf, MOVES } from '../instances/status.ts'
-import { launchesOf, type Move, movesOf } from './probes.ts'
+import { launchesOf, lostWakesOf, type Move, movesOf } from './probes.ts'
+
+type Part = (owner: Query, environmentId: string, since?: number) => Promise<string[]>
 
 /** All findings in one environment. Nothing may be going on in it. */
 export async function audit(owner: Sql, environmentId: string): Promise<string[]> {
@@ -13,10 +15,17 @@ export async function audit(owner: Sql, environmentId: string): Promise<string[]
   return (await Promise.all(parts.map((part) => part(owner, environmentId)))).flat()
 }
 
-/** The part that does not depend on where machines run and on what is going on elsewhere; needs the probes. */
-export async function auditBooks(owner: Sql, environmentId: string): Promise<string[]> {
-  const parts = [addresses, sums, events, launches]
-  return (await Promise.all(parts.map((part) => part(owner, environmentId)))).flat()
+/** The parts that do not depend on where machines run and on what is going on elsewhere; they need the probes. */
+export const BOOKS: Record<'addresses' | 'sums' | 'events' | 'launches' | 'wakes', Part> = {
+  addresses,
+  sums,
+  events,
+  launches,
+  wakes,
+}
+
+async function auditBooks(owner: Sql, environmentId: string): Promise<string[]> {
+  return (await Promise.all(Object.values(BOOKS).map((part) => part(owner, environmentId)))).flat()
 }
 
 type Machine = { power: string; disk: number; run: number; public_ip: string | null; vcpus: number; disk_bytes: number }
@@ -56,7 +65,7 @@ function machineFaults(row: InstanceRow & { machine: Machine | null }): string[]
 }
 
 /** I2: what is reserved is what the rows hold. That nobody shares one is the primary key's promise. */
-async function addresses(owner: Sql, environmentId: string): Promise<string[]> {
+async function addresses(owner: Query, environmentId: string): Promise<string[]> {
   const rows = await owner<{ id: string; address: string; reserved: boolean }[]>`
     with held as (
       select id, ip::inet as address from instances cross join unnest(array[private_ip, wanted_public_ip]) as ip
@@ -71,7 +80,7 @@ async function addresses(owner: Sql, environmentId: string): Promise<string[]> {
 }
 
 /** I3: quotas and budgets count what the rows add up to. */
-async function sums(owner: Sql, environmentId: string): Promise<string[]> {
+async function sums(owner: Query, environmentId: string): Promise<string[]> {
   const [use] = await owner<{ used: number[]; sum: number[] }[]>`
     select array[h.used_instances, h.used_vcpus, h.used_memory_bytes, h.used_disk_bytes, h.used_public_ips]::float8[] as used,
       array[count(i.id), coalesce(sum(i.wanted_vcpus), 0), coalesce(sum(i.wanted_memory_bytes), 0),
@@ -119,11 +128,16 @@ async function answers(owner: Sql, environmentId: string): Promise<string[]> {
 
 type Told = { id: string; type: string; sequence: number; version: number }
 
-/** I5, I6: statuses along the table, each move with its events and no event without its move, no gap in any number. */
-async function events(owner: Sql, environmentId: string): Promise<string[]> {
+/**
+ * I5, I6: statuses along the table, each move with its events and no event without its move, no gap in any number. Holds
+ * in every snapshot, whatever goes on.
+ * @param since only instances that have moved after the move of this number
+ */
+async function events(owner: Query, environmentId: string, since = 0): Promise<string[]> {
   const told = await owner<Told[]>`
     select resource_id as id, type, sequence, (data -> 'object' ->> 'version')::int as version from events
-    where environment_id = ${environmentId} and resource_type = 'instance' order by sequence`
+    where environment_id = ${environmentId} and resource_type = 'instance'
+      and (${since}::bigint = 0 or resource_id in (select id from probed_moves where n > ${since})) order by sequence`
   const [head] = await owner<{ sequence: number; events: number; audited: number; entries: number }[]>`
     select h.sequence, (select count(*) from events e where e.environment_id = h.environment_id) as events,
       h.audit_sequence as audited, (select count(*) from audit_log a where a.environment_id = h.environment_id) as entries
@@ -133,7 +147,7 @@ async function events(owner: Sql, environmentId: string): Promise<string[]> {
     ...(sequence === head!.events ? [] : [`the last number is ${sequence}, and there are ${head!.events} events`]),
     ...(audited === entries ? [] : [`the audit log's last number is ${audited}, and there are ${entries} entries`]),
   ]
-  const moves = groupById(await movesOf(owner, environmentId))
+  const moves = groupById(await movesOf(owner, environmentId, since))
   const events = groupById(told)
   for (const [id, own] of moves) {
     findings.push(...moveFaults(own).map((fault) => `${id}: ${fault}`))
@@ -161,7 +175,7 @@ function moveFaults(moves: Move[]): string[] {
 }
 
 /** I1: no run is started twice, and none beside another. */
-async function launches(owner: Sql, environmentId: string): Promise<string[]> {
+async function launches(owner: Query, environmentId: string): Promise<string[]> {
   const all = await launchesOf(owner, environmentId)
   const seen = new Set<string>()
   return all.flatMap(({ id, run, replaced }) => {
@@ -173,6 +187,15 @@ async function launches(owner: Sql, environmentId: string): Promise<string[]> {
       ...(replaced ? [`${name} was started beside another`] : []),
     ]
   })
+}
+
+/** A key that was woken while somebody looked is looked at again at once. */
+async function wakes(owner: Query, environmentId: string): Promise<string[]> {
+  const lost = await lostWakesOf(owner, environmentId)
+  return lost.map(
+    ({ kind, id, lease, gone }) =>
+      `${id}: its ${kind} work was woken during look ${lease} and ${gone ? 'is gone' : 'rests'}`,
+  )
 }
 
 function groupById<T extends { id: string }>(items: T[]): Map<string, T[]> {

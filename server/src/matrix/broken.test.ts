@@ -30,7 +30,9 @@ describe('the matrix finds', () => {
   test('a lost wake: a key is given back without a look at the wakes that came meanwhile', async () => {
     const engine_sql = (sql: Sql) =>
       changed(sql, (text) => text.replace('case when w.wakes =', 'case when w.wakes is not null or w.wakes ='))
-    has(await findings({ engine_sql }, 'start', ['wished_meanwhile']), /is terminating, not terminated/)
+    const found = await findings({ engine_sql }, 'start', ['wished_meanwhile'])
+    has(found, /is terminating, not terminated/)
+    has(found, /its instance work was woken during look \d+ and rests/)
   })
 
   test('a double start: a driver that starts a run again because nobody has told it of the first time', async () => {

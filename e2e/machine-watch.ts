@@ -1,0 +1,91 @@
+/**
+ * Looks at the host's processes every few milliseconds, in a thread of its own, so that neither a busy test nor its
+ * waits leave a gap. A look costs a listing of /proc; files are read only of processes that may be, or may become, a
+ * machine of this data directory.
+ *
+ * A process that was forked and has not called exec has its parent's command line, and each step of the chain that ends
+ * in QEMU replaces the one before (drivers/qemu/launch.ts). So a process whose command line names the data directory,
+ * and one that has none yet, is read again at each look, until it is QEMU or gone; all others are left alone. Whoever
+ * starts a machine names the directory itself, and so does a fork of it.
+ */
+import { readdirSync, readFileSync } from 'node:fs'
+import { type MessagePort, workerData } from 'node:worker_threads'
+
+export type WatchData = { data_dir: string; port: MessagePort; flags: Int32Array<SharedArrayBuffer> }
+/** Indexes of the flags: the other thread says that it is enough, this one that it has ended. */
+const STOP = 0
+const ENDED = 1
+
+const INTERVAL_MS = 10
+/** Looks after which a process without a command line is one of the kernel's. */
+const MAX_EMPTY_LOOKS = 200
+
+type Machine = { pid: number; id: string; start_time: string; parent: number }
+/** What is known of a process: a machine, something else for good, or so many looks at nothing that is either. */
+type Known = Machine | 'other' | number
+
+const { data_dir, port, flags }: WatchData = workerData
+const known = new Map<number, Known>()
+const found = new Set<string>()
+try {
+  do look()
+  while (Atomics.wait(flags, STOP, 0, INTERVAL_MS) === 'timed-out')
+  look()
+} finally {
+  Atomics.store(flags, ENDED, 1)
+  Atomics.notify(flags, ENDED)
+}
+
+function look(): void {
+  const pids = readdirSync('/proc').map(Number).filter(Number.isInteger)
+  const present = new Set(pids)
+  for (const pid of known.keys()) if (!present.has(pid)) known.delete(pid)
+  for (const pid of pids) {
+    const before = known.get(pid) ?? 0
+    if (typeof before === 'number') known.set(pid, recognize(pid, before))
+  }
+  const machines = new Map<string, Machine[]>()
+  for (const one of known.values())
+    if (typeof one === 'object') machines.set(one.id, [...(machines.get(one.id) ?? []), one])
+  for (const all of machines.values())
+    for (const [i, one] of all.entries()) for (const other of all.slice(i + 1)) judge(one, other)
+}
+
+function recognize(pid: number, looks: number): Known {
+  const command = read(pid, 'cmdline')
+  if (command === '') return looks < MAX_EMPTY_LOOKS ? looks + 1 : 'other'
+  if (!command.includes(`${data_dir}/`) && !command.includes(`${data_dir}\0`)) return 'other'
+  const id = /inst_[0-9a-z]{10}/.exec(command)?.[0]
+  const status = statusOf(pid)
+  return id && status && /^[^\0]*qemu-system/.test(command) ? { pid, id, ...status } : 0
+}
+
+/** Two are two when the first lives before and after the second was seen alive: then both did at that moment. */
+function judge(one: Machine, other: Machine): void {
+  if (one.parent === other.pid || other.parent === one.pid) return // a fork, and not another start
+  if (!isAlive(one) || !isAlive(other) || !isAlive(one)) return
+  const text = `${one.id}: ${one.pid} and ${other.pid}`
+  if (!found.has(text)) port.postMessage(text)
+  found.add(text)
+}
+
+function isAlive({ pid, start_time }: Machine): boolean {
+  return statusOf(pid)?.start_time === start_time
+}
+
+/** Null when there is none, or only its zombie. The command's name may hold anything: fields are counted after it. */
+function statusOf(pid: number): Pick<Machine, 'start_time' | 'parent'> | null {
+  const stat = read(pid, 'stat')
+  const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ')
+  return stat === '' || fields[0] === 'Z' || fields[0] === 'X'
+    ? null
+    : { start_time: fields[19]!, parent: Number(fields[1]) }
+}
+
+function read(pid: number, name: 'cmdline' | 'stat'): string {
+  try {
+    return readFileSync(`/proc/${pid}/${name}`, 'latin1')
+  } catch {
+    return ''
+  }
+}

@@ -1,0 +1,100 @@
+/** The probe sees a second process that lives for a moment only, and takes nothing else for one. */
+import assert from 'node:assert/strict'
+import { type ChildProcess, spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { after, afterEach, beforeEach, test } from 'node:test'
+import { until } from './control-plane.ts'
+import { type MachineProbe, probeMachines } from './one-machine-per-disk.ts'
+
+const DATA_DIR = `/nowhere/${process.pid}/data`
+const folderOf = (id: string) => `${DATA_DIR}/instances/inst_${id.repeat(10)}`
+const ROUNDS = 20
+
+let probe: MachineProbe
+const started: ChildProcess[] = []
+beforeEach(() => (probe = probeMachines(DATA_DIR)))
+afterEach(() => void probe.stop())
+after(() => {
+  for (const child of started) child.kill('SIGKILL')
+})
+
+/** A process that looks like the machine of an instance, and does what the script says. */
+async function machine(id: string, script: string): Promise<ChildProcess> {
+  const child = spawn('sh', ['-c', script, '-name', `guest=${folderOf(id)}`], {
+    argv0: 'qemu-system-x86_64',
+    stdio: ['pipe', 'pipe', 'inherit'],
+  })
+  started.push(child)
+  await once(child, 'spawn')
+  return child
+}
+const LIVES = 'echo up; read line'
+
+async function up(id: string, script = LIVES): Promise<ChildProcess> {
+  const child = await machine(id, script)
+  await once(child.stdout!, 'data')
+  return child
+}
+async function end(child: ChildProcess): Promise<void> {
+  const ended = once(child, 'exit')
+  child.kill('SIGKILL')
+  await ended
+}
+
+/** Has an instance get two, again and again until one was seen: so the probe has looked at all that there is. */
+async function looked(): Promise<{ pid: number }> {
+  const first = await up('z')
+  const before = probe.findings().length
+  await until('it was seen', async () => {
+    await once(await machine('z', 'sleep 0.02'), 'exit')
+    return probe.findings().length > before
+  })
+  await end(first)
+  return { pid: first.pid! }
+}
+const ofOthers = (findings: string[]) => findings.filter((line) => !line.startsWith('inst_z'))
+
+test('a second process that lives for 20 ms is seen', async () => {
+  const { pid } = await looked()
+  assert.match(probe.stop()[0]!, new RegExp(`^inst_z{10}: (${pid} and \\d+|\\d+ and ${pid})$`))
+})
+
+test('machines of several instances, and of one instance one after the other, are right', async () => {
+  const other = await up('b')
+  await looked()
+  for (let round = 0; round < ROUNDS; round++) await end(await up('a'))
+  assert.deepEqual(ofOthers(probe.stop()), [])
+  await end(other)
+})
+
+test('what a machine forks, and what a starter is before it becomes one, are no other machines', async () => {
+  await looked()
+  for (let round = 0; round < ROUNDS; round++) {
+    // The fork has the command line of the machine, as the shell of a chain has it of the start.
+    const forks = await up('a', '(echo up; read line) <&0')
+    const chain = spawn('sh', ['-c', LIVES, 'qemu-system-x86_64', '-name', `guest=${folderOf('a')}`])
+    started.push(chain)
+    await once(chain.stdout!, 'data')
+    const forked = once(forks, 'exit')
+    forks.stdin!.end()
+    await Promise.all([forked, end(chain)])
+  }
+  assert.deepEqual(ofOthers(probe.stop()), [])
+})
+
+test('a zombie is no machine', async () => {
+  const parent = `
+    const { spawn } = require('node:child_process')
+    const child = spawn('sh', ['-c', 'read line', '-name', 'guest=${folderOf('a')}'], { argv0: 'qemu-system-x86_64' })
+    child.once('spawn', () => console.log(child.pid))`
+  const careless = spawn(process.execPath, ['-e', parent], { stdio: ['ignore', 'pipe', 'inherit'] })
+  started.push(careless)
+  const pid = Number(await once(careless.stdout!, 'data'))
+  await looked()
+  careless.kill('SIGSTOP')
+  process.kill(pid, 'SIGKILL')
+  const next = await up('a')
+  await looked()
+  assert.deepEqual(ofOthers(probe.stop()), [])
+  await Promise.all([next, careless].map(end))
+})
