@@ -80,6 +80,8 @@ grant usage on sequence address_tickets to cn_app;
 
 grant usage on sequence request_ticks to cn_engine;
 
+grant usage on sequence work_leases to cn_engine;
+
 grant execute on function belongs_to_operator(environment_id text) to cn_app;
 
 grant execute on function current_environment_id() to public;
@@ -125,6 +127,8 @@ create sequence address_tickets as bigint minvalue 0 maxvalue 922337203685477580
 create sequence request_ticks as bigint minvalue 0 maxvalue 2047 cycle;
 
 create sequence subnet_segments as bigint minvalue 1 maxvalue 16000 cycle;
+
+create sequence work_leases as bigint minvalue 1 maxvalue 9223372036854775807;
 
 -- Tables
 

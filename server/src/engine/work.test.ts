@@ -95,6 +95,21 @@ describe('work', () => {
     assert.deepEqual({ ...row }, { leased_by: 'alive', last_error: null })
   })
 
+  test('a row that went and came again is not held by a claim of the old one', async () => {
+    await wake(tenant, 'thing', 'a', 'env_live')
+    const first = await takeOne('dead')
+    await expireLeases()
+    await finish(sql, await takeOne('heir'), null)
+    await wake(tenant, 'thing', 'a', 'env_live')
+    const again = await takeOne('alive')
+    assert.ok(again.lease > first.lease)
+    await assert.rejects(
+      tenant.begin((tx) => fence(tx, first)),
+      LeaseLostError,
+    )
+    await tenant.begin((tx) => fence(tx, again))
+  })
+
   test('a renewed lease is not taken over, a lost one is not renewed', async () => {
     await wake(tenant, 'thing', 'a', 'env_live')
     const first = await takeOne('slow')

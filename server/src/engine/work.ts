@@ -2,7 +2,8 @@
  * The work table: keys that need a look. Four statements carry the whole engine.
  *
  * wake   makes a key due and counts the wake.
- * claim  takes due keys for a short lease with a new lease number, skipping what others hold.
+ * claim  takes due keys for a short lease with a new lease number (of all keys, so it never comes again), skipping what
+ *        others hold.
  * finish gives the key back. If `wakes` moved since the claim, somebody wrote a wish while we looked: due at once.
  *        Without that comparison a wish that arrives during a step waits for the next sweep, or for ever.
  * fail   the same for a step that threw, with back-off; a wake cuts the back-off short.
@@ -58,7 +59,7 @@ export async function claim(sql: Sql, worker: string, kinds: string[], limit: nu
       ) w
       order by w.due_at limit ${limit}
     )
-    update work w set lease = w.lease + 1, leased_by = ${worker},
+    update work w set lease = nextval('work_leases'), leased_by = ${worker},
       leased_until = now() + make_interval(secs => ${LEASE_SECONDS})
     from due where w.kind = due.kind and w.id = due.id
     returning w.kind, w.id, w.environment_id, w.wakes, w.lease, w.attempts, due.now`
