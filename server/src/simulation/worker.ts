@@ -38,6 +38,9 @@ export type Worker = {
   end(): Promise<void>
 }
 
+/** Lets what was asked of the database be answered. */
+const turn = () => new Promise((resolve) => setImmediate(resolve))
+
 export function startWorker(world: SimulatedWorld, name: string): Worker {
   const { sql } = world.deps
   const all: Reconcilers = Object.assign({}, ...pools(world.deps).map((pool) => pool.reconcilers))
@@ -52,6 +55,8 @@ export function startWorker(world: SimulatedWorld, name: string): Worker {
     })
     const looked = await Promise.race([done, still])
     if (looked === null) standing.push({ claimed, tick, done })
+    // Nothing of a step that has ended meets what comes next.
+    else while (tick.busy > 0) await turn()
     const { fell, points } = tick
     return { claimed, fell, points, looked: looked === null ? 'stands still' : tick.isDead ? 'crashed' : looked }
   }

@@ -139,6 +139,8 @@ export async function pump(deps: Deps, claimed: Claim, first: Endpoint, budget: 
     stopping.removeEventListener('abort', onStop)
     over.abort()
     for (const lane of lanes) lane.close()
+    // What is being written is not left behind: whoever looks next reads what came of these requests.
+    await writing
   }
 }
 
