@@ -1,7 +1,7 @@
 /** What attempts say of their endpoint: noted with them, and where it is to be given up, done. */
 import { ownEntry } from '../audit/store.ts'
 import type { Deps } from '../deps.ts'
-import type { Claim } from '../engine/work.ts'
+import { type Claim, checkLease } from '../engine/work.ts'
 import { transact } from '../events/head.ts'
 import { type Outcome, record } from './deliveries.ts'
 import { GONE, type Health, healthAfter } from './plan.ts'
@@ -25,9 +25,9 @@ export async function noteOutcomes(
   known: Health,
 ): Promise<{ health: Health; disabled: boolean }> {
   const isGone = outcomes.some(({ attempt }) => attempt?.response_status === GONE)
-  if (isGone) await disable(deps, endpoint, 'gone')
+  if (isGone) await disable(deps, claimed, endpoint, 'gone')
   const { health, disable: reason } = await recordOutcomes(deps, claimed, outcomes, known)
-  if (reason && !isGone) await disable(deps, endpoint, reason)
+  if (reason && !isGone) await disable(deps, claimed, endpoint, reason)
   return { health, disabled: reason !== null }
 }
 
@@ -66,12 +66,18 @@ async function recordOutcomes(
 /**
  * Disables an endpoint for a reason that was seen, tells the others by `webhook.disabled`, and notes it in the audit log.
  * Without the fence, whose lock on the work row must not be held while the environment's head is waited for; the row's own
- * lock, and that it is enabled still, make it happen once.
+ * lock, and that it is enabled still, make it happen once, and who was held up does not undo what its owner did since.
  */
-export async function disable(deps: Deps, { row: known, mode }: Endpoint, reason: DisabledReason): Promise<void> {
+export async function disable(
+  deps: Deps,
+  claimed: Claim,
+  { row: known, mode }: Endpoint,
+  reason: DisabledReason,
+): Promise<void> {
   const { environment_id, id } = known
   await transact(deps, { environment_id, mode }, async (tx, head) => {
     const found = await findWebhook(tx, id)
+    await checkLease(tx, claimed)
     if (!found || !isEnabled(found.row)) return
     const before = showWebhook(found.row)
     const after = showWebhook(await disableWebhook(tx, found.row, reason, found.now))

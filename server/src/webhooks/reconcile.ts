@@ -18,7 +18,7 @@ export function webhookReconciler(deps: Deps, budget = BUDGET): Reconcile {
     const { id } = claimed
     const endpoint = await readEndpoint(deps, id)
     if (endpoint === null || endpoint.row.wanted_gone) return remove(deps, id)
-    if (isEnabled(endpoint.row) && endpoint.scopes === null) await disable(deps, endpoint, 'key_ended')
+    if (isEnabled(endpoint.row) && endpoint.scopes === null) await disable(deps, claimed, endpoint, 'key_ended')
     if (!isOpen(endpoint)) return cancel(deps, claimed)
     await pump(deps, claimed, endpoint, budget)
     const after_seconds = await secondsUntilDue(deps.sql, id, claimed.now)

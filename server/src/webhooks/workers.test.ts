@@ -95,39 +95,42 @@ describe('several workers', { timeout: 300_000 }, () => {
     await end(bad.id)
   })
 
-  test('what a lost worker was sending is sent again, and what it saw late is not noted', async () => {
-    // Of what other tests have ended, too.
-    await eventually(async () => (await world.owner`select from work where kind = 'webhook'`).count === 0, 'rest')
-    await world.engine.stop(5_000)
-    const answers: (() => void)[] = []
-    const receiver = await createReceiver((response, n) => {
-      if (n === 1) answers.push(() => response.writeHead(500).end())
-      else response.writeHead(204).end()
+  for (const late of [500, 410]) {
+    test(`what a lost worker was sending is sent again, and a ${late} that it saw late is not noted`, async () => {
+      // Of what other tests have ended, too.
+      await eventually(async () => (await world.owner`select from work where kind = 'webhook'`).count === 0, 'rest')
+      await world.engine.stop(5_000)
+      const answers: (() => void)[] = []
+      const receiver = await createReceiver((response, n) => {
+        if (n === 1) answers.push(() => response.writeHead(late).end())
+        else response.writeHead(204).end()
+      })
+      const { id } = await hook(receiver)
+      try {
+        await happen(1)
+        // Takes the key as an engine does, and is not heard of again.
+        const [claimed] = await claim(world.deps.sql, 'lost', ['webhook'], 1)
+        assert.equal(claimed!.id, id)
+        const look = pools(world.deps)[1]!.reconcilers.webhook!(claimed!)
+        await receiver.reach(1)
+        await world.owner`update work set leased_until = now() - interval '1 second' where id = ${id}`
+        const engine = secondEngine('heir')
+        await engine.start()
+        await receiver.reach(2)
+        await eventually(async () => (await deliveries(id))[0].status === 'succeeded', 'a success')
+        answers[0]!()
+        await assert.rejects(look, /lease/)
+        const [delivery] = await deliveries(id)
+        assert.deepEqual([delivery.status, delivery.attempt_count], ['succeeded', 1])
+        assert.equal(receiver.received[0]!.id, receiver.received[1]!.id)
+        assert.equal((await one(id)).enabled, true)
+        await engine.stop(5_000)
+      } finally {
+        await world.engine.start()
+      }
+      await end(id)
     })
-    const { id } = await hook(receiver)
-    try {
-      await happen(1)
-      // Takes the key as an engine does, and is not heard of again.
-      const [claimed] = await claim(world.deps.sql, 'lost', ['webhook'], 1)
-      assert.equal(claimed!.id, id)
-      const look = pools(world.deps)[1]!.reconcilers.webhook!(claimed!)
-      await receiver.reach(1)
-      await world.owner`update work set leased_until = now() - interval '1 second' where id = ${id}`
-      const engine = secondEngine('heir')
-      await engine.start()
-      await receiver.reach(2)
-      await eventually(async () => (await deliveries(id))[0].status === 'succeeded', 'a success')
-      answers[0]!()
-      await assert.rejects(look, /lease/)
-      const [delivery] = await deliveries(id)
-      assert.deepEqual([delivery.status, delivery.attempt_count], ['succeeded', 1])
-      assert.equal(receiver.received[0]!.id, receiver.received[1]!.id)
-      await engine.stop(5_000)
-    } finally {
-      await world.engine.start()
-    }
-    await end(id)
-  })
+  }
 
   test('an endpoint that hangs gives its place up after one round of requests, with more to send', async () => {
     await eventually(async () => (await world.owner`select from work where kind = 'webhook'`).count === 0, 'rest')
