@@ -135,12 +135,16 @@ test('1,000 long polls hold no database connection, cost less than 100 MB, and e
   const before = { rss: residentBytes(), ...(await connections()) }
   const polls = Array.from({ length: 1_000 }, poll)
   await until('they all wait', () => sockets() >= 1_100)
-  await until('the database rests', async () => (await connections()).busy === 0)
-  const during = { rss: residentBytes(), ...(await connections()) }
+  // The engine looks at its keys now and then: what is judged is the look that saw the database at rest.
+  let seen = await connections()
+  await until('the database rests', async () => {
+    seen = await connections()
+    return seen.busy === 0
+  })
+  const during = { rss: residentBytes(), ...seen }
   await sql.end()
   const megabytes = (during.rss - before.rss) / 1e6
   assert.ok(megabytes < 100, `${megabytes} MB`)
-  assert.equal(during.busy, 0)
   // The pool's, however many wait.
   assert.ok(during.open < 100, `${during.open} connections`)
 
