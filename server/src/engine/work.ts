@@ -66,14 +66,22 @@ export async function claim(sql: Sql, worker: string, kinds: string[], limit: nu
   return [...rows]
 }
 
-/** Prolongs the leases that are still ours; called while steps run. */
+/**
+ * Prolongs the leases that are still ours; called while steps run. A key that somebody is writing at this moment waits
+ * for the next call: waiting for it here, with others locked, could make the writer of a wish the victim of a deadlock.
+ */
 export async function renew(sql: Sql, worker: string, claims: Claim[]): Promise<void> {
   if (claims.length === 0) return
   await sql`
+    with ours as (
+      select w.kind, w.id from work w
+      join unnest(${claims.map((c) => c.kind)}::text[], ${claims.map((c) => c.id)}::text[],
+                  ${claims.map((c) => c.lease)}::bigint[]) as held(kind, id, lease) using (kind, id, lease)
+      where w.leased_by = ${worker}
+      for update of w skip locked
+    )
     update work w set leased_until = now() + make_interval(secs => ${LEASE_SECONDS})
-    from unnest(${claims.map((c) => c.kind)}::text[], ${claims.map((c) => c.id)}::text[],
-                ${claims.map((c) => c.lease)}::bigint[]) as held(kind, id, lease)
-    where w.kind = held.kind and w.id = held.id and w.lease = held.lease and w.leased_by = ${worker}`
+    from ours where w.kind = ours.kind and w.id = ours.id`
 }
 
 /**
