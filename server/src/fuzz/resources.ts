@@ -35,13 +35,14 @@ const MAKERS: Record<string, Make> = {
   })),
   ssh: by('/v2/ssh_keys', (n) => ({ name: `key-${n}`, public_key: newPublicKey() })),
   dlv: async (call, n, within) => {
-    const webhook = within.find((id) => id.startsWith('whk_')) ?? (await MAKERS.whk!(call, n, []))
-    // Whoever asks beside may disable it in between.
+    let webhook = within.find((id) => id.startsWith('whk_')) ?? (await MAKERS.whk!(call, n, []))
+    // Its owner, who asks beside, may disable it in between, or remove it: a stranger's request can do with another one.
     for (let tries = 1; ; tries++) {
       await call('PUT', `/v2/webhooks/${webhook}`, { enabled: true })
       const { status, body } = await call('POST', `/v2/webhooks/${webhook}/ping`)
       if (status === 202) return body.delivery_id
       if (tries === MOST_TRIES) return created({ status, body })
+      if (status === 404) webhook = await MAKERS.whk!(call, n, [])
     }
   },
   whk: by('/v2/webhooks', () => ({ url: 'https://hooks.test/', events: ['*'] })),
