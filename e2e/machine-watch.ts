@@ -4,9 +4,8 @@
  * machine of this data directory.
  *
  * A process that was forked and has not called exec has its parent's command line, and each step of the chain that ends
- * in QEMU replaces the one before (drivers/qemu/launch.ts). So a process whose command line names the data directory,
- * and one that has none yet, is read again at each look, until it is QEMU or gone; all others are left alone. Whoever
- * starts a machine names the directory itself, and so does a fork of it.
+ * in QEMU replaces the one before (drivers/qemu/launch.ts). So a process whose command line names the data directory, is
+ * its parent's or is none yet is read again at each look, until it is QEMU or gone; all others are left alone.
  */
 import { readdirSync, readFileSync } from 'node:fs'
 import { type MessagePort, workerData } from 'node:worker_threads'
@@ -17,8 +16,8 @@ const STOP = 0
 const ENDED = 1
 
 const INTERVAL_MS = 10
-/** Looks after which a process without a command line is one of the kernel's. */
-const MAX_EMPTY_LOOKS = 200
+/** Looks after which a process without a command line of its own stays what it is: one of the kernel's, or a subshell. */
+const MAX_EARLY_LOOKS = 2_000
 
 type Machine = { pid: number; id: string; start_time: string; parent: number }
 /** What is known of a process: a machine, something else for good, or so many looks at nothing that is either. */
@@ -53,10 +52,12 @@ function look(): void {
 
 function recognize(pid: number, looks: number): Known {
   const command = read(pid, 'cmdline')
-  if (command === '') return looks < MAX_EMPTY_LOOKS ? looks + 1 : 'other'
-  if (!command.includes(`${data_dir}/`) && !command.includes(`${data_dir}\0`)) return 'other'
-  const id = /inst_[0-9a-z]{10}/.exec(command)?.[0]
   const status = statusOf(pid)
+  if (!command.includes(`${data_dir}/`) && !command.includes(`${data_dir}\0`)) {
+    const isEarly = command === '' || (status && command === read(status.parent, 'cmdline'))
+    return isEarly && looks < MAX_EARLY_LOOKS ? looks + 1 : 'other'
+  }
+  const id = /inst_[0-9a-z]{10}/.exec(command)?.[0]
   return id && status && /^[^\0]*qemu-system/.test(command) ? { pid, id, ...status } : 0
 }
 

@@ -82,6 +82,21 @@ test('what a machine forks, and what a starter is before it becomes one, are no 
   assert.deepEqual(ofOthers(probe.stop()), [])
 })
 
+test('a process that was forked by somebody else, and seen before it became a machine, is one', async () => {
+  const script = `(read go; exec -a qemu-system-x86_64 sh -c '${LIVES}' -name "guest=$FOLDER") <&0 & wait`
+  const other = spawn('bash', ['-c', script], { env: { ...process.env, FOLDER: folderOf('a') } })
+  started.push(other)
+  await looked()
+  other.stdin.write('go\n')
+  await once(other.stdout, 'data')
+  const first = await up('a')
+  await looked()
+  assert.equal(ofOthers(probe.stop()).length, 1)
+  const ended = once(other, 'exit')
+  other.stdin.end()
+  await Promise.all([ended, end(first)])
+})
+
 test('a zombie is no machine', async () => {
   const parent = `
     const { spawn } = require('node:child_process')
