@@ -17,7 +17,7 @@ import { CATALOGUE } from './images/catalog.ts'
 import { syncCatalogue } from './images/store.ts'
 import { removeIncomplete } from './images/upload.ts'
 import { createKeyLookup } from './keys/store.ts'
-import { systemClock as clock } from './lib/clock.ts'
+import { atMost, systemClock as clock } from './lib/clock.ts'
 import { StartupError } from './lib/errors.ts'
 import { createLog, type Log } from './lib/log.ts'
 import { createMetrics } from './lib/metrics.ts'
@@ -165,7 +165,7 @@ async function start(settings: Settings, log: Log, shutdown: Shutdown): Promise<
     stopping.abort()
     const closed = app.close()
     await notifier.stop()
-    await Promise.race([closed, clock.sleep(DRAIN_MS)])
+    await atMost(clock, DRAIN_MS, closed)
     app.server.closeAllConnections()
   })
   if (config.metrics_listen !== null) {

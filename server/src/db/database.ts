@@ -7,7 +7,7 @@
  * ever reach another connection.
  */
 import pg from 'pg'
-import { systemClock } from '../lib/clock.ts'
+import { atMost, systemClock } from '../lib/clock.ts'
 import { DatabaseUnavailableError } from '../lib/errors.ts'
 import { beginBound, queryBound } from './bound-query.ts'
 import { queryAndCommit } from './last-statement.ts'
@@ -150,7 +150,7 @@ export function connect(options: Connect): Sql {
     pool: () => ({ total: pool.totalCount, idle: pool.idleCount, waiting: pool.waitingCount }),
     async end({ timeout = 5 } = {}) {
       ending ??= listening.end().then(() => Promise.all([pool.end(), tenantPool?.end()]))
-      await Promise.race([ending, systemClock.sleep(timeout * 1000)])
+      await atMost(systemClock, timeout * 1000, ending)
     },
   }
   const whole: Sql = Object.assign(

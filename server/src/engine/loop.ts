@@ -6,7 +6,7 @@
  * process) and looks once a second anyway, so a lost notification costs a second and never a change.
  */
 import type { Sql } from '../db/database.ts'
-import type { Clock } from '../lib/clock.ts'
+import { atMost, type Clock } from '../lib/clock.ts'
 import type { Log } from '../lib/log.ts'
 import { type Claim, claim, fail, finish, renew, WORK_CHANNEL } from './work.ts'
 
@@ -150,10 +150,7 @@ export function createEngine(options: EngineOptions): Engine {
       stopping = true
       alarm?.cancel()
       await listener?.unlisten().catch(() => {})
-      const settled = Promise.all([looking, ...running.values()])
-      const deadline = new AbortController()
-      await Promise.race([settled, clock.sleep(deadlineMs, deadline.signal)])
-      deadline.abort()
+      await atMost(clock, deadlineMs, Promise.all([looking, ...running.values()]))
       renewal?.cancel()
     },
     problem: () => problem,

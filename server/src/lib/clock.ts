@@ -30,3 +30,13 @@ export const systemClock: Clock = {
     return { cancel: () => clearTimeout(timer) }
   },
 }
+
+/** What `work` comes to, or undefined when it has not after `ms`: it goes on then, and nobody waits for it. */
+export async function atMost<T>(clock: Clock, ms: number, work: Promise<T>): Promise<T | undefined> {
+  const over = new AbortController()
+  try {
+    return await Promise.race([work, clock.sleep(ms, over.signal).then(() => undefined)])
+  } finally {
+    over.abort()
+  }
+}

@@ -2,7 +2,7 @@ import { monitorEventLoopDelay } from 'node:perf_hooks'
 import type { Sql } from '../db/database.ts'
 import type { Deps } from '../deps.ts'
 import type { EngineObserver } from '../engine/loop.ts'
-import type { Clock } from '../lib/clock.ts'
+import { atMost, type Clock } from '../lib/clock.ts'
 import type { Counter, Metrics } from '../lib/metrics.ts'
 import { queueDepth } from './store.ts'
 
@@ -50,10 +50,7 @@ export function collectMetrics({
 
 function collectQueue({ collect }: Metrics, sql: Sql, clock: Clock): void {
   collect('cloudnexus_engine_queue', 'gauge', 'Keys of the work table, by kind.', async () => {
-    const late = new AbortController()
-    const none = clock.sleep(DATABASE_MS, late.signal).then(() => [])
-    const rows = await Promise.race([queueDepth(sql), none])
-    late.abort()
+    const rows = (await atMost(clock, DATABASE_MS, queueDepth(sql))) ?? []
     return rows.flatMap(({ kind, due, leased, later }) =>
       Object.entries({ due, leased, later }).map(([state, value]) => ({ labels: { kind, state }, value })),
     )

@@ -9,7 +9,7 @@
  * if even writes and failures find no room, the log and a counter say so.
  */
 import type { Sql } from '../db/database.ts'
-import type { Clock } from '../lib/clock.ts'
+import { atMost, type Clock } from '../lib/clock.ts'
 import { DatabaseUnavailableError } from '../lib/errors.ts'
 import type { Log } from '../lib/log.ts'
 import { type Random, seededRandom } from '../lib/random.ts'
@@ -167,16 +167,12 @@ export function createRequestLog(options: RecorderOptions): RequestLog {
     async flush() {
       if (!waiting()) return
       const all = (writing ?? Promise.resolve()).then(() => (waiting() ? write() : undefined))
-      const deadline = new AbortController()
-      await Promise.race([all, clock.sleep(FLUSH_DEADLINE_MS, deadline.signal)])
-      deadline.abort()
+      await atMost(clock, FLUSH_DEADLINE_MS, all)
     },
     async stop(deadlineMs) {
       alarm?.cancel()
-      const deadline = new AbortController()
       const all = (writing ?? Promise.resolve()).then(() => write())
-      await Promise.race([all, clock.sleep(deadlineMs, deadline.signal)])
-      deadline.abort()
+      await atMost(clock, deadlineMs, all)
       stopped = true
       alarm?.cancel()
       const lost = requests.size() + spans.size() + (pending ? pending.requests.length + pending.spans.length : 0)

@@ -1,7 +1,7 @@
 import type { Sql } from '../db/database.ts'
 import type { Engine } from '../engine/loop.ts'
 import type { Readiness } from '../http/service.ts'
-import type { Clock } from '../lib/clock.ts'
+import { atMost, type Clock } from '../lib/clock.ts'
 
 const DATABASE_MS = 2_000
 
@@ -17,7 +17,8 @@ export function createReadiness({ sql, engine, clock }: { sql: Sql; engine: Engi
       () => null,
       () => 'does not answer',
     )
-    return Promise.race([answer, clock.sleep(DATABASE_MS).then(() => 'does not answer in time')])
+    const problem = await atMost(clock, DATABASE_MS, answer)
+    return problem === undefined ? 'does not answer in time' : problem
   }
 
   return {
