@@ -37,7 +37,7 @@ function ssh(instance: any, command: string): Promise<string> {
   return run('ssh', ['-q', ...flags, ...identity, ...target, command]).then((out) => out.trim())
 }
 
-describe('cloud images', { timeout: 900_000 }, () => {
+describe('cloud images', { timeout: 1_500_000 }, () => {
   before(async () => {
     await mirror.start()
     plane = await ControlPlane.create({

@@ -26,7 +26,7 @@ function refused(args: string[], env: Record<string, string> = {}): string {
   const { status, stdout, stderr } = spawnSync(process.execPath, [MAIN, ...args], {
     encoding: 'utf8',
     env: { ...process.env, ...env },
-    timeout: 30_000,
+    timeout: 120_000,
   })
   assert.equal(status, 1, `${args.join(' ')}: exit code ${status}\n${stderr}`)
   assert.equal(stdout, '')

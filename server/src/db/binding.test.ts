@@ -52,7 +52,7 @@ const assertBoth = async () => {
   assert.deepEqual(await b.begin(ids), ['two'])
 }
 
-describe('as', { timeout: 60_000 }, () => {
+describe('as', { timeout: 240_000 }, () => {
   test('statements and transactions see their environment, on one connection in turns', async () => {
     await assertBoth()
     const first = await state(a)

@@ -26,7 +26,7 @@ const kill = async (pid: number) => {
 const pidOf = async (query: Sql | Parameters<Parameters<Sql['begin']>[0]>[0]) =>
   (await query<{ pid: number }[]>`select pg_backend_pid() as pid`)[0]!.pid
 
-describe('database', { timeout: 30_000 }, () => {
+describe('database', { timeout: 120_000 }, () => {
   test('bigint is a number, timestamps are dates, json is parsed, an address is its text', async () => {
     const [row] =
       await sql`select 7::bigint as n, '2030-01-01Z'::timestamptz as t, '{"a":[1]}'::jsonb as j, '10.0.0.1'::inet as i`

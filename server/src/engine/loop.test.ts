@@ -36,7 +36,7 @@ async function until(condition: () => boolean | Promise<boolean>): Promise<void>
   while (!(await condition())) await systemClock.sleep(10)
 }
 
-describe('engine', { timeout: 60_000 }, () => {
+describe('engine', { timeout: 240_000 }, () => {
   test('a notification is enough: the poll is far away', async () => {
     const looked: string[] = []
     const one = async ({ id }: { id: string }) => {

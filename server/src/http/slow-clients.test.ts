@@ -70,7 +70,7 @@ const codeOf = (text: string) => JSON.parse(text.slice(text.indexOf('\r\n\r\n') 
 const request = (line: string, ...headers: string[]) =>
   `${line} HTTP/1.1\r\nHost: x\r\n${[auth, ...headers].join('\r\n')}\r\n\r\n`
 
-describe('cut', { timeout: 20_000 }, () => {
+describe('cut', { timeout: 120_000 }, () => {
   test('who connects and says nothing', async () => {
     assert.equal(status(await open().ended), 408)
   })
@@ -124,7 +124,7 @@ describe('cut', { timeout: 20_000 }, () => {
   })
 })
 
-describe('answered', { timeout: 20_000 }, () => {
+describe('answered', { timeout: 120_000 }, () => {
   test('503 for a handler that does not come to an end; what it says later is ignored', async () => {
     const { socket, ended } = open()
     socket.write(request('GET /v2/stuck', 'Connection: close'))
@@ -150,7 +150,7 @@ describe('answered', { timeout: 20_000 }, () => {
   })
 })
 
-describe('while the process is being stopped', { timeout: 20_000 }, () => {
+describe('while the process is being stopped', { timeout: 120_000 }, () => {
   test('answers close their connections, and a body that does not come is answered', async () => {
     const body = open()
     body.socket.write(request('POST /v2/body', 'Content-Type: application/json', 'Content-Length: 1000'))

@@ -23,7 +23,7 @@ async function value(series: string): Promise<number | undefined> {
   return line === undefined ? undefined : Number(line.slice(series.length + 1))
 }
 
-describe('/metrics', { timeout: 60_000 }, () => {
+describe('/metrics', { timeout: 240_000 }, () => {
   test('only with a key that has the scope admin', async () => {
     const narrow = await createTestKey(deps, live.principal, ['metrics:read', 'metrics:write'])
     assert.equal((await caller(app, narrow.key)('GET', '/metrics')).status, 403)

@@ -52,7 +52,7 @@ function span(fields: Partial<NewSpan> = {}): NewSpan {
 
 const rows = async (table = 'requests') => (await sql`select * from ${sql(table)}`).length
 
-describe('the recorder', { timeout: 60_000 }, () => {
+describe('the recorder', { timeout: 240_000 }, () => {
   test('many are written together, without being asked', async () => {
     const { state, sql: counted } = fragile()
     const log = recorder({ sql: counted })
