@@ -15,7 +15,7 @@ import { startTestServer } from '../server/src/db/test-server.ts'
 import type { Deps } from '../server/src/deps.ts'
 import { createEngines } from '../server/src/engine/pools.ts'
 import { WORK_CHANNEL } from '../server/src/engine/work.ts'
-import { transact } from '../server/src/events/head.ts'
+import { withOutbox } from '../server/src/events/outbox.ts'
 import { testConfig } from '../server/src/http/testing.ts'
 import { createKeyLookup } from '../server/src/keys/store.ts'
 import { systemClock as clock } from '../server/src/lib/clock.ts'
@@ -93,9 +93,9 @@ async function environment(name: string, path: string, hooks: number) {
 /** So many events in one transaction, of the size that an instance has. */
 function tell(tenant: Awaited<ReturnType<typeof environment>>, count: number): Promise<void> {
   const object = { object: 'instance' as const, id: 'inst_3x9y2z1a0b', version: 1, text: 'x'.repeat(900) }
-  return transact(deps, tenant, async (_tx, head) => {
+  return withOutbox(deps, tenant, async (_tx, outbox) => {
     for (let i = 0; i < count; i++) {
-      head.events.push({ type: 'instance.updated', resource_id: object.id, request_id: null, data: { object } })
+      outbox.events.push({ type: 'instance.updated', resource_id: object.id, request_id: null, data: { object } })
     }
   })
 }

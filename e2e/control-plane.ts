@@ -21,7 +21,7 @@ import { dirname, join } from 'node:path'
 import { connect } from '../server/src/db/database.ts'
 import { assertNoSecrets, secretsIn } from '../server/src/db/testing-canary.ts'
 import { testImage } from '../server/src/drivers/qemu/testing.ts'
-import { type CheckAnswer, createAnswerCheck } from '../server/src/http/testing-responses.ts'
+import { type CheckResponse, createResponseCheck } from '../server/src/http/testing-responses.ts'
 import { type PlantName, plantArguments } from './plants.ts'
 
 const ROOT = join(import.meta.dirname, '..')
@@ -48,7 +48,7 @@ export class ControlPlane {
   readonly env: Record<string, string>
   child: ChildProcess | null = null
   /** Compares each answer with the document that the control plane serves. */
-  private check: CheckAnswer | null = null
+  private check: CheckResponse | null = null
 
   /** The beginning of each command line: node, or node as another user. */
   readonly node: string[]
@@ -167,7 +167,7 @@ export class ControlPlane {
     const text = await response.text()
     const json = response.headers.get('content-type')?.includes('json')
     const answer = { status: response.status, headers: response.headers, body: json ? JSON.parse(text) : text }
-    this.check ??= createAnswerCheck(
+    this.check ??= createResponseCheck(
       (await (await fetch(`http://127.0.0.1:${this.port}/openapi.json`)).json()) as never,
     )
     this.check(method, path, { ...answer, headers: Object.fromEntries(answer.headers) })

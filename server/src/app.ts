@@ -14,12 +14,12 @@ import Fastify, { type FastifyError, type FastifyReply, type FastifyRequest } fr
 import { auditRefusal } from './audit/refusal.ts'
 import type { Deps, Principal } from './deps.ts'
 import { bearer } from './http/bearer.ts'
-import { acceptJson, BODY_LIMIT_BYTES, forgetTypeOfNothing } from './http/body.ts'
-import { createAnswerLimit, limitBodyTime, TIMEOUTS, type Timeouts } from './http/deadlines.ts'
+import { acceptJson, BODY_LIMIT_BYTES, dropContentTypeOfEmptyBody } from './http/body.ts'
+import { createResponseDeadline, limitBodyTime, TIMEOUTS, type Timeouts } from './http/deadlines.ts'
 import { Pagination } from './http/list.ts'
 import { createMethodTable } from './http/methods.ts'
 import { openapiOptions, routeFaults } from './http/openapi.ts'
-import { answerClientError, answerError, BAD_ESCAPE, Problem, toApiError, writeProblem } from './http/problem.ts'
+import { BAD_ESCAPE, Problem, sendClientError, sendProblem, toApiError, writeProblem } from './http/problem.ts'
 import { type Readiness, serviceRoutes } from './http/service.ts'
 import type { App, Resource, TypeBoxProvider } from './http/types.ts'
 import { buildValidator, schemaError } from './http/validation.ts'
@@ -50,7 +50,7 @@ export type AppOptions = {
 export async function createApp(deps: Deps, options: AppOptions): Promise<App> {
   const { clock, log, keys } = deps
   const timeouts = { ...TIMEOUTS, ...options.timeouts }
-  const answerLimit = createAnswerLimit(clock, timeouts)
+  const answerLimit = createResponseDeadline(clock, timeouts)
   const limits = createRateLimits(deps)
   const usage = createKeyUsage(deps)
   const methods = createMethodTable()
@@ -78,9 +78,9 @@ export async function createApp(deps: Deps, options: AppOptions): Promise<App> {
     frameworkErrors: (error, request, reply) => {
       identify(request, reply)
       recordWithoutHooks(deps, request, reply)
-      answerError(log)(error, request, reply)
+      sendProblem(log)(error, request, reply)
     },
-    clientErrorHandler: answerClientError(newRequestId),
+    clientErrorHandler: sendClientError(newRequestId),
   }).withTypeProvider<TypeBoxProvider>()
 
   // An expectation that nobody knows may be ignored (RFC 9110, 10.1.1); Node would answer it without a body.
@@ -106,7 +106,7 @@ export async function createApp(deps: Deps, options: AppOptions): Promise<App> {
   app.addHook('onRequest', (request, reply, done) => {
     identify(request, reply)
     checkAddress(request)
-    forgetTypeOfNothing(request)
+    dropContentTypeOfEmptyBody(request)
     limitBodyTime(request, reply, deps, timeouts)
     answerLimit.asked(reply)
     const { scope, limits: classes } = request.routeOptions.config
@@ -186,7 +186,7 @@ export async function createApp(deps: Deps, options: AppOptions): Promise<App> {
     await auditRefusal(deps, request, toApiError(thrown)).catch((error: Error) => {
       log.error({ request_id: request.id, req_id: request.req_id, error: error.message }, 'a refusal was not audited')
     })
-    return answerError(log)(thrown, request, reply)
+    return sendProblem(log)(thrown, request, reply)
   })
   app.setNotFoundHandler((request) => {
     throw methods.missing(request.url, request.method)

@@ -3,13 +3,13 @@ import type { Driver } from './drivers/driver.ts'
 import type { Engine, Reconcile, Reconcilers } from './engine/loop.ts'
 import type { Pool } from './engine/pools.ts'
 import { type Sweep, sweepReconciler } from './engine/sweep.ts'
-import { wake, wakeKnown } from './engine/work.ts'
+import { wake, wakeExisting } from './engine/work.ts'
 import { forgetEvents } from './events/store.ts'
-import { forgetAnswers } from './http/idempotency.ts'
+import { purgeResponses } from './http/idempotency.ts'
 import { CATALOGUE } from './images/catalog.ts'
 import { imageReconciler } from './images/reconcile.ts'
 import { instanceReconciler } from './instances/reconcile.ts'
-import { forgetRecoveries } from './instances/recoveries.ts'
+import { purgeRecoveries } from './instances/recoveries.ts'
 import { instanceSweep } from './instances/sweep.ts'
 import { requestLogReconciler } from './requests/reconcile.ts'
 import { tidyDeliveries } from './webhooks/deliveries.ts'
@@ -56,8 +56,8 @@ function sweeps(deps: Deps): Record<string, Sweep> {
       interval_seconds: 60,
       tidy: () => tidyDeliveries(deps.sql, deps.config.webhook_log_days, 10_000),
     },
-    recoveries: { ...NOTHING_LISTED, interval_seconds: 3600, tidy: () => forgetRecoveries(deps.sql) },
-    answers: { ...NOTHING_LISTED, interval_seconds: 600, tidy: () => forgetAnswers(deps.sql) },
+    recoveries: { ...NOTHING_LISTED, interval_seconds: 3600, tidy: () => purgeRecoveries(deps.sql) },
+    answers: { ...NOTHING_LISTED, interval_seconds: 600, tidy: () => purgeResponses(deps.sql) },
     events: {
       ...NOTHING_LISTED,
       interval_seconds: 600,
@@ -84,6 +84,6 @@ export async function wakeAtStart(deps: Deps): Promise<void> {
 /** Turns a driver's hints into wakes. A hint that cannot be written is lost; the next look comes anyway. */
 export function watchDriver(deps: Pick<Deps, 'sql'>, engine: Engine, driver: Driver): void {
   driver.watch((id) => {
-    wakeKnown(deps.sql, 'instance', id).then(engine.nudge, () => {})
+    wakeExisting(deps.sql, 'instance', id).then(engine.nudge, () => {})
   })
 }

@@ -1,7 +1,7 @@
 /** Refused writes in the audit log: a transaction of their own, because that of the write has left nothing. */
 import type { FastifyRequest } from 'fastify'
 import type { Deps } from '../deps.ts'
-import { transact } from '../events/head.ts'
+import { withOutbox } from '../events/outbox.ts'
 import type { ApiError } from '../lib/errors.ts'
 import { newId } from '../lib/id.ts'
 import { auditEntry, type Entry } from './entry.ts'
@@ -35,7 +35,7 @@ export async function auditRefusal(deps: Deps, request: FastifyRequest, error: A
     resource: resource?.slice(0, 100) ?? null,
     ...{ outcome: 'refused', status: error.status, code: error.code, before: null, after: null },
   })
-  await transact(deps, request.principal, async (_tx, head) => {
-    head.audit = entry
+  await withOutbox(deps, request.principal, async (_tx, outbox) => {
+    outbox.audit = entry
   })
 }

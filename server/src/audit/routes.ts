@@ -1,6 +1,6 @@
 import { Readable } from 'node:stream'
 import { Type } from 'typebox'
-import { answerPage } from '../http/list.ts'
+import { sendPage } from '../http/list.ts'
 import { ref } from '../http/schemas.ts'
 import type { Resource } from '../http/types.ts'
 import { AuditEntry, AuditEntryPage, auditFilters, auditListParameters } from './schema.ts'
@@ -30,7 +30,7 @@ export const auditLog: Resource = {
         const sql = deps.sql.as(environment_id)
         const select = (window: Parameters<typeof listEntries>[3]) =>
           listEntries(sql, environment_id, request.query, window)
-        return answerPage(deps, request, reply, select, showEntry)
+        return sendPage(deps, request, reply, select, showEntry)
       },
     )
 

@@ -8,17 +8,17 @@
 import type { Sql } from '../db/database.ts'
 import { atMost, type Clock } from '../lib/clock.ts'
 import type { Log } from '../lib/log.ts'
-import { type Claim, claim, fail, finish, renew, WORK_CHANNEL } from './work.ts'
+import { type Claim, claim, fail, finish, renewLeases, WORK_CHANNEL } from './work.ts'
 
 /** Looks at one key. Answers when to look again: seconds of environment time, or null for never. */
 export type Reconcile = (claimed: Claim) => Promise<{ after_seconds: number | null }>
 export type Reconcilers = Record<string, Reconcile>
 
 /** What came of one look. */
-export type Looked = { after_seconds: number | null } | { error: string }
+export type StepResult = { after_seconds: number | null } | { error: string }
 
 /** One step: calls the key's reconciler and gives the key back, whichever way it went. Never rejects. */
-export async function step(sql: Sql, reconcilers: Reconcilers, claimed: Claim): Promise<Looked> {
+export async function step(sql: Sql, reconcilers: Reconcilers, claimed: Claim): Promise<StepResult> {
   try {
     const { after_seconds } = await reconcilers[claimed.kind]!(claimed)
     await finish(sql, claimed, after_seconds)
@@ -34,7 +34,7 @@ export async function step(sql: Sql, reconcilers: Reconcilers, claimed: Claim): 
 /** Is told what the engine does, for counting. */
 export type EngineObserver = {
   claimed(kind: string): void
-  looked(kind: string, milliseconds: number, failed: boolean): void
+  stepped(kind: string, milliseconds: number, failed: boolean): void
 }
 
 export type EngineOptions = {
@@ -89,7 +89,7 @@ export function createEngine(options: EngineOptions): Engine {
       // Where the look is due before the next poll, somebody has to remember it.
       clock.after(looked.after_seconds * 1000 + 1, nudge)
     }
-    observer?.looked(claimed.kind, clock.monotonic() - begin, failed)
+    observer?.stepped(claimed.kind, clock.monotonic() - begin, failed)
     nudge()
   }
 
@@ -130,10 +130,10 @@ export function createEngine(options: EngineOptions): Engine {
     })
   }
 
-  function renewLeases(): void {
+  function scheduleRenewal(): void {
     renewal = clock.after(RENEW_MS, () => {
-      void renew(sql, worker, [...running.keys()]).catch(() => {})
-      renewLeases()
+      void renewLeases(sql, worker, [...running.keys()]).catch(() => {})
+      scheduleRenewal()
     })
   }
 
@@ -142,7 +142,7 @@ export function createEngine(options: EngineOptions): Engine {
       stopping = false
       listener = await sql.listen(WORK_CHANNEL, nudge, nudge)
       poll()
-      renewLeases()
+      scheduleRenewal()
       nudge()
     },
     nudge,

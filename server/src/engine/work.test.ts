@@ -3,7 +3,7 @@ import { before, beforeEach, describe, test } from 'node:test'
 import type { Sql } from '../db/database.ts'
 import { createTestDatabase } from '../db/testing.ts'
 import { seededRandom } from '../lib/random.ts'
-import { backoffSeconds, type Claim, claim, fail, fence, finish, LeaseLostError, renew, wake } from './work.ts'
+import { backoffSeconds, type Claim, claim, fail, fence, finish, LeaseLostError, renewLeases, wake } from './work.ts'
 
 let sql: Sql
 let owner: Sql
@@ -112,11 +112,11 @@ describe('work', () => {
     await wake(tenant, 'thing', 'a', 'env_live')
     const first = await takeOne('slow')
     await expireLeases()
-    await renew(sql, 'slow', [first])
+    await renewLeases(sql, 'slow', [first])
     assert.deepEqual(await take('other'), [])
     await expireLeases()
     await takeOne('other')
-    await renew(sql, 'slow', [first])
+    await renewLeases(sql, 'slow', [first])
     const [row] = await owner`select leased_by from work`
     assert.equal(row!.leased_by, 'other')
   })
@@ -127,7 +127,7 @@ describe('work', () => {
     await expireLeases()
     await tenant.begin(async (tx) => {
       await wake(tx, 'thing', 'b', 'env_live')
-      await renew(sql, 'slow', claims)
+      await renewLeases(sql, 'slow', claims)
       await wake(tx, 'thing', 'a', 'env_live')
     })
     assert.deepEqual(

@@ -40,7 +40,7 @@ export async function wake(query: Query, kind: string, id: string, environmentId
 }
 
 /** Makes a key due that has a row already; for hints, which know no environment. Without a row nothing happens. */
-export async function wakeKnown(query: Query, kind: string, id: string): Promise<void> {
+export async function wakeExisting(query: Query, kind: string, id: string): Promise<void> {
   await query`
     update work w set due_at = least(due_at, environment_now(w.environment_id)), not_before = '-infinity', wakes = wakes + 1
     where kind = ${kind} and id = ${id}`
@@ -70,7 +70,7 @@ export async function claim(sql: Sql, worker: string, kinds: string[], limit: nu
  * Prolongs the leases that are still ours; called while steps run. A key that somebody is writing at this moment waits
  * for the next call: waiting for it here, with others locked, could make the writer of a wish the victim of a deadlock.
  */
-export async function renew(sql: Sql, worker: string, claims: Claim[]): Promise<void> {
+export async function renewLeases(sql: Sql, worker: string, claims: Claim[]): Promise<void> {
   if (claims.length === 0) return
   await sql`
     with ours as (
@@ -129,7 +129,7 @@ export class LeaseLostError extends Error {}
 export async function fence(tx: Transaction, claimed: Claim): Promise<void> {
   const rows = await tx`
     select 1 from work where kind = ${claimed.kind} and id = ${claimed.id} and lease = ${claimed.lease} for share`
-  if (rows.length === 0) throw lost(claimed)
+  if (rows.length === 0) throw leaseLost(claimed)
 }
 
 /**
@@ -139,7 +139,7 @@ export async function fence(tx: Transaction, claimed: Claim): Promise<void> {
 export async function checkLease(tx: Transaction, claimed: Claim): Promise<void> {
   const rows = await tx`
     select 1 from work where kind = ${claimed.kind} and id = ${claimed.id} and lease = ${claimed.lease}`
-  if (rows.length === 0) throw lost(claimed)
+  if (rows.length === 0) throw leaseLost(claimed)
 }
 
-const lost = ({ kind, id }: Claim) => new LeaseLostError(`the lease of ${kind} ${id} was lost`)
+const leaseLost = ({ kind, id }: Claim) => new LeaseLostError(`the lease of ${kind} ${id} was lost`)

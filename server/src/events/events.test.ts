@@ -4,7 +4,7 @@ import { wake } from '../engine/work.ts'
 import { type Call, caller, createTestKey } from '../http/testing.ts'
 import { createWorld, type World } from '../instances/testing-world.ts'
 import type { Scope } from '../keys/scopes.ts'
-import { transact } from './head.ts'
+import { withOutbox } from './outbox.ts'
 import { forgetEvents } from './store.ts'
 
 const BODY = { region: 'us-east-1', plan: 'micro-1x', image: 'micro-linux' }
@@ -209,9 +209,9 @@ describe('who sees what', () => {
     const begin = await lastOf()
     const id = await create()
     const { environment_id, mode } = world.test.principal
-    await transact(world.deps, { environment_id, mode }, async (_tx, head) => {
+    await withOutbox(world.deps, { environment_id, mode }, async (_tx, outbox) => {
       const object = { object: 'webhook' as const, id: 'wh_1' }
-      head.events.push({ type: 'webhook.ping', resource_id: object.id, request_id: null, data: { object } })
+      outbox.events.push({ type: 'webhook.ping', resource_id: object.id, request_id: null, data: { object } })
     })
     await create()
     const seen = async (by: Call) => {
@@ -253,9 +253,9 @@ describe('what is no longer kept', () => {
     const { environment_id } = principal
     const call = caller(world.app, key)
     const ping = () =>
-      transact(world.deps, principal, async (_tx, head) => {
+      withOutbox(world.deps, principal, async (_tx, outbox) => {
         const data = { object: { object: 'webhook' as const } }
-        head.events.push({ type: 'webhook.ping', resource_id: 'wh_1', request_id: null, data })
+        outbox.events.push({ type: 'webhook.ping', resource_id: 'wh_1', request_id: null, data })
       })
     const advance = (days: number) => world.owner`
       update environments set clock_offset = clock_offset + make_interval(days => ${days}) where id = ${environment_id}`

@@ -1,7 +1,7 @@
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import { type Static, Type } from 'typebox'
-import { answerText, sendText } from '../http/etag.ts'
-import { answerPage, commaList, type Window } from '../http/list.ts'
+import { sendCachedText, sendText } from '../http/etag.ts'
+import { commaList, sendPage, type Window } from '../http/list.ts'
 import { Id, ref } from '../http/schemas.ts'
 import type { Resource } from '../http/types.ts'
 import { find } from '../instances/store.ts'
@@ -46,7 +46,7 @@ export const events: Resource = {
         last = Math.max(after ?? 0, found.last)
         return found.events
       }
-      const { data, pagination } = await answerPage(deps, request, reply, select, (event) => event)
+      const { data, pagination } = await sendPage(deps, request, reply, select, (event) => event)
       const next_after = isAscending && pagination.has_more ? data.at(-1)!.ordinal : last
       const rest = JSON.stringify({ pagination, next_after }).slice(1)
       return sendText(reply, `{"data":[${data.map(({ text }) => text).join(',')}],${rest}`)
@@ -112,7 +112,7 @@ export const events: Resource = {
         const visible = visibleTypes(principal.scopes, null)
         const isVisible = event !== null && (visible === null || visible.some((type) => type === event.type))
         if (!isVisible) throw notFound('event', params.id)
-        return answerText(request, reply, { etag: `"${params.id}"`, text: event.text })
+        return sendCachedText(request, reply, { etag: `"${params.id}"`, text: event.text })
       },
     )
 

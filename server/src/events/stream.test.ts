@@ -9,7 +9,7 @@ import type { App } from '../http/types.ts'
 import { createWorld, type World } from '../instances/testing-world.ts'
 import { atMost } from '../lib/clock.ts'
 import { DatabaseUnavailableError } from '../lib/errors.ts'
-import { transact } from './head.ts'
+import { withOutbox } from './outbox.ts'
 import { STREAMS_PER_KEY } from './stream.ts'
 import { openTestStream, type TestStream } from './testing-stream.ts'
 
@@ -142,7 +142,7 @@ describe('a stream', () => {
       request_id: null,
       data: { object: { object: 'webhook' as const } },
     }))
-    await transact(world.deps, { environment_id, mode }, async (_tx, head) => void head.events.push(...many))
+    await withOutbox(world.deps, { environment_id, mode }, async (_tx, outbox) => void outbox.events.push(...many))
     const stream = await open(`?after=${begin}&type=webhook.ping`)
     await until('all of them', () => stream.events().length >= 350)
     assert.equal(new Set(stream.events().map(({ id }) => id)).size, 350)
@@ -278,7 +278,7 @@ describe('its end', () => {
       request_id: null,
       data: { object: { object: 'webhook' as const }, details: { text: 'x'.repeat(200_000) } },
     }))
-    await transact(world.deps, { environment_id, mode }, async (_tx, head) => void head.events.push(...big))
+    await withOutbox(world.deps, { environment_id, mode }, async (_tx, outbox) => void outbox.events.push(...big))
     const { port } = new URL(await app.listen({ port: 0, host: '127.0.0.1' }))
     const socket = connect({ port: Number(port), host: '127.0.0.1' })
     socket.on('error', () => {})

@@ -10,7 +10,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, describe, test } from 'node:test'
 import type { OpenapiDocument } from '../http/openapi-document.ts'
-import { type Answer, type Call, caller, createTestKey, testConfig } from '../http/testing.ts'
+import { type Call, caller, createTestKey, type Response, testConfig } from '../http/testing.ts'
 import { createWorld } from '../instances/testing-world.ts'
 import { SCOPES } from '../keys/scopes.ts'
 import { ID_LENGTHS, type IdType } from '../lib/id.ts'
@@ -60,7 +60,7 @@ async function settle(id: string): Promise<void> {
 }
 
 /** An answer without what differs between two requests for two ids. */
-function shape({ status, body }: Answer, ...ids: string[]): string {
+function shape({ status, body }: Response, ...ids: string[]): string {
   const { instance: _, request_id: __, ...rest } = body
   return ids.reduce((text, id) => text.replaceAll(id, '<id>'), JSON.stringify([status, rest]))
 }

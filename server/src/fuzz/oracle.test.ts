@@ -3,7 +3,7 @@ import assert from 'node:assert/strict'
 import { after, test } from 'node:test'
 import type { OpenapiDocument } from '../http/openapi-document.ts'
 import { createTestApp } from '../http/testing.ts'
-import type { SeenAnswer } from '../http/testing-responses.ts'
+import type { SeenResponse } from '../http/testing-responses.ts'
 import { operationsOf } from './document.ts'
 import { createOracle, type Presence } from './oracle.ts'
 import type { SentRequest } from './request.ts'
@@ -18,7 +18,10 @@ const operation = operationsOf(document).find(({ id }) => id === 'createSshKey')
 const right = await call('POST', '/v2/ssh_keys', operation.body!.example)
 const refused = await call('POST', '/v2/ssh_keys', { name: 5 })
 
-function judge(answer: SeenAnswer, given: { attack?: Attack; json?: unknown; presence?: Presence; id?: string } = {}) {
+function judge(
+  answer: SeenResponse,
+  given: { attack?: Attack; json?: unknown; presence?: Presence; id?: string } = {},
+) {
   const { attack = { kind: 'nothing' }, presence = 'there', json = operation.body!.example } = given
   const headers: SentRequest['headers'] = given.id === undefined ? {} : { 'x-request-id': given.id }
   const sent: SentRequest = {
@@ -32,11 +35,11 @@ function judge(answer: SeenAnswer, given: { attack?: Attack; json?: unknown; pre
   }
   oracle.judge({ step: 'call', tenant: 0, operation, path: [], query: {}, body: json, attack }, sent, answer, presence)
 }
-const header = (answer: SeenAnswer, headers: Record<string, string | undefined>) => ({
+const header = (answer: SeenResponse, headers: Record<string, string | undefined>) => ({
   ...answer,
   headers: { ...answer.headers, ...headers },
 })
-const body = (answer: SeenAnswer, fields: object) => ({ ...answer, body: { ...(answer.body as object), ...fields } })
+const body = (answer: SeenResponse, fields: object) => ({ ...answer, body: { ...(answer.body as object), ...fields } })
 
 test('what is right is let through', () => {
   assert.equal(right.status, 201)

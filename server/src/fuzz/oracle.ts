@@ -5,7 +5,7 @@
 import { Ajv, type ValidateFunction } from 'ajv'
 import type { Schema } from '../http/examples.ts'
 import type { OpenapiDocument } from '../http/openapi-document.ts'
-import { createAnswerCheck, createDocumentAjv, type SeenAnswer } from '../http/testing-responses.ts'
+import { createDocumentAjv, createResponseCheck, type SeenResponse } from '../http/testing-responses.ts'
 import { describeKeywords } from '../http/validation.ts'
 import type { Operation } from './document.ts'
 import type { SentRequest } from './request.ts'
@@ -26,7 +26,7 @@ const LEAK =
 
 /** The judge over all answers. */
 export function createOracle(document: OpenapiDocument) {
-  const check = createAnswerCheck(document)
+  const check = createResponseCheck(document)
   const bodies = createDocumentAjv(document)
   // Without strictNumbers, which would take "1e309" for a number within all bounds.
   const queries = new Ajv({ strict: false, strictNumbers: false, coerceTypes: 'array', formats: { 'date-time': true } })
@@ -68,14 +68,19 @@ export function createOracle(document: OpenapiDocument) {
   }
 
   /** Throws Unacceptable unless the answer may be given to this request. */
-  function judge(step: CallStep, sent: SentRequest, answer: SeenAnswer, presence: Presence): void {
+  function judge(step: CallStep, sent: SentRequest, answer: SeenResponse, presence: Presence): void {
     general(sent, answer)
     const wrong = step.attack.kind === 'method' ? null : verdict(step, sent, answer, presence)
     if (wrong !== null) throw new Unacceptable(wrong)
   }
 
   /** What is wrong with an answer to this request; null: nothing. */
-  function verdict(step: CallStep, sent: SentRequest, { status, body }: SeenAnswer, presence: Presence): string | null {
+  function verdict(
+    step: CallStep,
+    sent: SentRequest,
+    { status, body }: SeenResponse,
+    presence: Presence,
+  ): string | null {
     const { operation, attack } = step
     const code = (body as { code?: string } | null)?.code
     const unless = (holds: boolean, otherwise: string) => (holds ? null : otherwise)
@@ -106,7 +111,7 @@ export function createOracle(document: OpenapiDocument) {
   /** What holds for every answer. */
   function general(
     { method, url, headers }: Pick<SentRequest, 'method' | 'url' | 'headers'>,
-    answer: SeenAnswer,
+    answer: SeenResponse,
   ): void {
     const { status, body } = answer
     must(status < 500, 'the server failed')

@@ -7,7 +7,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import fc from 'fast-check'
 import type { OpenapiDocument } from '../http/openapi-document.ts'
 import { textOf } from '../http/testing.ts'
-import type { SeenAnswer } from '../http/testing-responses.ts'
+import type { SeenResponse } from '../http/testing-responses.ts'
 import type { World } from '../instances/testing-world.ts'
 import { listedType, type Operation, operationsOf } from './document.ts'
 import { createOracle, type Presence, Unacceptable } from './oracle.ts'
@@ -111,7 +111,7 @@ async function createRunner(world: World, document: OpenapiDocument, operations:
     return tenant
   }
 
-  async function send(sent: SentRequest): Promise<SeenAnswer | 'left'> {
+  async function send(sent: SentRequest): Promise<SeenResponse | 'left'> {
     const controller = new AbortController()
     const leaves = 'wait_for' in sent.query || 'follow' in sent.query || /stream/.test(sent.url)
     const timer = setTimeout(() => controller.abort(), leaves ? LEAVE_MS : NO_ANSWER_MS)
@@ -238,7 +238,7 @@ async function createRunner(world: World, document: OpenapiDocument, operations:
   }
 
   /** RESTler's user-namespace rule: nothing of the other tenant is in an answer, but for what this one has written itself. */
-  function keepsSecrets(sent: SentRequest, answer: SeenAnswer, self: Tenant, other: Tenant): void {
+  function keepsSecrets(sent: SentRequest, answer: SeenResponse, self: Tenant, other: Tenant): void {
     const request = `${sent.url} ${sent.payload ?? ''} ${JSON.stringify(sent.headers)}`
     const text = `${JSON.stringify(answer.headers)} ${JSON.stringify(answer.body)}`
     for (const secret of other.secrets()) {
@@ -249,7 +249,7 @@ async function createRunner(world: World, document: OpenapiDocument, operations:
   }
 
   /** What is known after an answer: what there is, what is gone, and where lists go on. */
-  async function remember(operation: Operation, sent: SentRequest, answer: SeenAnswer, self: Tenant, other: Tenant) {
+  async function remember(operation: Operation, sent: SentRequest, answer: SeenResponse, self: Tenant, other: Tenant) {
     const { status, headers, body } = answer
     if (status >= 300) return
     const id = (body as { id?: string } | null)?.id
@@ -290,7 +290,7 @@ async function createRunner(world: World, document: OpenapiDocument, operations:
 }
 
 /** Adds request and answer to what a check throws. */
-function explained(sent: SentRequest, answer: SeenAnswer, judge: () => void): void {
+function explained(sent: SentRequest, answer: SeenResponse, judge: () => void): void {
   try {
     judge()
   } catch (error) {

@@ -33,12 +33,12 @@ export function acceptJson(app: App): void {
   app.addContentTypeParser('*', (request, payload, done) => {
     const { raw_body } = request.routeOptions.config
     if (raw_body && request.headers['content-type'] === 'application/octet-stream') return done(null, payload)
-    done(raw_body ? bytesWanted() : new ApiError('unsupported_media_type', JSON_WANTED))
+    done(raw_body ? requireBinaryBody() : new ApiError('unsupported_media_type', JSON_WANTED))
   })
 }
 
 /** Forgets the type of a body that is not there, before anybody refuses the request for it. */
-export function forgetTypeOfNothing(request: FastifyRequest): void {
+export function dropContentTypeOfEmptyBody(request: FastifyRequest): void {
   if (request.method === 'GET' || request.method === 'HEAD') return // nobody looks at theirs
   const { 'content-length': length = '0', 'transfer-encoding': encoding } = request.headers
   if (encoding !== undefined || length !== '0' || request.routeOptions.config.raw_body) return
@@ -48,12 +48,12 @@ export function forgetTypeOfNothing(request: FastifyRequest): void {
 /** The body of a route with `raw_body`, to be read by its handler. */
 export function rawBody(request: FastifyRequest): Readable {
   if (request.body instanceof Readable) return request.body
-  throw bytesWanted()
+  throw requireBinaryBody()
 }
 
 const JSON_WANTED = 'Send the body as JSON, with the header Content-Type: application/json.'
 
-function bytesWanted(): ApiError {
+function requireBinaryBody(): ApiError {
   return new ApiError(
     'unsupported_media_type',
     'Send the bytes with the header Content-Type: application/octet-stream.',

@@ -43,7 +43,7 @@ export function limitBodyTime(
   }
   const late = () => end(new ApiError('request_timeout', TOO_SLOW, { headers: { connection: 'close' } }))
   const timers = [clock.after(request.routeOptions.config.body_deadline_ms ?? timeouts.body_ms, late)]
-  const hurry = () => timers.push(clock.after(timeouts.stopping_body_ms, () => end(stopped())))
+  const hurry = () => timers.push(clock.after(timeouts.stopping_body_ms, () => end(shuttingDown())))
   if (stopping.aborted) hurry()
   else stopping.addEventListener('abort', hurry)
   const done = () => {
@@ -59,7 +59,7 @@ export function limitBodyTime(
 /** Requests are looked at together, once in so long: most have been answered then and never cost a timer. */
 const GATHER_MS = 100
 
-export type AnswerLimit = {
+export type ResponseDeadline = {
   /** A request has come. */
   asked(reply: FastifyReply): void
   /** It has been answered; what is not told here is seen at the next look. */
@@ -67,7 +67,7 @@ export type AnswerLimit = {
 }
 
 /** Answers for handlers that do not. What they were doing may still be done. */
-export function createAnswerLimit(clock: Clock, timeouts: Timeouts): AnswerLimit {
+export function createResponseDeadline(clock: Clock, timeouts: Timeouts): ResponseDeadline {
   // Not a list that is emptied at each look: thousands of answered requests would be kept from the garbage collector.
   const young = new Set<FastifyReply>()
   let isLooking = false
@@ -105,7 +105,7 @@ export function createAnswerLimit(clock: Clock, timeouts: Timeouts): AnswerLimit
  * A signal for whoever waits on behalf of a request: it aborts when the client has left, or when the process is being
  * stopped. Call `done` when nobody waits any more.
  */
-export function endOfWaiting(request: FastifyRequest['raw'], stopping: AbortSignal) {
+export function detachAbort(request: FastifyRequest['raw'], stopping: AbortSignal) {
   const over = new AbortController()
   const abort = () => over.abort()
   if (stopping.aborted) abort()
@@ -120,7 +120,7 @@ export function endOfWaiting(request: FastifyRequest['raw'], stopping: AbortSign
 
 const TOO_SLOW = 'The body did not arrive in time. Send it faster or in one piece.'
 
-function stopped(): ApiError {
+function shuttingDown(): ApiError {
   const detail = 'The service is being restarted, and the body had not arrived. Send the request again in a moment.'
   return new ApiError('unavailable', detail, { headers: { connection: 'close', 'retry-after': '5' } })
 }

@@ -9,45 +9,45 @@ export function etagOf(object: object): string {
 }
 
 /** Answers one object with its ETag, or 304 when the client has it already. */
-export function answerObject<T extends object>(request: FastifyRequest, reply: FastifyReply, object: T): T {
+export function sendObject<T extends object>(request: FastifyRequest, reply: FastifyReply, object: T): T {
   const etag = etagOf(object)
   reply.header('etag', etag)
-  return isKnown(request, etag) ? (reply.code(304).send() as unknown as T) : object
+  return matchesIfNoneMatch(request, etag) ? (reply.code(304).send() as unknown as T) : object
 }
 
 /** The same for an object that is a text already. */
-export function answerText(
+export function sendCachedText(
   request: FastifyRequest,
   reply: FastifyReply,
   { etag, text }: { etag: string; text: string },
 ): never {
   reply.header('etag', etag)
-  if (isKnown(request, etag)) return reply.code(304).send() as never
+  if (matchesIfNoneMatch(request, etag)) return reply.code(304).send() as never
   return sendText(reply, text)
 }
 
 /** Sends JSON that is a text already. */
 export function sendText(reply: FastifyReply, text: string): never {
-  return reply.type('application/json; charset=utf-8').serializer(asItIs).send(text) as never
+  return reply.type('application/json; charset=utf-8').serializer(unserialized).send(text) as never
 }
-const asItIs = (text: unknown) => text as string
+const unserialized = (text: unknown) => text as string
 
-function isKnown(request: FastifyRequest, etag: string): boolean {
+function matchesIfNoneMatch(request: FastifyRequest, etag: string): boolean {
   const known = request.headers['if-none-match']
   if (known === undefined || (request.method !== 'GET' && request.method !== 'HEAD')) return false
-  return lists(known.replaceAll('W/', ''), etag)
+  return listsTag(known.replaceAll('W/', ''), etag)
 }
 
 /** Refuses a write whose `If-Match` is not the object as it is now (412). Call it on the locked row. */
 export function checkIfMatch(ifMatch: string | undefined, object: object): void {
-  if (ifMatch === undefined || lists(ifMatch, etagOf(object))) return
+  if (ifMatch === undefined || listsTag(ifMatch, etagOf(object))) return
   throw new ApiError(
     'precondition_failed',
     'The resource is not as your If-Match says. Get it again, apply your change to what it is now, and send the new ETag.',
   )
 }
 
-function lists(header: string, etag: string): boolean {
+function listsTag(header: string, etag: string): boolean {
   return header.split(',').some((entry) => {
     const tag = entry.trim()
     return tag === '*' || tag === etag

@@ -2,7 +2,7 @@ import type { IncomingMessage } from 'node:http'
 import { Readable } from 'node:stream'
 import type { Deps } from '../deps.ts'
 import type { Clock } from '../lib/clock.ts'
-import { endOfWaiting } from './deadlines.ts'
+import { detachAbort } from './deadlines.ts'
 
 /** A follower that lives longer is a forgotten one. */
 const FOLLOW_LIMIT_MS = 3_600_000
@@ -27,7 +27,7 @@ async function* watched(
   request: IncomingMessage,
   make: (signal: AbortSignal) => AsyncIterable<Buffer | string>,
 ) {
-  const { signal, done } = endOfWaiting(request, stopping)
+  const { signal, done } = detachAbort(request, stopping)
   const old = new AbortController()
   const limit = clock.after(FOLLOW_LIMIT_MS, () => old.abort())
   // What is followed may be silent for long; so what counts is what is not read, and not the silence of the connection.

@@ -11,13 +11,13 @@ import { digestOf } from '../lib/canonical-json.ts'
 import { ApiError } from '../lib/errors.ts'
 
 /** Real hours for which an answer is kept. */
-export const ANSWER_KEPT_HOURS = 24
+export const RESPONSE_TTL_HOURS = 24
 
 /** An answer as it is stored: the text of its body, without what was to be shown once. */
-export type StoredAnswer = { status: number; headers: Record<string, string>; body: string | null }
+export type StoredResponse = { status: number; headers: Record<string, string>; body: string | null }
 
 /** The key of a request and what it stands for; null when there is none, or the method ignores it. */
-export function idempotencyOf(request: FastifyRequest): IdempotencyKey | null {
+export function idempotencyKeyOf(request: FastifyRequest): IdempotencyKey | null {
   const given = request.headers['idempotency-key']
   if (request.method !== 'POST' || given === undefined) return null
   const text = Array.isArray(given) ? given.join() : given
@@ -39,11 +39,11 @@ export type IdempotencyKey = { method: string; path: string; key: string; digest
  * first. Throws `idempotency_in_flight` while another request with the key runs, `idempotency_key_reused` when the key
  * stands for another request.
  */
-export async function takeKey(
+export async function lockKey(
   tx: Transaction,
   environmentId: string,
   { method, path, key, digest }: IdempotencyKey,
-): Promise<StoredAnswer | null> {
+): Promise<StoredResponse | null> {
   const name = JSON.stringify(['idempotency', environmentId, method, path, key])
   const [lock] = await tx<{ taken: boolean }[]>`
     select pg_try_advisory_xact_lock(hashtextextended(${name}, 0)) as taken`
@@ -52,8 +52,8 @@ export async function takeKey(
     throw new ApiError('idempotency_in_flight', detail, { headers: { 'retry-after': '1' } })
   }
   // A statement of its own: it must see what was committed before the lock was free.
-  const [found] = await tx<(StoredAnswer & { request_digest: Buffer; kept: boolean })[]>`
-    select status, headers, body, request_digest, created_at > now() - make_interval(hours => ${ANSWER_KEPT_HOURS}) as kept
+  const [found] = await tx<(StoredResponse & { request_digest: Buffer; kept: boolean })[]>`
+    select status, headers, body, request_digest, created_at > now() - make_interval(hours => ${RESPONSE_TTL_HOURS}) as kept
     from idempotency_keys
     where environment_id = ${environmentId} and method = ${method} and path = ${path} and key = ${key}`
   if (!found?.kept) return null
@@ -65,11 +65,11 @@ export async function takeKey(
 }
 
 /** Stores the answer, in the transaction of its effect. */
-export async function storeAnswer(
+export async function storeResponse(
   tx: Transaction,
   environmentId: string,
   { method, path, key, digest }: IdempotencyKey,
-  answer: StoredAnswer,
+  answer: StoredResponse,
 ): Promise<void> {
   await tx`
     insert into idempotency_keys as k (environment_id, method, path, key, request_digest, status, headers, body)
@@ -80,9 +80,9 @@ export async function storeAnswer(
 }
 
 /** Removes answers whose time is over, of all tenants, some at a time. */
-export async function forgetAnswers(query: Query): Promise<void> {
+export async function purgeResponses(query: Query): Promise<void> {
   await query`
     delete from idempotency_keys where ctid in (
       select ctid from idempotency_keys
-      where created_at < now() - make_interval(hours => ${ANSWER_KEPT_HOURS}) limit 10000)`
+      where created_at < now() - make_interval(hours => ${RESPONSE_TTL_HOURS}) limit 10000)`
 }

@@ -57,7 +57,7 @@ type ListQuery = { limit?: number; cursor?: string; sort?: string }
  * @param select reads the rows of a window, in its order
  * @param show makes of a row what the API shows
  */
-export async function answerPage<Row extends { ordinal: number }, T>(
+export async function sendPage<Row extends { ordinal: number }, T>(
   deps: Deps,
   request: FastifyRequest,
   reply: FastifyReply,
@@ -81,10 +81,10 @@ export async function answerPage<Row extends { ordinal: number }, T>(
 }
 
 /** Answers one page of a list that is all in memory, in its own order. */
-export function answerFixedPage<T>(deps: Deps, request: FastifyRequest, reply: FastifyReply, items: T[]) {
+export function sendFixedPage<T>(deps: Deps, request: FastifyRequest, reply: FastifyReply, items: T[]) {
   const rows = items.map((item, ordinal) => ({ item, ordinal }))
   const select = async ({ after, limit }: Window) => rows.filter((row) => row.ordinal > (after ?? -1)).slice(0, limit)
-  return answerPage(deps, request, reply, select, (row) => row.item)
+  return sendPage(deps, request, reply, select, (row) => row.item)
 }
 
 /** The values of a comma-separated filter; null: no filter. */

@@ -64,7 +64,7 @@ export function problemOf(error: ApiError, request: { id: string; req_id: string
 }
 
 /** Sends an error; what is not meant for the user goes to the log only. */
-export function answerError(log: Log) {
+export function sendProblem(log: Log) {
   return (thrown: FastifyError | ApiError, request: FastifyRequest, reply: FastifyReply) => {
     const error = toApiError(thrown)
     request.problem_code = error.code
@@ -85,7 +85,7 @@ export function toApiError(thrown: unknown): ApiError {
   if (thrown instanceof ApiError) return thrown
   const error = thrown as Partial<FastifyError> & { syscall?: string }
   if (error.validation) return schemaError(error.validation as never, error.validationContext as never)
-  if (isDatabaseAway(error)) {
+  if (isDatabaseUnavailable(error)) {
     const detail = 'The database does not answer right now. Try again in a moment.'
     return new ApiError('unavailable', detail, { headers: { 'retry-after': '2' }, cause: thrown })
   }
@@ -113,7 +113,7 @@ const FASTIFY_ERRORS: Record<string, [ErrorCode, string]> = {
 }
 
 /** The database is away, or in a conflict that vanishes by trying again. */
-function isDatabaseAway(error: { code?: string }): boolean {
+function isDatabaseUnavailable(error: { code?: string }): boolean {
   return error instanceof DatabaseUnavailableError || /^(40001|40P01|55P03)$/.test(error.code ?? '')
 }
 
@@ -122,7 +122,7 @@ function describe(thrown: unknown): string {
 }
 
 /** Answers what never became a request: headers too large, not HTTP, or too slow. */
-export function answerClientError(newRequestId: () => string) {
+export function sendClientError(newRequestId: () => string) {
   return (error: Error & { code?: string }, socket: Socket) => {
     if (error.code === 'ECONNRESET' || !socket.writable) return void socket.destroy()
     const id = newRequestId()

@@ -5,7 +5,7 @@ import { after, test } from 'node:test'
 import { Type } from 'typebox'
 import { createApp } from '../app.ts'
 import { createTestApp } from './testing.ts'
-import { createAnswerCheck } from './testing-responses.ts'
+import { createResponseCheck } from './testing-responses.ts'
 
 const { app: base, deps, live } = await createTestApp()
 const app = await createApp(deps, {
@@ -32,7 +32,7 @@ const app = await createApp(deps, {
 await app.listen({ port: 0, host: '127.0.0.1' })
 after(() => Promise.all([app.close(), base.close()]))
 
-const check = createAnswerCheck(app.swagger() as never)
+const check = createResponseCheck(app.swagger() as never)
 
 /** Sends bytes and answers all that comes back until the server closes; it must be as the document says. */
 function talk(...lines: string[]): Promise<{ status: number; headers: string; body: string }> {

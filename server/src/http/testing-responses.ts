@@ -4,14 +4,14 @@ import { Ajv, type ValidateFunction } from 'ajv'
 import type { OpenapiDocument, Operation } from './openapi-document.ts'
 import { describeKeywords } from './validation.ts'
 
-export type SeenAnswer = { status: number; headers: Record<string, string | undefined>; body: unknown }
-export type CheckAnswer = (method: string, url: string, answer: SeenAnswer) => void
+export type SeenResponse = { status: number; headers: Record<string, string | undefined>; body: unknown }
+export type CheckResponse = (method: string, url: string, answer: SeenResponse) => void
 
 /**
  * Asserts that an answer is documented: its status, its headers, its media type, the shape of its body, and the code of
  * a problem; and that every answer names its request, a problem in its body too.
  */
-export function createAnswerCheck(document: OpenapiDocument): CheckAnswer {
+export function createResponseCheck(document: OpenapiDocument): CheckResponse {
   const ajv = createDocumentAjv(document)
   const compiled = new Map<object, ValidateFunction>()
   const fits = (schema: object, body: unknown, where: string) => {

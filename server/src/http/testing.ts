@@ -19,7 +19,7 @@ import { openConnection } from '../lib/outbound-connection.ts'
 import { systemRandom } from '../lib/random.ts'
 import type { RateLimits } from '../rate-limits/policies.ts'
 import { createRequestLog } from '../requests/recorder.ts'
-import { type CheckAnswer, createAnswerCheck } from './testing-responses.ts'
+import { type CheckResponse, createResponseCheck } from './testing-responses.ts'
 import type { App } from './types.ts'
 
 /** Sizes of the host that tests imagine: room for a standard-4x, not for a standard-8x. */
@@ -171,10 +171,10 @@ export async function createTestKey(
   return { key, principal: { ...owner, key_id: id, scopes: [...scopes], allowed_addresses: null, budget_id: null } }
 }
 
-export type Answer = { status: number; headers: Record<string, string | undefined>; body: any }
-export type Call = (method: string, url: string, body?: unknown, headers?: Record<string, string>) => Promise<Answer>
+export type Response = { status: number; headers: Record<string, string | undefined>; body: any }
+export type Call = (method: string, url: string, body?: unknown, headers?: Record<string, string>) => Promise<Response>
 
-const checks = new WeakMap<App, CheckAnswer>()
+const checks = new WeakMap<App, CheckResponse>()
 
 /**
  * Calls the app with this key, without a socket; every answer must be as the OpenAPI document says. Of a stream the
@@ -197,12 +197,12 @@ export function caller(app: App, key: string): Call {
     })
     const text = await textOf(response)
     const json = /[/+]json\b/.test(String(response.headers['content-type'])) && text !== ''
-    const answer: Answer = {
+    const answer: Response = {
       status: response.statusCode,
       headers: response.headers as never,
       body: json ? JSON.parse(text) : text,
     }
-    if (!checks.has(app)) checks.set(app, createAnswerCheck(app.swagger() as never))
+    if (!checks.has(app)) checks.set(app, createResponseCheck(app.swagger() as never))
     checks.get(app)!(method, url, answer)
     return answer
   }

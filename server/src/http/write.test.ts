@@ -5,7 +5,7 @@ import { after, describe, test } from 'node:test'
 import { CANARY } from '../db/testing-canary.ts'
 import { createWorld } from '../instances/testing-world.ts'
 import { canonicalJson } from '../lib/canonical-json.ts'
-import { forgetAnswers } from './idempotency.ts'
+import { purgeResponses } from './idempotency.ts'
 import { caller } from './testing.ts'
 
 const world = await createWorld()
@@ -78,7 +78,7 @@ describe('an Idempotency-Key', () => {
     assert.notEqual(second.body.id, first.body.id)
     assert.equal((await create('old')).body.id, second.body.id)
     await owner`update idempotency_keys set created_at = now() - interval '25 hours' where key = 'old'`
-    await forgetAnswers(deps.sql)
+    await purgeResponses(deps.sql)
     const left = await owner`select key from idempotency_keys where key in ('old', 'once')`
     assert.deepEqual([...left], [{ key: 'once' }])
   })

@@ -7,10 +7,10 @@ import { auditEntry } from '../audit/entry.ts'
 import { actorOf } from '../audit/refusal.ts'
 import type { Transaction } from '../db/database.ts'
 import type { Deps } from '../deps.ts'
-import { type Head, transact } from '../events/head.ts'
+import { type Outbox, withOutbox } from '../events/outbox.ts'
 import { newId } from '../lib/id.ts'
 import { etagOf, sendText } from './etag.ts'
-import { idempotencyOf, type StoredAnswer, storeAnswer, takeKey } from './idempotency.ts'
+import { idempotencyKeyOf, lockKey, type StoredResponse, storeResponse } from './idempotency.ts'
 
 /** What a write did, and what it answers. */
 export type Outcome = {
@@ -50,22 +50,22 @@ export async function write(
   deps: Deps,
   request: FastifyRequest,
   reply: FastifyReply,
-  effect: (tx: Transaction, head: Head) => Promise<Outcome>,
+  effect: (tx: Transaction, outbox: Outbox) => Promise<Outcome>,
 ): Promise<never> {
   const { principal } = request
   if ((request.query as { dry_run?: boolean }).dry_run) {
-    const outcome = await transact(deps, principal, effect, { rehearse: true })
-    return send(reply, answerOf(outcome, false))
+    const outcome = await withOutbox(deps, principal, effect, { dry_run: true })
+    return send(reply, responseOf(outcome, false))
   }
-  const key = idempotencyOf(request)
+  const key = idempotencyKeyOf(request)
   const begin = deps.clock.monotonic()
-  const done = await transact(deps, principal, async (tx, head) => {
-    const stored = key && (await takeKey(tx, principal.environment_id, key))
+  const done = await withOutbox(deps, principal, async (tx, outbox) => {
+    const stored = key && (await lockKey(tx, principal.environment_id, key))
     if (stored) return { stored }
-    const outcome = await effect(tx, head)
+    const outcome = await effect(tx, outbox)
     const changed = outcome.before !== outcome.after
-    if (changed) head.audit = entryOf(deps, request, outcome)
-    if (key) await storeAnswer(tx, principal.environment_id, key, answerOf(outcome, true))
+    if (changed) outbox.audit = auditEntryOf(deps, request, outcome)
+    if (key) await storeResponse(tx, principal.environment_id, key, responseOf(outcome, true))
     return { outcome }
   }).finally(() => {
     request.transaction = { begin, end: deps.clock.monotonic() }
@@ -78,16 +78,16 @@ export async function write(
   done.outcome.committed?.()
   deps.notifier.announce()
   deps.notifier.changed(done.outcome.resource)
-  return send(reply, answerOf(done.outcome, false))
+  return send(reply, responseOf(done.outcome, false))
 }
 
-function entryOf(deps: Deps, request: FastifyRequest, { resource, before, after, status }: Outcome) {
+function auditEntryOf(deps: Deps, request: FastifyRequest, { resource, before, after, status }: Outcome) {
   const id = newId('aud', deps.random)
   const actor = actorOf(request, deps.clock.now())
   return auditEntry({ id, ...actor, resource, outcome: 'done', status, code: null, before, after })
 }
 
-function answerOf(outcome: Outcome, stored: boolean): StoredAnswer {
+function responseOf(outcome: Outcome, stored: boolean): StoredResponse {
   const { status, location, after, body = after, secrets = [] } = outcome
   const headers: Record<string, string> = {
     ...(location && { location }),
@@ -105,7 +105,7 @@ function withoutSecrets(body: object, secrets: string[]): object {
 }
 
 /** The text is sent as it is: what was stored and what was just made go out by the same bytes. */
-function send(reply: FastifyReply, { status, headers, body }: StoredAnswer): never {
+function send(reply: FastifyReply, { status, headers, body }: StoredResponse): never {
   reply.code(status).headers(headers)
   return body === null ? (reply.send() as never) : sendText(reply, body)
 }

@@ -9,7 +9,7 @@ import type { Config } from '../config.ts'
 import type { Deps } from '../deps.ts'
 import type { Reconcile } from '../engine/loop.ts'
 import { type Claim, fence } from '../engine/work.ts'
-import { wakeWaitingFor } from '../instances/store.ts'
+import { wakeInstancesWaitingForImage } from '../instances/store.ts'
 import { signal } from '../lib/processes.ts'
 import { endLeftovers } from './importer/children.ts'
 import type { Job } from './importer/job.ts'
@@ -110,7 +110,7 @@ type Import = Parameters<typeof recordImport>[2]
 async function record(deps: Deps, claimed: Claim, row: ImageRow, seen: Import): Promise<void> {
   await deps.sql.begin(async (tx) => {
     await recordImport(tx, row, seen)
-    if (seen.state !== 'importing') await wakeWaitingFor(tx, row.id)
+    if (seen.state !== 'importing') await wakeInstancesWaitingForImage(tx, row.id)
     await fence(tx, claimed)
   })
   deps.notifier.changed(row.id)

@@ -1,7 +1,7 @@
 import { Type } from 'typebox'
 import { rawBody } from '../http/body.ts'
-import { answerObject } from '../http/etag.ts'
-import { answerPage } from '../http/list.ts'
+import { sendObject } from '../http/etag.ts'
+import { sendPage } from '../http/list.ts'
 import { Id, NoContent, ref } from '../http/schemas.ts'
 import type { Resource } from '../http/types.ts'
 import { changed, created, removed, write } from '../http/write.ts'
@@ -40,7 +40,7 @@ export const images: Resource = {
       (request, reply) => {
         const { environment_id } = request.principal
         const { name } = request.query
-        return answerPage(
+        return sendPage(
           deps,
           request,
           reply,
@@ -87,7 +87,7 @@ export const images: Resource = {
         const { environment_id } = request.principal
         const row = await readImage(deps.sql.as(environment_id), environment_id, request.params.id)
         if (!row) throw notFound('image', request.params.id)
-        return answerObject(request, reply, showImage(row))
+        return sendObject(request, reply, showImage(row))
       },
     )
 

@@ -8,13 +8,14 @@ import { ApiError, type FieldError, notFound, validationFailed } from '../lib/er
 import { seal } from '../lib/secret-box.ts'
 import { reserveCapacity } from '../regions/store.ts'
 import { assignPublicAddress, findPlan, keysFor } from './create.ts'
-import { LEFT_VISIBLE_SECONDS } from './present.ts'
-import { type InstanceRow, isLeaving } from './row.ts'
+import * as desired from './desired.ts'
+import { type DesiredChange, invalidState } from './desired.ts'
+import { TERMINATED_TTL_SECONDS } from './present.ts'
+import { type InstanceRow, isTerminating } from './row.ts'
 import type { ActionBody, RebuildBody, UpdateBody } from './schema.ts'
-import { type Context, lock, save, wakeInstance } from './store.ts'
-import { changeSize, goAway, invalidState, reboot, renew, start, stop, type Wish } from './wishes.ts'
+import { type InstanceContext, lock, save, wakeInstance } from './store.ts'
 
-/** A wish on one instance: who, which, and the preconditions of the request. */
+/** A change on one instance: who, which, and the preconditions of the request. */
 export type Target = {
   principal: Principal
   id: string
@@ -23,73 +24,80 @@ export type Target = {
   checkVersion(version: number): void
 }
 
-/** An instance before and after a wish; the same row when nothing changes. */
+/** An instance before and after a change; the same row when nothing changes. */
 export type Changed = { before: InstanceRow; after: InstanceRow }
 
-/** Locks, lets `decide` say what changes, saves, wakes. An empty wish changes nothing and tells nothing. */
-async function change(
+/** Locks, lets `decide` say what changes, saves, wakes. An empty change changes nothing and tells nothing. */
+async function applyChange(
   tx: Transaction,
-  context: Context,
+  context: InstanceContext,
   target: Target,
-  decide: (row: InstanceRow) => Promise<Wish | null> | Wish | null,
+  decide: (row: InstanceRow) => Promise<DesiredChange | null> | DesiredChange | null,
 ): Promise<Changed> {
   const locked = await lock(tx, target.principal.environment_id, target.id)
-  if (!locked || hasLeft(locked.row, locked.now)) throw notFound('instance', target.id)
+  if (!locked || isPurged(locked.row, locked.now)) throw notFound('instance', target.id)
   const { row, now } = locked
   target.checkVersion(row.version)
-  const wish = await decide(row)
-  if (!wish || Object.keys(wish).length === 0) return { before: row, after: row }
+  const change = await decide(row)
+  if (!change || Object.keys(change).length === 0) return { before: row, after: row }
   await wakeInstance(tx, row)
-  const after = await save(tx, context, row, { ...wish, ...origin(wish, target, now) }, now, target.request_id)
+  const after = await save(
+    tx,
+    context,
+    row,
+    { ...change, ...originColumns(change, target, now) },
+    now,
+    target.request_id,
+  )
   return { before: row, after }
 }
 
 /** Who will have caused what the engine does now, and since when: only what it has to carry out counts. */
-function origin(wish: Wish, target: Target, now: Date): Wish {
-  const power: (keyof Wish)[] = ['wanted_run', 'wanted_stop', 'wanted_disk', 'wanted_gone']
+function originColumns(change: DesiredChange, target: Target, now: Date): DesiredChange {
+  const power: (keyof DesiredChange)[] = ['wanted_run', 'wanted_stop', 'wanted_disk', 'wanted_gone']
   return {
-    ...(power.some((column) => column in wish) ? { wanted_at: now } : {}),
-    ...(Object.keys(wish).some((column) => column.startsWith('wanted_'))
+    ...(power.some((column) => column in change) ? { wanted_at: now } : {}),
+    ...(Object.keys(change).some((column) => column.startsWith('wanted_'))
       ? { wanted_request_id: target.request_id }
       : {}),
   }
 }
 
-const hasLeft = (row: InstanceRow, now: Date): boolean =>
-  row.terminated_at !== null && now.getTime() - row.terminated_at.getTime() > LEFT_VISIBLE_SECONDS * 1000
+const isPurged = (row: InstanceRow, now: Date): boolean =>
+  row.terminated_at !== null && now.getTime() - row.terminated_at.getTime() > TERMINATED_TTL_SECONDS * 1000
 
 /** PUT and PATCH: what is left out stays; all or nothing. */
 export function updateInstance(
   tx: Transaction,
-  context: Deps & Context,
+  context: Deps & InstanceContext,
   target: Target,
   body: UpdateBody,
   options: { allow_reboot: boolean },
 ): Promise<Changed> {
-  return change(tx, context, target, async (row) => {
-    if (isLeaving(row)) throw invalidState(row, 'It is being terminated and can no longer be changed.')
+  return applyChange(tx, context, target, async (row) => {
+    if (isTerminating(row)) throw invalidState(row, 'It is being terminated and can no longer be changed.')
     refuseImmutable(row, body)
-    const wish: Wish = {}
-    if (body.name !== undefined) wish.name = body.name
-    if (body.tags !== undefined) wish.tags = body.tags
-    if (body.auto_recovery !== undefined) wish.auto_recovery = body.auto_recovery
-    if (body.recovery_priority !== undefined) wish.recovery_priority = body.recovery_priority
-    if (body.termination_protection !== undefined) wish.termination_protection = body.termination_protection
+    const change: DesiredChange = {}
+    if (body.name !== undefined) change.name = body.name
+    if (body.tags !== undefined) change.tags = body.tags
+    if (body.auto_recovery !== undefined) change.auto_recovery = body.auto_recovery
+    if (body.recovery_priority !== undefined) change.recovery_priority = body.recovery_priority
+    if (body.termination_protection !== undefined) change.termination_protection = body.termination_protection
     if (body.plan !== undefined && body.plan !== row.wanted_plan) {
-      Object.assign(wish, await resize(context, tx, target, row, body, options))
+      Object.assign(change, await resize(context, tx, target, row, body, options))
     }
     const assign = body.network?.assign_public_ip
     if (assign === true && !row.wanted_public_ip) {
-      wish.wanted_public_ip = await assignPublicAddress(tx, target.principal, row.region, row.id)
+      change.wanted_public_ip = await assignPublicAddress(tx, target.principal, row.region, row.id)
     }
     if (assign === false && row.wanted_public_ip) {
       // The reservation stays until the machine has let go of the address; see `observe` and the sweep.
-      wish.wanted_public_ip = null
+      change.wanted_public_ip = null
     }
-    if (body.desired_status === 'stopped') Object.assign(wish, stop(row, 60))
-    if (body.desired_status === 'running') Object.assign(wish, start(row))
+    if (body.desired_status === 'stopped') Object.assign(change, desired.stop(row, 60))
+    if (body.desired_status === 'running') Object.assign(change, desired.start(row))
     return Object.fromEntries(
-      Object.entries(wish).filter(
+      Object.entries(change).filter(
         ([key, value]) => JSON.stringify(row[key as keyof InstanceRow]) !== JSON.stringify(value),
       ),
     )
@@ -103,17 +111,17 @@ async function resize(
   row: InstanceRow,
   body: UpdateBody,
   options: { allow_reboot: boolean },
-): Promise<Wish> {
+): Promise<DesiredChange> {
   const plan = findPlan(deps, body.plan!)
   if (!plan) {
     const message = `There is no plan ${JSON.stringify(body.plan!.slice(0, 64))}; GET /v2/plans lists them.`
     throw validationFailed([{ pointer: '/plan', code: 'unknown', message }])
   }
-  const wish = changeSize(row, plan, { ...options, stops: body.desired_status === 'stopped' })
+  const change = desired.resize(row, plan, { ...options, stops: body.desired_status === 'stopped' })
   const region = deps.regions.find((r) => r.id === row.region)!
   await reserveBudget(tx, deps.config, row.budget_id, { instances: 0, vcpus: plan.vcpus - row.wanted_vcpus })
   await reserveCapacity(tx, deps.config, region, target.principal.mode, row, plan)
-  return wish
+  return change
 }
 
 function refuseImmutable(row: InstanceRow, body: UpdateBody): void {
@@ -138,22 +146,27 @@ function refuseImmutable(row: InstanceRow, body: UpdateBody): void {
 /** POST …/actions/{start|stop|reboot}: already so changes nothing. */
 export function act(
   tx: Transaction,
-  context: Deps & Context,
+  context: Deps & InstanceContext,
   target: Target,
   action: 'start' | 'stop' | 'reboot',
   body: ActionBody,
 ): Promise<Changed> {
-  return change(tx, context, target, (row) => {
+  return applyChange(tx, context, target, (row) => {
     const timeout = body.force ? 0 : (body.timeout_seconds ?? 60)
-    if (action === 'start') return start(row)
-    return action === 'stop' ? stop(row, timeout) : reboot(row, timeout)
+    if (action === 'start') return desired.start(row)
+    return action === 'stop' ? desired.stop(row, timeout) : desired.reboot(row, timeout)
   })
 }
 
 /** POST …/actions/rebuild: a new disk from the image; id and addresses stay. */
-export function rebuild(tx: Transaction, context: Deps & Context, target: Target, body: RebuildBody): Promise<Changed> {
-  return change(tx, context, target, async (row) => {
-    const renewed = renew(row)
+export function rebuild(
+  tx: Transaction,
+  context: Deps & InstanceContext,
+  target: Target,
+  body: RebuildBody,
+): Promise<Changed> {
+  return applyChange(tx, context, target, async (row) => {
+    const renewed = desired.rebuild(row)
     const errors: FieldError[] = []
     const asked = body.image ?? row.image
     const image = body.image
@@ -183,6 +196,6 @@ export function rebuild(tx: Transaction, context: Deps & Context, target: Target
 }
 
 /** DELETE: wanted is that it is gone. Again is the same. */
-export function terminate(tx: Transaction, context: Context, target: Target): Promise<Changed> {
-  return change(tx, context, target, goAway)
+export function terminate(tx: Transaction, context: InstanceContext, target: Target): Promise<Changed> {
+  return applyChange(tx, context, target, desired.terminate)
 }

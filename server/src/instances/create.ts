@@ -13,7 +13,7 @@ import { findKeys } from '../ssh-keys/store.ts'
 import { DEFAULT_SUBNET, findSubnet } from '../subnets/store.ts'
 import type { InstanceRow } from './row.ts'
 import type { CreateBody } from './schema.ts'
-import { type Context, insert } from './store.ts'
+import { type InstanceContext, insert } from './store.ts'
 
 /** Ports of the public address that every guest gets. */
 export const USUAL_PORTS = [22, 80, 443]
@@ -24,7 +24,7 @@ export const USUAL_PORTS = [22, 80, 443]
  */
 export async function createInstance(
   tx: Transaction,
-  context: Deps & Context,
+  context: Deps & InstanceContext,
   principal: Principal,
   body: CreateBody,
   requestId: string,

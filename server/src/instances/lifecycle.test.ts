@@ -7,13 +7,13 @@ import { describe, test } from 'node:test'
 import fc from 'fast-check'
 import type { ObservedMachine } from '../drivers/driver.ts'
 import { ApiError } from '../lib/errors.ts'
+import { columnsAfter, decide, type Step } from './decide.ts'
+import { type DesiredChange, reboot, rebuild, resize, start, stop, terminate } from './desired.ts'
 import { observed } from './observe.ts'
-import { plan, remembered, type Step } from './plan.ts'
-import { MAX_FAILURES, needsTurn, openRecovery, recoveryAfter, WINDOW_SECONDS } from './recovery.ts'
-import { type InstanceRow, isLeaving, runOf, type Status } from './row.ts'
+import { MAX_FAILURES, needsRecoverySlot, openRecovery, recoveryAfter, WINDOW_SECONDS } from './recovery.ts'
+import { type InstanceRow, isTerminating, runOf, type Status } from './row.ts'
 import { eventsOf, MOVES, sizeUnderWay, statusOf } from './status.ts'
 import { newRow } from './testing.ts'
-import { changeSize, goAway, reboot, renew, start, stop, type Wish } from './wishes.ts'
 
 const GIB = 2 ** 30
 const PLANS = [1, 2, 4].map((n) => ({ id: `p${n}`, vcpus: n, memory_bytes: n * GIB, disk_bytes: n * 10 * GIB }))
@@ -69,7 +69,7 @@ class Life {
     if (next && last?.outcome === null) assert.equal(next.number, last.number, 'one ends before the next begins')
   }
 
-  wish(make: () => Wish): void {
+  wish(make: () => DesiredChange): void {
     if (this.row.terminated_at) return
     try {
       const wish = make()
@@ -82,10 +82,10 @@ class Life {
   /** One look of the reconciler; the process may be killed after the record, before the step. */
   look(dies: 'no' | 'before the step' = 'no'): Step {
     const seen = { ...this.row, ...observed(this.row, this.machine, this.now) }
-    const turn = this.turn || !needsTurn(seen, this.machine)
-    const step = plan(seen, this.machine, this.image, this.now, turn)
+    const turn = this.turn || !needsRecoverySlot(seen, this.machine)
+    const step = decide(seen, this.machine, this.image, this.now, turn)
     const gone = step.do === 'finalise' ? { terminated_at: this.now } : {}
-    this.save({ ...seen, ...remembered(seen, step), ...gone })
+    this.save({ ...seen, ...columnsAfter(seen, step), ...gone })
     if (dies !== 'before the step') this.act(step)
     return step
   }
@@ -101,10 +101,10 @@ class Life {
     if (step.do === 'start') {
       assert.ok(m && m.run < runOf(row), 'a run is started once')
       assert.ok(m && m.power !== 'running' && m.power !== 'paused', 'never a second process on one disk')
-      assert.ok(!isLeaving(row) && row.wanted_power === 'running', 'nobody starts what is not wanted')
+      assert.ok(!isTerminating(row) && row.wanted_power === 'running', 'nobody starts what is not wanted')
       if (step.recovering) {
         assert.ok(row.auto_recovery, 'nobody who does not want it is started again')
-        assert.ok(this.turn || !needsTurn(row, m), 'nobody is started before its turn')
+        assert.ok(this.turn || !needsRecoverySlot(row, m), 'nobody is started before its turn')
         this.recoveries.push(this.now)
       }
       this.starts++
@@ -183,7 +183,7 @@ function newMachine(row: InstanceRow): ObservedMachine {
 }
 
 type Move = (life: Life) => void
-const wish = (make: (row: InstanceRow) => Wish): Move => {
+const wish = (make: (row: InstanceRow) => DesiredChange): Move => {
   return (life) => life.wish(() => make(life.row))
 }
 const moves: [string, Move][] = [
@@ -210,19 +210,19 @@ const moves: [string, Move][] = [
   ['stop', wish((row) => stop(row, 60))],
   ['force stop', wish((row) => stop(row, 0))],
   ['reboot', wish((row) => reboot(row, 60))],
-  ['rebuild', wish(renew)],
+  ['rebuild', wish(rebuild)],
   ...PLANS.map((p): [string, Move] => [
     `resize ${p.id}`,
-    wish((row) => (row.wanted_plan === p.id ? {} : changeSize(row, p, { allow_reboot: true, stops: false }))),
+    wish((row) => (row.wanted_plan === p.id ? {} : resize(row, p, { allow_reboot: true, stops: false }))),
   ]),
   ...PLANS.map((p): [string, Move] => [
     `resize ${p.id} and stop`,
     wish((row) =>
-      row.wanted_plan === p.id ? {} : { ...changeSize(row, p, { allow_reboot: false, stops: true }), ...stop(row, 60) },
+      row.wanted_plan === p.id ? {} : { ...resize(row, p, { allow_reboot: false, stops: true }), ...stop(row, 60) },
     ),
   ]),
   ['no recovery', wish(() => ({ auto_recovery: false }))],
-  ['terminate', wish(goAway)],
+  ['terminate', wish(terminate)],
   [
     'to expire',
     (l) => void (l.row = { ...l.row, expires_at: l.row.expires_at ?? new Date(l.now.getTime() + 200_000) }),
@@ -268,7 +268,7 @@ describe('the life of an instance', () => {
         life.settle()
         const { row, machine } = life
         const on = machine?.power === 'running'
-        if (isLeaving(row)) assert.deepEqual([row.status, machine], ['terminated', null])
+        if (isTerminating(row)) assert.deepEqual([row.status, machine], ['terminated', null])
         else if (row.status === 'failed') assert.ok(row.observed_problem && row.status_reason)
         else if (row.status === 'stopped') assert.equal(on, false)
         else
@@ -276,7 +276,7 @@ describe('the life of an instance', () => {
             [row.status, on, machine?.run, machine?.disk],
             ['running', true, runOf(row), row.wanted_disk],
           )
-        if (row.wanted_power === 'stopped' && !isLeaving(row)) assert.equal(row.status, 'stopped')
+        if (row.wanted_power === 'stopped' && !isTerminating(row)) assert.equal(row.status, 'stopped')
       }),
       { numRuns: 3000 },
     )

@@ -1,6 +1,6 @@
 import type { ObservedMachine } from '../drivers/driver.ts'
-import { causeOf, failuresAfter } from './recovery.ts'
-import { type InstanceRow, isLeaving, runOf } from './row.ts'
+import { failureCauseOf, failuresAfter } from './recovery.ts'
+import { type InstanceRow, isTerminating, runOf } from './row.ts'
 
 /** The columns that only observing may write. */
 export type Observed = Pick<
@@ -63,11 +63,11 @@ export function observed(row: InstanceRow, machine: ObservedMachine | null, now:
 /** A recovery begins when a machine that was up fails by itself, and ends when it is up again or is no longer wanted. */
 function isRecovering(row: InstanceRow, machine: ObservedMachine | null, ready: boolean): boolean {
   if (!machine || ready || !row.auto_recovery || row.observed_problem) return false
-  if (isLeaving(row) || row.wanted_power !== 'running') return false
+  if (isTerminating(row) || row.wanted_power !== 'running') return false
   if (machine.disk !== row.wanted_disk) return false
   if (row.observed_recovering) return true
   if (machine.run !== runOf(row)) return false
-  const cause = causeOf(machine)
+  const cause = failureCauseOf(machine)
   // What was still booting when the host went down was not at fault.
   return cause === 'host_rebooted' || (cause !== null && row.observed_ready_run === machine.run)
 }

@@ -6,7 +6,7 @@ import type { Instance } from './schema.ts'
 import { poweredItselfOff } from './status.ts'
 
 /** For how long a terminated instance can still be read: 24 hours of its environment's time. */
-export const LEFT_VISIBLE_SECONDS = 24 * 3600
+export const TERMINATED_TTL_SECONDS = 24 * 3600
 
 const timeOrNull = (date: Date | null): string | null => (date ? timestamp(date) : null)
 

@@ -13,12 +13,12 @@ import {
 import type { Reconcile } from '../engine/loop.ts'
 import type { Claim } from '../engine/work.ts'
 import { availability, requireImport } from '../images/store.ts'
+import { columnsAfter, columnsAfterFailure, decide, type Step } from './decide.ts'
 import { driverOf } from './driver-of.ts'
-import { givenUp, plan, remembered, type Step } from './plan.ts'
-import { LEFT_VISIBLE_SECONDS } from './present.ts'
-import { type InstanceRow, isLeaving } from './row.ts'
+import { TERMINATED_TTL_SECONDS } from './present.ts'
+import { type InstanceRow, isTerminating } from './row.ts'
 import { specOf } from './spec.ts'
-import { forget, load, observe } from './store.ts'
+import { load, observe, purge } from './store.ts'
 import { type Failure, spanOf } from './trace.ts'
 
 /** Seconds between looks at a guest that is booting, should a hint of the driver be lost. */
@@ -30,32 +30,32 @@ export function instanceReconciler(deps: Deps): Reconcile {
     const begun = { at: deps.clock.now(), ms: deps.clock.monotonic() }
     const row = await load(deps.sql, claimed.id)
     if (!row) return { after_seconds: null }
-    if (row.terminated_at) return afterTheEnd(deps, row, claimed)
+    if (row.terminated_at) return reconcileTerminated(deps, row, claimed)
     const driver = driverOf(deps, row)
     const ref = { id: row.id, environment_id: row.environment_id, now: claimed.now, lease: claimed.lease }
     const machine = await driver.get(ref)
     const image = await availability(deps.sql, row.image_id, row.mode)
     const decision = await observe(deps, claimed, machine, (seen, turn) => {
-      const next = plan(seen, machine, image, claimed.now, turn)
-      const changes = remembered(seen, next)
+      const next = decide(seen, machine, image, claimed.now, turn)
+      const changes = columnsAfter(seen, next)
       return { result: { step: next, row: { ...seen, ...changes } }, changes, gone: next.do === 'finalise' }
     })
     if (!decision) return { after_seconds: null }
     const { step } = decision
-    const trace = (failure: Failure = null) => traceLook(deps, begun, row, decision.row, step, failure)
+    const trace = (failure: Failure = null) => recordSpan(deps, begun, row, decision.row, step, failure)
     try {
-      const seconds = await act(deps, driver, decision.row, step, ref, machine)
+      const seconds = await execute(deps, driver, decision.row, step, ref, machine)
       trace()
-      return { after_seconds: beforeExpiry(decision.row, seconds, claimed.now) }
+      return { after_seconds: capAtExpiry(decision.row, seconds, claimed.now) }
     } catch (error) {
       const code = error instanceof DriverError ? error.code : 'unavailable'
-      const final = isFinal(error) && !isLeaving(decision.row)
+      const final = isFinal(error) && !isTerminating(decision.row)
       trace({ code, final })
       if (!isFinal(error) || !final) throw error
       deps.log.warn({ instance: row.id, step: step.do, error: error.message }, 'step cannot succeed')
       await observe(deps, claimed, await driver.get(ref), (seen) => ({
         result: null,
-        changes: givenUp(seen, error.code, error.public_message),
+        changes: columnsAfterFailure(seen, error.code, error.public_message),
       }))
       return { after_seconds: 0 }
     }
@@ -63,7 +63,7 @@ export function instanceReconciler(deps: Deps): Reconcile {
 }
 
 /** Records the look for the trace of the request that caused it, where it did or found something. */
-function traceLook(
+function recordSpan(
   { requests, clock }: Deps,
   begun: { at: Date; ms: number },
   before: InstanceRow,
@@ -80,7 +80,7 @@ function traceLook(
 }
 
 /** Does one step and answers the seconds until the next look. Nothing here waits for a guest. */
-async function act(
+async function execute(
   deps: Deps,
   driver: Driver,
   row: InstanceRow,
@@ -91,11 +91,16 @@ async function act(
   const spec = () => specOf(deps, row, ref.lease)
   switch (step.do) {
     case 'nothing':
-      return nextLook(step.after_seconds === 'resync' ? driver.resync_seconds : step.after_seconds, row, machine, ref)
+      return secondsUntilNextPass(
+        step.after_seconds === 'resync' ? driver.resync_seconds : step.after_seconds,
+        row,
+        machine,
+        ref,
+      )
     case 'fail':
       return driver.resync_seconds
     case 'finalise':
-      return LEFT_VISIBLE_SECONDS
+      return TERMINATED_TTL_SECONDS
     case 'require_image':
       await deps.sql.begin((tx) => requireImport(tx, row.image_id))
       deps.notifier.announce()
@@ -108,7 +113,7 @@ async function act(
       return 0
     case 'power_down':
       await driver.powerDown(ref)
-      return nextLook(step.after_seconds, row, await driver.get(ref), ref)
+      return secondsUntilNextPass(step.after_seconds, row, await driver.get(ref), ref)
     case 'kill':
       await driver.kill(ref)
       return 0
@@ -128,7 +133,12 @@ async function act(
 }
 
 /** A guest that boots is looked at often; one that is known to change at a certain time, then. */
-function nextLook(seconds: number, row: InstanceRow, machine: ObservedMachine | null, ref: MachineRef): number {
+function secondsUntilNextPass(
+  seconds: number,
+  row: InstanceRow,
+  machine: ObservedMachine | null,
+  ref: MachineRef,
+): number {
   if (!machine) return seconds
   const known = machine.changes_at ? (machine.changes_at.getTime() - ref.now.getTime()) / 1000 : null
   const booting = machine.power === 'running' && !machine.ready && row.wanted_power === 'running'
@@ -137,15 +147,19 @@ function nextLook(seconds: number, row: InstanceRow, machine: ObservedMachine | 
 }
 
 /** Not later than the moment at which its time is up. */
-function beforeExpiry(row: InstanceRow, seconds: number, now: Date): number {
-  if (row.expires_at === null || isLeaving(row)) return seconds
+function capAtExpiry(row: InstanceRow, seconds: number, now: Date): number {
+  if (row.expires_at === null || isTerminating(row)) return seconds
   return Math.max(0, Math.min(seconds, (row.expires_at.getTime() - now.getTime()) / 1000))
 }
 
-async function afterTheEnd(deps: Deps, row: InstanceRow, claimed: Claim): Promise<{ after_seconds: number | null }> {
-  const left = LEFT_VISIBLE_SECONDS - (claimed.now.getTime() - row.terminated_at!.getTime()) / 1000
+async function reconcileTerminated(
+  deps: Deps,
+  row: InstanceRow,
+  claimed: Claim,
+): Promise<{ after_seconds: number | null }> {
+  const left = TERMINATED_TTL_SECONDS - (claimed.now.getTime() - row.terminated_at!.getTime()) / 1000
   if (left > 0) return { after_seconds: left }
-  await forget(deps.sql, row.id)
+  await purge(deps.sql, row.id)
   return { after_seconds: null }
 }
 

@@ -14,14 +14,18 @@ export async function writeRecovery(tx: Transaction, row: InstanceRow, recovery:
 }
 
 /** Whether an instance that went down with its host may be started now; in a transaction, nobody else is told so meanwhile. */
-export async function mayStart(query: Query, row: InstanceRow, config: Pick<Config, 'recovery'>): Promise<boolean> {
+export async function hasRecoverySlot(
+  query: Query,
+  row: InstanceRow,
+  config: Pick<Config, 'recovery'>,
+): Promise<boolean> {
   const [answer] = await query<{ turn: boolean }[]>`
     select recovery_turn(${row.id}, ${row.observed_boot}, ${config.recovery.concurrency}) as turn`
   return answer!.turn
 }
 
 /** Wakes those who wait for their turn, after the recovery of this row has ended. */
-export async function wakeWaiting(tx: Transaction, row: InstanceRow): Promise<void> {
+export async function wakeWaitingForSlot(tx: Transaction, row: InstanceRow): Promise<void> {
   // One that was not started yet took nobody's turn.
   if (row.recovery?.cause !== 'host_rebooted' || row.recovery.attempts === 0) return
   await tx`select wake_instances_waiting_to_recover(${row.id})`
@@ -31,7 +35,7 @@ export async function wakeWaiting(tx: Transaction, row: InstanceRow): Promise<vo
 const KEPT_DAYS = 90
 
 /** Removes the records of all environments that are older than that. */
-export async function forgetRecoveries(query: Query): Promise<void> {
+export async function purgeRecoveries(query: Query): Promise<void> {
   await query`
     delete from recoveries where detected_at < environment_now(environment_id) - make_interval(days => ${KEPT_DAYS})`
 }

@@ -1,6 +1,6 @@
 import { Type } from 'typebox'
-import { answerObject } from '../http/etag.ts'
-import { answerPage } from '../http/list.ts'
+import { sendObject } from '../http/etag.ts'
+import { sendPage } from '../http/list.ts'
 import { Id, ref } from '../http/schemas.ts'
 import type { Resource } from '../http/types.ts'
 import { notFound } from '../lib/errors.ts'
@@ -34,13 +34,7 @@ export const recoveries: Resource = {
         const { id } = request.params
         const sql = deps.sql.as(environment_id)
         if (!(await find(sql, environment_id, id))) throw notFound('instance', id)
-        return answerPage(
-          deps,
-          request,
-          reply,
-          (window) => listRecoveries(sql, environment_id, id, window),
-          showRecovery,
-        )
+        return sendPage(deps, request, reply, (window) => listRecoveries(sql, environment_id, id, window), showRecovery)
       },
     )
 
@@ -60,7 +54,7 @@ export const recoveries: Resource = {
         const { environment_id } = request.principal
         const rows = await readObjective(deps.sql.as(environment_id), environment_id)
         const causes = rows.flatMap((row) => (row.cause === null ? [] : [{ cause: row.cause, ...showPhases(row) }]))
-        return answerObject(request, reply, { ...showPhases(rows[0]!), causes })
+        return sendObject(request, reply, { ...showPhases(rows[0]!), causes })
       },
     )
   },

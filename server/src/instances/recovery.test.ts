@@ -7,13 +7,13 @@ import { detailsOf } from './event-details.ts'
 import {
   BACKOFF_SECONDS,
   backoffLeft,
-  causeOf,
   downtimeSeconds,
+  failureCauseOf,
   failuresAfter,
   HEALTHY_SECONDS,
   isCrashLoop,
   MAX_FAILURES,
-  needsTurn,
+  needsRecoverySlot,
   recoveryAfter,
   WINDOW_SECONDS,
 } from './recovery.ts'
@@ -42,7 +42,7 @@ function afterFailuresAt(times: number[]): Failures | null {
 describe('failures', () => {
   test('what a machine shows is a cause, or none', () => {
     const shown = (power: ObservedMachine['power'], trouble: Trouble | null = null) =>
-      causeOf(machineOf({ power, trouble }))
+      failureCauseOf(machineOf({ power, trouble }))
     assert.equal(shown('crashed'), 'process_died')
     assert.equal(shown('stopped'), 'process_died')
     assert.equal(shown('crashed', 'host_reboot'), 'host_rebooted')
@@ -147,9 +147,13 @@ describe('the record of a recovery', () => {
 
   test('who went down with the host waits for a turn; others do not', () => {
     const lost = machineOf({ trouble: 'host_reboot' })
-    assert.equal(needsTurn(row({ observed_recovering: true }), lost), true)
-    assert.equal(needsTurn(row({ observed_recovering: true }), machineOf()), false)
-    assert.equal(needsTurn(row({}), lost), false)
-    assert.equal(needsTurn(row({ observed_recovering: true, wanted_run: 2 }), lost), false, 'it is started anew anyway')
+    assert.equal(needsRecoverySlot(row({ observed_recovering: true }), lost), true)
+    assert.equal(needsRecoverySlot(row({ observed_recovering: true }), machineOf()), false)
+    assert.equal(needsRecoverySlot(row({}), lost), false)
+    assert.equal(
+      needsRecoverySlot(row({ observed_recovering: true, wanted_run: 2 }), lost),
+      false,
+      'it is started anew anyway',
+    )
   })
 })

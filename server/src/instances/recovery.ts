@@ -8,7 +8,7 @@
  * reboot of the host is no failure of the instance: it is neither waited for nor counted.
  */
 import type { ObservedMachine } from '../drivers/driver.ts'
-import { type Cause, type Failures, type InstanceRow, isLeaving, type Recovery, runOf } from './row.ts'
+import { type Cause, type Failures, type InstanceRow, isTerminating, type Recovery, runOf } from './row.ts'
 import { currentProblem } from './status.ts'
 
 /** Seconds to wait after the n-th failure in a row; after more of them, the last. */
@@ -20,7 +20,7 @@ export const MAX_FAILURES = 5
 export const WINDOW_SECONDS = 1800
 
 /** Why a machine is down by itself; null: it is not, or its guest powered it off. */
-export function causeOf({ power, trouble }: ObservedMachine): Cause | null {
+export function failureCauseOf({ power, trouble }: ObservedMachine): Cause | null {
   if (trouble === 'host_reboot') return 'host_rebooted'
   if (power === 'crashed' || power === 'stopped') return 'process_died'
   if (power === 'paused') return trouble === 'panic' || trouble === null ? 'guest_panicked' : 'disk_error'
@@ -32,14 +32,14 @@ export function failuresAfter(row: InstanceRow, machine: ObservedMachine | null,
   const known = row.observed_failures?.wish === row.wanted_run ? row.observed_failures : null
   if (!recovering || !machine || machine.run !== runOf(row)) return known
   // A guest that powers itself off before it is up has failed, too.
-  const cause = causeOf(machine) ?? (machine.power === 'off' ? (known?.cause ?? 'process_died') : null)
+  const cause = failureCauseOf(machine) ?? (machine.power === 'off' ? (known?.cause ?? 'process_died') : null)
   if (cause === null) return known
   const seen = row.observed_recovering && known?.run === machine.run
   if (seen && (cause === known.cause || cause !== 'host_rebooted')) return known
-  return counted(row, known, cause, machine, now)
+  return withFailure(row, known, cause, machine, now)
 }
 
-function counted(
+function withFailure(
   row: InstanceRow,
   known: Failures | null,
   cause: Cause,
@@ -74,10 +74,10 @@ export const openRecovery = ({ recovery }: Pick<InstanceRow, 'recovery'>): Recov
 /** The record of the last recovery, after a change of the row: begun, tried again, ended, or as it was. */
 export function recoveryAfter(before: InstanceRow, after: InstanceRow, now: Date): Recovery | null {
   const open = openRecovery(before)
-  const wanted = after.wanted_power === 'running' && !isLeaving(after)
+  const wanted = after.wanted_power === 'running' && !isTerminating(after)
   if (after.observed_recovering && wanted && currentProblem(after) === null) {
     const cause = after.observed_failures?.cause ?? 'process_died'
-    const base = open ?? begun(before, after, cause, now)
+    const base = open ?? startedRecovery(before, after, cause, now)
     const { observed_recovery_attempts: attempts } = after
     const started_at = attempts > base.attempts ? now.toISOString() : base.started_at
     // A host that is rebooted meanwhile is why it waits from now on.
@@ -88,7 +88,7 @@ export function recoveryAfter(before: InstanceRow, after: InstanceRow, now: Date
   return { ...open, outcome, ended_at: now.toISOString() }
 }
 
-const begun = (before: InstanceRow, after: InstanceRow, cause: Cause, now: Date): Recovery => ({
+const startedRecovery = (before: InstanceRow, after: InstanceRow, cause: Cause, now: Date): Recovery => ({
   number: (before.recovery?.number ?? 0) + 1,
   cause,
   detected_at: now.toISOString(),
@@ -100,7 +100,7 @@ const begun = (before: InstanceRow, after: InstanceRow, cause: Cause, now: Date)
 })
 
 /** Whether the next start of this instance has to wait for its turn, because many went down at once with their host. */
-export function needsTurn(row: InstanceRow, machine: ObservedMachine | null): boolean {
+export function needsRecoverySlot(row: InstanceRow, machine: ObservedMachine | null): boolean {
   if (!row.observed_recovering || machine?.run !== runOf(row) || machine.power === 'running') return false
   return machine.trouble === 'host_reboot' || openRecovery(row)?.cause === 'host_rebooted'
 }

@@ -2,10 +2,10 @@ import type { FastifyReply, FastifyRequest } from 'fastify'
 import { type Static, Type } from 'typebox'
 import type { Transaction } from '../db/database.ts'
 import type { Deps } from '../deps.ts'
-import type { Head } from '../events/head.ts'
-import { createAnswerCache } from '../http/answer-cache.ts'
-import { answerObject, answerText, checkIfMatch } from '../http/etag.ts'
-import { answerPage } from '../http/list.ts'
+import type { Outbox } from '../events/outbox.ts'
+import { checkIfMatch, sendCachedText, sendObject } from '../http/etag.ts'
+import { sendPage } from '../http/list.ts'
+import { createResponseCache } from '../http/response-cache.ts'
 import { Id, Nullable, ref } from '../http/schemas.ts'
 import type { Resource } from '../http/types.ts'
 import { changed, created, write } from '../http/write.ts'
@@ -13,9 +13,9 @@ import { notFound } from '../lib/errors.ts'
 import { act, type Changed, rebuild, type Target, terminate, updateInstance } from './change.ts'
 import { readConsoleLog } from './console-log.ts'
 import { createInstance } from './create.ts'
+import { previewWrite } from './dry-run.ts'
 import { listInstances } from './list.ts'
 import { present } from './present.ts'
-import { describeWrite } from './rehearsal.ts'
 import { STATUSES } from './row.ts'
 import {
   dryRun,
@@ -30,7 +30,7 @@ import {
   PowerAction,
   Rebuild,
 } from './schema.ts'
-import { type Context, find } from './store.ts'
+import { find, type InstanceContext } from './store.ts'
 import { waitFor } from './wait.ts'
 
 const tags = ['Instances']
@@ -45,30 +45,30 @@ const ACTIONS = {
   reboot: 'Powers the guest off and starts it again.',
 } as const
 
-type Rehearsed = Parameters<typeof describeWrite>[5]
-type InstanceWish = (tx: Transaction, context: Deps & Context, target: Target) => Promise<Changed>
+type DryRunRows = Parameters<typeof previewWrite>[5]
+type InstanceChange = (tx: Transaction, context: Deps & InstanceContext, target: Target) => Promise<Changed>
 
 export const instances: Resource = {
   schemas: [Instance, InstancePage, InstanceCreate, InstanceUpdate, InstancePlan, InstanceOrPlan],
   routes(app, deps) {
     const show = (row: Parameters<typeof present>[0]) => present(row, deps.config)
-    const answers = createAnswerCache(deps)
-    const rehearse = (request: FastifyRequest, tx: Transaction, head: Head, rows: Rehearsed) => {
+    const answers = createResponseCache(deps)
+    const preview = (request: FastifyRequest, tx: Transaction, outbox: Outbox, rows: DryRunRows) => {
       const { operationId = '' } = request.routeOptions.schema as { operationId?: string }
-      return describeWrite(deps, tx, head, request.principal, operationId, rows)
+      return previewWrite(deps, tx, outbox, request.principal, operationId, rows)
     }
-    /** Carries out a wish about the instance in the path: who asks, and the client's `If-Match`, go with it. */
-    const change = (request: FastifyRequest, reply: FastifyReply, status: 200 | 202, wish: InstanceWish) =>
-      write(deps, request, reply, async (tx, head) => {
+    /** Carries out a change about the instance in the path: who asks, and the client's `If-Match`, go with it. */
+    const change = (request: FastifyRequest, reply: FastifyReply, status: 200 | 202, change: InstanceChange) =>
+      write(deps, request, reply, async (tx, outbox) => {
         const target: Target = {
           principal: request.principal,
           id: (request.params as Static<typeof params>).id,
           request_id: request.id,
           checkVersion: (version) => checkIfMatch(request.headers['if-match'], { version }),
         }
-        const { before, after } = await wish(tx, { ...deps, head }, target)
+        const { before, after } = await change(tx, { ...deps, outbox }, target)
         if ((request.query as { dry_run?: boolean }).dry_run)
-          return rehearse(request, tx, head, { before, after, status })
+          return preview(request, tx, outbox, { before, after, status })
         const shown = show(after)
         return changed(status, target.id, before === after ? shown : show(before), shown)
       })
@@ -87,7 +87,7 @@ export const instances: Resource = {
       },
       (request, reply) => {
         const { environment_id } = request.principal
-        return answerPage(
+        return sendPage(
           deps,
           request,
           reply,
@@ -112,9 +112,9 @@ export const instances: Resource = {
         },
       },
       (request, reply) =>
-        write(deps, request, reply, async (tx, head) => {
-          const after = await createInstance(tx, { ...deps, head }, request.principal, request.body, request.id)
-          if (request.query.dry_run) return rehearse(request, tx, head, { before: null, after, status: 201 })
+        write(deps, request, reply, async (tx, outbox) => {
+          const after = await createInstance(tx, { ...deps, outbox }, request.principal, request.body, request.id)
+          if (request.query.dry_run) return preview(request, tx, outbox, { before: null, after, status: 201 })
           const shown = show(after)
           return created(shown, shown.links.self)
         }),
@@ -155,7 +155,7 @@ export const instances: Resource = {
         const { wait_for, timeout = 60 } = request.query
         const known = wait_for === undefined ? answers.get(environment_id, id) : null
         // The busiest answer of all costs no promise.
-        if (known) return void answerText(request, reply, known)
+        if (known) return void sendCachedText(request, reply, known)
         return wait_for === undefined ? answerNow() : answerLater(wait_for.split(','))
 
         async function answerNow() {
@@ -163,12 +163,12 @@ export const instances: Resource = {
           // A terminated one vanishes by the passing of time, which nobody tells.
           const answer = await answers.fill(environment_id, id, read, show, (row) => row.terminated_at === null)
           if (!answer) throw notFound('instance', id)
-          return answerText(request, reply, answer)
+          return sendCachedText(request, reply, answer)
         }
         async function answerLater(statuses: string[]) {
           const row = await waitFor(deps, environment_id, id, statuses, timeout, request.raw)
           if (!row) throw notFound('instance', id)
-          return answerObject(request, reply, show(row))
+          return sendObject(request, reply, show(row))
         }
       },
     )

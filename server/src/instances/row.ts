@@ -23,7 +23,7 @@ export const runOf = (row: Pick<InstanceRow, 'wanted_run' | 'observed_recoveries
   row.wanted_run + row.observed_recoveries
 
 /** Wanted is that it is gone: somebody said so, or its time is up. */
-export const isLeaving = (row: Pick<InstanceRow, 'wanted_gone' | 'observed_expired'>): boolean =>
+export const isTerminating = (row: Pick<InstanceRow, 'wanted_gone' | 'observed_expired'>): boolean =>
   row.wanted_gone || row.observed_expired
 
 /** Why the wish with this run and disk cannot be met; a wish with other numbers leaves it behind. */

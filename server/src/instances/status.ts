@@ -1,5 +1,5 @@
 import type { EventType } from '../events/catalog.ts'
-import { type InstanceRow, isLeaving, type Problem, runOf, type Status } from './row.ts'
+import { type InstanceRow, isTerminating, type Problem, runOf, type Status } from './row.ts'
 
 /** The only moves that a status makes; a property test walks random histories against this table. */
 export const MOVES: Record<Status, readonly Status[]> = {
@@ -36,7 +36,7 @@ export function poweredItselfOff(row: InstanceRow): boolean {
 export function statusOf(row: InstanceRow): Pick<InstanceRow, 'status' | 'status_reason'> {
   const plain = (status: Status) => ({ status, status_reason: null })
   if (row.terminated_at) return { status: 'terminated', status_reason: endReason(row) }
-  if (isLeaving(row)) return { status: 'terminating', status_reason: endReason(row) }
+  if (isTerminating(row)) return { status: 'terminating', status_reason: endReason(row) }
   const problem = currentProblem(row)
   if (problem) return { status: 'failed', status_reason: { code: problem.code, message: problem.message } }
   if (row.wanted_power === 'stopped' || poweredItselfOff(row)) {

@@ -5,20 +5,20 @@ import type { Query, Transaction } from '../db/database.ts'
 import type { Deps } from '../deps.ts'
 import type { ObservedMachine } from '../drivers/driver.ts'
 import { type Claim, fence, wake } from '../engine/work.ts'
-import { type Head, transact } from '../events/head.ts'
+import { type Outbox, withOutbox } from '../events/outbox.ts'
 import { difference } from '../lib/difference.ts'
 import { addDifference, nothingUsed, useOf } from '../lib/quota.ts'
 import { detailsOf } from './event-details.ts'
 import { type Observed, observed } from './observe.ts'
-import { LEFT_VISIBLE_SECONDS, present } from './present.ts'
-import { mayStart, wakeWaiting, writeRecovery } from './recoveries.ts'
-import { needsTurn, openRecovery, recoveryAfter } from './recovery.ts'
+import { present, TERMINATED_TTL_SECONDS } from './present.ts'
+import { hasRecoverySlot, wakeWaitingForSlot, writeRecovery } from './recoveries.ts'
+import { needsRecoverySlot, openRecovery, recoveryAfter } from './recovery.ts'
 import type { InstanceRow } from './row.ts'
 import { eventsOf, sizeUnderWay, statusOf } from './status.ts'
-import { causeOf } from './trace.ts'
+import { requestOf } from './trace.ts'
 
 /** Where a write gathers its events and what it uses; see `transact`. */
-export type Context = Pick<Deps, 'config'> & { head: Head }
+export type InstanceContext = Pick<Deps, 'config'> & { outbox: Outbox }
 
 /** Wakes the instance's reconciler; the key of its work is `('instance', id)`. */
 export const wakeInstance = (query: Query, row: { id: string; environment_id: string }): Promise<void> =>
@@ -29,7 +29,7 @@ export async function find(query: Query, environmentId: string, id: string): Pro
   const [row] = await query<InstanceRow[]>`
     select * from instances where id = ${id} and environment_id = ${environmentId}
       and (terminated_at is null
-        or terminated_at > environment_now(${environmentId}) - make_interval(secs => ${LEFT_VISIBLE_SECONDS}))`
+        or terminated_at > environment_now(${environmentId}) - make_interval(secs => ${TERMINATED_TTL_SECONDS}))`
   return row ?? null
 }
 
@@ -56,7 +56,7 @@ export async function lock(
 /** Inserts a new row: computes its status, wakes its reconciler and tells `instance.created`. */
 export async function insert(
   tx: Transaction,
-  context: Context,
+  context: InstanceContext,
   fields: Omit<InstanceRow, 'ordinal' | 'status' | 'status_reason' | 'version'>,
 ): Promise<InstanceRow> {
   const row = { ...fields, ordinal: 0, status: 'provisioning' as const, status_reason: null, version: 1 }
@@ -66,7 +66,7 @@ export async function insert(
     returning ordinal`
   const inserted = { ...columns, ordinal: made!.ordinal }
   await wakeInstance(tx, inserted)
-  tell(context, null, inserted, inserted.wanted_request_id)
+  emitDifference(context, null, inserted, inserted.wanted_request_id)
   return inserted
 }
 
@@ -77,7 +77,7 @@ export async function insert(
  */
 export async function save(
   tx: Transaction,
-  context: Context,
+  context: InstanceContext,
   before: InstanceRow,
   changes: Partial<InstanceRow>,
   now: Date,
@@ -96,29 +96,29 @@ export async function save(
   if ('observed_ports' in columns) columns.observed_ports = tx.json(after.observed_ports)
   await tx`update instances set ${tx(columns)} where id = ${before.id}`
   if (after.recovery && 'recovery' in columns) await writeRecovery(tx, after, after.recovery)
-  if (openRecovery(before) && !openRecovery(after)) await wakeWaiting(tx, before)
-  tell(context, before, after, requestId)
+  if (openRecovery(before) && !openRecovery(after)) await wakeWaitingForSlot(tx, before)
+  emitDifference(context, before, after, requestId)
   return after
 }
 
-const shown = (row: InstanceRow, { config }: Context): string => JSON.stringify(present(row, config))
+const shown = (row: InstanceRow, { config }: InstanceContext): string => JSON.stringify(present(row, config))
 const equal = (a: unknown, b: unknown): boolean => a === b || JSON.stringify(a) === JSON.stringify(b)
 
 /** The events of the difference, and what is now used more or less of. */
-function tell(
-  { config, head }: Context,
+function emitDifference(
+  { config, outbox }: InstanceContext,
   before: InstanceRow | null,
   after: InstanceRow,
   requestId: string | null,
 ): void {
-  addDifference(head.use, before ? useOf(before) : nothingUsed(), useOf(after))
+  addDifference(outbox.use, before ? useOf(before) : nothingUsed(), useOf(after))
   const types = eventsOf(before, after)
   if (types.length === 0) return
   const shown = present(after, config)
   const previous = before && difference(present(before, config), shown).before
   for (const type of types) {
     const details = detailsOf(type, before, after)
-    head.events.push({
+    outbox.events.push({
       type,
       resource_id: after.id,
       // A recovery was caused by nobody's request.
@@ -141,7 +141,7 @@ export async function observe<T>(
 ): Promise<T | null> {
   const look = async (query: Query, row: InstanceRow) => {
     const seen = { ...row, ...observed(row, machine, claimed.now) }
-    const decided = decide(seen, !needsTurn(seen, machine) || (await mayStart(query, seen, deps.config)))
+    const decided = decide(seen, !needsRecoverySlot(seen, machine) || (await hasRecoverySlot(query, seen, deps.config)))
     return { ...decided, next: { ...seen, ...decided.changes } }
   }
   // Most looks find what is known already; they take no lock and write nothing.
@@ -149,16 +149,16 @@ export async function observe<T>(
   if (!known) return null
   const first = await look(deps.sql, known)
   if (!first.gone && equal(known, first.next)) return first.result
-  const decided = await transact(deps, known, async (tx, head) => {
+  const decided = await withOutbox(deps, known, async (tx, outbox) => {
     const locked = await lock(tx, claimed.environment_id, claimed.id)
     if (!locked) return null
     const { next, gone, result } = await look(tx, locked.row)
     const end = gone ? { terminated_at: claimed.now, user_data: null } : {}
-    if (gone) await giveBack(tx, locked.row)
+    if (gone) await releaseAll(tx, locked.row)
     else if (next.observed_public_ip !== locked.row.observed_public_ip) await releaseUnused(tx, next)
     await fence(tx, claimed)
-    const context = { config: deps.config, head }
-    await save(tx, context, locked.row, { ...next, ...end }, claimed.now, causeOf(locked.row))
+    const context = { config: deps.config, outbox }
+    await save(tx, context, locked.row, { ...next, ...end }, claimed.now, requestOf(locked.row))
     return { result }
   })
   if (decided) deps.notifier.changed(claimed.id)
@@ -166,7 +166,7 @@ export async function observe<T>(
 }
 
 /** Gives back all that the instance held: addresses, and its part of a budget. */
-async function giveBack(tx: Transaction, row: InstanceRow): Promise<void> {
+async function releaseAll(tx: Transaction, row: InstanceRow): Promise<void> {
   await releaseAddresses(tx, row.id)
   await releaseBudget(tx, row.budget_id, { instances: 1, vcpus: row.wanted_vcpus })
 }
@@ -178,12 +178,12 @@ async function releaseUnused(query: Query, row: InstanceRow): Promise<void> {
 }
 
 /** Removes rows that nobody can read any more. */
-export async function forget(query: Query, id: string): Promise<void> {
+export async function purge(query: Query, id: string): Promise<void> {
   await query`delete from instances where id = ${id} and status = 'terminated'`
 }
 
 /** Wakes every instance that waits for this image, of whatever tenant; called when its import has ended, either way. */
-export async function wakeWaitingFor(tx: Transaction, imageId: string): Promise<void> {
+export async function wakeInstancesWaitingForImage(tx: Transaction, imageId: string): Promise<void> {
   await tx`select wake_instances_waiting_for(${imageId})`
 }
 
@@ -191,7 +191,7 @@ export async function wakeWaitingFor(tx: Transaction, imageId: string): Promise<
  * How long instances of this image took lately from the request until the guest was up: of the last 50 of the
  * environment, in its own time. Null when there was none.
  */
-export async function readyTimes(
+export async function readReadyTimes(
   query: Query,
   environmentId: string,
   imageId: string,

@@ -3,12 +3,12 @@
  * and did nothing. Pure.
  */
 import type { Wait } from '../requests/row.ts'
-import type { Step } from './plan.ts'
+import type { Step } from './decide.ts'
 import type { InstanceRow, Status } from './row.ts'
 import { statusOf } from './status.ts'
 
 /** A span without its times; `requests/row.ts` says what the fields are. */
-export type LookSpan = {
+export type StepSpan = {
   name: string
   kind: 'step' | 'ready' | 'status'
   status: 'ok' | 'failed'
@@ -17,7 +17,7 @@ export type LookSpan = {
 }
 
 /** Where a wish has come to its end, well or badly: what changes then was asked for by nobody. */
-const ENDS: readonly Status[] = ['running', 'stopped', 'failed', 'terminated']
+const SETTLED: readonly Status[] = ['running', 'stopped', 'failed', 'terminated']
 
 /** What is waited for after a step. */
 const WAITS: Partial<Record<Step['do'], Wait>> = { require_image: 'image', start: 'boot', power_down: 'shutdown' }
@@ -28,12 +28,12 @@ const WAITS: Partial<Record<Step['do'], Wait>> = { require_image: 'image', start
  * @param step what was decided, and done unless `failure` says otherwise
  * @returns null: nothing to tell, or nobody's request
  */
-export function spanOf(before: InstanceRow, seen: InstanceRow, step: Step, failure: Failure = null): LookSpan | null {
+export function spanOf(before: InstanceRow, seen: InstanceRow, step: Step, failure: Failure = null): StepSpan | null {
   const { status, status_reason } = statusOf(seen)
   const acted = step.do !== 'nothing' && step.do !== 'fail'
   const moved = status !== before.status
   if (isRecovery(seen, step)) return null
-  if (!acted && (!moved || causeOf(before) === null)) return null
+  if (!acted && (!moved || requestOf(before) === null)) return null
   const kind = moved && status === 'running' ? 'ready' : acted ? 'step' : 'status'
   const failed = failure !== null || (moved && status === 'failed')
   return {
@@ -52,7 +52,7 @@ function waitAfter(step: Step, status: Status, failure: Failure): Wait | null {
   if (failure) return failure.final ? null : 'retry'
   if (step.do === 'set_public_address') return status === 'running' ? null : 'boot'
   if (step.do === 'nothing' || step.do === 'fail' || step.do === 'finalise')
-    return ENDS.includes(status) ? null : 'queue'
+    return SETTLED.includes(status) ? null : 'queue'
   return WAITS[step.do] ?? 'queue'
 }
 
@@ -65,7 +65,7 @@ function isRecovery(seen: InstanceRow, step: Step): boolean {
  * The request that a change seen by looking comes from: the one of the wish, until the wish is met. A guest that
  * powers itself off, and a machine that fails, were asked by nobody.
  */
-export function causeOf(before: InstanceRow): string | null {
+export function requestOf(before: InstanceRow): string | null {
   const met = before.status === 'running' || before.status === 'stopped' || before.status === 'recovering'
   return met ? null : before.wanted_request_id
 }

@@ -1,6 +1,6 @@
 import type { IncomingMessage } from 'node:http'
 import type { Deps } from '../deps.ts'
-import { endOfWaiting } from '../http/deadlines.ts'
+import { detachAbort } from '../http/deadlines.ts'
 import type { InstanceRow, Status } from './row.ts'
 import { MOVES } from './status.ts'
 import { find } from './store.ts'
@@ -18,7 +18,7 @@ export async function waitFor(
   request: IncomingMessage,
 ): Promise<InstanceRow | null> {
   const deadline = deps.clock.monotonic() + timeoutSeconds * 1000
-  const { signal, done } = endOfWaiting(request, deps.stopping)
+  const { signal, done } = detachAbort(request, deps.stopping)
   try {
     for (;;) {
       const left = deadline - deps.clock.monotonic()

@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict'
 import { after, describe, test } from 'node:test'
 import { createApp } from '../app.ts'
-import { type Answer, type Call, caller, createTestApp, createTestKey, createTestTenant } from '../http/testing.ts'
+import { type Call, caller, createTestApp, createTestKey, createTestTenant, type Response } from '../http/testing.ts'
 import { systemClock } from '../lib/clock.ts'
 import { isWellFormed } from './format.ts'
 import { SCOPES, type Scope } from './scopes.ts'
@@ -42,7 +42,7 @@ async function within(ms: number, is: () => Promise<boolean>): Promise<void> {
     await systemClock.sleep(20)
   }
 }
-function assertTooStrong({ status, body }: Answer, ...pointers: string[]): void {
+function assertTooStrong({ status, body }: Response, ...pointers: string[]): void {
   assert.deepEqual([status, body.code], [403, 'insufficient_scope'], JSON.stringify(body))
   assert.deepEqual(
     body.errors.map((error: { pointer?: string }) => error.pointer ?? ''),

@@ -1,7 +1,7 @@
 import type { FastifyRequest } from 'fastify'
 import { Type } from 'typebox'
-import { answerObject } from '../http/etag.ts'
-import { answerPage, commaList } from '../http/list.ts'
+import { sendObject } from '../http/etag.ts'
+import { commaList, sendPage } from '../http/list.ts'
 import { Id, NoContent, Nullable, ref } from '../http/schemas.ts'
 import type { Resource } from '../http/types.ts'
 import { changed, created, type Outcome, write } from '../http/write.ts'
@@ -48,7 +48,7 @@ export const apiKeys: Resource = {
         const { environment_id } = request.principal
         const statuses = (commaList(request.query.status) ?? ['active']) as KeyStatus[]
         const sql = deps.sql.as(environment_id)
-        return answerPage(deps, request, reply, (window) => listKeys(sql, environment_id, statuses, window), showKey)
+        return sendPage(deps, request, reply, (window) => listKeys(sql, environment_id, statuses, window), showKey)
       },
     )
 
@@ -80,7 +80,7 @@ export const apiKeys: Resource = {
         const { environment_id } = request.principal
         const row = await findKey(deps.sql.as(environment_id), environment_id, request.params.id)
         if (!row) throw notFound('API key', request.params.id)
-        return answerObject(request, reply, showKey(row))
+        return sendObject(request, reply, showKey(row))
       },
     )
 

@@ -1,5 +1,5 @@
-import { readUse } from '../events/head.ts'
-import { answerObject } from '../http/etag.ts'
+import { readUse } from '../events/outbox.ts'
+import { sendObject } from '../http/etag.ts'
 import { ref } from '../http/schemas.ts'
 import type { Resource } from '../http/types.ts'
 import { QUOTA_NAMES } from '../lib/quota.ts'
@@ -26,7 +26,7 @@ export const limits: Resource = {
           const limit = quotas[name]
           return { name, limit, used: used[name], remaining: limit === null ? null : Math.max(0, limit - used[name]) }
         })
-        return answerObject(request, reply, { quotas: shown, rate_limits: await request.rate_limits.list() })
+        return sendObject(request, reply, { quotas: shown, rate_limits: await request.rate_limits.list() })
       },
     )
   },

@@ -1,7 +1,7 @@
 /** Every step of every reconciler × every fault, for each workflow that comes to the step; see run.ts. */
 import assert from 'node:assert/strict'
 import { after, describe, test } from 'node:test'
-import { STEPS } from '../instances/plan.ts'
+import { STEPS } from '../instances/decide.ts'
 import { CALLS } from './machines.ts'
 import { runWorkflow } from './run.ts'
 import { runSystemKey, systemKeys } from './system.ts'

@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict'
 import { before, beforeEach, describe, test } from 'node:test'
 import { createTestDatabase } from '../db/testing.ts'
-import { type Claim, claim, fail, finish, renew, wake } from '../engine/work.ts'
+import { type Claim, claim, fail, finish, renewLeases, wake } from '../engine/work.ts'
 import { installProbes, lostWakesOf } from './probes.ts'
 
 const { sql, owner } = await createTestDatabase()
@@ -55,7 +55,7 @@ for (const [name, end] of Object.entries(endings)) {
     test('and a lease ran out: what another one claims has all wakes', async () => {
       const first = await take()
       await woken()
-      await renew(sql, 'w', [first])
+      await renewLeases(sql, 'w', [first])
       await expireLeases()
       const second = await take()
       await end(first)

@@ -2,8 +2,8 @@
 import type { ObservedMachine } from '../drivers/driver.ts'
 import type { Claim } from '../engine/work.ts'
 import { availability } from '../images/store.ts'
+import { decide } from '../instances/decide.ts'
 import { observed } from '../instances/observe.ts'
-import { plan } from '../instances/plan.ts'
 import { statusOf } from '../instances/status.ts'
 import { load } from '../instances/store.ts'
 import { faultsAt, type Point, type Script } from './faults.ts'
@@ -62,5 +62,5 @@ async function decisionOf({ owner }: MatrixWorld, claimed: Claim, machine: Obser
   const row = (await load(owner, claimed.id))!
   const image = await availability(owner, row.image_id, row.mode)
   const seen = { ...row, ...observed(row, machine, claimed.now) }
-  return { step: plan(seen, machine, image, claimed.now).do, moves: `${row.status} ${statusOf(seen).status}` }
+  return { step: decide(seen, machine, image, claimed.now).do, moves: `${row.status} ${statusOf(seen).status}` }
 }

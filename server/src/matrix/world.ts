@@ -143,7 +143,7 @@ export async function createMatrixWorld(broken: Broken = {}): Promise<MatrixWorl
         // Nothing happens by itself: neither polls nor renewals.
         clock: { ...systemClock, after: () => ({ cancel() {} }) },
         ...{ sql, log: silentLog, worker: name, reconcilers: lookers(), concurrency: 10_000 },
-        observer: { claimed: () => void active++, looked: () => void active-- },
+        observer: { claimed: () => void active++, stepped: () => void active-- },
       })
       await engine.start()
       return { engine, active: () => active }

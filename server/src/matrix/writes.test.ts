@@ -4,7 +4,7 @@
  */
 import assert from 'node:assert/strict'
 import { after, describe, test } from 'node:test'
-import { type Answer, caller } from '../http/testing.ts'
+import { caller, type Response } from '../http/testing.ts'
 import { audit } from './audit.ts'
 import { drive, until } from './drive.ts'
 import type { Fault } from './faults.ts'
@@ -82,20 +82,20 @@ async function run({ name, from, make }: Write, fault: Fault, committed: boolean
   const request = `request ${++count}`
   const subject = faults.arm(request, { point: 'transaction', nth: 1, fault })
   const first = faults.within(request, () => caller(world.faulty_app, key)(method, path, body, headers))
-  let answer: Answer | null = null
+  let answer: Response | null = null
   first.then(
     (given) => (answer = given),
     () => {},
   )
   await until('the fault has fallen', () => subject.fired && (faults.lost > 0 || answer !== null))
   faults.lost = 0
-  const told = answer as Answer | null
+  const told = answer as Response | null
   assert.equal(told?.status, fault.startsWith('killed') ? undefined : 503)
   const between = await done()
   assert.equal(between.entries - before.entries, committed ? 1 : 0)
 
   // The transaction of a process that has died may be open a moment longer.
-  let second: Answer | undefined
+  let second: Response | undefined
   await until('it is answered', async () => {
     second = await call(method, path, body, headers)
     return second.status !== 409 || second.body.code !== 'idempotency_in_flight'

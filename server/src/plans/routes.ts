@@ -1,7 +1,7 @@
 import { Type } from 'typebox'
 import type { Principal } from '../deps.ts'
-import { answerObject } from '../http/etag.ts'
-import { answerFixedPage, fixedListParameters } from '../http/list.ts'
+import { sendObject } from '../http/etag.ts'
+import { fixedListParameters, sendFixedPage } from '../http/list.ts'
 import { ref } from '../http/schemas.ts'
 import type { Resource } from '../http/types.ts'
 import { notFound } from '../lib/errors.ts'
@@ -32,7 +32,7 @@ export const plans: Resource = {
       async (request, reply) => {
         const regions = capacities(request.principal.mode)
         const shown = deps.config.plans.map((plan) => showPlan(plan, regions))
-        return answerFixedPage(deps, request, reply, shown)
+        return sendFixedPage(deps, request, reply, shown)
       },
     )
 
@@ -45,7 +45,7 @@ export const plans: Resource = {
       async (request, reply) => {
         const plan = deps.config.plans.find(({ id }) => id === request.params.id)
         if (!plan) throw notFound('plan', request.params.id)
-        return answerObject(request, reply, showPlan(plan, capacities(request.principal.mode)))
+        return sendObject(request, reply, showPlan(plan, capacities(request.principal.mode)))
       },
     )
   },

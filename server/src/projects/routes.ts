@@ -1,6 +1,6 @@
 import { Type } from 'typebox'
-import { answerObject } from '../http/etag.ts'
-import { answerPage, listParameters } from '../http/list.ts'
+import { sendObject } from '../http/etag.ts'
+import { listParameters, sendPage } from '../http/list.ts'
 import { Id, ref } from '../http/schemas.ts'
 import type { Resource } from '../http/types.ts'
 import { changed, created, write } from '../http/write.ts'
@@ -27,7 +27,7 @@ export const projects: Resource = {
       },
       (request, reply) => {
         const sql = deps.sql.as(request.principal.environment_id)
-        return answerPage(deps, request, reply, (window) => listProjects(sql, window), showProject)
+        return sendPage(deps, request, reply, (window) => listProjects(sql, window), showProject)
       },
     )
 
@@ -63,7 +63,7 @@ export const projects: Resource = {
       },
       async (request, reply) => {
         const sql = deps.sql.as(request.principal.environment_id)
-        return answerObject(request, reply, showProject(await getProject(sql, request.params.id)))
+        return sendObject(request, reply, showProject(await getProject(sql, request.params.id)))
       },
     )
 

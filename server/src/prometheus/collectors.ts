@@ -94,7 +94,7 @@ export function engineObserver(metrics: Metrics): EngineObserver {
   }
   return {
     claimed: (kind) => of(kind).claims.add(),
-    looked(kind, milliseconds, failed) {
+    stepped(kind, milliseconds, failed) {
       of(kind).steps.observe(milliseconds / 1000)
       if (failed) of(kind).failures.add()
     },

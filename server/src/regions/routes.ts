@@ -1,5 +1,5 @@
 import { Type } from 'typebox'
-import { answerFixedPage, fixedListParameters } from '../http/list.ts'
+import { fixedListParameters, sendFixedPage } from '../http/list.ts'
 import { ref } from '../http/schemas.ts'
 import type { Resource } from '../http/types.ts'
 import { Region, RegionPage } from './schema.ts'
@@ -24,7 +24,7 @@ export const regions: Resource = {
         const { environment_id, mode } = request.principal
         const sql = deps.sql.as(environment_id)
         const shown = deps.regions.map((region) => showRegion(sql, region, mode))
-        return answerFixedPage(deps, request, reply, await Promise.all(shown))
+        return sendFixedPage(deps, request, reply, await Promise.all(shown))
       },
     )
   },

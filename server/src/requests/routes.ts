@@ -1,6 +1,6 @@
 import { Type } from 'typebox'
-import { answerObject } from '../http/etag.ts'
-import { answerPage } from '../http/list.ts'
+import { sendObject } from '../http/etag.ts'
+import { sendPage } from '../http/list.ts'
 import { ref } from '../http/schemas.ts'
 import type { Resource } from '../http/types.ts'
 import { notFound } from '../lib/errors.ts'
@@ -34,7 +34,7 @@ export const requests: Resource = {
         const sql = deps.sql.as(environment_id)
         const select = (window: Parameters<typeof listRequests>[3]) =>
           listRequests(sql, environment_id, request.query, window)
-        return answerPage(deps, request, reply, select, showRequest)
+        return sendPage(deps, request, reply, select, showRequest)
       },
     )
 
@@ -66,7 +66,7 @@ export const requests: Resource = {
         if (!row) throw notFound('request', request.params.id)
         const { others, writes, spans, events } = await traceOf(sql, environment_id, row)
         const trace = timeline(row, writes, spans, events)
-        return answerObject(request, reply, { ...showRequest(row), spans: trace, others: others.map(showOther) })
+        return sendObject(request, reply, { ...showRequest(row), spans: trace, others: others.map(showOther) })
       },
     )
   },

@@ -3,8 +3,8 @@
  * step may stand still between two points, so what happens meanwhile (a wish, the end of its lease, another worker)
  * meets a step that knows nothing of it.
  */
-import { type Looked, type Reconcilers, step } from '../engine/loop.ts'
-import { type Claim, claim, LEASE_SECONDS, renew } from '../engine/work.ts'
+import { type Reconcilers, type StepResult, step } from '../engine/loop.ts'
+import { type Claim, claim, LEASE_SECONDS, renewLeases } from '../engine/work.ts'
 import { pools } from '../reconcilers.ts'
 import { during, type Fault, newTick, type Tick } from './faults.ts'
 import type { SimulatedWorld } from './world.ts'
@@ -17,7 +17,7 @@ export const LEFT_OUT = ['image', 'request_log']
 /** How a step ended, or where it stands. */
 export type Stepped = {
   claimed: Claim
-  looked: Looked | 'crashed' | 'stands still'
+  looked: StepResult | 'crashed' | 'stands still'
   fell: string | null
   points: number
 }
@@ -26,7 +26,7 @@ export type Worker = {
   name: string
   /** Claimed, and not begun. */
   held: Claim[]
-  standing: { claimed: Claim; tick: Tick; done: Promise<Looked> }[]
+  standing: { claimed: Claim; tick: Tick; done: Promise<StepResult> }[]
   claim(): Promise<Claim[]>
   begin(claimed: Claim, fault: Fault | null): Promise<Stepped>
   /** Lets a step go on that stands still. */
@@ -49,7 +49,7 @@ export function startWorker(world: SimulatedWorld, name: string): Worker {
   const standing: Worker['standing'] = []
   const claimedAt = new WeakMap<Claim, number>()
 
-  async function settle(claimed: Claim, tick: Tick, done: Promise<Looked>): Promise<Stepped> {
+  async function settle(claimed: Claim, tick: Tick, done: Promise<StepResult>): Promise<Stepped> {
     const still = new Promise<null>((resolve) => {
       tick.onPause = () => resolve(null)
     })
@@ -81,7 +81,7 @@ export function startWorker(world: SimulatedWorld, name: string): Worker {
       tick.paused!.resume()
       return settle(claimed, tick, done)
     },
-    renew: () => renew(sql, name, [...held, ...standing.map(({ claimed }) => claimed)]),
+    renew: () => renewLeases(sql, name, [...held, ...standing.map(({ claimed }) => claimed)]),
     async hasLost(claimed) {
       if (world.clock.seconds() - claimedAt.get(claimed)! < LEASE_SECONDS) return false
       const { kind, id, lease } = claimed

@@ -5,9 +5,9 @@ import type { Notifier } from '../db/notify.ts'
 import type { Deps } from '../deps.ts'
 import type { Driver } from '../drivers/driver.ts'
 import { createSimulatedDriver } from '../drivers/simulated/driver.ts'
-import { wakeKnown } from '../engine/work.ts'
+import { wakeExisting } from '../engine/work.ts'
 import { TEST_CAPACITY, testConfig } from '../http/testing.ts'
-import { type CheckAnswer, createAnswerCheck } from '../http/testing-responses.ts'
+import { type CheckResponse, createResponseCheck } from '../http/testing-responses.ts'
 import type { App } from '../http/types.ts'
 import { CATALOGUE } from '../images/catalog.ts'
 import { syncCatalogue } from '../images/store.ts'
@@ -34,7 +34,7 @@ export type Tenant = { project_id: string; environment_id: string; mode: 'live' 
 
 export type SimulatedWorld = {
   app: App
-  checkAnswer: CheckAnswer
+  checkAnswer: CheckResponse
   deps: Deps
   clock: SimulatedClock
   database: SimulatedDatabase
@@ -133,7 +133,7 @@ export async function openWorld(): Promise<SimulatedWorld> {
 
   const world: SimulatedWorld = {
     ...{ app, deps, clock, database, owner, receivers, hints, resync_seconds: 60 },
-    checkAnswer: createAnswerCheck(app.swagger() as never),
+    checkAnswer: createResponseCheck(app.swagger() as never),
     commits: () => commits,
     doubleStarts: () => doubles.splice(0),
     async begin(seed, planted) {
@@ -174,4 +174,5 @@ export async function openWorld(): Promise<SimulatedWorld> {
 }
 
 /** A driver's hint, as `watchDriver` carries it out. */
-export const carryHint = (world: SimulatedWorld, id: string): Promise<void> => wakeKnown(world.deps.sql, 'instance', id)
+export const carryHint = (world: SimulatedWorld, id: string): Promise<void> =>
+  wakeExisting(world.deps.sql, 'instance', id)

@@ -1,6 +1,6 @@
 import { Type } from 'typebox'
-import { answerObject } from '../http/etag.ts'
-import { answerPage, listParameters } from '../http/list.ts'
+import { sendObject } from '../http/etag.ts'
+import { listParameters, sendPage } from '../http/list.ts'
 import { Id, NoContent, ref } from '../http/schemas.ts'
 import type { Resource } from '../http/types.ts'
 import { changed, created, removed, write } from '../http/write.ts'
@@ -28,7 +28,7 @@ export const sshKeys: Resource = {
       (request, reply) => {
         const { environment_id } = request.principal
         const sql = deps.sql.as(environment_id)
-        return answerPage(deps, request, reply, (window) => listSshKeys(sql, environment_id, window), showSshKey)
+        return sendPage(deps, request, reply, (window) => listSshKeys(sql, environment_id, window), showSshKey)
       },
     )
 
@@ -60,7 +60,7 @@ export const sshKeys: Resource = {
       async (request, reply) => {
         const { environment_id } = request.principal
         const row = await getSshKey(deps.sql.as(environment_id), environment_id, request.params.id)
-        return answerObject(request, reply, showSshKey(row))
+        return sendObject(request, reply, showSshKey(row))
       },
     )
 

@@ -1,6 +1,6 @@
 import { Type } from 'typebox'
-import { answerObject } from '../http/etag.ts'
-import { answerPage, commaList } from '../http/list.ts'
+import { sendObject } from '../http/etag.ts'
+import { commaList, sendPage } from '../http/list.ts'
 import { Id, NoContent, ref } from '../http/schemas.ts'
 import type { Resource } from '../http/types.ts'
 import { created, removed, write } from '../http/write.ts'
@@ -29,7 +29,7 @@ export const subnets: Resource = {
       (request, reply) => {
         const { environment_id } = request.principal
         const regions = commaList(request.query.region)
-        return answerPage(
+        return sendPage(
           deps,
           request,
           reply,
@@ -68,7 +68,7 @@ export const subnets: Resource = {
         const { environment_id } = request.principal
         const row = await findSubnet(deps.sql.as(environment_id), environment_id, request.params.id)
         if (!row) throw notFound('subnet', request.params.id)
-        return answerObject(request, reply, showSubnet(row))
+        return sendObject(request, reply, showSubnet(row))
       },
     )
 

@@ -2,8 +2,8 @@
 import { Type } from 'typebox'
 import type { Deps } from '../deps.ts'
 import { deliveryIdOf } from '../events/deliveries.ts'
-import { answerObject } from '../http/etag.ts'
-import { answerPage } from '../http/list.ts'
+import { sendObject } from '../http/etag.ts'
+import { sendPage } from '../http/list.ts'
 import { Id, ref } from '../http/schemas.ts'
 import type { App } from '../http/types.ts'
 import { write } from '../http/write.ts'
@@ -48,7 +48,7 @@ export function deliveryRoutes(app: App, deps: Deps): void {
       const webhook = await getWebhook(sql, environment_id, request.params.id)
       const select = (window: Parameters<typeof listDeliveries>[3]) =>
         listDeliveries(sql, webhook.id, request.query, window)
-      return answerPage(deps, request, reply, select, showDelivery)
+      return sendPage(deps, request, reply, select, showDelivery)
     },
   )
 
@@ -70,7 +70,7 @@ export function deliveryRoutes(app: App, deps: Deps): void {
       const webhook = await getWebhook(sql, environment_id, request.params.id)
       const row = await getDelivery(sql, webhook.id, request.params.delivery_id)
       const attempts = await listAttempts(sql, row.id)
-      return answerObject(request, reply, { ...showDelivery(row), attempts: attempts.map(showAttempt) })
+      return sendObject(request, reply, { ...showDelivery(row), attempts: attempts.map(showAttempt) })
     },
   )
 
@@ -114,12 +114,12 @@ export function deliveryRoutes(app: App, deps: Deps): void {
       },
     },
     (request, reply) =>
-      write(deps, request, reply, async (tx, head) => {
+      write(deps, request, reply, async (tx, outbox) => {
         const { row } = await lockWebhook(tx, request.principal.environment_id, request.params.id)
         requireEnabled(row)
         const event_id = newId('evt', deps.random)
         const data = { object: { object: 'webhook' as const, ...showWebhook(row) } }
-        head.events.push({ id: event_id, type: 'webhook.ping', resource_id: row.id, request_id: request.id, data })
+        outbox.events.push({ id: event_id, type: 'webhook.ping', resource_id: row.id, request_id: request.id, data })
         const after = { event_id, delivery_id: deliveryIdOf(event_id, row.id) }
         return { status: 202, resource: row.id, before: null, after }
       }),

@@ -2,7 +2,7 @@
 import { ownEntry } from '../audit/store.ts'
 import type { Deps } from '../deps.ts'
 import { type Claim, checkLease } from '../engine/work.ts'
-import { transact } from '../events/head.ts'
+import { withOutbox } from '../events/outbox.ts'
 import { type Outcome, record } from './deliveries.ts'
 import { GONE, type Health, healthAfter } from './plan.ts'
 import { showWebhook } from './present.ts'
@@ -75,15 +75,15 @@ export async function disable(
   reason: DisabledReason,
 ): Promise<void> {
   const { environment_id, id } = known
-  await transact(deps, { environment_id, mode }, async (tx, head) => {
+  await withOutbox(deps, { environment_id, mode }, async (tx, outbox) => {
     const found = await findWebhook(tx, id)
     await checkLease(tx, claimed)
     if (!found || !isEnabled(found.row)) return
     const before = showWebhook(found.row)
     const after = showWebhook(await disableWebhook(tx, found.row, reason, found.now))
     const data = { object: { object: 'webhook' as const, ...after }, details: { reason } }
-    head.events.push({ type: 'webhook.disabled', resource_id: id, request_id: null, data })
+    outbox.events.push({ type: 'webhook.disabled', resource_id: id, request_id: null, data })
     const { key_id } = found.row
-    head.audit = ownEntry(deps, { key_id, action: 'disableWebhook', resource: id, code: reason, before, after })
+    outbox.audit = ownEntry(deps, { key_id, action: 'disableWebhook', resource: id, code: reason, before, after })
   })
 }

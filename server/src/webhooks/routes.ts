@@ -1,8 +1,8 @@
 import type { FastifyRequest } from 'fastify'
 import { Type } from 'typebox'
 import type { Deps } from '../deps.ts'
-import { answerObject } from '../http/etag.ts'
-import { answerPage, listParameters } from '../http/list.ts'
+import { sendObject } from '../http/etag.ts'
+import { listParameters, sendPage } from '../http/list.ts'
 import { Id, NoContent, Nullable, ref } from '../http/schemas.ts'
 import type { App, Resource } from '../http/types.ts'
 import { changed, created, removed, write } from '../http/write.ts'
@@ -64,7 +64,7 @@ function reads(app: App, deps: Deps): void {
     (request, reply) => {
       const { environment_id } = request.principal
       const sql = deps.sql.as(environment_id)
-      return answerPage(deps, request, reply, (window) => listWebhooks(sql, environment_id, window), showWebhook)
+      return sendPage(deps, request, reply, (window) => listWebhooks(sql, environment_id, window), showWebhook)
     },
   )
 
@@ -77,7 +77,7 @@ function reads(app: App, deps: Deps): void {
     async (request, reply) => {
       const { environment_id } = request.principal
       const row = await getWebhook(deps.sql.as(environment_id), environment_id, request.params.id)
-      return answerObject(request, reply, showWebhook(row))
+      return sendObject(request, reply, showWebhook(row))
     },
   )
 }

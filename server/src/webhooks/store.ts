@@ -1,7 +1,7 @@
 /** Every SQL statement on webhooks themselves; those on what is sent to them are in deliveries.ts. */
 import type { Query, Sql, Transaction } from '../db/database.ts'
 import { wake } from '../engine/work.ts'
-import { takeTurn } from '../events/head.ts'
+import { lockEnvironment } from '../events/outbox.ts'
 import { type Window, windowSql } from '../http/list.ts'
 import { ApiError, notFound } from '../lib/errors.ts'
 import type { Health } from './plan.ts'
@@ -51,7 +51,7 @@ export type NewWebhook = Pick<
 export async function insertWebhook(tx: Transaction, fields: NewWebhook): Promise<WebhookRow> {
   const { environment_id } = fields
   // So that two cannot both be the last one.
-  await takeTurn(tx, environment_id)
+  await lockEnvironment(tx, environment_id)
   const [row] = await tx<WebhookRow[]>`
     insert into webhooks (environment_id, id, url, events, description, wanted_enabled, secret, key_id, created_at, updated_at)
     select ${environment_id}, ${fields.id}, ${fields.url}, ${fields.events}, ${fields.description},
@@ -111,7 +111,7 @@ export async function changeWebhook(
 
 /** Has the deliveries of a webhook looked at. The environment's turn is taken first, as its last statement does. */
 export async function wakeWebhook(tx: Transaction, { environment_id, id }: WebhookRow): Promise<void> {
-  await takeTurn(tx, environment_id)
+  await lockEnvironment(tx, environment_id)
   await wake(tx, 'webhook', id, environment_id)
 }
 

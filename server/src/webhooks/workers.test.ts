@@ -4,7 +4,7 @@ import { after, before, describe, test } from 'node:test'
 import { createEngines } from '../engine/pools.ts'
 import { claim } from '../engine/work.ts'
 import { deliveryIdOf } from '../events/deliveries.ts'
-import { transact } from '../events/head.ts'
+import { withOutbox } from '../events/outbox.ts'
 import { caller, createTestKey } from '../http/testing.ts'
 import { createWorld, type World } from '../instances/testing-world.ts'
 import { systemClock } from '../lib/clock.ts'
@@ -31,10 +31,10 @@ const happen = async (count: number): Promise<void> => {
 /** Has so many events told, without the instances that they are about. */
 async function tell(count: number): Promise<void> {
   for (let i = 0; i < count; i += 50) {
-    await transact(world.deps, world.test.principal, async (_tx, head) => {
+    await withOutbox(world.deps, world.test.principal, async (_tx, outbox) => {
       for (let n = i; n < Math.min(count, i + 50); n++) {
         const object = { object: 'instance' as const, id: 'inst_0123456789', version: n + 1 }
-        head.events.push({
+        outbox.events.push({
           ...{ type: 'instance.created', resource_id: object.id, request_id: null },
           data: { object },
         })

@@ -11,7 +11,7 @@
  */
 import type { ObservedMachine } from '../drivers/driver.ts'
 import { backoffLeft, isCrashLoop, MAX_FAILURES } from './recovery.ts'
-import { type InstanceRow, isLeaving, type Problem, runOf } from './row.ts'
+import { type InstanceRow, isTerminating, type Problem, runOf } from './row.ts'
 import { currentProblem, poweredItselfOff } from './status.ts'
 
 /** What the instance's image can offer now. */
@@ -60,14 +60,14 @@ const REST: Step = { do: 'nothing', after_seconds: 'resync' }
  * Decides the next step. `row` must already hold what `machine` shows (see `store.observe`).
  * @param turn whether a start may happen now that has to wait for others (`needsTurn`)
  */
-export function plan(
+export function decide(
   row: InstanceRow,
   machine: ObservedMachine | null,
   image: ImageState,
   now: Date,
   turn = true,
 ): Step {
-  if (isLeaving(row)) return towardsGone(row, machine)
+  if (isTerminating(row)) return towardsGone(row, machine)
   if (machine && machine.disk !== row.wanted_disk) return { do: 'delete' }
   if (row.wanted_power === 'stopped' || poweredItselfOff(row)) return towardsStopped(row, machine, now)
   if (currentProblem(row)) return REST
@@ -173,8 +173,8 @@ const fail = (code: string, message: string): Step => ({ do: 'fail', code, messa
 const seconds = (from: Date, to: Date): number => (to.getTime() - from.getTime()) / 1000
 
 /** What a decision writes before it is carried out: a problem, or the number of a run that nobody wished for. */
-export function remembered(row: InstanceRow, step: Step): Partial<InstanceRow> {
-  if (step.do === 'fail') return givenUp(row, step.code, step.message)
+export function columnsAfter(row: InstanceRow, step: Step): Partial<InstanceRow> {
+  if (step.do === 'fail') return columnsAfterFailure(row, step.code, step.message)
   if (step.do === 'resume') return { observed_recovery_attempts: row.observed_recovery_attempts + 1 }
   if (step.do !== 'start' || !step.recovering) return {}
   const { observed_recovery_attempts: attempts, observed_recoveries: recoveries } = row
@@ -182,7 +182,7 @@ export function remembered(row: InstanceRow, step: Step): Partial<InstanceRow> {
 }
 
 /** A problem of the present wish; it ends a recovery, too. */
-export function givenUp(row: InstanceRow, code: string, message: string): Partial<InstanceRow> {
+export function columnsAfterFailure(row: InstanceRow, code: string, message: string): Partial<InstanceRow> {
   const problem: Problem = { code, message, run: runOf(row), disk: row.wanted_disk }
   return { observed_problem: problem, observed_recovering: false, observed_recovery_attempts: 0 }
 }

@@ -17,19 +17,19 @@ const TRUST_MS = 1_000
 const SIZE = 10_000
 
 /** An object as it goes out. */
-export type CachedAnswer = { etag: string; text: string }
+export type CachedResponse = { etag: string; text: string }
 
 type Entry = {
   environment_id: string
-  answer: CachedAnswer | null
+  answer: CachedResponse | null
   until: number
   /** The read that is under way: whoever asks meanwhile waits for the same. */
-  reading: Promise<CachedAnswer | null> | null
+  reading: Promise<CachedResponse | null> | null
 }
 
-export type AnswerCache = {
+export type ResponseCache = {
   /** The answer about a resource of an environment, if it is here and may be believed. */
-  get(environmentId: string, id: string): CachedAnswer | null
+  get(environmentId: string, id: string): CachedResponse | null
   /** Reads and keeps: `keep` says whether what was read changes by notified changes alone. Null: there is nothing. */
   fill<T>(
     environmentId: string,
@@ -37,10 +37,10 @@ export type AnswerCache = {
     read: () => Promise<T | null>,
     show: (row: T) => object,
     keep: (row: T) => boolean,
-  ): Promise<CachedAnswer | null>
+  ): Promise<CachedResponse | null>
 }
 
-export function createAnswerCache({ clock, notifier }: { clock: Clock; notifier: Notifier }): AnswerCache {
+export function createResponseCache({ clock, notifier }: { clock: Clock; notifier: Notifier }): ResponseCache {
   const entries = new Map<string, Entry>()
   notifier.onChange((id) => {
     if (id === null) entries.clear()
@@ -58,7 +58,7 @@ export function createAnswerCache({ clock, notifier }: { clock: Clock; notifier:
       const held = entries.get(id)
       if (held && held.environment_id !== environmentId) {
         const row = await read()
-        return row === null ? null : answerOf(show(row))
+        return row === null ? null : responseOf(show(row))
       }
       if (held?.reading) return held.reading
       const until = clock.monotonic() + TRUST_MS
@@ -73,7 +73,7 @@ export function createAnswerCache({ clock, notifier }: { clock: Clock; notifier:
             forget()
             return null
           }
-          const answer = answerOf(show(row))
+          const answer = responseOf(show(row))
           if (keep(row)) entry.answer = answer
           return answer
         },
@@ -87,6 +87,6 @@ export function createAnswerCache({ clock, notifier }: { clock: Clock; notifier:
   }
 }
 
-function answerOf(object: object): CachedAnswer {
+function responseOf(object: object): CachedResponse {
   return { etag: etagOf(object), text: JSON.stringify(object) }
 }

@@ -40,7 +40,7 @@ export type NewEvent = {
 }
 
 /** What the transaction's last statement will write. */
-export type Head = { events: NewEvent[]; audit: AuditEntry | null; use: Use }
+export type Outbox = { events: NewEvent[]; audit: AuditEntry | null; use: Use }
 
 /** Whose environment it is. */
 export type Owner = Pick<Principal, 'environment_id' | 'mode'>
@@ -51,36 +51,36 @@ type Context = Pick<Deps, 'sql' | 'random' | 'config' | 'notifier'>
 const OVER_QUOTA = 'CN001'
 
 /** Ends a transaction that was only a rehearsal. */
-class Rehearsed extends Error {}
+class DryRunEnd extends Error {}
 
 /**
  * Runs a transaction of one environment and writes its head last. Throws `capacity_exhausted` with the scope `quota`
  * when more would be used than the project may.
- * @param options.rehearse does everything but the commit: what would have come out is answered, and nothing is changed
+ * @param options.dry_run does everything but the commit: what would have come out is answered, and nothing is changed
  */
-export async function transact<T>(
+export async function withOutbox<T>(
   deps: Context,
   owner: Owner,
-  body: (tx: Transaction, head: Head) => Promise<T>,
-  options: { rehearse?: boolean } = {},
+  body: (tx: Transaction, outbox: Outbox) => Promise<T>,
+  options: { dry_run?: boolean } = {},
 ): Promise<T> {
-  let rehearsed: T | undefined
+  let preview: T | undefined
   let use = nothingUsed()
   let told = 0
   try {
     const result = await deps.sql.as(owner.environment_id).begin(async (tx): Promise<T> => {
-      const head: Head = { events: [], audit: null, use: nothingUsed() }
-      const result = await body(tx, head)
-      use = head.use
-      told = head.events.length
-      const last = closeHead(tx, deps, owner, head)
-      if (!options.rehearse) {
+      const outbox: Outbox = { events: [], audit: null, use: nothingUsed() }
+      const result = await body(tx, outbox)
+      use = outbox.use
+      told = outbox.events.length
+      const last = flush(tx, deps, owner, outbox)
+      if (!options.dry_run) {
         if (last) tx.commitWith(last)
         return result
       }
       await last
-      rehearsed = result
-      throw new Rehearsed()
+      preview = result
+      throw new DryRunEnd()
     })
     if (told > 0) {
       deps.notifier.changed(owner.environment_id)
@@ -88,7 +88,7 @@ export async function transact<T>(
     }
     return result
   } catch (error) {
-    if (error instanceof Rehearsed) return rehearsed as T
+    if (error instanceof DryRunEnd) return preview as T
     if ((error as { code?: string }).code !== OVER_QUOTA) throw error
     throw await quotaExhausted(deps.sql.as(owner.environment_id), deps, owner, use)
   }
@@ -98,12 +98,12 @@ export async function transact<T>(
  * Takes the environment's turn before its last statement does. Needed by who wakes a webhook in a transaction that has a
  * head: that statement wakes webhooks, too, and with the two locks in another order both could wait for each other.
  */
-export async function takeTurn(tx: Transaction, environmentId: string): Promise<void> {
+export async function lockEnvironment(tx: Transaction, environmentId: string): Promise<void> {
   await tx`select pg_advisory_xact_lock(hashtextextended(${environmentId}, 0))`
 }
 
 /** The statement that writes the head; null where nothing belongs there. */
-function closeHead(tx: Transaction, deps: Context, owner: Owner, { events, audit, use }: Head) {
+function flush(tx: Transaction, deps: Context, owner: Owner, { events, audit, use }: Outbox) {
   const { environment_id } = owner
   const changes = QUOTA_NAMES.some((name) => use[name] !== 0)
   if (events.length === 0 && audit === null && !changes) return null

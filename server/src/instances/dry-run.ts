@@ -2,7 +2,7 @@
 import type { Static } from 'typebox'
 import type { Transaction } from '../db/database.ts'
 import type { Deps } from '../deps.ts'
-import { type Head, type Owner, readUse } from '../events/head.ts'
+import { type Outbox, type Owner, readUse } from '../events/outbox.ts'
 import type { Outcome } from '../http/write.ts'
 import { availability } from '../images/store.ts'
 import { QUOTA_NAMES } from '../lib/quota.ts'
@@ -11,16 +11,16 @@ import { present } from './present.ts'
 import type { InstanceRow } from './row.ts'
 import type { InstancePlan } from './schema.ts'
 import { stepsBetween } from './steps.ts'
-import { readyTimes } from './store.ts'
+import { readReadyTimes } from './store.ts'
 
 /**
  * Describes a write in its own transaction, right before that is rolled back.
  * @param rows what the write changed: `before` is null for a new instance
  */
-export async function describeWrite(
+export async function previewWrite(
   deps: Deps,
   tx: Transaction,
-  head: Head,
+  outbox: Outbox,
   owner: Owner,
   action: string,
   rows: { before: InstanceRow | null; after: InstanceRow; status: number },
@@ -42,11 +42,11 @@ export async function describeWrite(
     // The transaction has it reserved already: what it sees as used is what would be used.
     capacity,
     quotas: QUOTA_NAMES.map((name) => {
-      return { name, limit: quotas[name], used: used[name], would_use: used[name] + head.use[name] }
+      return { name, limit: quotas[name], used: used[name], would_use: used[name] + outbox.use[name] }
     }),
     reboots: before?.status === 'running' && steps.includes('power_down') && boots,
     steps,
-    ready_seconds_lately: boots ? await readyTimes(tx, owner.environment_id, after.image_id) : null,
+    ready_seconds_lately: boots ? await readReadyTimes(tx, owner.environment_id, after.image_id) : null,
   }
   return { status: 200, resource: after.id, before: null, after: null, body: plan }
 }

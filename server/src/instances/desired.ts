@@ -3,22 +3,22 @@ import type { Plan } from '../config.ts'
 import { ApiError } from '../lib/errors.ts'
 import { sizeOf } from './event-details.ts'
 import { allowedActions } from './present.ts'
-import { type InstanceRow, isLeaving, type Status } from './row.ts'
+import { type InstanceRow, isTerminating, type Status } from './row.ts'
 
 /** The wanted columns that a wish writes; empty: nothing changes. */
-export type Wish = Partial<InstanceRow>
+export type DesiredChange = Partial<InstanceRow>
 
-const ON_ITS_WAY: Status[] = ['running', 'provisioning', 'starting', 'rebooting', 'resizing', 'recovering']
+const STARTED_OR_STARTING: Status[] = ['running', 'provisioning', 'starting', 'rebooting', 'resizing', 'recovering']
 
 /** On: a new run, unless it is on or on its way. */
-export function start(row: InstanceRow): Wish {
-  if (ON_ITS_WAY.includes(row.status)) return {}
+export function start(row: InstanceRow): DesiredChange {
+  if (STARTED_OR_STARTING.includes(row.status)) return {}
   if (row.status !== 'stopped' && row.status !== 'failed') throw invalidState(row, 'It cannot be started now.')
   return { wanted_power: 'running', wanted_run: row.wanted_run + 1, wanted_activity: 'starting' }
 }
 
 /** Off: the guest is asked, and after the timeout ended. A second stop may only shorten the wait. */
-export function stop(row: InstanceRow, timeoutSeconds: number): Wish {
+export function stop(row: InstanceRow, timeoutSeconds: number): DesiredChange {
   if (row.status === 'stopped') return { wanted_power: 'stopped' }
   if (row.status === 'stopping') {
     return timeoutSeconds < row.wanted_stop_timeout_seconds ? { wanted_stop_timeout_seconds: timeoutSeconds } : {}
@@ -28,7 +28,7 @@ export function stop(row: InstanceRow, timeoutSeconds: number): Wish {
 }
 
 /** Off and on again as a new run. */
-export function reboot(row: InstanceRow, timeoutSeconds: number): Wish {
+export function reboot(row: InstanceRow, timeoutSeconds: number): DesiredChange {
   if (row.status === 'rebooting') return {}
   if (row.status !== 'running') throw invalidState(row, 'It can be rebooted while it is running.')
   return {
@@ -39,7 +39,7 @@ export function reboot(row: InstanceRow, timeoutSeconds: number): Wish {
 }
 
 /** A new disk from the image, and a first run on it. */
-export function renew(row: InstanceRow): Wish {
+export function rebuild(row: InstanceRow): DesiredChange {
   if (!allowedActions(row).includes('rebuild')) throw invalidState(row, 'It cannot be rebuilt now.')
   return {
     wanted_power: 'running',
@@ -50,7 +50,11 @@ export function renew(row: InstanceRow): Wish {
 }
 
 /** Another size: at once when it is stopped (or about to be: `stops`), by a reboot when it runs. */
-export function changeSize(row: InstanceRow, plan: Plan, options: { allow_reboot: boolean; stops: boolean }): Wish {
+export function resize(
+  row: InstanceRow,
+  plan: Plan,
+  options: { allow_reboot: boolean; stops: boolean },
+): DesiredChange {
   if (plan.disk_bytes < row.wanted_disk_bytes) {
     const message = `The disk of ${plan.id} is smaller than the instance's. A disk can only grow.`
     throw new ApiError('disk_cannot_shrink', message, {
@@ -78,8 +82,8 @@ export function changeSize(row: InstanceRow, plan: Plan, options: { allow_reboot
 }
 
 /** Gone for good. */
-export function goAway(row: InstanceRow): Wish {
-  if (isLeaving(row)) return {}
+export function terminate(row: InstanceRow): DesiredChange {
+  if (isTerminating(row)) return {}
   if (!row.termination_protection) return { wanted_gone: true }
   const detail = 'The instance is protected. Set termination_protection to false first.'
   throw new ApiError('termination_protected', detail)

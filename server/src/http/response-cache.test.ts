@@ -1,13 +1,13 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { systemClock } from '../lib/clock.ts'
-import { createAnswerCache } from './answer-cache.ts'
+import { createResponseCache } from './response-cache.ts'
 
 function setUp() {
   let now = 0
   let told: (id: string | null) => void = () => {}
   const notifier = { onChange: (listener: typeof told) => (told = listener) } as any
-  const cache = createAnswerCache({ clock: { ...systemClock, monotonic: () => now }, notifier })
+  const cache = createResponseCache({ clock: { ...systemClock, monotonic: () => now }, notifier })
   const fill = (value: object | null, { env = 'env_1', id = 'inst_1', keep = true, meanwhile = () => {} } = {}) =>
     cache.fill(
       env,
