@@ -8,13 +8,14 @@ export const CATALOGUE: CatalogImage[] = [
   {
     id: 'img_microlinux',
     name: 'micro-linux',
-    description: 'Kernel, busybox and dropbear, up in seconds. Built on this host from its own distribution packages.',
+    description:
+      'Linux kernel, busybox and dropbear; boots in seconds. Built on the host from the packages of its distribution.',
     source: { kind: 'recipe', recipe: 'micro-linux' },
   },
   {
     id: 'img_debian0012',
     name: 'debian-12',
-    description: 'Debian 12 with systemd, cloud-init and sshd. Built on this host when it is first used.',
+    description: 'Debian 12 with systemd, cloud-init and sshd. Built on the host when it is first used.',
     source: { kind: 'recipe', recipe: 'debian-12' },
   },
   {

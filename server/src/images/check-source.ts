@@ -15,12 +15,12 @@ export function checkSource(body: Static<typeof ImageCreate>, allowed: readonly 
   const errors: FieldError[] = []
   const fault = (pointer: string, code: string, message: string) => errors.push({ pointer, code, message })
   if (body.source === 'upload') {
-    if (url !== undefined) fault('/url', 'not_allowed', 'url must be left out when source is "upload".')
+    if (url !== undefined) fault('/url', 'not_allowed', 'url must be omitted when source is "upload".')
     if (errors.length > 0) throw validationFailed(errors)
     return { kind: 'upload', sha256: sha256?.toLowerCase() ?? null }
   }
-  if (url === undefined) fault('/url', 'required', 'url is required, unless source is "upload".')
-  if (sha256 === undefined) fault('/sha256', 'required', 'sha256 is required: the checksum of the file at url.')
+  if (url === undefined) fault('/url', 'required', 'url is required unless source is "upload".')
+  if (sha256 === undefined) fault('/sha256', 'required', 'sha256 is required: it is the checksum of the file at url.')
   const reason = url === undefined ? null : urlFault(url, allowed)
   if (reason) fault('/url', 'not_allowed', `url ${reason}`)
   if (url === undefined || sha256 === undefined || errors.length > 0) throw validationFailed(errors)
@@ -28,12 +28,12 @@ export function checkSource(body: Static<typeof ImageCreate>, allowed: readonly 
 }
 
 function urlFault(text: string, allowed: readonly string[]): string | null {
-  const shape = 'must be an http or https address without user name, password and fragment, on a usual port.'
+  const shape = 'must be an http or https URL without user name, password or fragment, on a standard port.'
   try {
     const { hostname } = parseDestination(text, true)
     const literal = hostname.replace(/^\[(.*)\]$/, '$1')
     if (isIP(literal) === 0 || isAddressAllowed(literal, allowed)) return null
-    return 'must lead to the public internet; the operator allows other addresses by CLOUDNEXUS_IMAGE_ALLOW.'
+    return 'must point to a public IP address; the operator can allow others with CLOUDNEXUS_IMAGE_ALLOW.'
   } catch (error) {
     if (error instanceof OutboundError) return shape
     throw error

@@ -226,7 +226,7 @@ describe('an upload', () => {
     const again = await upload(image.id, 'other')
     assert.deepEqual([again.status, again.body.code], [409, 'conflict'])
     await saw(await row(image.id), { state: 'failed', error: failure })
-    await assert.rejects(require(image.id), /was refused/)
+    await assert.rejects(require(image.id), /was rejected/)
     assert.equal((await upload(image.id, bytes)).status, 202, 'content that was refused can be sent again')
     assert.equal((await row(image.id)).wanted_import, 2)
   })

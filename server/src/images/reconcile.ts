@@ -86,7 +86,7 @@ async function follow(deps: Deps, importer: Importer, claimed: Claim, row: Image
     if (claimed.attempts >= MAX_STARTS) {
       const error = {
         code: 'image_import_died',
-        message: `The import of ${row.name} ended without a result. Try again.`,
+        message: `The import of ${row.name} ended without a result. Retry the import.`,
       }
       await record(deps, claimed, row, { state: 'failed', progress: null, error, manifest: null })
       return { after_seconds: null }

@@ -16,7 +16,7 @@ const UPLOAD_DEADLINE_MS = 6 * 3600 * 1000
 const params = Type.Object({
   id: Type.String({
     pattern: '^[a-z0-9][a-z0-9._-]{0,62}$',
-    description: 'Identifier or name of the image.',
+    description: 'ID or name of the image.',
     examples: ['ubuntu-22.04-lts'],
   }),
 })
@@ -31,7 +31,7 @@ export const images: Resource = {
         schema: {
           operationId: 'listImages',
           summary: 'List images',
-          description: "The installation's own and those that were added.",
+          description: "Lists the installation's images and the images that were added to this environment.",
           tags,
           querystring: Type.Object(imageFilters, { additionalProperties: false }),
           response: { 200: ref(ImagePage) },
@@ -58,7 +58,7 @@ export const images: Resource = {
           operationId: 'createImage',
           summary: 'Add an image',
           description:
-            'A qcow2 or raw disk that boots by itself, from an address or by upload. Answers at once; `status` and `progress` tell how far it is.',
+            'Adds a bootable qcow2 or raw disk, from a URL or by upload. The response does not wait for the import; `status` and `progress` report on it.',
           tags,
           body: ref(ImageCreate),
           response: { 201: ref(Image) },
@@ -77,7 +77,7 @@ export const images: Resource = {
         config: { scope: 'images:read' },
         schema: {
           operationId: 'getImage',
-          summary: 'Get an image by id or name',
+          summary: 'Get an image by ID or name',
           tags,
           params,
           response: { 200: ref(Image) },
@@ -102,10 +102,11 @@ export const images: Resource = {
         },
         schema: {
           operationId: 'uploadImage',
-          summary: 'Send the content of an image',
-          description: 'For an image that was added with `source` "upload". Its import begins when all of it is here.',
+          summary: 'Upload the content of an image',
+          description:
+            'Uploads the content of an image that was added with `source` "upload". The import starts when the upload is complete.',
           tags,
-          params: Type.Object({ id: Id('img', 'Identifier of the image.') }),
+          params: Type.Object({ id: Id('img', 'ID of the image.') }),
           response: { 202: ref(Image) },
         },
       },
@@ -133,11 +134,11 @@ export const images: Resource = {
         config: { scope: 'images:write', problems: ['conflict', 'in_use', 'precondition_failed'] },
         schema: {
           operationId: 'deleteImage',
-          summary: 'Remove an image',
-          description: 'Only one that was added, and from which no instance was made that still exists.',
+          summary: 'Delete an image',
+          description: 'Deletes an image that was added. No existing instance may have been created from it.',
           tags,
           params,
-          response: { 204: NoContent('It is gone.') },
+          response: { 204: NoContent('The image is deleted.') },
         },
       },
       (request, reply) =>

@@ -4,18 +4,18 @@ import { Id, Nullable, OneOf, Text, Timestamp } from '../http/schemas.ts'
 
 const name = Type.String({
   pattern: '^(?!img_)[a-z0-9][a-z0-9._-]{0,62}$',
-  'x-rule': '1 to 63 of a-z, 0-9, ".", "_" and "-", beginning with a letter or digit and not with img_',
-  description: 'Unique name, which `image` of an instance may be instead of the id.',
+  'x-rule': '1 to 63 of a-z, 0-9, ".", "_" and "-", starting with a letter or digit and not with img_',
+  description: 'Unique name. The `image` field of an instance accepts it in place of the ID.',
   examples: ['ubuntu-22.04-lts'],
 })
 const readySignal = OneOf(
   ['guest', 'process'],
-  '`guest`: the guest itself says when it is up. `process`: an instance counts as running as soon as its machine runs.',
+  '`guest`: the guest itself signals that it is ready. `process`: an instance is running as soon as its machine runs.',
 )
 const sshUser = Type.String({
   pattern: '^[a-z_][a-z0-9_-]{0,31}$',
-  'x-rule': 'a user name of the guest: a-z, 0-9, "_" and "-", at most 32',
-  description: 'User that the ssh keys of an instance are for.',
+  'x-rule': 'a user name of the guest: a-z, 0-9, "_" and "-", at most 32 characters',
+  description: 'User of the guest for whom the SSH keys of an instance are installed.',
   examples: ['root'],
 })
 const bytes = (description: string) => Nullable(Type.Integer({ minimum: 0, description }))
@@ -24,12 +24,18 @@ const Progress = Type.Object(
   {
     phase: Type.String({
       description:
-        'What is being done: `waiting_for_upload`, `waiting`, `downloading`, `verifying`, `converting` or `building`.',
+        'Current phase: `waiting_for_upload`, `waiting`, `downloading`, `verifying`, `converting` or `building`.',
       examples: ['downloading'],
     }),
-    percent: Nullable(Type.Integer({ minimum: 0, maximum: 100, description: 'Of this phase; null while unknown.' })),
-    done_bytes: bytes('Bytes that are here.'),
-    total_bytes: bytes('Bytes in all; null while unknown.'),
+    percent: Nullable(
+      Type.Integer({
+        minimum: 0,
+        maximum: 100,
+        description: 'Percentage of this phase that is complete; null if unknown.',
+      }),
+    ),
+    done_bytes: bytes('Bytes received so far.'),
+    total_bytes: bytes('Total size in bytes; null if unknown.'),
   },
   { additionalProperties: false },
 )
@@ -38,37 +44,47 @@ export const Image = Type.Object(
   {
     id: Id('img', 'Identifier.'),
     name,
-    description: Type.String({ description: 'What it is.', examples: ['Ubuntu 22.04 LTS'] }),
-    status: OneOf(['available', 'importing', 'failed'], 'Whether instances can be made from it.'),
-    cached: Type.Boolean({ description: 'Whether it is on the host; if not, the first instance waits for it.' }),
-    progress: Type.Union([Progress, Type.Null()], { description: 'How far an import is; null while there is none.' }),
+    description: Type.String({ description: 'Description of the image.', examples: ['Ubuntu 22.04 LTS'] }),
+    status: OneOf(['available', 'importing', 'failed'], 'Whether instances can be created from it.'),
+    cached: Type.Boolean({
+      description: 'Whether the image is on the host. If not, the first instance waits for its import.',
+    }),
+    progress: Type.Union([Progress, Type.Null()], {
+      description: 'Progress of the import; null when none is running.',
+    }),
     error: Type.Union(
       [
         Type.Object(
           {
-            code: Type.String({ description: 'Stable code.' }),
-            message: Type.String({ description: 'What failed, and what to do.' }),
+            code: Type.String({ description: 'Stable error code.' }),
+            message: Type.String({ description: 'What failed and how to resolve it.' }),
           },
           { additionalProperties: false },
         ),
         Type.Null(),
       ],
-      { description: 'Why the last import failed; null otherwise. An instance made from it tries again.' },
+      {
+        description:
+          'Why the last import failed; null otherwise. Creating an instance from the image retries the import.',
+      },
     ),
     ready_signal: readySignal,
     ssh_user: sshUser,
     source: Type.Object(
       {
-        kind: OneOf(['recipe', 'publisher', 'url', 'upload'], 'Built here, downloaded from a publisher, or added.'),
-        url: Nullable(Type.String({ description: 'Address that it was added from, without its query string.' })),
+        kind: OneOf(
+          ['recipe', 'publisher', 'url', 'upload'],
+          '`recipe`: built on the host. `publisher`: downloaded from its publisher. `url` and `upload`: added by a request.',
+        ),
+        url: Nullable(Type.String({ description: 'URL that the image was added from, without its query string.' })),
       },
-      { description: 'Where it comes from.', additionalProperties: false },
+      { description: 'Where the image comes from.', additionalProperties: false },
     ),
-    virtual_size_bytes: bytes('Size of the disk as a guest sees it; null until it is on the host.'),
-    is_catalog: Type.Boolean({ description: 'Whether it belongs to the installation and cannot be removed.' }),
-    created_at: Timestamp('When it was added.'),
+    virtual_size_bytes: bytes('Size of the disk as a guest sees it; null until the image is on the host.'),
+    is_catalog: Type.Boolean({ description: 'Whether the image belongs to the installation and cannot be deleted.' }),
+    created_at: Timestamp('When the image was added.'),
   },
-  { $id: 'Image', description: 'A disk that instances start from.', additionalProperties: false },
+  { $id: 'Image', description: 'A disk image that instances are created from.', additionalProperties: false },
 )
 
 export const ImagePage = PageOf(Image)
@@ -77,13 +93,16 @@ export const ImageCreate = Type.Object(
   {
     name: { ...name, examples: ['app-server'] },
     source: Type.Optional({
-      ...OneOf(['url', 'upload'], '`url`: download it from `url`. `upload`: its content is sent by PUT afterwards.'),
+      ...OneOf(
+        ['url', 'upload'],
+        '`url`: download the image from `url`. `upload`: the content is uploaded with PUT afterwards.',
+      ),
       default: 'url',
     }),
     url: Type.Optional(
       Text({
         maxLength: 2048,
-        description: 'http or https address of a qcow2 or raw disk that boots by itself. Required unless uploaded.',
+        description: 'http or https URL of a bootable qcow2 or raw disk. Required unless `source` is "upload".',
         examples: ['https://images.example.com/app-server.qcow2'],
       }),
     ),
@@ -91,11 +110,11 @@ export const ImageCreate = Type.Object(
       Type.String({
         pattern: '^[0-9a-fA-F]{64}$',
         'x-rule': '64 hexadecimal digits',
-        description: 'Checksum of the file. Required with `url`.',
+        description: 'SHA-256 checksum of the file. Required with `url`.',
         examples: ['9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08'],
       }),
     ),
-    description: Type.Optional(Text({ maxLength: 255, description: 'What it is.' })),
+    description: Type.Optional(Text({ maxLength: 255, description: 'Description of the image.' })),
     ready_signal: Type.Optional({ ...readySignal, default: 'process' }),
     ssh_user: Type.Optional({ ...sshUser, default: 'root' }),
   },
@@ -112,5 +131,5 @@ export const ImageCreate = Type.Object(
 
 export const imageFilters = {
   ...listParameters,
-  name: Type.Optional(Text({ maxLength: 63, description: 'Only the image of this name.' })),
+  name: Type.Optional(Text({ maxLength: 63, description: 'Only the image with this name.' })),
 }

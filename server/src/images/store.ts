@@ -105,8 +105,8 @@ async function raiseImport(tx: Transaction, id: string, environmentId: string): 
 }
 
 function contentMissing(row: ImageRow): ApiError {
-  const why = row.observed_state === 'failed' ? 'was refused' : 'has not been uploaded'
-  const detail = `The content of the image ${row.name} ${why}. Send it by PUT /v2/images/${row.id}/content.`
+  const why = row.observed_state === 'failed' ? 'was rejected' : 'has not been uploaded'
+  const detail = `The content of the image ${row.name} ${why}. Upload it with PUT /v2/images/${row.id}/content.`
   return new ApiError('invalid_state', detail, { extensions: { status: showImage(row).status } })
 }
 
@@ -127,7 +127,7 @@ export async function createImage(
     where not exists (select from images where environment_id is null and name = ${body.name})
     on conflict (environment_id, name) do nothing returning *`
   if (!row) {
-    const detail = `There is an image ${body.name} already. Choose another name, or remove that one first.`
+    const detail = `An image with the name ${body.name} already exists. Choose another name, or delete that image first.`
     throw new ApiError('already_exists', detail)
   }
   if (source.kind === 'upload') return row
@@ -169,8 +169,8 @@ export function checkAwaitsContent(row: ImageRow): void {
   if (row.source.kind === 'upload' && idle) return
   const detail =
     row.source.kind === 'upload'
-      ? 'The image has its content already. Add another image for another disk.'
-      : 'The image was not added with source "upload". Add one that was.'
+      ? 'The image already has its content. To use another disk, add another image.'
+      : 'The image was not added with source "upload". Add an image with source "upload".'
   throw new ApiError('conflict', detail)
 }
 
@@ -187,12 +187,12 @@ export async function deleteImage(
   if (!row || row.wanted_gone) throw notFound('image', idOrName)
   checkIfMatch(ifMatch, showImage(row))
   if (row.environment_id === null) {
-    throw new ApiError('conflict', 'The image belongs to the installation; it cannot be removed.')
+    throw new ApiError('conflict', 'The image belongs to the installation and cannot be deleted.')
   }
   const [used] = await tx<{ count: number }[]>`
     select count(*) from instances where image_id = ${row.id} and status <> 'terminated'`
   if (used!.count > 0) {
-    throw new ApiError('in_use', `${used!.count} instances were made from the image. Terminate them first.`)
+    throw new ApiError('in_use', `${used!.count} instances were created from the image. Terminate them first.`)
   }
   // The row stays until its files are gone and nothing shows it any more; its name is free at once.
   await tx`update images set wanted_gone = true, name = id where id = ${row.id}`

@@ -30,7 +30,7 @@ export async function receiveUpload(
     discard()
     const code = (error as NodeJS.ErrnoException).code
     if (code !== 'ENOSPC' && code !== 'EDQUOT') throw error
-    throw new ApiError('capacity_exhausted', 'The disk of the host is full. Make room there, then try again.', {
+    throw new ApiError('capacity_exhausted', 'The disk of the host is full. Free disk space on the host, then retry.', {
       extensions: { scope: 'host', resource: 'disk_bytes', retryable: true, alternatives: [] },
       cause: error,
     })
@@ -66,7 +66,7 @@ async function write(path: string, body: Readable, limit: number): Promise<void>
 }
 
 function tooLarge(limit: number): ApiError {
-  return new ApiError('payload_too_large', `An image may have ${limit} bytes at most.`, {
+  return new ApiError('payload_too_large', `An image may have at most ${limit} bytes.`, {
     headers: { connection: 'close' },
   })
 }

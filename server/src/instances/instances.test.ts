@@ -319,7 +319,7 @@ describe('instances', { timeout: 240_000 }, () => {
   test('the console log, whole and its end', async () => {
     const { id } = await running()
     const log = (await call('GET', `/v2/instances/${id}/console_log`)).body as string
-    assert.match(log, /guest is up/)
+    assert.match(log, /guest is ready/)
     assert.equal(
       (await call('GET', `/v2/instances/${id}/console_log?tail=1`)).body,
       `${log.trim().split('\n').at(-1)}\n`,

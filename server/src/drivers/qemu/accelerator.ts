@@ -36,15 +36,13 @@ const PROOF_ID = 'inst_kvmproof00'
 export async function proveAccelerator(options: ProofOptions): Promise<Hypervisor> {
   const version = /version (\S+)/.exec(await runProgram([options.qemu_binary, '--version']))?.[1] ?? 'unknown'
   const name = `QEMU ${version}`
-  if (options.mode === 'tcg') return { name, accelerator: 'tcg', reason: 'TCG was asked for' }
+  if (options.mode === 'tcg') return { name, accelerator: 'tcg', reason: 'TCG is configured' }
   const key = [await hostBootId(), version, options.mode, options.service_uid ?? 'self'].join(' ')
   const verdict =
     (await openKvm(options)) ?? (await readVerdict(options.cache_file, key)) ?? (await proveKvm(options, key))
   if (verdict.works) return { name, accelerator: 'kvm', reason: verdict.reason }
   if (options.mode === 'kvm')
-    throw new Error(
-      `KVM was asked for, but it is not proven to work: ${verdict.reason}. Use auto or tcg, or repair KVM.`,
-    )
+    throw new Error(`KVM is configured but does not work: ${verdict.reason}. Repair KVM, or configure auto or tcg.`)
   return { name, accelerator: 'tcg', reason: verdict.reason }
 }
 
@@ -86,13 +84,15 @@ async function openKvm({ kvm_device = '/dev/kvm', service_uid }: ProofOptions): 
   const no = (reason: string): Verdict => ({ works: false, reason })
   const test = ['test', '-r', kvm_device, '-a', '-w', kvm_device]
   if (await fails(['test', '-e', kvm_device])) return no('this host has no KVM device')
-  if (await fails(test)) return no('KVM is present but this user may not use it')
+  if (await fails(test)) return no('KVM is present, but this user has no access to it')
   if (service_uid === null) return null
   const group = (await runProgram(['stat', '-c', '%g', kvm_device])).trim()
   const groups = group === '0' ? ['--clear-groups'] : ['--groups', group]
   const asUser = ['setpriv', '--reuid', `${service_uid}`, '--regid', `${service_uid}`, ...groups, '--', ...test]
   return (await fails(asUser))
-    ? no('KVM is present but only for root, and machines do not run as root (chgrp kvm /dev/kvm; chmod 660 /dev/kvm)')
+    ? no(
+        'KVM is present, but only root has access to it, and machines do not run as root (run chgrp kvm /dev/kvm; chmod 660 /dev/kvm)',
+      )
     : null
 }
 
@@ -111,11 +111,11 @@ async function bootOnce(driver: QemuDriver, options: ProofOptions): Promise<Verd
   await driver.start(spec, clock.now())
   for (const deadline = clock.monotonic() + proof_ms; clock.monotonic() < deadline; await clock.sleep(LOOK_MS)) {
     const machine = await driver.get(ref)
-    if (machine?.ready) return { works: true, reason: 'a guest was booted with KVM and reported' }
+    if (machine?.ready) return { works: true, reason: 'a test guest booted with KVM' }
     if (machine?.power !== 'running')
-      return { works: false, reason: 'KVM is present but the proof guest did not start' }
+      return { works: false, reason: 'KVM is present, but the test guest did not start' }
   }
-  return { works: false, reason: `KVM is present but the proof guest did not report within ${proof_ms / 1000} s` }
+  return { works: false, reason: `KVM is present, but the test guest did not boot within ${proof_ms / 1000} s` }
 }
 
 function proofSpec(image: MachineImage): MachineSpec {

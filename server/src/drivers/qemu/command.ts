@@ -90,7 +90,7 @@ export function checkImage(image: MachineImage): void {
 function must(condition: boolean, field: string, value: unknown): void {
   if (condition) return
   const internal = `illegal ${field}: ${JSON.stringify(value)?.slice(0, 200)}`
-  throw new InvalidSpecError('invalid_spec', `The machine cannot be made: ${field} is not valid.`, internal)
+  throw new InvalidSpecError('invalid_spec', `The machine cannot be created: ${field} is not valid.`, internal)
 }
 
 function bootArguments(image: MachineImage, folder: string): string[] {

@@ -84,7 +84,7 @@ export class QemuDriver implements Driver {
   hypervisor(): Hypervisor {
     const { accelerator, service_uid, scope } = this.#host
     const user =
-      service_uid === null ? 'machines run as the user of the control plane' : 'each machine as a user of its own'
+      service_uid === null ? 'machines run as the user of the control plane' : 'each machine runs as a separate user'
     return { ...accelerator, reason: `${accelerator.reason}; ${user}, ${SCOPE_REASONS[scope]}` }
   }
 
@@ -140,7 +140,8 @@ export class QemuDriver implements Driver {
       const powerDown = withControl(found.paths, this.#host.clock, (client) =>
         client.execute('system_powerdown', {}, CONTROL_MS),
       )
-      if (!(await powerDown)) throw new TransientError('no_answer', 'The machine does not answer yet.', `no QMP: ${id}`)
+      if (!(await powerDown))
+        throw new TransientError('no_answer', 'The machine does not respond yet.', `no QMP: ${id}`)
     })
   }
 
@@ -163,7 +164,7 @@ export class QemuDriver implements Driver {
         await client.execute('cont', {}, CONTROL_MS)
         this.#monitors.wentOn(id)
       })
-      if (!resumed) throw new TransientError('no_answer', 'The machine does not answer yet.', `no QMP: ${id}`)
+      if (!resumed) throw new TransientError('no_answer', 'The machine does not respond yet.', `no QMP: ${id}`)
     })
   }
 
@@ -172,7 +173,7 @@ export class QemuDriver implements Driver {
       if (!found?.machine) throw missing(spec.id)
       if (found.process) throw stillRunning(spec.id)
       if (spec.disk_bytes < found.machine.disk_bytes)
-        throw new InvalidSpecError('disk_cannot_shrink', 'A disk cannot become smaller.')
+        throw new InvalidSpecError('disk_cannot_shrink', 'A disk cannot shrink.')
       await growDisk(this.#host, found.machine, spec.disk_bytes)
     })
   }
@@ -194,7 +195,7 @@ export class QemuDriver implements Driver {
         const added = await network.add(client, public_ip, ports)
         await writeJson(paths.run_file, { ...run, public_ip, ports: added })
       })
-      if (!moved) throw new TransientError('no_answer', 'The machine does not answer yet.', `no QMP: ${spec.id}`)
+      if (!moved) throw new TransientError('no_answer', 'The machine does not respond yet.', `no QMP: ${spec.id}`)
     })
   }
 
@@ -265,7 +266,8 @@ export class QemuDriver implements Driver {
     if (!last || last.ended !== null || last.process.boot_id === (await hostBootId())) return
     const damage = await findDamage(this.#host, machine)
     if (damage === null) return
-    const message = 'The disk was damaged when the host went down. A rebuild makes a new one from the image.'
+    const message =
+      'The disk was damaged when the host went down. Rebuild the instance to create a new disk from its image.'
     throw new DamagedDiskError('disk_damaged', message, damage)
   }
 
@@ -317,6 +319,6 @@ export class QemuDriver implements Driver {
 const missing = (id: string) =>
   new NotFoundError('disk_missing', 'The machine has no disk.', `no machine folder: ${id}`)
 const stale = (id: string) =>
-  new TransientError('stale_spec', 'The machine is at another disk or run.', `stale spec: ${id}`)
+  new TransientError('stale_spec', 'The machine has another disk or run.', `stale spec: ${id}`)
 const stillRunning = (id: string) =>
   new TransientError('still_running', 'The machine is still running.', `a process of an older run lives: ${id}`)

@@ -74,7 +74,9 @@ export async function spawnDetached(argv: string[], logFile: string): Promise<Ch
 function spawnError(error: NodeJS.ErrnoException) {
   const internal = `spawn failed: ${error.message}`
   if (error.code === 'ENOMEM' || error.code === 'EAGAIN')
-    return new CapacityError('host_memory', 'The host has no memory left for this machine.', internal, { cause: error })
+    return new CapacityError('host_memory', 'The host has insufficient memory for this machine.', internal, {
+      cause: error,
+    })
   return new TransientError('start_failed', 'The machine could not be started.', internal, { cause: error })
 }
 

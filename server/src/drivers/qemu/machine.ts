@@ -99,7 +99,7 @@ export async function endProcess(found: Machine, ended: 'off' | 'stopped', clock
   const asked = await withControl(paths, clock, (client) => client.execute('quit', {}, CONTROL_MS)).catch(() => null)
   if (asked && (await waitForEnd(process, QUIT_MS, clock))) return
   if (await killProcess(process, KILL_MS, clock)) return
-  throw new TransientError('still_running', 'The machine has not ended yet.', `process ${process.pid} outlives SIGKILL`)
+  throw new TransientError('still_running', 'The machine is still running.', `process ${process.pid} outlives SIGKILL`)
 }
 
 type Seen = { power: MachinePower; trouble: Trouble | null }

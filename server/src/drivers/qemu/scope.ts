@@ -24,9 +24,9 @@ export async function detectScope(installation: string, isRoot: boolean): Promis
 
 /** Words for the log and `/v2/regions`. */
 export const SCOPE_REASONS: Record<Scope, string> = {
-  systemd: 'each machine in a systemd scope of its own',
-  cgroup: 'each machine in a cgroup of its own',
-  none: 'each machine in a session of its own (no systemd, no writable cgroup v2)',
+  systemd: 'each in a separate systemd scope',
+  cgroup: 'each in a separate cgroup',
+  none: 'each in a separate session (no systemd, no writable cgroup v2)',
 }
 
 const cgroupOf = (installation: string, id = '') => join(CGROUPS, `cloudnexus-${installation}`, id)

@@ -62,8 +62,12 @@ async function kvmGroup(host: Host): Promise<number | null> {
 /** Why QEMU ended at once, as far as its last words tell. Exported for its test. */
 export function startError(words: string) {
   if (/cannot set up guest memory|Cannot allocate memory/.test(words))
-    return new CapacityError('host_memory', 'The host has no memory left for this machine.', words)
+    return new CapacityError('host_memory', 'The host has insufficient memory for this machine.', words)
   if (/Could not set up host forwarding rule/.test(words))
-    return new AddressInUseError('address_in_use', 'A port of the public address is taken by something else.', words)
+    return new AddressInUseError(
+      'address_in_use',
+      'A port of the public IP address is already in use on the host.',
+      words,
+    )
   return new TransientError('start_failed', 'The machine could not be started.', words)
 }

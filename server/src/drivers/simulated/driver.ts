@@ -76,7 +76,7 @@ export function createSimulatedDriver(options: { sql: Sql; seed: number; boot?: 
       insert into simulated_machines (id, environment_id, machine)
       select ${id}, ${environment_id}, ${sql.json(machine)}::jsonb where ${isNewest(id, lease)}
       on conflict (id) do update set machine = excluded.machine`
-    if (count === 0) throw new TransientError('superseded', 'Somebody else looks after the machine by now.')
+    if (count === 0) throw new TransientError('superseded', 'A newer claim has taken over the machine.')
   }
 
   const watchers: ((id: string) => void)[] = []
@@ -96,7 +96,7 @@ export function createSimulatedDriver(options: { sql: Sql; seed: number; boot?: 
   return {
     name: 'simulated',
     resync_seconds: 3600,
-    hypervisor: () => ({ name: 'simulated', accelerator: 'none', reason: 'Test keys run on simulated machines.' }),
+    hypervisor: () => ({ name: 'simulated', accelerator: 'none', reason: 'Test environments use simulated machines.' }),
     capacity: () => null,
     list: async () => await sql<{ id: string }[]>`select id from simulated_machines`,
 
@@ -108,15 +108,15 @@ export function createSimulatedDriver(options: { sql: Sql; seed: number; boot?: 
 
     async create(spec) {
       if (faultOf(spec.tags) === 'create_fails') {
-        throw new InvalidSpecError('simulated_failure', 'The instance asked for a failed creation by its tags.')
+        throw new InvalidSpecError('simulated_failure', 'The tags of the instance request a failed creation.')
       }
       if (faultOf(spec.tags) === 'no_capacity') {
-        throw new CapacityError('host_full', 'The instance asked for a host without room by its tags.')
+        throw new CapacityError('host_full', 'The tags of the instance request a host without capacity.')
       }
       const existing = await load(spec)
       if (existing?.disk === spec.disk) return
       const on = existing?.power === 'running' || existing?.power === 'paused'
-      if (on) throw new TransientError('still_running', 'The machine of an older disk has not ended yet.')
+      if (on) throw new TransientError('still_running', 'The machine of an older disk is still running.')
       await save(spec, {
         disk: spec.disk,
         run: 0,
@@ -138,7 +138,7 @@ export function createSimulatedDriver(options: { sql: Sql; seed: number; boot?: 
       const found = await change({ ...spec, now }, (machine) => {
         const on = machine.power === 'running' || machine.power === 'paused'
         if (on && machine.run === spec.run) return machine
-        if (on) throw new TransientError('still_running', 'An older run has not ended yet.')
+        if (on) throw new TransientError('still_running', 'An older run is still running.')
         const takes = bootSeconds(seed, spec.id, spec.run)
         const neverReady = machine.fault === 'never_ready'
         const fails = failureOf(machine.fault, machine.run === 0)
@@ -160,7 +160,10 @@ export function createSimulatedDriver(options: { sql: Sql; seed: number; boot?: 
         }
       })
       if (!found)
-        throw new NotFoundError('disk_lost', 'The disk of the machine is not there. A rebuild makes a new one.')
+        throw new NotFoundError(
+          'disk_lost',
+          'The disk of the machine is missing. Rebuild the instance to create a new disk.',
+        )
     },
 
     powerDown: async (ref) => {
@@ -187,7 +190,7 @@ export function createSimulatedDriver(options: { sql: Sql; seed: number; boot?: 
 
     resizeDisk: async (spec, now) => {
       await change({ ...spec, now }, (machine) => {
-        if (machine.power === 'running') throw new TransientError('still_running', 'The machine still runs.')
+        if (machine.power === 'running') throw new TransientError('still_running', 'The machine is still running.')
         return { ...machine, disk_bytes: Math.max(machine.disk_bytes, spec.disk_bytes) }
       })
     },
@@ -212,7 +215,7 @@ export function createSimulatedDriver(options: { sql: Sql; seed: number; boot?: 
       const machine = settle(stored, ref.now, boot())
       const lines = [`[${machine.started_at}] simulated machine ${ref.id}: run ${machine.run} started`]
       if (machine.ready_at && machine.ready_at <= ref.now.toISOString()) {
-        lines.push(`[${machine.ready_at}] simulated machine ${ref.id}: guest is up`)
+        lines.push(`[${machine.ready_at}] simulated machine ${ref.id}: guest is ready`)
       }
       if (machine.power !== 'running') lines.push(`simulated machine ${ref.id}: ${machine.power}`)
       return Buffer.from(`${lines.join('\n')}\n`).subarray(-tailBytes)

@@ -39,7 +39,7 @@ export async function convertImage(
   if (inspection.format === 'qcow2') {
     const checked = await run(['check', '-f', 'qcow2', source], { files: [{ path: sourcePath }] })
     // 3: space that nothing refers to; the copy will not have it.
-    if (checked.code !== 0 && checked.code !== 3) throw unreadable(checked, 'it is damaged or cut short')
+    if (checked.code !== 0 && checked.code !== 3) throw unreadable(checked, 'it is damaged or truncated')
   }
   const converted = await run(['convert', '-p', '-f', inspection.format, '-O', 'qcow2', source, fileArgument(1)], {
     files: [{ path: sourcePath }, { path: paths.disk, write: true }],
@@ -52,7 +52,7 @@ export async function convertImage(
   if (converted.code !== 0) {
     const { bavail, bsize } = statfsSync(jobDir)
     if (bavail * bsize < LITTLE_SPACE_BYTES) throw diskFull(converted.stderr)
-    throw unreadable(converted, 'it could not be read to its end')
+    throw unreadable(converted, 'it could not be read completely')
   }
   const info = await run(['info', '--output=json', '-f', 'qcow2', fileArgument(0)], { files: [{ path: paths.disk }] })
   if (info.code !== 0 || !isFlat(info.stdout, inspection.virtual_size_bytes)) {
@@ -93,8 +93,8 @@ function limitsFor({ virtual_size_bytes }: Inspection): Pick<ToolRun, 'cpuSecond
 }
 
 function unreadable(result: ToolResult, why: string): ImportError {
-  const reason = result.timedOut ? 'reading it takes too long' : why
-  const message = `The image was refused: ${reason}. Check the file with qemu-img check, and add it again.`
+  const reason = result.timedOut ? 'reading it took too long' : why
+  const message = `The image was rejected: ${reason}. Check the file with qemu-img check, then add it again.`
   return new ImportError('image_format_unsupported', message, `code ${result.code}: ${result.stderr}`)
 }
 

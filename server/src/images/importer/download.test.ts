@@ -172,7 +172,7 @@ test('a wrong checksum removes the file and says both sums', async () => {
 
 test('a file that was cut short at the source has the wrong checksum', async () => {
   mirror.files.set('/images/disk.img', disk.subarray(0, 1 << 20))
-  await failsWith('image_checksum_mismatch', /disk\.img from 127\.0\.0\.1:\d+ is not the file/)
+  await failsWith('image_checksum_mismatch', /The SHA-256 of disk\.img from 127\.0\.0\.1:\d+ is/)
 })
 
 test('a server that never gets beyond a byte is given up, and what is here is kept', async () => {
@@ -188,7 +188,7 @@ test('a server that never gets beyond a byte is given up, and what is here is ke
     response.socket!.end()
     return true
   }
-  const { paths } = await failsWith('image_source_unreachable', /disk\.img could not be read from 127/, impatient)
+  const { paths } = await failsWith('image_source_unreachable', /disk\.img could not be downloaded from 127/, impatient)
   const { length } = readFileSync(paths.part)
   assert.ok(length > 0)
   assert.ok(readFileSync(paths.part).equals(disk.subarray(0, length)))
@@ -200,14 +200,14 @@ test('answers that say no', async () => {
     response.writeHead(status).end()
     return true
   }
-  await failsWith('image_source_not_found', /has no disk\.img \(it answered 404\)/)
+  await failsWith('image_source_not_found', /has no disk\.img \(it returned status 404\)/)
   status = 410
-  await failsWith('image_source_not_found', /it answered 410/)
+  await failsWith('image_source_not_found', /it returned status 410/)
   status = 403
-  await failsWith('image_source_unreachable', /it answered 403/)
+  await failsWith('image_source_unreachable', /it returned status 403/)
   assert.equal(mirror.requests.length, 3, 'asked once each')
   status = 503
-  await failsWith('image_source_unreachable', /it answered 503/, impatient)
+  await failsWith('image_source_unreachable', /it returned status 503/, impatient)
   assert.ok(mirror.requests.length > 4, 'asked again')
 })
 
@@ -236,7 +236,7 @@ test('a dead mirror, and a name that does not exist', async () => {
 
 test('a source that stops is stalled: before its headers, and in the middle', async () => {
   mirror.intercept = () => true
-  await failsWith('image_source_stalled', /127\.0\.0\.1:\d+ sent nothing of disk\.img for 0\.6 s/, {
+  await failsWith('image_source_stalled', /127\.0\.0\.1:\d+ sent no data of disk\.img for 0\.6 s/, {
     stall_timeout_seconds: 0.6,
   })
   mirror.intercept = (_request, response) => {
@@ -250,7 +250,7 @@ test('a source that stops is stalled: before its headers, and in the middle', as
   await once(silent.listen(0, '127.0.0.1'), 'listening')
   const { port } = silent.address() as AddressInfo
   try {
-    await failsWith('image_source_stalled', /sent nothing/, {
+    await failsWith('image_source_stalled', /sent no data/, {
       url: `https://127.0.0.1:${port}/disk.img`,
       stall_timeout_seconds: 0.6,
     })
@@ -267,7 +267,7 @@ test('too large: by its announced length at once, by its bytes when it lies', as
     response.flushHeaders()
     return true
   }
-  const { paths } = await failsWith('image_too_large', /has 931 GiB, more than the 64\.0 MiB/, {
+  const { paths } = await failsWith('image_too_large', /has 931 GiB and exceeds the limit of 64\.0 MiB/, {
     stall_timeout_seconds: 20,
   })
   assert.equal(sent, 1)
@@ -278,12 +278,12 @@ test('too large: by its announced length at once, by its bytes when it lies', as
     return true
   }
   const more = { max_bytes: 2 << 20 }
-  assert.ok(!existsSync((await failsWith('image_too_large', /is larger than the 2\.0 MiB/, more)).paths.part))
+  assert.ok(!existsSync((await failsWith('image_too_large', /exceeds the limit of 2\.0 MiB/, more)).paths.part))
   const small = { max_virtual_size_bytes: 1 << 20 }
   await failsWith('image_too_large', /The disk in the image has 3\.0 MiB/, small)
 })
 
 test('names in messages are plain text', async () => {
   const { status } = await importUrl({ url: `${mirror.url}/a/%1b%5b31m%0aevil%20name%e2%80%ae` })
-  assert.match(status.error!.message, / has no evil name \(it answered 404\)/)
+  assert.match(status.error!.message, / has no evil name \(it returned status 404\)/)
 })

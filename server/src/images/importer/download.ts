@@ -37,7 +37,7 @@ export async function downloadVerified(
     }
     if (part.sha256() !== sha256.toLowerCase()) {
       await part.remove()
-      const message = `${file} from ${host} is not the file that was asked for: its SHA-256 is ${part.sha256()}, not ${sha256.toLowerCase()}. Check address and checksum, or use another mirror.`
+      const message = `The SHA-256 of ${file} from ${host} is ${part.sha256()}, not ${sha256.toLowerCase()}. Check the URL and the checksum, or use another mirror.`
       throw new ImportError('image_checksum_mismatch', message)
     }
     await part.moveTo(paths.source)
@@ -91,7 +91,7 @@ async function receive(
     await part.append(chunk)
     reporter.bytes(part.offset, total)
   }
-  if (total !== null && part.offset !== total) throw new TryAgain('the connection broke off')
+  if (total !== null && part.offset !== total) throw new TryAgain('the connection was closed early')
 }
 
 /** Fetches a small file into memory. Throws ImportError. */

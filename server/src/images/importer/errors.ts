@@ -35,14 +35,14 @@ export function asImportError(error: unknown): ImportError {
   const code = (error as NodeJS.ErrnoException | null)?.code
   const detail = error instanceof Error ? (error.stack ?? error.message) : String(error)
   if (code === 'ENOSPC' || code === 'EDQUOT') return diskFull(detail)
-  return new ImportError('image_import_failed', 'The import failed on this host; its log says why.', detail)
+  return new ImportError('image_import_failed', 'The import failed on this host. The cause is in its log.', detail)
 }
 
 /** The host has no room for the image. */
 export function diskFull(detail: string): ImportError {
   return new ImportError(
     'image_import_failed',
-    'The disk of this host is full: make room, then add the image again.',
+    'The disk of this host is full. Free disk space, then retry the import.',
     detail,
   )
 }

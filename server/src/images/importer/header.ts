@@ -33,12 +33,14 @@ export function inspectImage(sample: Sample, maxVirtualSizeBytes: number): Inspe
 
 function inspectRaw({ head, tail, size_bytes }: Sample): number {
   const known = marks.find(({ at, mark }) => bytesAt(at === 'end' ? tail : head, at === 'end' ? 0 : at, mark))
-  if (known !== undefined) throw unsupported(`The image is ${known.name}; raw and qcow2 disks are supported.`)
+  if (known !== undefined) throw unsupported(`The image is ${known.name}; only raw and qcow2 disks are supported.`)
   const mbr = head.length >= SECTOR && head.readUInt16BE(SECTOR - 2) === 0x55aa
   const gpt = [512, 4096].some((at) => bytesAt(head, at, 'EFI PART'))
   if (!mbr && !gpt) throw unsupported('The image is not a bootable disk: it has neither a boot sector nor a GPT.')
   if (size_bytes % SECTOR !== 0) {
-    throw unsupported(`The image is no whole disk: its length is not a multiple of ${SECTOR} bytes. Is it cut short?`)
+    throw unsupported(
+      `The image is not a complete disk: its size is not a multiple of ${SECTOR} bytes. It may be truncated.`,
+    )
   }
   return size_bytes
 }

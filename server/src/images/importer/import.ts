@@ -64,7 +64,7 @@ async function checkUpload(job: UploadJob, reporter: Reporter): Promise<string> 
     const stat = await file.stat()
     if (!stat.isFile()) throw new Error('the upload is not a regular file')
     if (stat.size > job.max_bytes) {
-      const message = `The uploaded file has ${size(stat.size)}, more than the ${size(job.max_bytes)} allowed for an image file.`
+      const message = `The uploaded file has ${size(stat.size)} and exceeds the limit of ${size(job.max_bytes)} for an image file.`
       throw new ImportError('image_too_large', message)
     }
     if (job.sha256 === undefined) return job.path
@@ -72,7 +72,7 @@ async function checkUpload(job: UploadJob, reporter: Reporter): Promise<string> 
     await hashAll(file, hash, (bytes) => reporter.bytes(bytes, stat.size))
     const found = hash.digest('hex')
     if (found === job.sha256.toLowerCase()) return job.path
-    const message = `The uploaded file is not the one that was announced: its SHA-256 is ${found}. Upload it again.`
+    const message = `The SHA-256 of the uploaded file is ${found}, not the announced ${job.sha256.toLowerCase()}. Upload the file again.`
     throw new ImportError('image_checksum_mismatch', message)
   } finally {
     await file.close()

@@ -33,7 +33,7 @@ const publisherJob = Type.Object(
     sums_name: fileName,
     signature_name: fileName,
     file_name: fileName,
-    keyring: Type.Union([absolutePath, url], { description: 'Public keys: a file on this host, or an address' }),
+    keyring: Type.Union([absolutePath, url], { description: 'Public keys: a file on this host, or a URL' }),
     fingerprints: Type.Array(Type.String({ pattern: '^[0-9a-fA-F]{40}$' }), { minItems: 1 }),
     ...download,
   },

@@ -167,7 +167,7 @@ test('sources are named without query, user information, or tricks', () => {
   })
   assert.deepEqual(sourceName('https://example.org'), { host: 'example.org', file: 'the file' })
   assert.deepEqual(sourceName('https://example.org/%zz'), { host: 'example.org', file: '%zz' })
-  assert.deepEqual(sourceName('x'), { host: 'The given address', file: 'image' })
+  assert.deepEqual(sourceName('x'), { host: 'The given URL', file: 'image' })
   assert.equal(plain('a\u001b]0;x\u0007\u202eb\r\n\0c', 100), 'a0;x b c')
   assert.deepEqual([size(0), size(1023), size(1536), size(2 ** 40)], ['0 bytes', '1023 bytes', '1.5 KiB', '1.0 TiB'])
 })

@@ -48,7 +48,7 @@ async function downloadSignature(url: string, job: PublisherJob, host: string): 
     return await downloadSmall(url, job, MOST_SIGNATURE_BYTES)
   } catch (error) {
     if (!(error instanceof ImportError && error.code === 'image_source_not_found')) throw error
-    throw invalid(job, host, 'there is no signature', error.message)
+    throw invalid(job, host, 'it has no signature', error.message)
   }
 }
 
@@ -83,11 +83,11 @@ async function readKeyring(job: PublisherJob, host: string): Promise<Buffer> {
   try {
     return readFileSync(job.keyring)
   } catch (error) {
-    throw invalid(job, host, 'the keyring with the keys of its publisher is not on this host', String(error))
+    throw invalid(job, host, 'the keyring of its publisher is not on this host', String(error))
   }
 }
 
 function invalid(job: PublisherJob, host: string, why: string, detail: string): ImportError {
-  const message = `${job.sums_name} of ${host} cannot be trusted: ${why}. Use another mirror, or ask the operator to check its keyring.`
+  const message = `${job.sums_name} of ${host} cannot be trusted: ${why}. Use another mirror, or ask the operator to check the keyring.`
   return new ImportError('image_signature_invalid', message, detail)
 }

@@ -55,18 +55,18 @@ test('the last line of a failure is the reason, as plain text', async () => {
     /: no kernel in the sources$/,
   )
   assert.match(log, /first/)
-  await fails('exit 3', /it ended with 3$/)
+  await fails('exit 3', /its script exited with code 3$/)
   await fails('ls "$out/kernel"', /: ls: cannot access 'output\/kernel': No such file or directory$/)
   await fails('no-such-command', /: build-\d+\.sh: line 4: no-such-command: command not found$/)
-  await fails('kill -9 $$', /it ended with a signal$/)
+  await fails('kill -9 $$', /its script was killed by a signal$/)
   await fails(`head -c 5000 /dev/zero | tr '\\0' x >&2; exit 1`, /: x{299}…$/)
 })
 
 test('an incomplete result is a failure', async () => {
-  await fails('true', /not complete/)
-  await fails(`${complete}; rm kernel`, /not complete/)
-  await fails(`${complete}; echo '{}' > manifest.json`, /not complete/)
-  await fails(`${complete}; sed -i 's#"kernel"#"../../x"#2' manifest.json`, /not complete/)
+  await fails('true', /incomplete/)
+  await fails(`${complete}; rm kernel`, /incomplete/)
+  await fails(`${complete}; echo '{}' > manifest.json`, /incomplete/)
+  await fails(`${complete}; sed -i 's#"kernel"#"../../x"#2' manifest.json`, /incomplete/)
 })
 
 test('a script that cannot be started is a failure', async () => {
@@ -77,7 +77,7 @@ test('a script that cannot be started is a failure', async () => {
 test('a silent build is ended with everything that it started', async () => {
   const pids = join(folder, 'pids')
   const started = `sleep 1000 & echo $! > ${pids}; setsid sleep 1000 & echo $! >> ${pids}; echo $$ >> ${pids}; wait`
-  await fails(started, /it said nothing for 2 s/, { silence_timeout_seconds: 2 })
+  await fails(started, /its script wrote no output for 2 s/, { silence_timeout_seconds: 2 })
   const [first, second, third] = readFileSync(pids, 'utf8').trim().split('\n')
   for (const pid of [first!, second!, third!]) await until(`the end of ${pid}`, () => isGone(pid))
 })

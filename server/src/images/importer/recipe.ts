@@ -27,10 +27,13 @@ export async function buildImage(jobDir: string, job: RecipeJob, reporter: Repor
   await endLeftovers(jobDir)
   const said = result.errors.join('\n')
   if (result.silent) {
-    throw failed(`it said nothing for ${silenceSeconds} s and was stopped. Check the network of this host`, said)
+    throw failed(
+      `its script wrote no output for ${silenceSeconds} s and was stopped. Check the network of this host`,
+      said,
+    )
   }
   if (result.code !== 0) {
-    const last = result.errors.at(-1) ?? `it ended with ${result.code ?? 'a signal'}`
+    const last = result.errors.at(-1) ?? exitReason(result.code)
     // The user gets the reason, not where things are on this host.
     const local = last.replaceAll(`${jobDir}/`, '').replaceAll(`${dirname(job.script)}/`, '')
     throw failed(plain(local, 300), said)
@@ -38,7 +41,7 @@ export async function buildImage(jobDir: string, job: RecipeJob, reporter: Repor
   try {
     checkOutput(paths)
   } catch (error) {
-    throw failed('its result is not complete', String(error))
+    throw failed('its output is incomplete', String(error))
   }
 }
 
@@ -82,6 +85,10 @@ function runScript(jobDir: string, script: string, silenceMs: number, reporter: 
       resolve({ ...result, code })
     })
   })
+}
+
+function exitReason(code: number | null): string {
+  return code === null ? 'its script was killed by a signal' : `its script exited with code ${code}`
 }
 
 function failed(why: string, detail: string): ImportError {

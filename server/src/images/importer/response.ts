@@ -36,7 +36,7 @@ function place(source: SourceName, status: number, headers: Headers, offset: num
   if (status === 206 && offset > 0) {
     const [, first, total] = /^bytes (\d+)-\d+\/(\d+|\*)$/.exec(text(headers['content-range'])) ?? []
     if (number(first) === offset) return { start: offset, total: number(total), complete: false }
-    throw new StartOver('it answered with another part of the file')
+    throw new StartOver('it returned another range of the file')
   }
   if (status === 416 && offset > 0) {
     const [, total] = /^bytes \*\/(\d+)$/.exec(text(headers['content-range'])) ?? []
@@ -44,11 +44,12 @@ function place(source: SourceName, status: number, headers: Headers, offset: num
     throw new StartOver('the file has become shorter')
   }
   if (status === 404 || status === 410) {
-    const message = `${source.host} has no ${source.file} (it answered ${status}). Check the address.`
+    const message = `${source.host} has no ${source.file} (it returned status ${status}). Check the URL.`
     throw new ImportError('image_source_not_found', message)
   }
-  if (status === 408 || status === 425 || status === 429 || status >= 500) throw new TryAgain(`it answered ${status}`)
-  const message = `${source.file} could not be read from ${source.host}: it answered ${status}. Check the address.`
+  if (status === 408 || status === 425 || status === 429 || status >= 500)
+    throw new TryAgain(`it returned status ${status}`)
+  const message = `${source.file} could not be downloaded from ${source.host}: it returned status ${status}. Check the URL.`
   throw new ImportError('image_source_unreachable', message)
 }
 
@@ -57,8 +58,8 @@ export class StartOver extends TryAgain {}
 
 /** The refusal of a source file beyond the limit; `total` is null when it only proved to be so on the way. */
 export function tooLarge(source: SourceName, total: number | null, maxBytes: number): ImportError {
-  const what = total === null ? 'is larger' : `has ${size(total)}, more`
-  const message = `${source.file} from ${source.host} ${what} than the ${size(maxBytes)} allowed for an image file.`
+  const what = total === null ? 'exceeds' : `has ${size(total)} and exceeds`
+  const message = `${source.file} from ${source.host} ${what} the limit of ${size(maxBytes)} for an image file.`
   return new ImportError('image_too_large', message)
 }
 

@@ -80,17 +80,17 @@ function isWorthAnotherTry(error: unknown): boolean {
 }
 
 function stalled(source: SourceName, stallMs: number, error: unknown): ImportError {
-  const text = `${source.host} sent nothing of ${source.file} for ${stallMs / 1000} s. Try again later, or use another mirror.`
+  const text = `${source.host} sent no data of ${source.file} for ${stallMs / 1000} s. Retry later, or use another mirror.`
   return new ImportError('image_source_stalled', text, String(error))
 }
 
 function publicError(source: SourceName, error: unknown): ImportError {
   if (error instanceof ImportError) return error
   if (error instanceof OutboundError && error.code === 'destination_not_allowed') {
-    const text = `${source.host}: destination not allowed. Use a public http or https address, or ask the operator to allow this one.`
+    const text = `${source.host}: destination not allowed. Use a public http or https URL, or ask the operator to allow this one.`
     return new ImportError('image_destination_not_allowed', text, error.detail)
   }
-  const text = `${source.file} could not be read from ${source.host}: ${reason(error)}. Check the address, or try again later.`
+  const text = `${source.file} could not be downloaded from ${source.host}: ${reason(error)}. Check the URL, or retry later.`
   return new ImportError('image_source_unreachable', text, detail(error))
 }
 
@@ -109,12 +109,12 @@ const networkReasons: Record<string, string> = {
   ENETUNREACH: 'no route to the host',
   ETIMEDOUT: 'the connection timed out',
   UND_ERR_CONNECT_TIMEOUT: 'the connection timed out',
-  UND_ERR_SOCKET: 'the connection broke off',
+  UND_ERR_SOCKET: 'the connection was closed early',
   CERT_HAS_EXPIRED: 'its certificate has expired',
   DEPTH_ZERO_SELF_SIGNED_CERT: 'its certificate is not trusted',
   SELF_SIGNED_CERT_IN_CHAIN: 'its certificate is not trusted',
   UNABLE_TO_VERIFY_LEAF_SIGNATURE: 'its certificate is not trusted',
-  ERR_TLS_CERT_ALTNAME_INVALID: 'its certificate is for another name',
+  ERR_TLS_CERT_ALTNAME_INVALID: 'its certificate is for another host name',
 }
 
 function detail(error: unknown): string {

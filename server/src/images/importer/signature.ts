@@ -16,13 +16,13 @@ export function signatureProblem(statusOutput: string, fingerprints: readonly st
   const allowed = new Set(fingerprints.map((fingerprint) => fingerprint.toUpperCase()))
   const signatures = readSignatures(statusOutput)
   const words = new Set(signatures.flatMap((signature) => [...signature.keys()]))
-  if (words.has('BADSIG')) return 'the signature does not belong to the list'
+  if (words.has('BADSIG')) return 'the signature does not match the list'
   if (signatures.some((signature) => isGood(signature, allowed))) return null
   if (words.has('EXPSIG') || words.has('EXPKEYSIG')) return 'the signature or its key has expired'
-  if (words.has('REVKEYSIG')) return 'the key of the signature was revoked'
+  if (words.has('REVKEYSIG')) return 'the signing key was revoked'
   if (words.has('ERRSIG')) return 'it is signed by a key that is not in the keyring'
-  if (words.has('VALIDSIG')) return 'it is signed by a key that is not allowed, or in a way that is too weak'
-  return 'it has no signature that could be read'
+  if (words.has('VALIDSIG')) return 'it is signed by a key that is not allowed, or with a hash that is too weak'
+  return 'its signature cannot be read'
 }
 
 function isGood(signature: Map<string, string[]>, allowed: ReadonlySet<string>): boolean {

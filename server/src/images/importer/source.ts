@@ -6,12 +6,12 @@ export type SourceName = { host: string; file: string }
 /** Names a URL for messages; also one that does not parse. */
 export function sourceName(address: string): SourceName {
   const url = URL.parse(address)
-  if (url === null) return { host: 'The given address', file: 'image' }
+  if (url === null) return { host: 'The given URL', file: 'image' }
   let last = url.pathname.split('/').findLast((part) => part !== '') ?? ''
   try {
     last = decodeURIComponent(last)
   } catch {
     // keep it encoded
   }
-  return { host: plain(url.host, 100) || 'The given address', file: plain(last, 100) || 'the file' }
+  return { host: plain(url.host, 100) || 'The given URL', file: plain(last, 100) || 'the file' }
 }

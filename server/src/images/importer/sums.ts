@@ -10,11 +10,11 @@ export function sumOf(list: string, fileName: string, host: string): string {
   }
   const [sum] = sums
   if (sum === undefined) {
-    const message = `The signed list of ${host} has no ${fileName}. Check the file name, or use another mirror.`
+    const message = `The signed checksum list of ${host} does not contain ${fileName}. Check the file name, or use another mirror.`
     throw new ImportError('image_source_not_found', message)
   }
   if (sums.size > 1) {
-    const message = `The signed list of ${host} names ${fileName} with two checksums. Use another mirror.`
+    const message = `The signed checksum list of ${host} has two checksums for ${fileName}. Use another mirror.`
     throw new ImportError('image_checksum_mismatch', message)
   }
   return sum

@@ -106,7 +106,7 @@ export function requireTool(tool: Tool): void {
     .split(delimiter)
     .some((folder) => folder !== '' && isExecutable(join(folder, tool)))
   if (found) return
-  const message = `${tool} is missing on this host: as root, run apt-get install ${packages[tool]}, then add the image again.`
+  const message = `${tool} is missing on this host. As root, run apt-get install ${packages[tool]}, then retry the import.`
   throw new ImportError('image_host_tool_missing', message)
 }
 

@@ -68,7 +68,7 @@ function checkPort(port: number): void {
 function check(condition: boolean, field: string, value: unknown): void {
   if (condition) return
   const internal = `illegal network.${field}: ${JSON.stringify(value)?.slice(0, 200)}`
-  throw new InvalidSpecError('invalid_spec', `The machine cannot be made: network.${field} is not valid.`, internal)
+  throw new InvalidSpecError('invalid_spec', `The machine cannot be created: network.${field} is not valid.`, internal)
 }
 
 function userDevices(spec: MachineSpec, ports: PortForward[], options: MulticastOptions): NetworkDevices {
@@ -129,11 +129,7 @@ async function firstFree(ip: string, choices: number[], guestPort: number): Prom
 }
 
 function addressInUse(ip: string, port: number, internal?: string) {
-  return new AddressInUseError(
-    'address_in_use',
-    `Port ${port} of ${ip} is taken by something else on the host.`,
-    internal,
-  )
+  return new AddressInUseError('address_in_use', `Port ${port} of ${ip} is already in use on the host.`, internal)
 }
 
 function tryBind(ip: string, port: number): Promise<string | null> {
