@@ -21,13 +21,13 @@ export function checkSource(body: Static<typeof ImageCreate>, allowed: readonly 
   }
   if (url === undefined) fault('/url', 'required', 'url is required unless source is "upload".')
   if (sha256 === undefined) fault('/sha256', 'required', 'sha256 is required: it is the checksum of the file at url.')
-  const reason = url === undefined ? null : urlFault(url, allowed)
+  const reason = url === undefined ? null : urlProblem(url, allowed)
   if (reason) fault('/url', 'not_allowed', `url ${reason}`)
   if (url === undefined || sha256 === undefined || errors.length > 0) throw validationFailed(errors)
   return { kind: 'url', url, sha256: sha256.toLowerCase() }
 }
 
-function urlFault(text: string, allowed: readonly string[]): string | null {
+function urlProblem(text: string, allowed: readonly string[]): string | null {
   const shape = 'must be an http or https URL without user name, password or fragment, on a standard port.'
   try {
     const { hostname } = parseDestination(text, true)

@@ -5,15 +5,8 @@ import { join } from 'node:path'
 import { after, describe, test } from 'node:test'
 import { caller, createTestApp, createTestTenant, testConfig } from '../http/testing.ts'
 import { CATALOGUE } from './catalog.ts'
-import {
-  findImage,
-  forgetImage,
-  type ImageRow,
-  loadImage,
-  recordImport,
-  requireImport,
-  syncCatalogue,
-} from './store.ts'
+import type { ImageRow } from './row.ts'
+import { ensureImport, findImage, loadImage, purgeImage, recordImport, syncCatalogue } from './store.ts'
 import { removeIncomplete } from './upload.ts'
 
 const data_dir = mkdtempSync(join(tmpdir(), 'cloudnexus-images-'))
@@ -35,7 +28,7 @@ const fromUrl = (name: string, more: object = {}) => ({
   sha256,
   ...more,
 })
-const require = (id: string) => sql.begin((tx) => requireImport(tx, id))
+const require = (id: string) => sql.begin((tx) => ensureImport(tx, id))
 const row = async (id: string) => (await loadImage(sql, id))!
 const isWoken = async (id: string) => {
   const [work] = await owner<
@@ -272,7 +265,7 @@ describe('removal', () => {
     assert.equal((await call('POST', '/v2/images', fromUrl('short-lived'))).status, 201)
     assert.equal((await row(body.id)).wanted_gone, true)
     assert.equal(await isWoken(body.id), environment_id)
-    assert.equal(await forgetImage(sql, body.id), true)
+    assert.equal(await purgeImage(sql, body.id), true)
     assert.equal(await loadImage(sql, body.id), null)
   })
 

@@ -18,7 +18,7 @@ export function startImporter(jobDir: string): void {
     child.on('error', () => {}) // it is seen as not running
     child.unref()
     const identity = child.pid === undefined ? null : identify(child.pid)
-    if (identity) writeAtomically(noteOf(jobDir), JSON.stringify(identity), { durable: false })
+    if (identity) writeAtomically(identityFile(jobDir), JSON.stringify(identity), { durable: false })
   } finally {
     closeSync(log)
   }
@@ -27,11 +27,11 @@ export function startImporter(jobDir: string): void {
 /** The live importer of a job directory, if there is one. */
 export function runningImporter(jobDir: string): ProcessIdentity | null {
   try {
-    const noted = JSON.parse(readFileSync(noteOf(jobDir), 'utf8')) as ProcessIdentity
+    const noted = JSON.parse(readFileSync(identityFile(jobDir), 'utf8')) as ProcessIdentity
     return isAlive(noted) ? noted : null
   } catch {
     return null
   }
 }
 
-const noteOf = (jobDir: string): string => join(jobDir, 'process.json')
+const identityFile = (jobDir: string): string => join(jobDir, 'process.json')

@@ -11,16 +11,17 @@ import type { Reconcile } from '../engine/loop.ts'
 import { type Claim, fence } from '../engine/work.ts'
 import { wakeInstancesWaitingForImage } from '../instances/store.ts'
 import { signal } from '../lib/processes.ts'
-import { endLeftovers } from './importer/children.ts'
+import { killLeftovers } from './importer/children.ts'
 import type { Job } from './importer/job.ts'
 import { readStatus, writeJob } from './importer/job-files.ts'
 import { runningImporter, startImporter } from './process.ts'
-import { forgetImage, type ImageRow, loadImage, recordImport } from './store.ts'
+import type { ImageRow } from './row.ts'
+import { loadImage, purgeImage, recordImport } from './store.ts'
 
 /** Seconds between looks at a running import: how fresh `progress` is. */
-const LOOK_INTERVAL = 1
+const POLL_INTERVAL_SECONDS = 1
 /** Seconds between tries to forget a removed image that terminated instances still name. */
-const FORGET_INTERVAL = 3600
+const PURGE_INTERVAL_SECONDS = 3600
 /** Starts of an importer that dies without a word before the import counts as failed. */
 const MAX_STARTS = 5
 const RECIPES = join(import.meta.dirname, '../../../images')
@@ -46,7 +47,7 @@ export function imageReconciler(
       return { after_seconds: null }
     }
     if (row.observed_import === row.wanted_import && row.observed_state === 'failed') return { after_seconds: null }
-    return await follow(deps, importer, claimed, row, folders)
+    return await followImport(deps, importer, claimed, row, folders)
   }
 }
 
@@ -58,7 +59,7 @@ export function foldersOf(config: Pick<Config, 'data_dir'>, id: string): Folders
   return { job: at('imports', id), final: at('images', id), upload: at('uploads', `${id}.part`) }
 }
 
-async function follow(deps: Deps, importer: Importer, claimed: Claim, row: ImageRow, folders: Folders) {
+async function followImport(deps: Deps, importer: Importer, claimed: Claim, row: ImageRow, folders: Folders) {
   const importing = row.observed_state === 'importing' && row.observed_import === row.wanted_import
   if (!importing) {
     // A new try begins from nothing but the bytes that a download may resume.
@@ -66,7 +67,7 @@ async function follow(deps: Deps, importer: Importer, claimed: Claim, row: Image
     writeJob(folders.job, jobOf(deps.config, row, folders))
     await record(deps, claimed, row, { state: 'importing', progress: null, error: null, manifest: null })
     importer.start(folders.job)
-    return { after_seconds: LOOK_INTERVAL }
+    return { after_seconds: POLL_INTERVAL_SECONDS }
   }
   const status = readStatus(folders.job)
   if (status?.state === 'done') {
@@ -101,7 +102,7 @@ async function follow(deps: Deps, importer: Importer, claimed: Claim, row: Image
     total_bytes: status.total_bytes,
   }
   await record(deps, claimed, row, { state: 'importing', progress, error: null, manifest: null })
-  return { after_seconds: LOOK_INTERVAL }
+  return { after_seconds: POLL_INTERVAL_SECONDS }
 }
 
 type Import = Parameters<typeof recordImport>[2]
@@ -120,9 +121,9 @@ async function record(deps: Deps, claimed: Claim, row: ImageRow, seen: Import): 
 async function remove(deps: Deps, importer: Importer, row: ImageRow, folders: Folders) {
   const running = importer.running(folders.job)
   if (running) signal(running, 'SIGTERM')
-  if (existsSync(folders.job)) await endLeftovers(folders.job)
+  if (existsSync(folders.job)) await killLeftovers(folders.job)
   for (const path of [folders.job, folders.final, folders.upload]) rmSync(path, { recursive: true, force: true })
-  return { after_seconds: (await forgetImage(deps.sql, row.id)) ? null : FORGET_INTERVAL }
+  return { after_seconds: (await purgeImage(deps.sql, row.id)) ? null : PURGE_INTERVAL_SECONDS }
 }
 
 /** The importer's input for this image's source. */

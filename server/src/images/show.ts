@@ -1,8 +1,8 @@
 import type { Static } from 'typebox'
 import { timestamp } from '../lib/timestamp.ts'
+import type { ImageProgress, ImageRow } from './row.ts'
 import type { Image } from './schema.ts'
 import { showSource } from './source.ts'
-import type { ImageProgress, ImageRow } from './store.ts'
 
 /** A row as the API shows it. Pure. */
 export function showImage(row: ImageRow): Static<typeof Image> {

@@ -9,43 +9,9 @@ import { ApiError, notFound } from '../lib/errors.ts'
 import { isId, newId } from '../lib/id.ts'
 import type { CatalogImage } from './catalog.ts'
 import { checkSource } from './check-source.ts'
+import type { ImageProgress, ImageRow } from './row.ts'
 import type { ImageCreate } from './schema.ts'
 import { showImage } from './show.ts'
-import type { ImageSource } from './source.ts'
-
-export type ImageRow = {
-  id: string
-  /** Null: of the catalogue. */
-  environment_id: string | null
-  ordinal: number
-  name: string
-  description: string
-  source: ImageSource
-  ready_signal: 'guest' | 'process'
-  ssh_user: string
-  created_at: Date
-  wanted_import: number
-  wanted_gone: boolean
-  observed_import: number
-  observed_state: 'absent' | 'importing' | 'present' | 'failed'
-  observed_progress: ImageProgress | null
-  observed_error: { code: string; message: string } | null
-  observed_manifest: ImageManifest | null
-}
-
-export type ImageProgress = {
-  phase: string
-  percent: number | null
-  done_bytes: number | null
-  total_bytes: number | null
-}
-
-/** What the importer found, for the driver that boots it. */
-export type ImageManifest = {
-  virtual_size_bytes: number
-  boot: MachineImage['boot']
-  seed: MachineImage['seed']
-}
 
 /** Rows that an environment sees: its own, and the catalogue's. */
 const visible = (query: Query, environmentId: string) =>
@@ -88,23 +54,23 @@ export async function loadImage(query: Query, id: string): Promise<ImageRow | nu
  * Asks for the image to be brought to this host, unless it is there or on its way; a failed import is tried again.
  * Announce after the commit. Throws `invalid_state` for an upload whose content has not arrived.
  */
-export async function requireImport(tx: Transaction, imageId: string): Promise<void> {
+export async function ensureImport(tx: Transaction, imageId: string): Promise<void> {
   const [row] = await tx<ImageRow[]>`
     select * from images where id = ${imageId} and observed_state in ('absent', 'failed')
       and observed_import = wanted_import for no key update`
   if (!row) return
-  if (row.source.kind === 'upload') throw contentMissing(row)
+  if (row.source.kind === 'upload') throw contentMissingError(row)
   // A tenant may ask for an image of the catalogue, but neither its row nor its work is his.
   if (row.environment_id === null) await tx`select import_catalogue_image(${row.id})`
-  else await raiseImport(tx, row.id, row.environment_id)
+  else await requestImport(tx, row.id, row.environment_id)
 }
 
-async function raiseImport(tx: Transaction, id: string, environmentId: string): Promise<void> {
+async function requestImport(tx: Transaction, id: string, environmentId: string): Promise<void> {
   await tx`update images set wanted_import = wanted_import + 1 where id = ${id}`
   await wake(tx, 'image', id, environmentId)
 }
 
-function contentMissing(row: ImageRow): ApiError {
+function contentMissingError(row: ImageRow): ApiError {
   const why = row.observed_state === 'failed' ? 'was rejected' : 'has not been uploaded'
   const detail = `The content of the image ${row.name} ${why}. Upload it with PUT /v2/images/${row.id}/content.`
   return new ApiError('invalid_state', detail, { extensions: { status: showImage(row).status } })
@@ -133,7 +99,7 @@ export async function createImage(
   if (source.kind === 'upload') return row
   // Simulated machines need no bytes.
   if (mode === 'test') return setPresent(tx, row.id)
-  await raiseImport(tx, row.id, environment_id)
+  await requestImport(tx, row.id, environment_id)
   return row
 }
 
@@ -159,7 +125,7 @@ export async function receiveContent(
   checkAwaitsContent(row)
   if (mode === 'test') return { before: row, after: await setPresent(tx, id) }
   put()
-  await raiseImport(tx, row.id, environment_id)
+  await requestImport(tx, row.id, environment_id)
   return { before: row, after: (await loadImage(tx, id))! }
 }
 
@@ -201,7 +167,7 @@ export async function deleteImage(
 }
 
 /** Removes the row of a removed image; false while an instance that can still be read was made from it. */
-export async function forgetImage(query: Query, id: string): Promise<boolean> {
+export async function purgeImage(query: Query, id: string): Promise<boolean> {
   const gone = await query`
     delete from images where id = ${id} and wanted_gone
       and not exists (select from instances where image_id = ${id})`

@@ -3,7 +3,7 @@
 import { reserveBudget } from '../budgets/store.ts'
 import type { Transaction } from '../db/database.ts'
 import type { Deps, Principal } from '../deps.ts'
-import { findImage, requireImport } from '../images/store.ts'
+import { ensureImport, findImage } from '../images/store.ts'
 import { ApiError, type FieldError, notFound, validationFailed } from '../lib/errors.ts'
 import { seal } from '../lib/secret-box.ts'
 import { reserveCapacity } from '../regions/store.ts'
@@ -180,7 +180,7 @@ export function rebuild(
       ? await keysFor(tx, target.principal.environment_id, body.ssh_keys, errors)
       : row.ssh_public_keys
     if (!image || errors.length > 0) throw validationFailed(errors)
-    if (row.mode === 'live') await requireImport(tx, image.id)
+    if (row.mode === 'live') await ensureImport(tx, image.id)
     const user_data = body.user_data
       ? seal(context.secrets.seal_key, Buffer.from(body.user_data, 'utf8'), context.random)
       : row.user_data

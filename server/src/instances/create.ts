@@ -4,7 +4,7 @@ import type { Plan } from '../config.ts'
 import type { Transaction } from '../db/database.ts'
 import { environmentNow } from '../db/environment-now.ts'
 import type { Deps, Principal, Region } from '../deps.ts'
-import { findImage, requireImport } from '../images/store.ts'
+import { ensureImport, findImage } from '../images/store.ts'
 import { ApiError, type FieldError, validationFailed } from '../lib/errors.ts'
 import { newId } from '../lib/id.ts'
 import { seal } from '../lib/secret-box.ts'
@@ -33,7 +33,7 @@ export async function createInstance(
   const id = newId('inst', context.random)
   const budget = await reserveBudget(tx, context.config, principal.budget_id, { instances: 1, vcpus: plan.vcpus })
   await reserveCapacity(tx, context.config, region, principal.mode, null, plan)
-  if (principal.mode === 'live') await requireImport(tx, image.id)
+  if (principal.mode === 'live') await ensureImport(tx, image.id)
   const private_ip = await allocateAddress(tx, subnet.pool_id, id)
   if (!private_ip) {
     throw new ApiError('capacity_exhausted', `The subnet ${subnet.id} has no free address left. Use another subnet.`, {

@@ -12,7 +12,7 @@ import {
 } from '../drivers/driver.ts'
 import type { Reconcile } from '../engine/loop.ts'
 import type { Claim } from '../engine/work.ts'
-import { availability, requireImport } from '../images/store.ts'
+import { availability, ensureImport } from '../images/store.ts'
 import { columnsAfter, columnsAfterFailure, decide, type Step } from './decide.ts'
 import { driverOf } from './driver-of.ts'
 import { TERMINATED_TTL_SECONDS } from './present.ts'
@@ -102,7 +102,7 @@ async function execute(
     case 'finalise':
       return TERMINATED_TTL_SECONDS
     case 'require_image':
-      await deps.sql.begin((tx) => requireImport(tx, row.image_id))
+      await deps.sql.begin((tx) => ensureImport(tx, row.image_id))
       deps.notifier.announce()
       return BOOTING_INTERVAL
     case 'create':

@@ -1,6 +1,6 @@
 import { existsSync, readdirSync } from 'node:fs'
 import { join } from 'node:path'
-import { endLeftovers } from '../images/importer/children.ts'
+import { killLeftovers } from '../images/importer/children.ts'
 import { runningImporter } from '../images/process.ts'
 import { signal } from '../lib/processes.ts'
 
@@ -12,6 +12,6 @@ export async function endImporters(dataDir: string): Promise<void> {
     const job = join(folder, name)
     const importer = runningImporter(job)
     if (importer) signal(importer, 'SIGKILL')
-    await endLeftovers(job)
+    await killLeftovers(job)
   }
 }

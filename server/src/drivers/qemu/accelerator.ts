@@ -28,7 +28,7 @@ export type ProofOptions = Omit<QemuOptions, 'accelerator' | 'limits'> & {
 type Verdict = { works: boolean; reason: string }
 
 const PROOF_MS = 10_000
-const LOOK_MS = 20
+const POLL_MS = 20
 const MIB = 1024 * 1024
 const PROOF_ID = 'inst_kvmproof00'
 
@@ -109,7 +109,7 @@ async function bootOnce(driver: QemuDriver, options: ProofOptions): Promise<Verd
   await driver.adopt()
   await driver.create(spec)
   await driver.start(spec, clock.now())
-  for (const deadline = clock.monotonic() + proof_ms; clock.monotonic() < deadline; await clock.sleep(LOOK_MS)) {
+  for (const deadline = clock.monotonic() + proof_ms; clock.monotonic() < deadline; await clock.sleep(POLL_MS)) {
     const machine = await driver.get(ref)
     if (machine?.ready) return { works: true, reason: 'a test guest booted with KVM' }
     if (machine?.power !== 'running')

@@ -4,11 +4,11 @@ import { isId } from '../../lib/id.ts'
 import { InvalidSpecError, type MachineSpec } from '../driver.ts'
 import { checkImage } from './command.ts'
 import {
+  CHECK_EXIT_DAMAGED,
   checkCommand,
   checkFreeSpace,
   checkImageFile,
   createOverlay,
-  DAMAGED,
   growCommand,
   virtualSize,
 } from './disk.ts'
@@ -112,7 +112,7 @@ export async function findDamage(host: Host, machine: MachineFile): Promise<stri
     return null
   } catch (error) {
     const words = String(error)
-    if (((error as Error).cause as { code?: unknown }).code === DAMAGED) return words
+    if (((error as Error).cause as { code?: unknown }).code === CHECK_EXIT_DAMAGED) return words
     host.log.warn({ instance: machine.id, error: words }, 'the disk could not be checked after the reboot of the host')
     return null
   }

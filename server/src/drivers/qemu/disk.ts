@@ -14,7 +14,7 @@ export async function checkFreeSpace(folder: string): Promise<void> {
 }
 
 /** Whether the file system of this folder has as much room as a new machine would need. */
-export const hasRoom = async (folder: string): Promise<boolean> => (await freeBytes(folder)) >= RESERVE_BYTES
+export const hasFreeSpace = async (folder: string): Promise<boolean> => (await freeBytes(folder)) >= RESERVE_BYTES
 
 async function freeBytes(folder: string): Promise<number> {
   const { bavail, bsize } = await statfs(folder)
@@ -47,7 +47,7 @@ export async function virtualSize(base: string): Promise<number> {
 }
 
 /** A disk alone, without what it stands on. */
-const alone = (disk: string) =>
+const standalone = (disk: string) =>
   `json:${JSON.stringify({ driver: 'qcow2', file: { driver: 'file', filename: disk }, backing: null })}`
 
 /** The command that grows a disk. It opens a file that a guest's QEMU could write, so it runs confined as that QEMU. */
@@ -55,12 +55,12 @@ export const growCommand = (disk: string, bytes: number): string[] => [
   'qemu-img',
   'resize',
   '-q',
-  alone(disk),
+  standalone(disk),
   `${bytes}`,
 ]
 
 /** The command that looks for damage and repairs nothing; to be confined like the one that grows. */
-export const checkCommand = (disk: string): string[] => ['qemu-img', 'check', '-q', alone(disk)]
+export const checkCommand = (disk: string): string[] => ['qemu-img', 'check', '-q', standalone(disk)]
 
 /** `qemu-img check` ends with this code when data may be damaged; leaks alone, which lose nothing, have another. */
-export const DAMAGED = 2
+export const CHECK_EXIT_DAMAGED = 2

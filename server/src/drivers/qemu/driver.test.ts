@@ -1,7 +1,7 @@
 import { basename } from 'node:path'
 import { systemClock } from '../../lib/clock.ts'
 import { conformance, type Harness } from '../conformance.ts'
-import { look } from './machine.ts'
+import { findMachine } from './machine.ts'
 import { instancesFolder, writeJson } from './machine-files.ts'
 import { findMachineProcesses, killProcess } from './process.ts'
 import { makeWorld } from './testing.ts'
@@ -23,13 +23,13 @@ async function makeHarness(): Promise<Harness> {
     },
     async rebootHost() {
       for (const { folder, process } of await findMachineProcesses(instancesFolder(world.options))) {
-        const { paths, run } = (await look(world.options, basename(folder)))!
+        const { paths, run } = (await findMachine(world.options, basename(folder)))!
         await killProcess(process, 5000, systemClock)
         await writeJson(paths.run_file, { ...run, process: { ...process, boot_id: 'the boot before' } })
       }
     },
     async crash(id) {
-      const found = await look(world.options, id)
+      const found = await findMachine(world.options, id)
       await killProcess(found!.process!, 5000, systemClock)
     },
   }

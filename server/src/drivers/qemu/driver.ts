@@ -15,7 +15,15 @@ import { buildMachine, findDamage, growDisk } from './build.ts'
 import { boundFile, boundReadyFile, readTail } from './console-log.ts'
 import { KeyedLock } from './keyed-lock.ts'
 import { isReachable } from './launch.ts'
-import { CONTROL_MS, endProcess, look, lookToDelete, type Machine, observe, withControl } from './machine.ts'
+import {
+  CONTROL_MS,
+  endProcess,
+  findMachine,
+  findMachineToDelete,
+  type Machine,
+  observe,
+  withControl,
+} from './machine.ts'
 import {
   checkRoots,
   instancesFolder,
@@ -101,7 +109,7 @@ export class QemuDriver implements Driver {
     return this.#locked(id, async (found) => {
       if (!found) return null
       if (found.process) this.#monitors.attach(id, found.paths, found.process)
-      return observe(id, found, () => this.#monitors.heard(id), this.#host.clock)
+      return observe(id, found, () => this.#monitors.monitorState(id), this.#host.clock)
     })
   }
 
@@ -162,7 +170,7 @@ export class QemuDriver implements Driver {
         const { status } = (await client.execute('query-status', {}, CONTROL_MS)) as { status?: string }
         if (status !== 'io-error') return
         await client.execute('cont', {}, CONTROL_MS)
-        this.#monitors.wentOn(id)
+        this.#monitors.recordResume(id)
       })
       if (!resumed) throw new TransientError('no_answer', 'The machine does not respond yet.', `no QMP: ${id}`)
     })
@@ -201,8 +209,8 @@ export class QemuDriver implements Driver {
 
   delete({ id }: MachineRef): Promise<void> {
     return this.#locks.run(id, async () => {
-      const found = await lookToDelete(this.#host, id)
-      this.#monitors.forget(id)
+      const found = await findMachineToDelete(this.#host, id)
+      this.#monitors.remove(id)
       if (found?.process) await endProcess(found, 'stopped', this.#host.clock)
       const { directory, sockets } = machinePaths(this.#host, id)
       await rm(sockets, { recursive: true, force: true })
@@ -236,7 +244,7 @@ export class QemuDriver implements Driver {
     const adoptNext = async () => {
       for (let id = ids.pop(); id !== undefined; id = ids.pop()) {
         // A machine that cannot be read is left exactly as it is, for the reconciler to report and the operator to see.
-        const found = await look(this.#host, id).catch((error) =>
+        const found = await findMachine(this.#host, id).catch((error) =>
           log.error({ instance: id, error: String(error) }, 'machine cannot be read'),
         )
         if (found?.run?.ended === null && !found.process) this.#lost.push(id)
@@ -272,7 +280,7 @@ export class QemuDriver implements Driver {
   }
 
   #locked<T>(id: string, work: (found: Machine | null) => Promise<T>, thorough = false): Promise<T> {
-    return this.#locks.run(id, async () => work(await look(this.#host, id, thorough)))
+    return this.#locks.run(id, async () => work(await findMachine(this.#host, id, thorough)))
   }
 
   async #processIds(): Promise<string[]> {
@@ -294,9 +302,9 @@ export class QemuDriver implements Driver {
   /** A process that we started ourselves has ended: known before its sockets are noticed. */
   async #childEnded(id: string): Promise<void> {
     const at = this.#host.clock.now()
-    const { paths, run } = (await look(this.#host, id).catch(() => null)) ?? {}
+    const { paths, run } = (await findMachine(this.#host, id).catch(() => null)) ?? {}
     if (paths && run && run.ended === null) {
-      this.#monitors.wentDown(id, at)
+      this.#monitors.recordFailure(id, at)
       const log = (await readTail(paths.log, 2000)).toString('utf8')
       this.#host.log.warn({ instance: id, run: run.run, qemu_log: log }, 'machine ended by itself')
     }

@@ -11,32 +11,32 @@
 import { readEnd } from './console-log.ts'
 
 /** Three intervals of ten seconds, and some time besides. */
-export const HANGS_AFTER_MS = 35_000
+export const HUNG_AFTER_MS = 35_000
 /** How often the file is looked at. */
 export const TICK_MS = 5_000
 
 /** What the file shows: whether its last line is `alive`, a mark that changes with each line, and when it was written. */
-export type Sign = { alive: boolean; mark: string; at: Date }
+export type HeartbeatLine = { alive: boolean; mark: string; at: Date }
 
 /** What is remembered of a run between ticks. */
 export type Heartbeat = { mark: string; silent_ms: number }
 
-export const NOT_HEARD: Heartbeat = { mark: '', silent_ms: 0 }
+export const NO_HEARTBEAT: Heartbeat = { mark: '', silent_ms: 0 }
 
 /** Reads the end of the file; null when it is not there. */
-export async function readSign(path: string): Promise<Sign | null> {
+export async function readHeartbeatFile(path: string): Promise<HeartbeatLine | null> {
   const end = await readEnd(path, 16)
   if (!end) return null
   return { alive: /alive\r?\n$/.test(end.text), mark: `${end.mtime.getTime()} ${end.size}`, at: end.mtime }
 }
 
 /** @param elapsed_ms since the last tick, by a clock that nobody sets */
-export function tick(before: Heartbeat, sign: Sign, elapsed_ms: number): Heartbeat {
+export function updateHeartbeat(before: Heartbeat, sign: HeartbeatLine, elapsed_ms: number): Heartbeat {
   if (!sign.alive || sign.mark !== before.mark) return { mark: sign.mark, silent_ms: 0 }
   return { mark: sign.mark, silent_ms: before.silent_ms + Math.min(elapsed_ms, 2 * TICK_MS) }
 }
 
-export const hangs = ({ silent_ms }: Heartbeat): boolean => silent_ms >= HANGS_AFTER_MS
+export const isHung = ({ silent_ms }: Heartbeat): boolean => silent_ms >= HUNG_AFTER_MS
 
 /** After a reset nothing is expected before the next line: what boots now may have no agent, or take its time. */
 export const afterReset = ({ mark }: Heartbeat): Heartbeat => ({ mark, silent_ms: Number.NEGATIVE_INFINITY })

@@ -6,7 +6,7 @@
 import { rm } from 'node:fs/promises'
 import type { Clock } from '../../lib/clock.ts'
 import { type MachinePower, type ObservedMachine, TransientError, type Trouble } from '../driver.ts'
-import { hasRoom } from './disk.ts'
+import { hasFreeSpace } from './disk.ts'
 import {
   instancesFolder,
   type MachineFile,
@@ -19,7 +19,7 @@ import {
   readStart,
   writeJson,
 } from './machine-files.ts'
-import { saidReady } from './monitors.ts'
+import { hasSignaledReady } from './monitors.ts'
 import {
   findByPidFile,
   findMachineProcesses,
@@ -44,13 +44,13 @@ const QUIT_MS = 1000
 const KILL_MS = 2000
 
 /** Reads everything about a machine; null when neither a file nor a process is left of it. */
-export async function look(roots: Roots, id: string, thorough = false): Promise<Machine | null> {
+export async function findMachine(roots: Roots, id: string, thorough = false): Promise<Machine | null> {
   const paths = machinePaths(roots, id)
   const [machine, last, begun] = await Promise.all([readMachine(paths), readRun(paths), readStart(paths)])
   const pending = begun && begun.run > (last?.run ?? 0) ? begun : null
   const known = last && (await isAlive(last.process)) ? last.process : null
   if (known) return { paths, machine, run: last, process: known }
-  const process = thorough || pending || !machine ? await search(roots, paths) : null
+  const process = thorough || pending || !machine ? await findProcess(roots, paths) : null
   if (!machine) return process ? { paths, machine, run: last, process } : null
   if (!pending || !process) return { paths, machine, run: last, process }
   const run: RunFile = { ...pending, process }
@@ -60,17 +60,17 @@ export async function look(roots: Roots, id: string, thorough = false): Promise<
 }
 
 /** Like `look`, for one that is to be deleted: damaged files do not protect it. */
-export async function lookToDelete(roots: Roots, id: string): Promise<Machine | null> {
+export async function findMachineToDelete(roots: Roots, id: string): Promise<Machine | null> {
   const paths = machinePaths(roots, id)
-  return look(roots, id, true).catch(async () => ({
+  return findMachine(roots, id, true).catch(async () => ({
     paths,
     machine: null,
     run: null,
-    process: await search(roots, paths),
+    process: await findProcess(roots, paths),
   }))
 }
 
-async function search(roots: Roots, paths: MachinePaths): Promise<ProcessIdentity | null> {
+async function findProcess(roots: Roots, paths: MachinePaths): Promise<ProcessIdentity | null> {
   const byFile = await findByPidFile(paths.pid_file, paths.directory)
   if (byFile) return byFile
   const all = await findMachineProcesses(instancesFolder(roots))
@@ -102,11 +102,11 @@ export async function endProcess(found: Machine, ended: 'off' | 'stopped', clock
   throw new TransientError('still_running', 'The machine is still running.', `process ${process.pid} outlives SIGKILL`)
 }
 
-type Seen = { power: MachinePower; trouble: Trouble | null }
+type PowerState = { power: MachinePower; trouble: Trouble | null }
 /** What a monitor knows of a machine that nothing else tells. */
-export type Heard = { hung: boolean; down_since: Date | null }
+export type MonitorState = { hung: boolean; down_since: Date | null }
 
-const STATUSES: Record<string, Seen> = {
+const STATUSES: Record<string, PowerState> = {
   running: { power: 'running', trouble: null },
   'guest-panicked': { power: 'paused', trouble: 'panic' },
   'internal-error': { power: 'paused', trouble: 'panic' },
@@ -116,29 +116,29 @@ const STATUSES: Record<string, Seen> = {
 }
 
 /** What the machine does now, as QEMU or the lack of it tells. One whose guest has powered itself off is ended here, for it waits for just that. */
-export async function observePower(found: Machine, clock: Clock): Promise<Seen> {
+export async function observePower(found: Machine, clock: Clock): Promise<PowerState> {
   const { paths, run, process } = found
-  if (!process) return atRest(run)
+  if (!process) return powerWithoutProcess(run)
   const answer = await withControl(paths, clock, async (client) => {
     const status = await client.execute('query-status', {}, CONTROL_MS)
     const seen = STATUSES[(status as { status?: string }).status ?? 'running'] ?? STATUSES.running!
     return seen.trouble === 'disk_error' ? await diskTrouble(client, paths) : seen
   }).catch(() => null)
-  if (!answer && !(await isAlive(process))) return atRest(run)
+  if (!answer && !(await isAlive(process))) return powerWithoutProcess(run)
   const seen = answer?.result ?? STATUSES.running!
   if (seen.power === 'off') await endProcess(found, 'off', clock)
   return seen
 }
 
 /** A write that found no room can be repeated when there is some. */
-async function diskTrouble(client: QmpClient, paths: MachinePaths): Promise<Seen> {
+async function diskTrouble(client: QmpClient, paths: MachinePaths): Promise<PowerState> {
   const devices = (await client.execute('query-block', {}, CONTROL_MS)) as { 'io-status'?: string }[]
   const noRoom = devices.some((device) => device['io-status'] === 'nospace')
-  return { power: 'paused', trouble: noRoom && !(await hasRoom(paths.directory)) ? 'disk_full' : 'disk_error' }
+  return { power: 'paused', trouble: noRoom && !(await hasFreeSpace(paths.directory)) ? 'disk_full' : 'disk_error' }
 }
 
 /** A machine without a process. One that nobody ended went down with the host, or by itself. */
-async function atRest(run: RunFile | null): Promise<Seen> {
+async function powerWithoutProcess(run: RunFile | null): Promise<PowerState> {
   if (!run) return { power: 'stopped', trouble: null }
   if (run.ended !== null) return { power: run.ended, trouble: null }
   return { power: 'crashed', trouble: run.process.boot_id === (await hostBootId()) ? null : 'host_reboot' }
@@ -148,7 +148,7 @@ async function atRest(run: RunFile | null): Promise<Seen> {
 export async function observe(
   id: string,
   found: Machine,
-  hear: () => Promise<Heard>,
+  hear: () => Promise<MonitorState>,
   clock: Clock,
 ): Promise<ObservedMachine> {
   const { machine, run, paths } = found
@@ -157,7 +157,7 @@ export async function observe(
   const trouble = power === 'running' && heard.hung ? 'hang' : told
   const down = trouble !== null || power === 'crashed'
   const byGuest = machine?.image.ready_signal !== 'process'
-  const ready = run !== null && (byGuest ? await saidReady(paths.ready) : power === 'running')
+  const ready = run !== null && (byGuest ? await hasSignaledReady(paths.ready) : power === 'running')
   const size = run ?? machine
   return {
     id,

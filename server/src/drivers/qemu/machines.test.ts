@@ -8,7 +8,7 @@ import { systemClock } from '../../lib/clock.ts'
 import { AddressInUseError, DamagedDiskError, type MachineSpec, NotFoundError, TransientError } from '../driver.ts'
 import { growCommand } from './disk.ts'
 import type { QemuDriver } from './driver.ts'
-import { look } from './machine.ts'
+import { findMachine } from './machine.ts'
 import { instancesFolder, machinePaths, readRun, writeJson } from './machine-files.ts'
 import { findMachineProcesses, killProcess } from './process.ts'
 import { QmpClient } from './qmp.ts'
@@ -105,7 +105,7 @@ describe('real machines', () => {
 
   test('QEMU may do little and its user may read nothing but its own', async (context) => {
     if (!isRoot) return context.skip('users of their own need root')
-    const [mine, theirs] = await Promise.all([look(world.options, one!.id), look(world.options, two!.id)])
+    const [mine, theirs] = await Promise.all([findMachine(world.options, one!.id), findMachine(world.options, two!.id)])
     const status = await readFile(`/proc/${mine!.process!.pid}/status`, 'utf8')
     const field = (name: string) => new RegExp(`^${name}:[ \t]*(.*)$`, 'm').exec(status)?.[1]
     const uid = world.options.service_uid! + mine!.machine!.uid_number
@@ -136,7 +136,7 @@ describe('real machines', () => {
   })
 
   test('killed between the start and the note of it: the process is found, and stays the only one', async () => {
-    const { paths, process: known, run: file } = (await look(world.options, one!.id))!
+    const { paths, process: known, run: file } = (await findMachine(world.options, one!.id))!
     await driver.close()
     const { process: _forgotten, ...start } = file!
     await writeJson(paths.start_file, start)
@@ -160,7 +160,7 @@ describe('real machines', () => {
 
   test('a guest that powered itself off while nobody was there is off, not crashed', async () => {
     await driver.close()
-    const { paths, process: living } = (await look(world.options, other!.id))!
+    const { paths, process: living } = (await findMachine(world.options, other!.id))!
     const client = await QmpClient.connect(paths.control, 5000, systemClock)
     const stopped = Promise.withResolvers<void>()
     client.onEvent = ({ event }) => event === 'STOP' && stopped.resolve()
@@ -195,7 +195,7 @@ describe('real machines', () => {
   })
 
   test('a machine whose files are damaged is reported, kept, and deleted only when asked', async () => {
-    const { paths } = (await look(world.options, two!.id))!
+    const { paths } = (await findMachine(world.options, two!.id))!
     await rm(paths.machine_file)
     await writeJson(paths.machine_file, [])
     await driver.close()
@@ -230,7 +230,7 @@ test('a data folder that other users cannot walk to', async (context) => {
     await world.driver.start({ ...spec, disk_bytes: 2048 * MIB }, systemClock.now())
     const machine = await until(world.driver, spec, isReady)
     assert.equal(machine.disk_bytes, 2048 * MIB)
-    const found = await look(world.options, spec.id)
+    const found = await findMachine(world.options, spec.id)
     const mounts = await readFile(`/proc/${found!.process!.pid}/mounts`, 'utf8')
     assert.ok(mounts.includes(`${found!.paths.sockets}/instance`))
     assert.ok(!(await readFile('/proc/self/mounts', 'utf8')).includes(found!.paths.sockets), 'and nobody else sees it')
@@ -248,7 +248,7 @@ test('after a reboot of the host a damaged disk is not started, and a sound one 
   try {
     const spec = world.spec()
     await boot(world.driver, spec)
-    const { paths, process: living, run } = (await look(world.options, spec.id))!
+    const { paths, process: living, run } = (await findMachine(world.options, spec.id))!
     await killProcess(living!, 5000, systemClock)
     await writeJson(paths.run_file, { ...run, process: { ...living, boot_id: 'the boot before' } })
     const disk = await open(paths.disk, 'r+')
@@ -277,7 +277,7 @@ test('a disk that boots by itself, with a cloud-init seed, runs as soon as its p
     const machine = await until(world.driver, spec, isReady)
     assert.equal(machine.power, 'running')
     // An answer of QEMU proves that it took the command line.
-    const { paths } = (await look(world.options, spec.id))!
+    const { paths } = (await findMachine(world.options, spec.id))!
     for (let attempt = 0; ; attempt++) {
       const client = await QmpClient.connect(paths.control, 5000, systemClock).catch(() => null)
       const status = await client?.execute('query-status', {}, 5000)

@@ -12,8 +12,17 @@ import { type FSWatcher, watch } from 'node:fs'
 import type { Clock } from '../../lib/clock.ts'
 import type { Log } from '../../lib/log.ts'
 import { readHead } from './console-log.ts'
-import { afterPause, afterReset, type Heartbeat, hangs, NOT_HEARD, readSign, TICK_MS, tick } from './heartbeat.ts'
-import type { Heard } from './machine.ts'
+import {
+  afterPause,
+  afterReset,
+  type Heartbeat,
+  isHung,
+  NO_HEARTBEAT,
+  readHeartbeatFile,
+  TICK_MS,
+  updateHeartbeat,
+} from './heartbeat.ts'
+import type { MonitorState } from './machine.ts'
 import type { MachinePaths } from './machine-files.ts'
 import { isAlive, type ProcessIdentity, waitForEnd } from './process.ts'
 import { QmpClient } from './qmp.ts'
@@ -29,17 +38,17 @@ const MAX_ATTEMPTS = 60
 const END_MS = 2000
 
 /** True once the guest of this run has said that it is up. */
-export async function saidReady(path: string): Promise<boolean> {
+export async function hasSignaledReady(path: string): Promise<boolean> {
   return /^ready [!-~]+\r?\n/.test(await readHead(path, 128))
 }
 
-type Open = { process: ProcessIdentity; stop: AbortController; paths: MachinePaths; heartbeat: Heartbeat }
+type MonitoredMachine = { process: ProcessIdentity; stop: AbortController; paths: MachinePaths; heartbeat: Heartbeat }
 
 export class Monitors {
   readonly #clock: Clock
   readonly #log: Log
   readonly #changed: (id: string) => void
-  readonly #open = new Map<string, Open>()
+  readonly #open = new Map<string, MonitoredMachine>()
   /** When machines went down that were listened to; until they are started again or forgotten. */
   readonly #downSince = new Map<string, Date>()
   #ticking: { cancel(): void } | null = null
@@ -55,9 +64,9 @@ export class Monitors {
   attach(id: string, paths: MachinePaths, process: ProcessIdentity): void {
     const open = this.#open.get(id)
     if (open?.process.pid === process.pid && open.process.start_time === process.start_time) return
-    this.forget(id)
+    this.remove(id)
     const stop = new AbortController()
-    this.#open.set(id, { process, stop, paths, heartbeat: NOT_HEARD })
+    this.#open.set(id, { process, stop, paths, heartbeat: NO_HEARTBEAT })
     this.#scheduleTick()
     this.#watchReady(id, paths.ready, stop.signal)
     this.#listen(id, paths.monitor, process, stop.signal)
@@ -73,27 +82,27 @@ export class Monitors {
   }
 
   /** Stops to listen, and forgets what was heard. */
-  forget(id: string): void {
+  remove(id: string): void {
     this.detach(id)
     this.#downSince.delete(id)
   }
 
   /** What was heard of this machine beside its present state. */
-  async heard(id: string): Promise<Heard> {
+  async monitorState(id: string): Promise<MonitorState> {
     const open = this.#open.get(id)
-    const hung = open !== undefined && hangs(open.heartbeat)
+    const hung = open !== undefined && isHung(open.heartbeat)
     // The last sign of life is the file's time.
-    const silentSince = hung ? (await readSign(open.paths.ready))?.at : null
+    const silentSince = hung ? (await readHeartbeatFile(open.paths.ready))?.at : null
     return { hung, down_since: this.#downSince.get(id) ?? silentSince ?? null }
   }
 
   /** Notes since when a machine is down, unless that is known. */
-  wentDown(id: string, at: Date): void {
+  recordFailure(id: string, at: Date): void {
     if (!this.#downSince.has(id)) this.#downSince.set(id, at)
   }
 
   /** A machine goes on after a pause. */
-  wentOn(id: string): void {
+  recordResume(id: string): void {
     this.#downSince.delete(id)
     this.#expect(id, afterPause)
   }
@@ -118,7 +127,7 @@ export class Monitors {
         const ended = this.#clock.now()
         delay = FIRST_RETRY_MS
         if (!stop.aborted && (await waitForEnd(process, END_MS, this.#clock))) {
-          if (!stop.aborted) this.wentDown(id, ended)
+          if (!stop.aborted) this.recordFailure(id, ended)
           break
         }
       }
@@ -133,8 +142,8 @@ export class Monitors {
   async #follow(id: string, client: QmpClient, stop: AbortSignal): Promise<void> {
     const close = () => client.close()
     client.onEvent = ({ event }) => {
-      if (FAILURES.has(event)) this.wentDown(id, this.#clock.now())
-      if (event === 'RESUME') this.wentOn(id)
+      if (FAILURES.has(event)) this.recordFailure(id, this.#clock.now())
+      if (event === 'RESUME') this.recordResume(id)
       if (event === 'RESET') this.#expect(id, afterReset)
       if (EVENTS.has(event)) this.#changed(id)
     }
@@ -162,18 +171,18 @@ export class Monitors {
     })
   }
 
-  async #beat(id: string, open: Open, elapsed: number): Promise<void> {
-    const sign = await readSign(open.paths.ready)
+  async #beat(id: string, open: MonitoredMachine, elapsed: number): Promise<void> {
+    const sign = await readHeartbeatFile(open.paths.ready)
     if (!sign) return
     const before = open.heartbeat
-    open.heartbeat = tick(before, sign, elapsed)
-    if (hangs(before) !== hangs(open.heartbeat)) this.#changed(id)
+    open.heartbeat = updateHeartbeat(before, sign, elapsed)
+    if (isHung(before) !== isHung(open.heartbeat)) this.#changed(id)
   }
 
   #watchReady(id: string, path: string, stop: AbortSignal): void {
     let watcher: FSWatcher
     const look = async () => {
-      if (stop.aborted || !(await saidReady(path)) || stop.aborted) return
+      if (stop.aborted || !(await hasSignaledReady(path)) || stop.aborted) return
       watcher.close()
       this.#changed(id)
     }

@@ -21,12 +21,12 @@ export class QmpConnectionError extends Error {
 const MAX_LINE_BYTES = 1024 * 1024
 const MAX_OPEN_COMMANDS = 16
 
-type Waiting = { resolve(value: unknown): void; reject(error: Error): void; timer: { cancel(): void } }
+type PendingCommand = { resolve(value: unknown): void; reject(error: Error): void; timer: { cancel(): void } }
 
 export class QmpClient {
   readonly #socket: Socket
   readonly #clock: Clock
-  readonly #waiting = new Map<number, Waiting>()
+  readonly #waiting = new Map<number, PendingCommand>()
   readonly #greeting = Promise.withResolvers<void>()
   readonly #closed = Promise.withResolvers<void>()
   #rest: Buffer[] = []
@@ -102,7 +102,7 @@ export class QmpClient {
     else this.#fail('not the machine protocol')
   }
 
-  #settle(id: number, answer: Answer): void {
+  #settle(id: number, answer: Reply): void {
     const waiting = this.#waiting.get(id)!
     this.#waiting.delete(id)
     waiting.timer.cancel()
@@ -125,11 +125,11 @@ export class QmpClient {
   }
 }
 
-type Answer = { value: unknown } | { error: QmpCommandError }
+type Reply = { value: unknown } | { error: QmpCommandError }
 type Message =
   | { kind: 'greeting' }
   | { kind: 'event'; event: QmpEvent }
-  | { kind: 'answer'; id: number; answer: Answer }
+  | { kind: 'answer'; id: number; answer: Reply }
   | { kind: 'garbage' }
 
 /** Sorts one line of the protocol; whatever has not the form of a message is garbage. */

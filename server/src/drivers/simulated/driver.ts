@@ -85,7 +85,7 @@ export function createSimulatedDriver(options: { sql: Sql; seed: number; boot?: 
   async function change(ref: MachineRef, edit: (machine: Machine) => Machine): Promise<boolean> {
     const machine = await load(ref)
     if (!machine) return false
-    const settled = settle(machine, ref.now, boot())
+    const settled = machineAt(machine, ref.now, boot())
     const edited = edit(settled)
     if (edited === settled) return true
     await save(ref, edited)
@@ -103,7 +103,7 @@ export function createSimulatedDriver(options: { sql: Sql; seed: number; boot?: 
     async get(ref) {
       const stored = await load(ref)
       if (!stored) return null
-      return describe(ref.id, settle(stored, ref.now, boot()), ref.now, boot())
+      return describe(ref.id, machineAt(stored, ref.now, boot()), ref.now, boot())
     },
 
     async create(spec) {
@@ -212,7 +212,7 @@ export function createSimulatedDriver(options: { sql: Sql; seed: number; boot?: 
     async consoleLog(ref, tailBytes) {
       const stored = await load(ref)
       if (!stored?.started_at) return new Uint8Array()
-      const machine = settle(stored, ref.now, boot())
+      const machine = machineAt(stored, ref.now, boot())
       const lines = [`[${machine.started_at}] simulated machine ${ref.id}: run ${machine.run} started`]
       if (machine.ready_at && machine.ready_at <= ref.now.toISOString()) {
         lines.push(`[${machine.ready_at}] simulated machine ${ref.id}: guest is ready`)
@@ -228,7 +228,7 @@ export function createSimulatedDriver(options: { sql: Sql; seed: number; boot?: 
 }
 
 /** What time, and a reboot of the host, have done to a machine until `now`. */
-function settle(machine: Machine, now: Date, boot: string): Machine {
+function machineAt(machine: Machine, now: Date, boot: string): Machine {
   const on = machine.power === 'running' || machine.power === 'paused'
   if (on && machine.boot !== undefined && machine.boot !== boot) return failed(machine, 'host_reboot', null)
   if (machine.power !== 'running') return machine

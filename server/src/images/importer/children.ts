@@ -1,63 +1,60 @@
 /**
- * The processes that an import starts, and how none of them is left behind.
- *
- * Each carries the job's directory in its environment. An importer that is killed -9 cannot end its children; the next
- * one on the same directory (or the control plane, before it removes the directory) finds them by that mark, whatever
- * group they are in by now. A pid file could not do this: a build makes processes that nobody noted.
+ * The child processes of an import. Each has the job directory in its environment, by which a later importer (or the
+ * control plane, before it deletes the directory) finds children that a killed importer has left, in any process group.
  */
 import type { ChildProcess } from 'node:child_process'
 import { readdirSync, readFileSync, realpathSync } from 'node:fs'
 import { systemClock } from '../../lib/clock.ts'
 
 const MARK = 'CLOUDNEXUS_IMPORT'
-const LOOKS = 100
-const PAUSE_MS = 50
+const MAX_SCANS = 100
+const SCAN_INTERVAL_MS = 50
 
-/** The environment of a tool: nothing of ours but the search path. */
+/** The environment of a tool: only the search path is inherited. */
 export function toolEnvironment(jobDir: string): Record<string, string> {
-  // Few memory arenas: a tool with many threads stays well below its limit of address space.
+  // Few memory arenas keep a tool with many threads below its address space limit.
   return { PATH: searchPath(), LANG: 'C.UTF-8', MALLOC_ARENA_MAX: '2', [MARK]: realpathSync(jobDir) }
 }
 
-/** The environment of a build script: the operator's own, proxies and all. */
+/** The environment of a build script: the operator's, including proxy settings. */
 export function scriptEnvironment(jobDir: string): Record<string, string | undefined> {
   return { ...process.env, [MARK]: realpathSync(jobDir) }
 }
 
-/** Where tools are looked for. */
+/** The directories in which tools are searched. */
 export function searchPath(): string {
   return process.env.PATH ?? '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'
 }
 
-const live = new Set<() => void>()
+const liveChildren = new Set<() => void>()
 
-/** Remembers a child until it exits; `group` when it leads a process group of its own. Returns how to kill it. */
+/** Registers a child until it exits and returns a function that kills it. `group`: the child leads a process group. */
 export function track(child: ChildProcess, options: { group: boolean }): () => void {
   const kill = () => {
-    if (child.pid === undefined || child.exitCode !== null || child.signalCode !== null) return
-    killQuietly(options.group ? -child.pid : child.pid)
+    const running = child.exitCode === null && child.signalCode === null
+    if (running && child.pid !== undefined) killQuietly(options.group ? -child.pid : child.pid)
   }
-  live.add(kill)
-  child.once('close', () => live.delete(kill))
-  child.once('error', () => live.delete(kill))
+  liveChildren.add(kill)
+  child.once('close', () => liveChildren.delete(kill))
+  child.once('error', () => liveChildren.delete(kill))
   return kill
 }
 
-/** Kills what this process started and still runs. */
-export function endChildren(): void {
-  for (const kill of live) kill()
+/** Kills all registered children. */
+export function killChildren(): void {
+  for (const kill of liveChildren) kill()
 }
 
-/** Kills whatever an import of this directory started, and waits until it is gone. The importer itself is not meant. */
-export async function endLeftovers(jobDir: string): Promise<void> {
+/** Kills all processes that imports of this directory started, except this process, and waits until they have exited. */
+export async function killLeftovers(jobDir: string): Promise<void> {
   const mark = `${MARK}=${realpathSync(jobDir)}`
-  for (let look = 0; look < LOOKS; look++) {
+  for (let scan = 0; scan < MAX_SCANS; scan++) {
     const pids = readdirSync('/proc').filter((name) => /^\d+$/.test(name) && isMarked(name, mark))
     if (pids.length === 0) return
     for (const pid of pids) killQuietly(Number(pid))
-    await systemClock.sleep(PAUSE_MS)
+    await systemClock.sleep(SCAN_INTERVAL_MS)
   }
-  throw new Error('processes of an earlier import do not end')
+  throw new Error('processes of an earlier import do not exit')
 }
 
 function isMarked(pid: string, mark: string): boolean {
@@ -65,7 +62,7 @@ function isMarked(pid: string, mark: string): boolean {
   try {
     return readFileSync(`/proc/${pid}/environ`, 'utf8').split('\0').includes(mark)
   } catch {
-    return false // gone, or not ours
+    return false // exited, or owned by another user
   }
 }
 

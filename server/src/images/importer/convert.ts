@@ -13,10 +13,10 @@ import type { Reporter } from './reporter.ts'
 import { fileArgument, requireTool, runTool, type ToolResult, type ToolRun } from './tool.ts'
 
 /** Far below what one core does (unpacking zlib: over 100 MB/s), so only a trap meets these limits. */
-const SLOWEST_BYTES_PER_SECOND = 8 << 20
-const LEAST_CPU_SECONDS = 60
-const MOST_CPU_SECONDS = 6 * 3600
-const LITTLE_SPACE_BYTES = 16 << 20
+const MIN_BYTES_PER_SECOND = 8 << 20
+const MIN_CPU_SECONDS = 60
+const MAX_CPU_SECONDS = 6 * 3600
+const MIN_FREE_BYTES = 16 << 20
 
 /** Converts a source file to `output/disk.qcow2` (mode 0444) and returns what the disk is. Throws ImportError. */
 export async function convertImage(
@@ -51,7 +51,7 @@ export async function convertImage(
   })
   if (converted.code !== 0) {
     const { bavail, bsize } = statfsSync(jobDir)
-    if (bavail * bsize < LITTLE_SPACE_BYTES) throw diskFull(converted.stderr)
+    if (bavail * bsize < MIN_FREE_BYTES) throw diskFull(converted.stderr)
     throw unreadable(converted, 'it could not be read completely')
   }
   const info = await run(['info', '--output=json', '-f', 'qcow2', fileArgument(0)], { files: [{ path: paths.disk }] })
@@ -85,10 +85,7 @@ function describe(format: Inspection['format']): string {
 }
 
 function limitsFor({ virtual_size_bytes }: Inspection): Pick<ToolRun, 'cpuSeconds' | 'deadlineMs'> {
-  const cpuSeconds = Math.min(
-    MOST_CPU_SECONDS,
-    LEAST_CPU_SECONDS + Math.ceil(virtual_size_bytes / SLOWEST_BYTES_PER_SECOND),
-  )
+  const cpuSeconds = Math.min(MAX_CPU_SECONDS, MIN_CPU_SECONDS + Math.ceil(virtual_size_bytes / MIN_BYTES_PER_SECOND))
   return { cpuSeconds, deadlineMs: 2000 * cpuSeconds }
 }
 

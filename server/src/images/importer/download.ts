@@ -6,8 +6,8 @@ import { ImportError } from './errors.ts'
 import type { jobPaths } from './job-files.ts'
 import { openPart, type Part } from './part.ts'
 import type { Reporter } from './reporter.ts'
-import { readAnswer, resumeValidator, StartOver, tooLarge } from './response.ts'
-import { TryAgain, type Watch, withPatience } from './retry.ts'
+import { RestartError, readResponse, resumeValidator, tooLarge } from './response.ts'
+import { RetryableError, type Watch, withRetries } from './retry.ts'
 import { sourceName } from './source.ts'
 
 export type Limits = { allowed_addresses: string[]; stall_timeout_seconds: number; max_bytes: number }
@@ -31,7 +31,7 @@ export async function downloadVerified(
     if (part.sha256() !== sha256.toLowerCase() && resumed) {
       // A power cut may have left a hole in the old bytes, or the server ignores If-Range: once more, from the start.
       reporter.phase('downloading', `downloading ${file} from ${host} again`)
-      await part.startOver({ etag: null, last_modified: null, length: null })
+      await part.restart({ etag: null, last_modified: null, length: null })
       await downloadRest(url, part, limits, reporter)
       reporter.phase('verifying', `verifying ${file}`)
     }
@@ -51,7 +51,7 @@ export async function downloadVerified(
 
 async function downloadRest(url: string, part: Part, limits: Limits, reporter: Reporter): Promise<void> {
   if (part.offset > 0 && part.offset === part.meta.length) return
-  await withPatience(sourceName(url), limits.stall_timeout_seconds * 1000, async (watch) => {
+  await withRetries(sourceName(url), limits.stall_timeout_seconds * 1000, async (watch) => {
     const validator = part.offset > 0 ? resumeValidator(part.meta) : null
     const range: Record<string, string> =
       validator === null ? {} : { range: `bytes=${part.offset}-`, 'if-range': validator }
@@ -59,7 +59,7 @@ async function downloadRest(url: string, part: Part, limits: Limits, reporter: R
     try {
       await receive(response, url, part, limits, watch, reporter)
     } catch (error) {
-      if (error instanceof StartOver) await part.startOver({ etag: null, last_modified: null, length: null })
+      if (error instanceof RestartError) await part.restart({ etag: null, last_modified: null, length: null })
       throw error
     } finally {
       response.close()
@@ -76,7 +76,7 @@ async function receive(
   reporter: Reporter,
 ): Promise<void> {
   const source = sourceName(url)
-  const { start, total, complete, meta } = readAnswer(
+  const { start, total, complete, meta } = readResponse(
     source,
     response.status,
     response.headers,
@@ -84,23 +84,23 @@ async function receive(
     limits.max_bytes,
   )
   if (complete) return
-  if (start === 0) await part.startOver(meta)
+  if (start === 0) await part.restart(meta)
   for await (const chunk of response.body) {
     if (part.offset + chunk.length > limits.max_bytes) throw tooLarge(source, null, limits.max_bytes)
     watch.progress()
     await part.append(chunk)
     reporter.bytes(part.offset, total)
   }
-  if (total !== null && part.offset !== total) throw new TryAgain('the connection was closed early')
+  if (total !== null && part.offset !== total) throw new RetryableError('the connection was closed early')
 }
 
 /** Fetches a small file into memory. Throws ImportError. */
 export async function downloadSmall(url: string, limits: Limits, maxBytes: number): Promise<Buffer> {
   const source = sourceName(url)
-  return withPatience(source, limits.stall_timeout_seconds * 1000, async (watch) => {
+  return withRetries(source, limits.stall_timeout_seconds * 1000, async (watch) => {
     const response = await get(url, limits, watch, {})
     try {
-      readAnswer(source, response.status, response.headers, 0, maxBytes)
+      readResponse(source, response.status, response.headers, 0, maxBytes)
       const chunks: Buffer[] = []
       let length = 0
       for await (const chunk of response.body) {

@@ -2,7 +2,7 @@
 import { createHash } from 'node:crypto'
 import { existsSync, rmSync } from 'node:fs'
 import { constants, open } from 'node:fs/promises'
-import { endLeftovers } from './children.ts'
+import { killLeftovers } from './children.ts'
 import { convertImage } from './convert.ts'
 import { downloadVerified } from './download.ts'
 import { asImportError, ImportError } from './errors.ts'
@@ -22,7 +22,7 @@ export async function runImport(jobDir: string, writeLog: (line: string) => void
   if (readStatus(jobDir)?.state === 'done') return
   const reporter = createReporter(jobDir, writeLog)
   try {
-    await endLeftovers(jobDir)
+    await killLeftovers(jobDir)
     const job = readJob(jobDir)
     if (job.kind === 'recipe') await buildImage(jobDir, job, reporter)
     else await importDisk(jobDir, job, reporter)

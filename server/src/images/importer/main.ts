@@ -3,7 +3,7 @@
  * It outlives the control plane, may be killed at any moment, and goes on where it was when it is started again. The
  * outcome is in status.json, so exit code 0 means only that there is nothing left to do; 1: no job; 143: told to stop.
  */
-import { endChildren } from './children.ts'
+import { killChildren } from './children.ts'
 import { runImport } from './import.ts'
 import { lockJob } from './lock.ts'
 
@@ -11,7 +11,7 @@ process.stdout.on('error', () => {}) // whoever read our output may be gone
 process.stderr.on('error', () => {})
 for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) {
   process.on(signal, () => {
-    endChildren()
+    killChildren()
     process.exit(143)
   })
 }

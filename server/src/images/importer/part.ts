@@ -25,7 +25,7 @@ const nothing: Meta = { etag: null, last_modified: null, length: null }
 export type Part = {
   readonly offset: number
   readonly meta: Meta
-  startOver: (meta: Meta) => Promise<void>
+  restart: (meta: Meta) => Promise<void>
   append: (chunk: Uint8Array) => Promise<void>
   /** Hexadecimal SHA-256 of all bytes so far. */
   sha256: () => string
@@ -54,7 +54,7 @@ export async function openPart(
     get meta() {
       return meta
     },
-    startOver: (next) =>
+    restart: (next) =>
       onDisk(async () => {
         await handle.truncate(0)
         hash = createHash('sha256')

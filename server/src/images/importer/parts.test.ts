@@ -8,10 +8,10 @@ import { asImportError, ImportError } from './errors.ts'
 import { parseJob } from './job.ts'
 import { readJob, readStatus } from './job-files.ts'
 import { createReporter } from './reporter.ts'
-import { withPatience } from './retry.ts'
+import { withRetries } from './retry.ts'
 import { signatureProblem } from './signature.ts'
 import { sourceName } from './source.ts'
-import { sumOf } from './sums.ts'
+import { checksumOf } from './sums.ts'
 import { at, jobFolder, temporaryFolder, urlJob } from './testing.ts'
 import { plain, size } from './text.ts'
 
@@ -108,7 +108,7 @@ test('patience: pauses of 0.5 to 8 s, and the end when nothing has come for the 
     asked.push(time())
     throw refused
   }
-  const work = withPatience(source, 60_000, ask, clock)
+  const work = withRetries(source, 60_000, ask, clock)
   await assert.rejects(work, { code: 'image_source_unreachable', message: /connection refused/ })
   assert.deepEqual(asked, [0, 500, 1500, 3500, 7500, 15500, 23500, 31500, 39500, 47500, 55500])
 })
@@ -116,7 +116,7 @@ test('patience: pauses of 0.5 to 8 s, and the end when nothing has come for the 
 test('patience: a byte resets the clock and the pauses; attempts are bounded all the same', async () => {
   const { clock, time } = virtualClock()
   let attempts = 0
-  const work = withPatience(
+  const work = withRetries(
     source,
     60_000,
     async ({ progress }) => {
@@ -134,7 +134,7 @@ test('patience: a byte resets the clock and the pauses; attempts are bounded all
 
 test('patience: a trickle ends after a day', async () => {
   const { clock, time } = virtualClock()
-  const work = withPatience(
+  const work = withRetries(
     source,
     60_000,
     async ({ progress, signal }) => {
@@ -175,9 +175,9 @@ test('sources are named without query, user information, or tricks', () => {
 test('lists of checksums', () => {
   const [a, b] = ['A'.repeat(64), 'b'.repeat(64)]
   const list = `${a}  x.img\r\n${b} *y.img\nnonsense\n${b}  dir/x.img\n${a.toLowerCase()} *x.img\n${b} z.img\n`
-  assert.equal(sumOf(list, 'x.img', 'h'), 'a'.repeat(64))
-  assert.equal(sumOf(list, 'y.img', 'h'), b)
-  for (const name of ['z.img', '', 'img', 'constructor']) assert.throws(() => sumOf(list, name, 'h'), ImportError)
+  assert.equal(checksumOf(list, 'x.img', 'h'), 'a'.repeat(64))
+  assert.equal(checksumOf(list, 'y.img', 'h'), b)
+  for (const name of ['z.img', '', 'img', 'constructor']) assert.throws(() => checksumOf(list, name, 'h'), ImportError)
 })
 
 test('signatures: every bad word spoils, and another signature does not help a changed list', () => {

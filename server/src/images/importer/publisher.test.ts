@@ -5,7 +5,7 @@ import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { after, beforeEach, test } from 'node:test'
 import type { PublisherJob } from './job.ts'
-import { addressIn } from './publisher.ts'
+import { urlIn } from './publisher.ts'
 import { at, bootableDisk, importNow, jobFolder, limits, sha256, startMirror, temporaryFolder } from './testing.ts'
 
 const folder = temporaryFolder()
@@ -183,7 +183,7 @@ test('a signed list does not help a wrong file', async () => {
 })
 
 test('the address of a file in a mirror', () => {
-  assert.equal(addressIn('https://example.org/a', 'b+c.img'), 'https://example.org/a/b%2Bc.img')
-  assert.equal(addressIn('https://example.org/a/?x=y#z', 'b'), 'https://example.org/a/b')
-  assert.equal(addressIn('nonsense', 'b'), 'nonsense')
+  assert.equal(urlIn('https://example.org/a', 'b+c.img'), 'https://example.org/a/b%2Bc.img')
+  assert.equal(urlIn('https://example.org/a/?x=y#z', 'b'), 'https://example.org/a/b')
+  assert.equal(urlIn('nonsense', 'b'), 'nonsense')
 })

@@ -9,12 +9,12 @@ import { jobPaths } from './job-files.ts'
 import type { Reporter } from './reporter.ts'
 import { signatureProblem } from './signature.ts'
 import { sourceName } from './source.ts'
-import { sumOf } from './sums.ts'
+import { checksumOf } from './sums.ts'
 import { fileArgument, requireTool, runTool } from './tool.ts'
 
-const MOST_LIST_BYTES = 4 << 20
-const MOST_SIGNATURE_BYTES = 256 << 10
-const MOST_KEYRING_BYTES = 1 << 20
+const MAX_LIST_BYTES = 4 << 20
+const MAX_SIGNATURE_BYTES = 256 << 10
+const MAX_KEYRING_BYTES = 1 << 20
 
 /** Address and verified checksum of the file of a publisher's mirror. Throws ImportError. */
 export async function publishedFile(
@@ -23,18 +23,18 @@ export async function publishedFile(
   reporter: Reporter,
 ): Promise<{ url: string; sha256: string }> {
   requireTool('gpgv')
-  const at = (name: string) => addressIn(job.base_url, name)
+  const at = (name: string) => urlIn(job.base_url, name)
   const { host } = sourceName(job.base_url)
   reporter.phase('downloading', `downloading ${job.sums_name} from ${host}`)
-  const list = await downloadSmall(at(job.sums_name), job, MOST_LIST_BYTES)
+  const list = await downloadSmall(at(job.sums_name), job, MAX_LIST_BYTES)
   const signature = await downloadSignature(at(job.signature_name), job, host)
   reporter.phase('verifying', `verifying the signature of ${job.sums_name}`)
   await verify(jobDir, job, list, signature, host)
-  return { url: at(job.file_name), sha256: sumOf(list.toString('utf8'), job.file_name, host) }
+  return { url: at(job.file_name), sha256: checksumOf(list.toString('utf8'), job.file_name, host) }
 }
 
 /** The address of a file in a mirror's directory. */
-export function addressIn(baseUrl: string, name: string): string {
+export function urlIn(baseUrl: string, name: string): string {
   const base = URL.parse(baseUrl)
   if (base === null) return baseUrl // the guard refuses it
   base.search = ''
@@ -45,7 +45,7 @@ export function addressIn(baseUrl: string, name: string): string {
 
 async function downloadSignature(url: string, job: PublisherJob, host: string): Promise<Buffer> {
   try {
-    return await downloadSmall(url, job, MOST_SIGNATURE_BYTES)
+    return await downloadSmall(url, job, MAX_SIGNATURE_BYTES)
   } catch (error) {
     if (!(error instanceof ImportError && error.code === 'image_source_not_found')) throw error
     throw invalid(job, host, 'it has no signature', error.message)
@@ -79,7 +79,7 @@ async function verify(jobDir: string, job: PublisherJob, list: Buffer, signature
  * pinned fingerprints, so a key server may be asked for them.
  */
 async function readKeyring(job: PublisherJob, host: string): Promise<Buffer> {
-  if (!job.keyring.startsWith('/')) return await downloadSmall(job.keyring, job, MOST_KEYRING_BYTES)
+  if (!job.keyring.startsWith('/')) return await downloadSmall(job.keyring, job, MAX_KEYRING_BYTES)
   try {
     return readFileSync(job.keyring)
   } catch (error) {

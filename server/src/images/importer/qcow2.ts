@@ -17,9 +17,9 @@ const EXTENDED_L2 = 16n
 const EXTENSION_END = 0
 const EXTENSION_EXTERNAL_DATA = 0x44415441
 const EXTENSION_ENCRYPTION = 0x0537be77
-const MOST_L1_BYTES = 32 << 20
-const MOST_REFCOUNT_TABLE_BYTES = 8 << 20
-const MOST_SNAPSHOTS = 65536
+const MAX_L1_BYTES = 32 << 20
+const MAX_REFCOUNT_TABLE_BYTES = 8 << 20
+const MAX_SNAPSHOTS = 65536
 
 /** The size of the disk in the file. Throws ImportError unless the header is whole, plain and self-contained. */
 export function inspectQcow2(sample: Sample, maxVirtualSizeBytes: number): number {
@@ -95,12 +95,12 @@ function checkTables({ head, size_bytes }: Sample, cluster: number, virtualSize:
   const l1Entries = head.readUInt32BE(36)
   const bytesPerL1Entry = cluster * (cluster / entryBytes)
   if (l1Entries < Math.ceil(virtualSize / bytesPerL1Entry)) throw damaged('its L1 table is too small for its disk')
-  table(head.readBigUInt64BE(40), l1Entries * 8, MOST_L1_BYTES, 'L1 table')
+  table(head.readBigUInt64BE(40), l1Entries * 8, MAX_L1_BYTES, 'L1 table')
   const refcountClusters = head.readUInt32BE(56)
   if (refcountClusters === 0) throw damaged('it has no refcount table')
-  table(head.readBigUInt64BE(48), refcountClusters * cluster, MOST_REFCOUNT_TABLE_BYTES, 'refcount table')
+  table(head.readBigUInt64BE(48), refcountClusters * cluster, MAX_REFCOUNT_TABLE_BYTES, 'refcount table')
   const snapshots = head.readUInt32BE(60)
-  if (snapshots > 0) table(head.readBigUInt64BE(64), snapshots, MOST_SNAPSHOTS, 'snapshot table')
+  if (snapshots > 0) table(head.readBigUInt64BE(64), snapshots, MAX_SNAPSHOTS, 'snapshot table')
 }
 
 /** Throws ImportError when the disk in an image is larger than allowed. */

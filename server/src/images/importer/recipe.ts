@@ -4,7 +4,7 @@ import { mkdirSync, rmSync } from 'node:fs'
 import { dirname } from 'node:path'
 import { createInterface } from 'node:readline'
 import { systemClock } from '../../lib/clock.ts'
-import { endLeftovers, scriptEnvironment, track } from './children.ts'
+import { killLeftovers, scriptEnvironment, track } from './children.ts'
 import { ImportError } from './errors.ts'
 import type { RecipeJob } from './job.ts'
 import { jobPaths } from './job-files.ts'
@@ -12,19 +12,19 @@ import { checkOutput } from './manifest.ts'
 import type { Reporter } from './reporter.ts'
 import { plain } from './text.ts'
 
-const SILENCE_SECONDS = 600
-const KEPT_LINES = 40
+const SILENCE_TIMEOUT_SECONDS = 600
+const MAX_ERROR_LINES = 40
 
 /** Runs the script in an empty `output/`; lines `progress 0.35 text` on stdout become the status. Throws ImportError. */
 export async function buildImage(jobDir: string, job: RecipeJob, reporter: Reporter): Promise<void> {
   const paths = jobPaths(jobDir)
-  const silenceSeconds = job.silence_timeout_seconds ?? SILENCE_SECONDS
+  const silenceSeconds = job.silence_timeout_seconds ?? SILENCE_TIMEOUT_SECONDS
   reporter.phase('building', 'building the image')
   rmSync(paths.output, { recursive: true, force: true })
   mkdirSync(paths.output, { mode: 0o755 })
 
   const result = await runScript(jobDir, job.script, silenceSeconds * 1000, reporter)
-  await endLeftovers(jobDir)
+  await killLeftovers(jobDir)
   const said = result.errors.join('\n')
   if (result.silent) {
     throw failed(
@@ -62,7 +62,7 @@ function runScript(jobDir: string, script: string, silenceMs: number, reporter: 
     silence = systemClock.after(silenceMs, () => {
       result.silent = true
       kill()
-      endLeftovers(jobDir).catch(() => {}) // what left the group may hold our pipes open
+      killLeftovers(jobDir).catch(() => {}) // what left the group may hold our pipes open
     })
   }
   heard()
@@ -73,7 +73,7 @@ function runScript(jobDir: string, script: string, silenceMs: number, reporter: 
   })
   createInterface(child.stderr!).on('line', (line) => {
     heard()
-    if (line.trim() !== '') result.errors = [...result.errors, line.slice(0, 1000)].slice(-KEPT_LINES)
+    if (line.trim() !== '') result.errors = [...result.errors, line.slice(0, 1000)].slice(-MAX_ERROR_LINES)
   })
   return new Promise((resolve, reject) => {
     child.once('error', (error) => {

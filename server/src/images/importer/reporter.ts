@@ -1,4 +1,4 @@
-/** Tells the control plane how far the import is (status.json), and the log what happens (JSON lines). */
+/** Writes the progress of an import to `status.json`, and its log as JSON lines. */
 import { type Clock, systemClock } from '../../lib/clock.ts'
 import type { ImportError } from './errors.ts'
 import { writeAtomically } from './files.ts'
@@ -9,16 +9,16 @@ const MIN_INTERVAL_MS = 250
 
 export type Reporter = {
   phase: (phase: Phase, message: string) => void
-  /** Bytes of the source that are here. */
+  /** Sets the number of bytes received. */
   bytes: (done: number, total: number | null) => void
-  /** Part of the phase that is done, 0 to 1, where it is not counted in bytes. */
+  /** Sets the completed fraction of the phase, 0 to 1, where it is not measured in bytes. */
   fraction: (done: number, message?: string) => void
   log: (message: string, fields?: object) => void
   done: () => void
   failed: (error: ImportError) => void
 }
 
-/** Takes over a job's status: every number starts anew. `writeLog` gets one JSON line at a time. */
+/** Resets the status of a job. `writeLog` receives one JSON line per call. */
 export function createReporter(jobDir: string, writeLog: (line: string) => void, clock: Clock = systemClock): Reporter {
   const path = jobPaths(jobDir).status
   let written = Number.NEGATIVE_INFINITY
@@ -46,35 +46,33 @@ export function createReporter(jobDir: string, writeLog: (line: string) => void,
     const record = { level: 'info', time: clock.now().toISOString(), pid: process.pid, msg: message, ...fields }
     writeLog(`${JSON.stringify(record)}\n`)
   }
-  const now = (change: Partial<Status>) => {
-    status = { ...status, ...change }
-    write(true)
-  }
-  const soon = (change: Partial<Status>) => {
+  const update = (change: Partial<Status>, { durable }: { durable: boolean }) => {
     status = { ...status, ...change }
     const wait = written + MIN_INTERVAL_MS - clock.monotonic()
-    if (wait <= 0) write(false)
+    if (durable || wait <= 0) write(durable)
     else pending ??= clock.after(wait, () => write(false))
   }
 
   return {
     phase: (phase, message) => {
-      now({ phase, message, progress: null })
+      update({ phase, message, progress: null }, { durable: true })
       log(message, { phase })
     },
     bytes: (done, total) => {
       const progress = total === null || total === 0 ? null : Math.min(1, done / total)
-      soon({ done_bytes: done, total_bytes: total, progress })
+      update({ done_bytes: done, total_bytes: total, progress }, { durable: false })
     },
-    fraction: (done, message) => soon({ progress: Math.min(1, Math.max(0, done)), ...(message && { message }) }),
+    fraction: (done, message) =>
+      update({ progress: Math.min(1, Math.max(0, done)), ...(message && { message }) }, { durable: false }),
     log,
     done: () => {
-      now({ state: 'done', progress: 1, message: null })
-      log('the image is here')
+      update({ state: 'done', progress: 1, message: null }, { durable: true })
+      log('import finished')
     },
     failed: (error) => {
-      now({ state: 'failed', progress: null, message: null, error: { code: error.code, message: error.message } })
-      log('the import failed', { level: 'error', code: error.code, reason: error.message, detail: error.detail })
+      const { code, message, detail } = error
+      update({ state: 'failed', progress: null, message: null, error: { code, message } }, { durable: true })
+      log('import failed', { level: 'error', code, reason: message, detail })
     },
   }
 }

@@ -12,21 +12,21 @@ import { ImportError } from './errors.ts'
 import type { SourceName } from './source.ts'
 import { plain } from './text.ts'
 
-const FIRST_PAUSE_MS = 500
-const LONGEST_PAUSE_MS = 8000
-const MOST_ATTEMPTS = 200
-const LONGEST_TOTAL_MS = 24 * 3600 * 1000
+const MIN_BACKOFF_MS = 500
+const MAX_BACKOFF_MS = 8000
+const MAX_ATTEMPTS = 200
+const MAX_TOTAL_MS = 24 * 3600 * 1000
 
 /** Given to each attempt: its end, and where it reports bytes. */
 export type Watch = { signal: AbortSignal; progress: () => void }
 
 /** A failure of one attempt that another may not meet. The message completes "HOST could not be read: …". */
-export class TryAgain extends Error {}
+export class RetryableError extends Error {}
 
-class Stalled extends Error {}
+class StallError extends Error {}
 
 /** Runs attempts until one succeeds. Throws ImportError: at once when an attempt throws one, else out of patience. */
-export async function withPatience<T>(
+export async function withRetries<T>(
   source: SourceName,
   stallMs: number,
   attempt: (watch: Watch) => Promise<T>,
@@ -38,8 +38,8 @@ export async function withPatience<T>(
   for (let attempts = 1; ; attempts++) {
     const before = lastProgress
     const controller = new AbortController()
-    const watchdog = watch(clock, controller, () => {
-      const late = clock.monotonic() - start > LONGEST_TOTAL_MS
+    const watchdog = startWatchdog(clock, controller, () => {
+      const late = clock.monotonic() - start > MAX_TOTAL_MS
       return late ? 0 : lastProgress + stallMs - clock.monotonic()
     })
     const progress = () => {
@@ -48,12 +48,12 @@ export async function withPatience<T>(
     try {
       return await attempt({ signal: controller.signal, progress })
     } catch (error) {
-      if (controller.signal.reason instanceof Stalled) throw stalled(source, stallMs, error)
-      if (!isWorthAnotherTry(error)) throw publicError(source, error)
+      if (controller.signal.reason instanceof StallError) throw stallError(source, stallMs, error)
+      if (!isRetryable(error)) throw publicError(source, error)
       fruitless = lastProgress > before ? 0 : fruitless + 1
-      const pause = Math.min(LONGEST_PAUSE_MS, FIRST_PAUSE_MS * 2 ** Math.max(0, fruitless - 1))
+      const pause = Math.min(MAX_BACKOFF_MS, MIN_BACKOFF_MS * 2 ** Math.max(0, fruitless - 1))
       const patience = lastProgress + stallMs - clock.monotonic()
-      if (attempts === MOST_ATTEMPTS || pause >= patience) throw publicError(source, error)
+      if (attempts === MAX_ATTEMPTS || pause >= patience) throw publicError(source, error)
       watchdog.cancel()
       await clock.sleep(pause)
     } finally {
@@ -63,23 +63,23 @@ export async function withPatience<T>(
 }
 
 /** Aborts with Stalled when `remaining()` is used up. */
-function watch(clock: Clock, controller: AbortController, remaining: () => number): { cancel(): void } {
+function startWatchdog(clock: Clock, controller: AbortController, remaining: () => number): { cancel(): void } {
   let timer = { cancel() {} }
   const look = () => {
     const ms = remaining()
-    if (ms <= 0) controller.abort(new Stalled())
+    if (ms <= 0) controller.abort(new StallError())
     else timer = clock.after(ms, look)
   }
   look()
   return { cancel: () => timer.cancel() }
 }
 
-function isWorthAnotherTry(error: unknown): boolean {
+function isRetryable(error: unknown): boolean {
   if (error instanceof OutboundError) return error.code === 'name_not_resolved'
   return !(error instanceof ImportError)
 }
 
-function stalled(source: SourceName, stallMs: number, error: unknown): ImportError {
+function stallError(source: SourceName, stallMs: number, error: unknown): ImportError {
   const text = `${source.host} sent no data of ${source.file} for ${stallMs / 1000} s. Retry later, or use another mirror.`
   return new ImportError('image_source_stalled', text, String(error))
 }
@@ -96,7 +96,7 @@ function publicError(source: SourceName, error: unknown): ImportError {
 
 /** What the network said, in words that carry no address. */
 function reason(error: unknown): string {
-  if (error instanceof TryAgain || error instanceof OutboundError) return error.message
+  if (error instanceof RetryableError || error instanceof OutboundError) return error.message
   const { code } = error as NodeJS.ErrnoException
   if (code === undefined) return 'the connection failed'
   return networkReasons[code] ?? `the connection failed (${plain(code, 60)})`

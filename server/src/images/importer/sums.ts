@@ -2,7 +2,7 @@
 import { ImportError } from './errors.ts'
 
 /** The SHA-256 of a name, text (`  name`) or binary (` *name`) form. Throws ImportError unless there is exactly one. */
-export function sumOf(list: string, fileName: string, host: string): string {
+export function checksumOf(list: string, fileName: string, host: string): string {
   const sums = new Set<string>()
   for (const line of list.split(/\r?\n/)) {
     const [, sum, name] = /^([0-9a-fA-F]{64}) [ *](.+)$/.exec(line) ?? []

@@ -17,7 +17,7 @@ import { ImportError } from './errors.ts'
 /** `nobody` and `nogroup` on Debian; the kernel's overflow ids, so no account of ours owns anything by them. */
 const UNPRIVILEGED_ID = 65534
 const MEMORY_BYTES = 2 ** 30
-const MOST_OUTPUT = 1 << 20
+const MAX_OUTPUT_BYTES = 1 << 20
 
 const packages = { 'qemu-img': 'qemu-utils', gpgv: 'gpgv', setpriv: 'util-linux', prlimit: 'util-linux' }
 type Tool = keyof typeof packages
@@ -53,7 +53,7 @@ export async function runTool(run: ToolRun): Promise<ToolResult> {
     for (const file of run.files) {
       const handle = await open(file.path, (file.write ? constants.O_RDWR : constants.O_RDONLY) | constants.O_NOFOLLOW)
       handles.push(handle)
-      takeBack.push(await lend(handle, file.write ?? false))
+      takeBack.push(await grantAccess(handle, file.write ?? false))
     }
     return await execute(run, handles)
   } finally {
@@ -85,7 +85,7 @@ function execute(run: ToolRun, handles: FileHandle[]): Promise<ToolResult> {
   child.stdout!.setEncoding('utf8').on('data', (text: string) => {
     if (run.onOutput) return run.onOutput(text)
     result.stdout += text
-    if (result.stdout.length > MOST_OUTPUT) kill()
+    if (result.stdout.length > MAX_OUTPUT_BYTES) kill()
   })
   child.stderr!.setEncoding('utf8').on('data', (text: string) => {
     result.stderr = (result.stderr + text).slice(-8192)
@@ -122,7 +122,7 @@ function isExecutable(path: string): boolean {
 const isRoot = () => process.getuid?.() === 0
 
 /** Gives a file to the unprivileged user or group; returns how to take it back. */
-async function lend(handle: FileHandle, write: boolean): Promise<() => Promise<void>> {
+async function grantAccess(handle: FileHandle, write: boolean): Promise<() => Promise<void>> {
   const stat = await handle.stat()
   // A second name could be any file of this host, which must never change hands.
   if (!stat.isFile() || stat.nlink !== 1) throw new Error('not a regular file with one name')

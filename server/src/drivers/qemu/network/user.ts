@@ -14,10 +14,10 @@ import type { Network, NetworkDevices } from './network.ts'
 
 /** Carrier-grade space (RFC 6598): a tenant's subnet, which is RFC 1918 space, never collides with it. */
 const PUBLIC_SIDE = { net: '100.96.0.0/24', host: '100.96.0.2', dns: '100.96.0.3', dhcpstart: '100.96.0.15' }
-const PUBLIC_CARD = 'public'
+const PUBLIC_NIC = 'public'
 
 /** Where a usual port goes when the host does not let us have it: below 1024 without root, or a listener on all addresses. */
-const SECOND_CHOICE: Record<number, number> = { 22: 2222, 80: 8080, 443: 8443 }
+const FALLBACK_PORTS: Record<number, number> = { 22: 2222, 80: 8080, 443: 8443 }
 const HMP_DEADLINE_MS = 2000
 
 export type MulticastOptions = { multicast_group: string; multicast_port_base: number }
@@ -82,10 +82,10 @@ function userDevices(spec: MachineSpec, ports: PortForward[], options: Multicast
   const card = (netdev: string, mac: string) => ({ driver: 'virtio-net-pci', netdev, mac, romfile: '' })
   return {
     netdevs: [
-      { type: 'user', id: PUBLIC_CARD, ipv6: false, ...PUBLIC_SIDE, ...(hostfwd.length > 0 ? { hostfwd } : {}) },
+      { type: 'user', id: PUBLIC_NIC, ipv6: false, ...PUBLIC_SIDE, ...(hostfwd.length > 0 ? { hostfwd } : {}) },
       { type: 'socket', id: 'private', mcast, localaddr: '127.0.0.1' },
     ],
-    devices: [card(PUBLIC_CARD, publicMac(spec.id, network.mac)), card('private', network.mac)],
+    devices: [card(PUBLIC_NIC, publicMac(spec.id, network.mac)), card('private', network.mac)],
   }
 }
 
@@ -106,9 +106,9 @@ export async function planPorts(ip: string | null, ports: number[]): Promise<Por
   const planned: PortForward[] = []
   const taken = (port: number) => planned.some((each) => each.host_port === port)
   // The usual ports choose last, so that a second choice never takes a port that was asked for by number.
-  const order = [...new Set(ports)].sort((a, b) => Number(a in SECOND_CHOICE) - Number(b in SECOND_CHOICE) || a - b)
+  const order = [...new Set(ports)].sort((a, b) => Number(a in FALLBACK_PORTS) - Number(b in FALLBACK_PORTS) || a - b)
   for (const guest_port of order) {
-    const choices = [guest_port, SECOND_CHOICE[guest_port]].filter((port) => port !== undefined && !taken(port))
+    const choices = [guest_port, FALLBACK_PORTS[guest_port]].filter((port) => port !== undefined && !taken(port))
     planned.push({ guest_port, host_port: await firstFree(ip, choices as number[], guest_port) })
   }
   return planned.sort((a, b) => a.guest_port - b.guest_port)
@@ -142,13 +142,13 @@ function tryBind(ip: string, port: number): Promise<string | null> {
 
 async function addForwards(control: QmpClient, ip: string, guestPorts: number[]): Promise<PortForward[]> {
   // Taken away first: forwards of ours from an attempt that was cut short would look like a stranger's.
-  const ours = guestPorts.flatMap((port) => [port, SECOND_CHOICE[port]]).filter((port) => port !== undefined)
+  const ours = guestPorts.flatMap((port) => [port, FALLBACK_PORTS[port]]).filter((port) => port !== undefined)
   const removeAll = () => removeForwards(control, ip, ours)
   await removeAll()
   try {
     const ports = await planPorts(ip, guestPorts)
     for (const port of ports) {
-      const answer = await human(control, `hostfwd_add ${PUBLIC_CARD} ${forwardRule(ip, port)}`)
+      const answer = await human(control, `hostfwd_add ${PUBLIC_NIC} ${forwardRule(ip, port)}`)
       if (answer !== '') throw addressInUse(ip, port.host_port, answer)
     }
     return ports
@@ -159,7 +159,7 @@ async function addForwards(control: QmpClient, ip: string, guestPorts: number[])
 }
 
 async function removeForwards(control: QmpClient, ip: string, hostPorts: number[]): Promise<void> {
-  for (const port of hostPorts) await human(control, `hostfwd_remove ${PUBLIC_CARD} ${listener(ip, port)}`)
+  for (const port of hostPorts) await human(control, `hostfwd_remove ${PUBLIC_NIC} ${listener(ip, port)}`)
 }
 
 async function human(control: QmpClient, line: string): Promise<string> {
