@@ -1,11 +1,13 @@
 /**
- * One suite that every driver passes, so that the reconciler may treat them alike. It speaks of nothing but the
- * interface: what a machine is like after each call, that every call may be repeated, and that a machine outlives the
- * object that made it. What only some drivers can be made to do (kill a machine behind its back, be dropped and opened
- * again) is asked of the harness, which leaves it out when it does not apply.
+ * The test suite that every driver passes, so that the reconciler can treat all drivers alike. It uses only the driver
+ * interface: the observed state after each call, that every call can be repeated, and that machines outlive the driver
+ * object. What only some drivers support (crashing a machine, reopening the driver) is optional in the harness.
  *
- * Time passes only through `advance`: a real driver waits, the simulated one moves its clock. So the tests wait for
- * states, with a bound, and never for a duration.
+ * Time passes only through `advance`: with a real driver it waits, with the simulated driver it moves the clock. The tests
+ * wait for states with a limit, never for a duration.
+ *
+ * Booting a guest is the slowest step, so most tests use one machine in order, and the machines that fail by themselves
+ * are started first and examined later.
  */
 import assert from 'node:assert/strict'
 import { after, before, describe, test } from 'node:test'
@@ -16,273 +18,337 @@ export type Harness = {
   driver: Driver
   /** The environment's time. */
   now(): Date
-  /** Lets so much of the environment's time pass. */
+  /** Lets this much of the environment's time pass. */
   advance(milliseconds: number): Promise<void>
-  /** A machine that can be made here: an id, addresses and a hostname of its own at each call, no public address, no user data. */
+  /** A new machine specification with a unique ID, IP address and hostname, no public IP address and no user data. */
   spec(changes?: Partial<MachineSpec>): MachineSpec
-  /** A public address that no other machine has. */
+  /** A public IP address that no other machine has. */
   publicAddress(): string
-  /** Makes the machine's process die as if by itself. */
+  /** Kills the process of a machine behind the driver's back. */
   crash?(id: string): Promise<void>
-  /** What makes a machine fail like this by itself, once, after it was up. */
+  /** Changes to a specification that make its machine fail once, after it was ready. */
   failing: Partial<Record<Trouble, Partial<MachineSpec>>>
   /** Ends all machines as a reboot of the host does. */
   rebootHost(): Promise<void>
-  /** Drops the driver without stopping a machine and gives an adopted new one over the same world. */
+  /** Discards the driver without stopping a machine and returns a new, adopted driver for the same machines. */
   reopen?(): Promise<Driver>
-  /** Ends all machines and removes every trace. */
+  /** Ends all machines and removes their files. */
   cleanup(): Promise<void>
 }
 
 const GIB = 1024 ** 3
 const STEP_MS = 100
-/** Two minutes: a guest on a busy host without hardware acceleration. */
+/** Two minutes, for a guest on a busy host without hardware acceleration. */
 const MAX_STEPS = 1200
+const FAILURES = { panic: 'paused', hang: 'running', disk_error: 'paused' } as const
+type Failure = keyof typeof FAILURES
 
 /**
- * Registers the suite for one driver.
- * @param unable failures that nobody can cause here, and why: the names of the tests that are left out say so
+ * Registers the suite for a driver.
+ * @param unable failures that the harness cannot cause, and the reason; their tests are skipped
  */
 export function conformance(
   name: string,
   makeHarness: () => Promise<Harness>,
   unable: Partial<Record<Trouble, string>> = {},
 ): void {
-  describe(`${name} is a driver`, () => {
-    let harness: Harness
-    let driver: Driver
+  describe(`the ${name} driver`, () => {
+    const subject = new Subject()
     before(async () => {
-      harness = await makeHarness()
-      driver = harness.driver
+      await subject.open(await makeHarness())
+      for (const failure of Object.keys(FAILURES) as Failure[]) await subject.startFailing(failure)
     })
-    after(() => harness?.cleanup())
+    after(() => subject.harness?.cleanup())
+    testAbsentAndStopped(subject)
+    testLifecycle(subject)
+    testWhileRunning(subject)
+    testRebuildAndCrash(subject)
+    for (const failure of Object.keys(FAILURES) as Failure[]) testFailure(subject, failure, unable[failure])
+    testHostReboot(subject)
+    testReopen(subject)
+  })
+}
 
-    const ref = ({ id, environment_id }: MachineSpec) => ({ id, environment_id, now: harness.now() })
-    const get = (spec: MachineSpec) => driver.get(ref(spec))
+/** The driver under test, and the machine that the tests use one after the other. */
+class Subject {
+  harness!: Harness
+  driver!: Driver
+  machine!: MachineSpec
+  readonly announced: string[] = []
+  readonly failing = new Map<Failure, { spec: MachineSpec; ready: Promise<ObservedMachine> }>()
 
-    async function until(spec: MachineSpec, what: string, holds: (machine: ObservedMachine | null) => boolean) {
-      for (let step = 0; ; step++) {
-        const machine = await get(spec)
-        if (holds(machine)) return machine as ObservedMachine
-        assert.ok(step < MAX_STEPS, `${what}: still ${JSON.stringify(machine)}`)
-        await harness.advance(STEP_MS)
-      }
+  async open(harness: Harness): Promise<void> {
+    this.harness = harness
+    this.driver = harness.driver
+    this.driver.watch((id) => this.announced.push(id))
+    const spec = harness.spec()
+    this.machine = { ...spec, network: { ...spec.network, public_ip: harness.publicAddress(), ports: [22] } }
+  }
+
+  async startFailing(failure: Failure): Promise<void> {
+    const changes = this.harness.failing[failure]
+    if (!changes) return
+    const spec = await this.makeRunning(changes)
+    const ready = this.untilReady(spec)
+    ready.catch(() => {}) // its test awaits it later
+    this.failing.set(failure, { spec, ready })
+  }
+
+  now = () => this.harness.now()
+  ref = ({ id, environment_id }: MachineSpec) => ({ id, environment_id, now: this.now() })
+  get = (spec: MachineSpec) => this.driver.get(this.ref(spec))
+
+  async until(spec: MachineSpec, what: string, holds: (machine: ObservedMachine | null) => boolean) {
+    for (let step = 0; ; step++) {
+      const machine = await this.get(spec)
+      if (holds(machine)) return machine as ObservedMachine
+      assert.ok(step < MAX_STEPS, `${what}: still ${JSON.stringify(machine)}`)
+      await this.harness.advance(STEP_MS)
     }
-    const untilReady = (spec: MachineSpec) => until(spec, 'ready', (machine) => machine?.ready === true)
-    const untilPower = (spec: MachineSpec, power: ObservedMachine['power']) =>
-      until(spec, power, (machine) => machine?.power === power)
+  }
+  untilReady = (spec: MachineSpec) => this.until(spec, 'ready', (machine) => machine?.ready === true)
+  untilPower = (spec: MachineSpec, power: ObservedMachine['power']) =>
+    this.until(spec, power, (machine) => machine?.power === power)
 
-    async function makeRunning(changes?: Partial<MachineSpec>): Promise<MachineSpec> {
-      const spec = harness.spec(changes)
-      await driver.create(spec, harness.now())
-      await driver.start(spec, harness.now())
-      return spec
+  async makeRunning(changes?: Partial<MachineSpec>): Promise<MachineSpec> {
+    const spec = this.harness.spec(changes)
+    await this.driver.create(spec, this.now())
+    await this.driver.start(spec, this.now())
+    return spec
+  }
+  async restart(spec: MachineSpec, changes: Partial<MachineSpec> = {}): Promise<MachineSpec> {
+    const next = { ...spec, ...changes, run: spec.run + 1 }
+    await this.driver.start(next, this.now())
+    return next
+  }
+  async remove(spec: MachineSpec): Promise<void> {
+    await this.driver.delete(this.ref(spec))
+    await this.until(spec, 'deleted', (machine) => machine === null)
+  }
+}
+
+function testAbsentAndStopped(subject: Subject): void {
+  const { ref, get } = subject
+
+  test('names its hypervisor and its resync interval', () => {
+    assert.match(subject.driver.hypervisor().name, /\S/)
+    assert.match(subject.driver.hypervisor().reason, /\S/)
+    assert.ok(subject.driver.resync_seconds > 0)
+  })
+
+  test('an absent machine is null, and ending it succeeds', async () => {
+    const { driver, harness } = subject
+    const spec = harness.spec()
+    assert.equal(await get(spec), null)
+    await driver.powerDown(ref(spec))
+    await driver.kill(ref(spec))
+    await driver.delete(ref(spec))
+    assert.equal((await driver.consoleLog(ref(spec), 100)).length, 0)
+    await assert.rejects(driver.start(spec, harness.now()))
+  })
+
+  test('create makes a stopped machine and can be repeated', async () => {
+    const { driver, harness } = subject
+    const spec = harness.spec()
+    await driver.create(spec, harness.now())
+    await driver.create(spec, harness.now())
+    const machine = await get(spec)
+    assert.deepEqual(
+      { power: machine?.power, disk: machine?.disk, run: machine?.run, ready: machine?.ready },
+      { power: 'stopped', disk: spec.disk, run: 0, ready: false },
+    )
+    assert.equal(machine?.disk_bytes, spec.disk_bytes)
+    assert.equal(machine?.public_ip, null)
+    assert.ok((await driver.list()).some(({ id }) => id === spec.id))
+    await subject.remove(spec)
+    await driver.delete(ref(spec))
+    assert.ok(!(await driver.list()).some(({ id }) => id === spec.id))
+  })
+}
+
+function testLifecycle(subject: Subject): void {
+  const { ref, get } = subject
+
+  test('start can be repeated, and the guest becomes ready', async () => {
+    const { driver, machine: spec } = subject
+    await driver.create(spec, subject.now())
+    await driver.start(spec, subject.now())
+    const started = await get(spec)
+    assert.equal(started?.power, 'running')
+    assert.equal(started?.ready, false, 'a guest needs time to boot')
+    await driver.start(spec, subject.now())
+    const first = await subject.untilReady(spec)
+    assert.deepEqual(first.started_at, started?.started_at, 'the run was started once')
+    assert.deepEqual([first.run, first.vcpus, first.memory_bytes], [spec.run, spec.vcpus, spec.memory_bytes])
+    assert.equal(first.public_ip, spec.network.public_ip)
+    assert.deepEqual(
+      first.ports.map((port) => port.guest_port),
+      [22],
+    )
+    assert.equal(first.trouble, null)
+    assert.ok(subject.announced.includes(spec.id), 'the change was announced')
+    await assert.rejects(driver.start({ ...spec, run: spec.run + 1 }, subject.now()), TransientError)
+    assert.equal((await get(spec))?.run, spec.run, 'a new run does not start beside an old one')
+  })
+
+  test('powerDown powers the guest off and can be repeated', async () => {
+    const { driver, machine: spec } = subject
+    await driver.powerDown(ref(spec))
+    await subject.untilPower(spec, 'off')
+    await driver.powerDown(ref(spec))
+    assert.equal((await get(spec))?.power, 'off', 'the machine is still powered off by its guest')
+  })
+
+  test('the next run has the new size and no public IP address', async () => {
+    const { machine: before } = subject
+    const memory_bytes = before.memory_bytes * 2
+    const disk_bytes = before.disk_bytes + GIB
+    const network = { ...before.network, public_ip: null, ports: [] }
+    const spec = await subject.restart(before, { memory_bytes, disk_bytes, network })
+    subject.machine = spec
+    assert.equal((await get(spec))?.ready, false, 'a new run is not ready yet')
+    const second = await subject.untilReady(spec)
+    assert.deepEqual([second.run, second.memory_bytes, second.disk_bytes], [spec.run, memory_bytes, disk_bytes])
+    assert.deepEqual([second.public_ip, second.ports], [null, []])
+  })
+}
+
+function testWhileRunning(subject: Subject): void {
+  const { ref, get } = subject
+
+  test('consoleLog returns the end of the console', async () => {
+    const consoleLog = (bytes: number) => subject.driver.consoleLog(ref(subject.machine), bytes)
+    for (let step = 0; (await consoleLog(65536)).length === 0; step++) {
+      assert.ok(step < MAX_STEPS, 'the guest writes to its console')
+      await subject.harness.advance(STEP_MS)
     }
-    async function restart(spec: MachineSpec, changes: Partial<MachineSpec> = {}): Promise<MachineSpec> {
-      const next = { ...spec, ...changes, run: spec.run + 1 }
-      await driver.start(next, harness.now())
-      return next
-    }
-    async function remove(spec: MachineSpec): Promise<void> {
-      await driver.delete(ref(spec))
-      await until(spec, 'gone', (machine) => machine === null)
-    }
+    assert.ok((await consoleLog(4)).length <= 4)
+  })
 
-    test('says what it is', () => {
-      assert.match(driver.hypervisor().name, /\S/)
-      assert.match(driver.hypervisor().reason, /\S/)
-      assert.ok(driver.resync_seconds > 0)
-    })
-
-    test('a machine that was never made: null, and every wish to end it succeeds', async () => {
-      const spec = harness.spec()
-      assert.equal(await get(spec), null)
-      await driver.powerDown(ref(spec))
-      await driver.kill(ref(spec))
-      await driver.delete(ref(spec))
-      assert.equal((await driver.consoleLog(ref(spec), 100)).length, 0)
-      await assert.rejects(driver.start(spec, harness.now()))
-    })
-
-    test('create makes a stopped machine, once', async () => {
-      const spec = harness.spec()
-      await driver.create(spec, harness.now())
-      await driver.create(spec, harness.now())
+  test('setPublicAddress adds and removes the public IP address without a reboot', async () => {
+    const { driver, harness, machine: spec } = subject
+    const running = await get(spec)
+    const public_ip = harness.publicAddress()
+    const reachable = { ...spec, network: { ...spec.network, public_ip, ports: [22, 8000] } }
+    for (let times = 0; times < 2; times++) {
+      await driver.setPublicAddress(reachable, harness.now())
       const machine = await get(spec)
+      assert.equal(machine?.public_ip, public_ip)
       assert.deepEqual(
-        { power: machine?.power, disk: machine?.disk, run: machine?.run, ready: machine?.ready },
-        { power: 'stopped', disk: spec.disk, run: 0, ready: false },
+        machine?.ports.map((port) => port.guest_port),
+        [22, 8000],
       )
-      assert.equal(machine?.disk_bytes, spec.disk_bytes)
-      assert.equal(machine?.public_ip, null)
-      assert.ok((await driver.list()).some(({ id }) => id === spec.id))
-      await remove(spec)
-      await driver.delete(ref(spec))
-      assert.ok(!(await driver.list()).some(({ id }) => id === spec.id))
-    })
-
-    test('a whole life: start, ready, power down, start again, kill, grow, rebuild, delete', async () => {
-      const public_ip = harness.publicAddress()
-      let spec = harness.spec()
-      spec = { ...spec, network: { ...spec.network, public_ip, ports: [22] } }
-      await driver.create(spec, harness.now())
-      const announced: string[] = []
-      driver.watch((id) => announced.push(id))
-
-      await driver.start(spec, harness.now())
-      const started = await get(spec)
-      assert.equal(started?.power, 'running')
-      assert.equal(started?.ready, false, 'a guest is not up at once')
-      await driver.start(spec, harness.now())
-      const first = await untilReady(spec)
-      assert.deepEqual(first.started_at, started?.started_at, 'the same run was not started twice')
-      assert.deepEqual([first.run, first.vcpus, first.memory_bytes], [spec.run, spec.vcpus, spec.memory_bytes])
-      assert.equal(first.public_ip, public_ip)
-      assert.deepEqual(
-        first.ports.map((port) => port.guest_port),
-        [22],
-      )
-      assert.equal(first.trouble, null)
-      assert.ok(announced.includes(spec.id), 'the change was announced')
-      await assert.rejects(driver.start({ ...spec, run: spec.run + 1 }, harness.now()), TransientError)
-      assert.equal((await get(spec))?.run, spec.run, 'a newer run does not start beside an older one')
-
-      await driver.powerDown(ref(spec))
-      await untilPower(spec, 'off')
-      await driver.powerDown(ref(spec))
-      assert.equal((await get(spec))?.power, 'off', 'and it stays known who ended it')
-
-      const memory_bytes = spec.memory_bytes * 2
-      const disk_bytes = spec.disk_bytes + GIB
-      spec = await restart(spec, { memory_bytes, disk_bytes })
-      assert.equal((await get(spec))?.ready, false, 'ready belongs to a run')
-      const second = await untilReady(spec)
-      assert.deepEqual([second.run, second.memory_bytes, second.disk_bytes], [spec.run, memory_bytes, disk_bytes])
-
-      await driver.kill(ref(spec))
-      assert.equal((await get(spec))?.power, 'stopped')
-      await driver.kill(ref(spec))
-
-      spec = { ...spec, disk_bytes: disk_bytes + GIB }
-      await driver.resizeDisk(spec, harness.now())
-      await driver.resizeDisk(spec, harness.now())
-      assert.equal((await get(spec))?.disk_bytes, disk_bytes + GIB)
-
-      spec = { ...spec, disk: spec.disk + 1, run: spec.run + 1 }
-      await driver.create(spec, harness.now())
-      assert.equal((await get(spec))?.disk, spec.disk)
-      await driver.start(spec, harness.now())
-      assert.equal((await untilReady(spec)).run, spec.run)
-
-      await driver.delete(ref(spec))
-      await until(spec, 'gone', (machine) => machine === null)
-    })
-
-    test('while a machine runs: its console can be read, its public address comes and goes', async () => {
-      const spec = await makeRunning()
-      const running = await untilReady(spec)
-      const consoleLog = (bytes: number) => driver.consoleLog(ref(spec), bytes)
-      for (let step = 0; (await consoleLog(65536)).length === 0; step++) {
-        assert.ok(step < MAX_STEPS, 'the guest said something')
-        await harness.advance(STEP_MS)
-      }
-      assert.ok((await consoleLog(4)).length <= 4)
-      assert.deepEqual([running.public_ip, running.ports], [null, []])
-      const public_ip = harness.publicAddress()
-      const reachable = { ...spec, network: { ...spec.network, public_ip, ports: [22, 8000] } }
-      for (let times = 0; times < 2; times++) {
-        await driver.setPublicAddress(reachable, harness.now())
-        const machine = await get(spec)
-        assert.equal(machine?.public_ip, public_ip)
-        assert.deepEqual(
-          machine?.ports.map((port) => port.guest_port),
-          [22, 8000],
-        )
-        assert.deepEqual(machine?.started_at, running.started_at, 'without a reboot')
-      }
-      for (let times = 0; times < 2; times++) {
-        await driver.setPublicAddress(spec, harness.now())
-        const machine = await get(spec)
-        assert.deepEqual([machine?.public_ip, machine?.ports, machine?.power], [null, [], 'running'])
-      }
-      await remove(spec)
-    })
-
-    test('a machine that dies by itself has crashed, and starts again', async (context) => {
-      if (!harness.crash) return context.skip('this driver cannot be made to crash a machine')
-      let spec = await makeRunning()
-      await untilReady(spec)
-      await harness.crash(spec.id)
-      assert.equal((await untilPower(spec, 'crashed')).run, spec.run)
-      await driver.powerDown(ref(spec))
-      spec = await restart(spec)
-      assert.equal((await untilReady(spec)).power, 'running')
-      await remove(spec)
-    })
-
-    const FAILURES = { panic: 'paused', hang: 'running', disk_error: 'paused' } as const
-    for (const [trouble, power] of Object.entries(FAILURES)) {
-      const reason = unable[trouble as Trouble]
-      const title = `a machine with the trouble ${trouble} says so, is ended, and starts again`
-      test(reason ? `${title} (skipped: ${reason})` : title, { skip: reason !== undefined }, async () => {
-        const changes = harness.failing[trouble as Trouble]
-        assert.ok(changes, 'the harness neither causes it nor says why not')
-        const announced: string[] = []
-        driver.watch((id) => announced.push(id))
-        let spec = await makeRunning(changes)
-        await untilReady(spec)
-        const isDown = (machine: ObservedMachine | null) => machine?.trouble === trouble && machine.down_since != null
-        const failed = await until(spec, trouble, isDown)
-        assert.deepEqual([failed.power, failed.run], [power, spec.run])
-        assert.ok(failed.down_since && failed.down_since <= harness.now(), 'it is known since when')
-        assert.ok(announced.includes(spec.id), 'it was announced')
-        await driver.resume(ref(spec))
-        if (trouble === 'disk_error') {
-          const on = await get(spec)
-          assert.deepEqual([on?.power, on?.trouble, on?.run], ['running', null, spec.run])
-        } else assert.equal((await get(spec))?.trouble, trouble, 'only a disk can go on')
-        await driver.kill(ref(spec))
-        const ended = await get(spec)
-        assert.deepEqual([ended?.power, ended?.trouble], ['stopped', null])
-        spec = await restart(spec)
-        assert.equal((await untilReady(spec)).trouble, null)
-        await remove(spec)
-      })
+      assert.deepEqual(machine?.started_at, running?.started_at)
     }
+    for (let times = 0; times < 2; times++) {
+      await driver.setPublicAddress(spec, harness.now())
+      const machine = await get(spec)
+      assert.deepEqual([machine?.public_ip, machine?.ports, machine?.power], [null, [], 'running'])
+    }
+  })
+}
 
-    test('a reboot of the host ends what runs, and what does not is as it was', async () => {
-      let [running, stopped] = [await makeRunning(), await makeRunning()]
-      const before = await untilReady(running)
-      await driver.kill(ref(stopped))
-      await harness.rebootHost()
-      const lost = await untilPower(running, 'crashed')
-      assert.deepEqual([lost.trouble, lost.run, lost.disk], ['host_reboot', running.run, running.disk])
-      assert.equal(typeof before.host_boot, 'string')
-      const left = await get(stopped)
-      assert.deepEqual([left?.power, left?.trouble], ['stopped', null])
-      running = await restart(running)
-      assert.equal((await untilReady(running)).trouble, null)
-      stopped = await restart(stopped)
-      await untilReady(stopped)
-      await remove(running)
-      await remove(stopped)
-    })
+function testRebuildAndCrash(subject: Subject): void {
+  const { ref, get } = subject
 
-    test('a machine outlives the driver', async (context) => {
-      if (!harness.reopen) return context.skip('this driver has no second life')
-      const [running, stopped] = [await makeRunning(), harness.spec()]
-      await driver.create(stopped, harness.now())
-      const before = await untilReady(running)
-      await driver.close()
-      driver = await harness.reopen()
-      assert.deepEqual(await get(running), before)
-      assert.equal((await get(stopped))?.power, 'stopped')
-      const ids = (await driver.list()).map(({ id }) => id)
-      assert.ok(ids.includes(running.id) && ids.includes(stopped.id))
-      await driver.powerDown(ref(running))
-      await untilPower(running, 'off')
-      await remove(running)
-      await remove(stopped)
-    })
+  test('kill stops the machine, and its disk can grow', async () => {
+    const { driver } = subject
+    await driver.kill(ref(subject.machine))
+    assert.equal((await get(subject.machine))?.power, 'stopped')
+    await driver.kill(ref(subject.machine))
+    const spec = { ...subject.machine, disk_bytes: subject.machine.disk_bytes + GIB }
+    await driver.resizeDisk(spec, subject.now())
+    await driver.resizeDisk(spec, subject.now())
+    assert.equal((await get(spec))?.disk_bytes, spec.disk_bytes)
+    subject.machine = spec
+  })
+
+  test('create with a new disk number rebuilds the machine', async () => {
+    const spec = { ...subject.machine, disk: subject.machine.disk + 1, run: subject.machine.run + 1 }
+    await subject.driver.create(spec, subject.now())
+    assert.equal((await get(spec))?.disk, spec.disk)
+    await subject.driver.start(spec, subject.now())
+    assert.equal((await subject.untilReady(spec)).run, spec.run)
+    subject.machine = spec
+  })
+
+  test('a machine whose process is killed has crashed and starts again', async (context) => {
+    const { driver, harness, machine: spec } = subject
+    if (!harness.crash) return context.skip('the harness cannot crash a machine')
+    await harness.crash(spec.id)
+    assert.equal((await subject.untilPower(spec, 'crashed')).run, spec.run)
+    await driver.powerDown(ref(spec))
+    subject.machine = await subject.restart(spec)
+    assert.equal((await subject.untilReady(subject.machine)).power, 'running')
+  })
+}
+
+function testFailure(subject: Subject, failure: Failure, skipped: string | undefined): void {
+  const title = `a machine with the failure ${failure} reports it, is killed and starts again`
+  test(skipped ? `${title} (skipped: ${skipped})` : title, { skip: skipped !== undefined }, async () => {
+    const { driver, harness, ref, get } = subject
+    const failing = subject.failing.get(failure)
+    assert.ok(failing, 'the harness causes each failure or gives a reason why it cannot')
+    const { spec } = failing
+    await failing.ready
+    const isDown = (machine: ObservedMachine | null) => machine?.trouble === failure && machine.down_since != null
+    const failed = await subject.until(spec, failure, isDown)
+    assert.deepEqual([failed.power, failed.run], [FAILURES[failure], spec.run])
+    assert.ok(failed.down_since && failed.down_since <= harness.now(), 'the time of the failure is known')
+    assert.ok(subject.announced.includes(spec.id), 'the change was announced')
+    await driver.resume(ref(spec))
+    if (failure === 'disk_error') {
+      const resumed = await get(spec)
+      assert.deepEqual([resumed?.power, resumed?.trouble, resumed?.run], ['running', null, spec.run])
+    } else assert.equal((await get(spec))?.trouble, failure, 'only a disk error can be resumed')
+    await driver.kill(ref(spec))
+    const ended = await get(spec)
+    assert.deepEqual([ended?.power, ended?.trouble], ['stopped', null])
+    const again = await subject.restart(spec)
+    assert.equal((await subject.untilReady(again)).trouble, null)
+    await subject.remove(again)
+  })
+}
+
+function testHostReboot(subject: Subject): void {
+  const { ref, get } = subject
+
+  test('a host reboot ends running machines and does not change stopped ones', async () => {
+    const running = subject.machine
+    const before = await get(running)
+    assert.deepEqual([before?.power, typeof before?.host_boot], ['running', 'string'])
+    const stopped = await subject.makeRunning()
+    await subject.driver.kill(ref(stopped))
+    await subject.harness.rebootHost()
+    const lost = await subject.untilPower(running, 'crashed')
+    assert.deepEqual([lost.trouble, lost.run, lost.disk], ['host_reboot', running.run, running.disk])
+    const left = await get(stopped)
+    assert.deepEqual([left?.power, left?.trouble], ['stopped', null])
+    subject.machine = await subject.restart(running)
+    const other = await subject.restart(stopped)
+    assert.equal((await subject.untilReady(subject.machine)).trouble, null)
+    await subject.untilReady(other)
+    await subject.remove(other)
+  })
+}
+
+function testReopen(subject: Subject): void {
+  const { ref, get } = subject
+
+  test('machines outlive the driver', async (context) => {
+    if (!subject.harness.reopen) return context.skip('the harness cannot reopen the driver')
+    const [running, stopped] = [subject.machine, subject.harness.spec()]
+    await subject.driver.create(stopped, subject.now())
+    const before = await get(running)
+    await subject.driver.close()
+    subject.driver = await subject.harness.reopen()
+    assert.deepEqual(await get(running), before)
+    assert.equal((await get(stopped))?.power, 'stopped')
+    const ids = (await subject.driver.list()).map(({ id }) => id)
+    assert.ok(ids.includes(running.id) && ids.includes(stopped.id))
+    await subject.driver.powerDown(ref(running))
+    await subject.untilPower(running, 'off')
+    await subject.remove(running)
+    await subject.remove(stopped)
   })
 }

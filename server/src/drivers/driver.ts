@@ -1,29 +1,29 @@
 /**
- * What every hypervisor driver provides, and nothing more.
+ * The interface of a hypervisor driver.
  *
- * A driver is asked one small thing at a time by a reconciler that may be killed at any line and asked again: every
- * method is idempotent by machine id, returns quickly (nothing waits for a guest), and tells the truth about what is
- * there now. Failures are typed: the reconciler decides by class, never by message text.
+ * A reconciler calls the methods and may be killed and restarted between any two of them. Therefore every method is
+ * idempotent per machine ID, returns quickly (none waits for a guest) and reports the present state of the host. Errors
+ * are typed: the reconciler decides by the class of an error, never by its message.
  */
 
-/** A port of the guest and where it is reachable from outside; `host_port` differs where the host refused the usual one. */
+/** A port of the guest and the host port that forwards to it. The two differ if the usual host port was unavailable. */
 export type PortForward = { guest_port: number; host_port: number }
 
 /**
- * Under which claim of the instance's key something is asked; the numbers rise. A driver whose machines several processes
- * reach does nothing for a claim that is not the newest any more: who was held up must not undo what its successor did.
- * Left out by who has no claim.
+ * The lease number of the claim under which a call is made; newer claims have larger numbers. A driver whose machines
+ * several processes can reach rejects calls of older claims, so that a delayed worker cannot undo the work of its
+ * successor. Omitted by callers that hold no claim.
  */
 export type Fenced = { lease?: number }
 
-/** All that a driver needs to make and start one machine. Values come from validated rows; strings are still data, never syntax. */
+/** Everything that a driver needs to create and start a machine. Strings are data and must never be parsed as syntax. */
 export type MachineSpec = {
   /** `inst_…`; the only tenant-visible string that may become a file name. */
   id: string
   environment_id: string
-  /** Number of the wanted disk: a rebuild raises it. */
+  /** Number of the wanted disk; a rebuild increments it. */
   disk: number
-  /** Number of the wanted run: start, reboot and rebuild raise it. */
+  /** Number of the wanted run; start, reboot and rebuild increment it. */
   run: number
   vcpus: number
   memory_bytes: number
@@ -33,20 +33,20 @@ export type MachineSpec = {
   ssh_public_keys: string[]
   user_data: Uint8Array | null
   network: {
-    /** Number of the subnet's segment; guests with the same number share a private network, others never meet. */
+    /** Segment number of the subnet. Guests with the same number share a private network, isolated from all others. */
     segment: number
     mac: string
     private_ip: string
     prefix_length: number
     public_ip: string | null
-    /** Guest ports to forward from the public address, the usual ones included. */
+    /** Guest ports to forward from the public IP address, including the standard ports. */
     ports: number[]
   }
-  /** Tenant's tags: only the simulated driver reads them, for failures on demand. */
+  /** The tenant's tags. Only the simulated driver reads them, to inject faults. */
   tags: Record<string, string>
 } & Fenced
 
-/** An image as the driver sees it: a folder made by the importer or a recipe, relative to the images folder. */
+/** An image, as the importer or a recipe made it. */
 export type MachineImage = {
   id: string
   /** Folder below the driver's images folder that holds `disk.qcow2` and, for a direct boot, kernel and initrd. */
@@ -57,26 +57,27 @@ export type MachineImage = {
 }
 
 /**
- * `stopped`: powered off by us, or never started. `off`: the guest powered itself off. `crashed`: the process is gone
- * without either. `paused` covers a panic and a disk error, told by `trouble`.
+ * `stopped`: stopped by the driver, or never started. `off`: the guest powered itself off. `crashed`: the process ended
+ * for another reason. `paused`: a kernel panic or a disk error, given by `trouble`.
  */
 export type MachinePower = 'stopped' | 'running' | 'off' | 'crashed' | 'paused'
 
 /**
- * What is wrong. Of a `paused` machine: the guest panicked, its disk failed, or the host has no room left for its disk
- * (`disk_full`; with room again it is a `disk_error`, from which it can go on). Of a `running` one: the guest hangs. Of a
- * `crashed` one: it went down with the host.
+ * The failure of a machine. `panic`, `disk_error`, `disk_full`: a `paused` machine whose guest panicked, whose disk
+ * failed, or whose disk file cannot grow because the host's disk is full (when space is free again, it becomes
+ * `disk_error` and can be resumed). `hang`: a `running` machine whose guest hangs. `host_reboot`: a `crashed` machine
+ * that ended with the host.
  */
 export type Trouble = 'panic' | 'disk_error' | 'disk_full' | 'hang' | 'host_reboot'
 
-/** What is really there, read from the host (pid files, /proc, QMP), never from the database. */
+/** The observed state of a machine, read from the host (PID files, /proc, QMP), never from the database. */
 export type ObservedMachine = {
   id: string
   power: MachinePower
   disk: number
   /** Run number of the last start, 0 when never started. */
   run: number
-  /** True when this run's guest has said that it is up (or, for `ready_signal: process`, when the machine runs). */
+  /** Whether the guest of this run has signaled that it is ready (with `ready_signal: process`: whether it runs). */
   ready: boolean
   started_at: Date | null
   vcpus: number
@@ -85,64 +86,64 @@ export type ObservedMachine = {
   public_ip: string | null
   ports: PortForward[]
   trouble: Trouble | null
-  /** When what `trouble` or `power` tells has happened, or was noticed at once; null or left out: nobody knows. */
+  /** When the failure given by `trouble` or `power` happened; null or absent if unknown. */
   down_since?: Date | null
-  /** This boot of the host, where there is a host that can be rebooted. */
+  /** Boot ID of the host, if the driver has a host that can reboot. */
   host_boot?: string | null
-  /** When it will look different by itself, where the driver knows; in the environment's time. */
+  /** When the state will change without a call, if the driver can predict it; in the environment's time. */
   changes_at?: Date | null
 }
 
-/** Which machine, at what time of its environment. `now` is what makes the simulated world deterministic. */
+/** A machine, and the current time of its environment. Passing `now` makes the simulated driver deterministic. */
 export type MachineRef = { id: string; environment_id: string; now: Date } & Fenced
 
-/** What a region can hold. Null means no limit (the simulated world). */
+/** The capacity of a region; null if it is unlimited (simulated driver). */
 export type Capacity = { vcpus: number; memory_bytes: number; disk_bytes: number } | null
 
-/** A hypervisor and how it was proven to work, for the banner and `/v2/regions`. */
+/** A hypervisor and why its accelerator was chosen, for the banner and `/v2/regions`. */
 export type Hypervisor = { name: string; accelerator: 'kvm' | 'tcg' | 'none'; reason: string }
 
 export interface Driver {
   readonly name: 'simulated' | 'qemu' | 'incus'
-  /** Seconds until a machine at rest is looked at again; changes are announced through `watch` much earlier. */
+  /** Interval at which unchanged machines are observed again. `watch` announces changes much earlier. */
   readonly resync_seconds: number
   hypervisor(): Hypervisor
   capacity(): Capacity
-  /** Not an empty list, never a partial one: throws when the listing cannot be trusted. */
+  /** All machines. Throws if the list could be incomplete. */
   list(): Promise<{ id: string }[]>
-  /** Null when there is nothing left of it: no process, no file. */
+  /** Null when neither a process nor a file of the machine exists. */
   get(ref: MachineRef): Promise<ObservedMachine | null>
-  /** Makes disk and seed for `spec.disk`. Already there with this number: nothing happens. */
+  /** Creates the disk `spec.disk` and its seed. No effect if the machine has a disk with this number. */
   create(spec: MachineSpec, now: Date): Promise<void>
-  /** Starts run `spec.run` with the size and addresses of `spec`; grows the disk first. Never a second process on one disk. */
+  /** Grows the disk and starts run `spec.run`. Never starts a second process on one disk. */
   start(spec: MachineSpec, now: Date): Promise<void>
-  /** Asks the guest to power off; absent or not running is success. */
+  /** Requests the guest to power off. Succeeds if the machine is absent or not running. */
   powerDown(ref: MachineRef): Promise<void>
-  /** Ends the machine at once and keeps its disk; absent or not running is success. */
+  /** Ends the machine immediately and keeps its disk. Succeeds if the machine is absent or not running. */
   kill(ref: MachineRef): Promise<void>
-  /** Lets a machine go on that is paused after an error of its disk; any other is left as it is. */
+  /** Resumes a machine that is paused after a disk error. No effect on other machines. */
   resume(ref: MachineRef): Promise<void>
   /** Grows the disk of a machine that is not running. */
   resizeDisk(spec: MachineSpec, now: Date): Promise<void>
-  /** Gives a running machine its public address and ports, or takes them away, without a reboot. */
+  /** Adds or removes the public IP address and ports of a running machine without a reboot. */
   setPublicAddress(spec: MachineSpec, now: Date): Promise<void>
-  /** Kills if need be and removes everything; repeated until `get` says null. Absent is success. */
+  /** Kills the machine and removes its files. Called until `get` returns null. Succeeds if the machine is absent. */
   delete(ref: MachineRef): Promise<void>
-  /** The last `tail_bytes` of the serial console, or all that is kept. */
+  /** At most the last `tail_bytes` of the serial console. */
   consoleLog(ref: MachineRef, tail_bytes: number): Promise<Uint8Array>
-  /** Calls back with an id whenever something may have changed. A hint: correctness never depends on it. */
+  /** Calls `changed` with the ID of a machine whose state may have changed. A hint: correctness never depends on it. */
   watch(changed: (id: string) => void): void
-  /** Finds what runs already. Until this is done once, `/readyz` says no. */
+  /** Finds the machines that already run. `/readyz` fails until this has succeeded once. */
   adopt(): Promise<void>
-  /** Lets go of everything without stopping a machine. */
+  /** Releases all resources without stopping a machine. */
   close(): Promise<void>
 }
 
-/** Base of the errors a driver may throw on purpose; anything else counts as `TransientError`. */
+/** Base class of the errors that a driver throws. Any other error counts as a `TransientError`. */
 export class DriverError extends Error {
-  /** Stable snake_case code, shown in `status_reason`. */
+  /** Stable snake_case code, part of `status_reason`. */
   readonly code: string
-  /** For the user: what happened and what to do; no path, no hypervisor text. */
+  /** For the user: the problem and how to resolve it. Contains no path and no output of the hypervisor. */
   readonly public_message: string
   constructor(code: string, publicMessage: string, internal?: string, options?: ErrorOptions) {
     super(internal ?? publicMessage, options)
@@ -151,15 +152,15 @@ export class DriverError extends Error {
     this.name = new.target.name
   }
 }
-/** Trying again later may work; the engine backs off. */
+/** A retry may succeed; the engine backs off. */
 export class TransientError extends DriverError {}
-/** The host has no room (memory, disk, processes); the instance fails and may be started again. */
+/** The host has insufficient capacity (memory, disk, processes). The instance fails and can be started again. */
 export class CapacityError extends DriverError {}
-/** The specification can never work here; trying again changes nothing. */
+/** The specification cannot work on this host; a retry cannot succeed. */
 export class InvalidSpecError extends DriverError {}
-/** An address or port of the machine is taken by somebody else on the host. */
+/** An IP address or port of the machine is already in use on the host. */
 export class AddressInUseError extends DriverError {}
-/** The disk is damaged: what is written to it now could be lost. */
+/** The disk is damaged; further writes to it could be lost. */
 export class DamagedDiskError extends DriverError {}
-/** The named thing (image file, disk) is not there. */
+/** A required file (image, disk) does not exist. */
 export class NotFoundError extends DriverError {}

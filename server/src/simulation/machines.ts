@@ -1,7 +1,7 @@
 /** The book of machines: what really runs, as seen from beside the driver; and what happens to machines by themselves. */
 import type { Query } from '../db/database.ts'
 import type { Driver, ObservedMachine } from '../drivers/driver.ts'
-import { failed, type Machine } from '../drivers/simulated/driver.ts'
+import { failed, type Machine } from '../drivers/simulated/machine.ts'
 import type { Failure } from '../drivers/simulated/timing.ts'
 import { aroundDriver } from '../drivers/testing-faults.ts'
 import type { Random } from '../lib/random.ts'

@@ -64,30 +64,30 @@ async function makeHarness(): Promise<Harness> {
   }
 }
 
-/** As a fault of the host would leave it. */
+/** Leaves the machine as a fault of the host would. */
 const crash = async (sql: Sql, id: string): Promise<void> => {
   await sql`update simulated_machines set machine = machine || '{"power":"crashed"}' where id = ${id}`
 }
 
 conformance('simulated', makeHarness)
 
-describe('what becomes of a machine by itself', () => {
-  test('one that is off when its time to fail comes stays off, whenever it is looked at', async () => {
+describe('a simulated failure', () => {
+  test('does not happen to a machine that powered off before', async () => {
     const { driver, spec, now, advance } = await makeHarness()
     const machine = spec({ tags: { simulate: 'hang_once' } })
-    const look = () => driver.get({ id: machine.id, environment_id: machine.environment_id, now: now() })
+    const get = () => driver.get({ id: machine.id, environment_id: machine.environment_id, now: now() })
     await driver.create(machine, now())
     await driver.start(machine, now())
     await driver.powerDown({ id: machine.id, environment_id: machine.environment_id, now: now() })
     await advance(5_000)
-    assert.equal((await look())?.power, 'off')
+    assert.equal((await get())?.power, 'off')
     await advance(3_600_000)
-    assert.equal((await look())?.power, 'off')
+    assert.equal((await get())?.power, 'off')
   })
 })
 
-describe('who was held up', () => {
-  test('changes nothing of a machine that somebody else looks after by now', async () => {
+describe('a call with an old lease', () => {
+  test('does not change the machine of a newer claim', async () => {
     const { sql, owner } = await createTestDatabase()
     const driver = createSimulatedDriver({ sql, seed: 1 })
     const { spec, now } = await makeHarness()
@@ -96,18 +96,18 @@ describe('who was held up', () => {
     await owner`
       insert into work (kind, id, environment_id, due_at, lease)
       values ('instance', ${machine.id}, ${environment_id}, now(), 2)`
-    const of = (lease: number) => ({ ...machine, environment_id, lease, now: now() })
+    const withLease = (lease: number) => ({ ...machine, environment_id, lease, now: now() })
     const isSuperseded = (error: unknown) => error instanceof TransientError && error.code === 'superseded'
-    await assert.rejects(driver.create(of(1), now()), isSuperseded)
-    assert.equal(await driver.get(of(1)), null)
-    await driver.create(of(2), now())
-    await assert.rejects(driver.start(of(1), now()), isSuperseded)
-    await driver.start(of(2), now())
-    await assert.rejects(driver.kill(of(1)), isSuperseded)
-    await driver.delete(of(1))
-    assert.equal((await driver.get(of(1)))?.power, 'running')
-    await driver.delete(of(2))
-    assert.equal(await driver.get(of(2)), null)
+    await assert.rejects(driver.create(withLease(1), now()), isSuperseded)
+    assert.equal(await driver.get(withLease(1)), null)
+    await driver.create(withLease(2), now())
+    await assert.rejects(driver.start(withLease(1), now()), isSuperseded)
+    await driver.start(withLease(2), now())
+    await assert.rejects(driver.kill(withLease(1)), isSuperseded)
+    await driver.delete(withLease(1))
+    assert.equal((await driver.get(withLease(1)))?.power, 'running')
+    await driver.delete(withLease(2))
+    assert.equal(await driver.get(withLease(2)), null)
   })
 })
 
