@@ -92,11 +92,17 @@ grant execute on function environment_now(environment_id text) to public;
 
 grant execute on function exchange_rate_limits(asked jsonb, at double precision) to cn_engine;
 
+grant execute on function flush_work(kinds text[], ids text[], environment_ids text[], leased_kind text, leased_id text, expected_lease bigint) to public;
+
 grant execute on function free_address(of_pool text, first_offset bigint) to cn_app;
 
 grant execute on function free_subnet_segment() to cn_app;
 
 grant execute on function import_catalogue_image(image_id text) to cn_app;
+
+grant execute on function instances_waiting_for_image(awaited_image_id text) to cn_app;
+
+grant execute on function instances_waiting_to_recover(of_instance text) to cn_app;
 
 grant execute on function keep_request_days(keep_days integer) to cn_engine;
 
@@ -116,9 +122,9 @@ grant execute on function set_project_quota(of_project text, of_mode text, new_q
 
 grant execute on function used_capacity(in_region text, except_id text, overhead_bytes bigint) to cn_app;
 
-grant execute on function wake_instances_waiting_for(awaited_image_id text) to cn_app;
+grant execute on function wake_keys(kinds text[], ids text[], environment_ids text[]) to cn_app;
 
-grant execute on function wake_instances_waiting_to_recover(of_instance text) to cn_app;
+grant execute on function wake_keys(kinds text[], ids text[], environment_ids text[]) to cn_engine;
 
 -- Sequences
 
@@ -738,6 +744,27 @@ begin
   end loop;
 end $function$;
 
+CREATE OR REPLACE FUNCTION public.flush_work(kinds text[], ids text[], environment_ids text[], leased_kind text, leased_id text, expected_lease bigint)
+ RETURNS integer
+ LANGUAGE plpgsql
+AS $function$
+begin
+  if leased_kind is not null then
+    perform wake_keys(array_agg(k.kind), array_agg(k.id), array_agg(k.environment_id))
+    from unnest(kinds, ids, environment_ids) as k(kind, id, environment_id)
+    where (k.kind, k.id) < (leased_kind, leased_id);
+    perform from work w where w.kind = leased_kind and w.id = leased_id and w.lease = expected_lease
+    for no key update;
+    if not found then
+      raise exception using errcode = 'CN002', message = format('the lease of %s %s was lost', leased_kind, leased_id);
+    end if;
+  end if;
+  perform wake_keys(array_agg(k.kind), array_agg(k.id), array_agg(k.environment_id))
+  from unnest(kinds, ids, environment_ids) as k(kind, id, environment_id)
+  where leased_kind is null or (k.kind, k.id) >= (leased_kind, leased_id);
+  return 1;
+end $function$;
+
 CREATE OR REPLACE FUNCTION public.free_address(of_pool text, first_offset bigint)
  RETURNS inet
  LANGUAGE sql
@@ -771,7 +798,7 @@ AS $function$
   $function$;
 
 CREATE OR REPLACE FUNCTION public.import_catalogue_image(image_id text)
- RETURNS void
+ RETURNS boolean
  LANGUAGE plpgsql
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'pg_temp'
@@ -780,12 +807,32 @@ begin
   update public.images i set wanted_import = i.wanted_import + 1
   where i.id = image_id and i.environment_id is null and i.observed_state in ('absent', 'failed')
     and i.observed_import = i.wanted_import;
-  if not found then return; end if;
-  insert into public.work as w (kind, id, environment_id, due_at)
-  values ('image', image_id, 'env_system', public.environment_now('env_system'))
-  on conflict (kind, id) do update set
-    due_at = least(w.due_at, excluded.due_at), not_before = '-infinity', wakes = w.wakes + 1;
+  return found;
 end $function$;
+
+CREATE OR REPLACE FUNCTION public.instances_waiting_for_image(awaited_image_id text)
+ RETURNS TABLE(id text, environment_id text)
+ LANGUAGE sql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+    select i.id, i.environment_id from public.instances i
+    where i.image_id = awaited_image_id and i.status = 'provisioning'
+  $function$;
+
+CREATE OR REPLACE FUNCTION public.instances_waiting_to_recover(of_instance text)
+ RETURNS TABLE(id text, environment_id text)
+ LANGUAGE sql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+    select i.id, i.environment_id
+    from public.instances mine join public.instances i on i.region = mine.region and i.mode = mine.mode and i.id <> mine.id
+    where mine.id = of_instance and mine.environment_id = public.current_environment_id()
+      and (i.mode = 'live' or i.environment_id = mine.environment_id)
+      and i.status <> 'terminated' and i.observed_recovering and i.recovery ->> 'cause' = 'host_rebooted'
+      and i.recovery ->> 'outcome' is null and i.recovery ->> 'attempts' = '0'
+  $function$;
 
 CREATE OR REPLACE FUNCTION public.is_booting_after_reboot(i instances)
  RETURNS boolean
@@ -887,29 +934,24 @@ AS $function$
   $function$;
 
 CREATE OR REPLACE FUNCTION public.queue_deliveries(in_environment text, event_ids text[], sequences bigint[], types text[], resource_ids text[], at timestamp with time zone)
- RETURNS integer
- LANGUAGE plpgsql
+ RETURNS text[]
+ LANGUAGE sql
 AS $function$
-begin
-  with queued as (
-    insert into webhook_deliveries
-      (environment_id, id, webhook_id, event_id, event_sequence, event_type, cause, due_at, created_at)
-    select w.environment_id, 'dlv_' || left(encode(sha256(convert_to(e.id || w.id, 'UTF8')), 'hex'), 20), w.id,
-      e.id, e.sequence, e.type, case when e.type = 'webhook.ping' then 'ping' else 'event' end, at, at
-    from unnest(event_ids, sequences, types, resource_ids) as e(id, sequence, type, resource_id)
-      join webhooks w on case when e.type = 'webhook.ping' then w.id = e.resource_id
-        else w.events && array['*', split_part(e.type, '.', 1) || '.*', e.type] end
-    where w.environment_id = in_environment and w.wanted_enabled and not w.wanted_gone
-      and w.observed_disabled_reason is null
-    order by e.sequence
-    returning webhook_id
-  )
-  insert into work as w (kind, id, environment_id, due_at)
-  select distinct 'webhook', q.webhook_id, in_environment, at from queued q order by q.webhook_id
-  on conflict (kind, id) do update set
-    due_at = least(w.due_at, excluded.due_at), not_before = '-infinity', wakes = w.wakes + 1;
-  return 1;
-end $function$;
+    with queued as (
+      insert into webhook_deliveries
+        (environment_id, id, webhook_id, event_id, event_sequence, event_type, cause, due_at, created_at)
+      select w.environment_id, 'dlv_' || left(encode(sha256(convert_to(e.id || w.id, 'UTF8')), 'hex'), 20), w.id,
+        e.id, e.sequence, e.type, case when e.type = 'webhook.ping' then 'ping' else 'event' end, at, at
+      from unnest(event_ids, sequences, types, resource_ids) as e(id, sequence, type, resource_id)
+        join webhooks w on case when e.type = 'webhook.ping' then w.id = e.resource_id
+          else w.events && array['*', split_part(e.type, '.', 1) || '.*', e.type] end
+      where w.environment_id = in_environment and w.wanted_enabled and not w.wanted_gone
+        and w.observed_disabled_reason is null
+      order by e.sequence
+      returning webhook_id
+    )
+    select coalesce(array_agg(distinct webhook_id), '{}') from queued
+  $function$;
 
 CREATE OR REPLACE FUNCTION public.recovery_turn(of_instance text, boot text, at_once integer)
  RETURNS boolean
@@ -978,33 +1020,16 @@ AS $function$
     where i.region = in_region and i.mode = 'live' and i.status <> 'terminated' and i.id is distinct from except_id
   $function$;
 
-CREATE OR REPLACE FUNCTION public.wake_instances_waiting_for(awaited_image_id text)
+CREATE OR REPLACE FUNCTION public.wake_keys(kinds text[], ids text[], environment_ids text[])
  RETURNS void
  LANGUAGE sql
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'pg_temp'
 AS $function$
     insert into public.work as w (kind, id, environment_id, due_at)
-    select 'instance', i.id, i.environment_id, public.environment_now(i.environment_id) from public.instances i
-    where i.image_id = awaited_image_id and i.status = 'provisioning' order by i.id
-    on conflict (kind, id) do update set
-      due_at = least(w.due_at, excluded.due_at), not_before = '-infinity', wakes = w.wakes + 1
-  $function$;
-
-CREATE OR REPLACE FUNCTION public.wake_instances_waiting_to_recover(of_instance text)
- RETURNS void
- LANGUAGE sql
- SECURITY DEFINER
- SET search_path TO 'pg_catalog', 'pg_temp'
-AS $function$
-    insert into public.work as w (kind, id, environment_id, due_at)
-    select 'instance', i.id, i.environment_id, public.environment_now(i.environment_id)
-    from public.instances mine join public.instances i on i.region = mine.region and i.mode = mine.mode and i.id <> mine.id
-    where mine.id = of_instance and mine.environment_id = public.current_environment_id()
-      and (i.mode = 'live' or i.environment_id = mine.environment_id)
-      and i.status <> 'terminated' and i.observed_recovering and i.recovery ->> 'cause' = 'host_rebooted'
-      and i.recovery ->> 'outcome' is null and i.recovery ->> 'attempts' = '0'
-    order by i.id
+    select k.kind, k.id, k.environment_id, public.environment_now(k.environment_id)
+    from (select distinct * from unnest(kinds, ids, environment_ids) as k(kind, id, environment_id)) k
+    order by k.kind, k.id
     on conflict (kind, id) do update set
       due_at = least(w.due_at, excluded.due_at), not_before = '-infinity', wakes = w.wakes + 1
   $function$;

@@ -2,12 +2,15 @@ import assert from 'node:assert/strict'
 import { before, beforeEach, describe, test } from 'node:test'
 import type { Sql } from '../db/database.ts'
 import { createTestDatabase } from '../db/testing.ts'
+import { withOutbox } from '../events/outbox.ts'
+import { testOutboxDeps } from '../events/testing-outbox.ts'
 import { seededRandom } from '../lib/random.ts'
-import { backoffSeconds, type Claim, claim, fail, fence, finish, LeaseLostError, renewLeases, wake } from './work.ts'
+import { withLease } from './record.ts'
+import { backoffSeconds, type Claim, claim, fail, finish, LeaseLostError, renewLeases, wake } from './work.ts'
 
 let sql: Sql
 let owner: Sql
-/** As who reconciles. */
+/** The role of requests and reconcilers. */
 let tenant: Sql
 before(async () => {
   ;({ sql, owner } = await createTestDatabase({ max: 20 }))
@@ -27,27 +30,29 @@ const takeOne = async (worker = 'w'): Promise<Claim> => {
   assert.ok(claimed, 'a key was to be claimed')
   return claimed
 }
+/** Records nothing under the lease of a claim. */
+const underLease = (claimed: Claim) => withLease(testOutboxDeps(sql), claimed, 'live', async () => {})
 /** As if the worker that holds the key had been killed and its lease had run out. */
 const expireLeases = () => owner`update work set leased_until = now() - interval '1 second' where leased_by is not null`
 
 describe('work', () => {
   test('a woken key is claimed once, by one worker', async () => {
-    await wake(tenant, 'thing', 'a', 'env_live')
+    await wake(sql, 'thing', 'a', 'env_live')
     const claims = (await Promise.all(['x', 'y', 'z'].map((w) => take(w)))).flat()
     assert.equal(claims.length, 1)
     assert.equal(claims[0]!.environment_id, 'env_live')
   })
 
-  test('finish puts the key to rest for the given time, or removes it', async () => {
-    await wake(tenant, 'thing', 'a', 'env_live')
+  test('finish requeues the key for the given time, or removes it', async () => {
+    await wake(sql, 'thing', 'a', 'env_live')
     await finish(sql, await takeOne(), 3600)
     assert.deepEqual(await take(), [])
-    await wake(tenant, 'thing', 'a', 'env_live')
+    await wake(sql, 'thing', 'a', 'env_live')
     await finish(sql, await takeOne(), null)
     assert.equal((await owner`select 1 from work`).length, 0)
   })
 
-  test('a wake during a step is not lost, whether the step rests, ends or fails', async () => {
+  test('a wake during a pass is not lost, whether the pass requeues, removes or fails', async () => {
     const endings: ((c: Claim) => Promise<void>)[] = [
       (c) => finish(sql, c, 3600),
       (c) => finish(sql, c, null),
@@ -55,21 +60,21 @@ describe('work', () => {
     ]
     for (const end of endings) {
       await owner`truncate work`
-      await wake(tenant, 'thing', 'a', 'env_live')
+      await wake(sql, 'thing', 'a', 'env_live')
       const claimed = await takeOne()
-      await wake(tenant, 'thing', 'a', 'env_live')
+      await wake(sql, 'thing', 'a', 'env_live')
       await end(claimed)
       assert.equal((await takeOne()).lease, claimed.lease + 1)
     }
   })
 
-  test('a failure backs off in real time and keeps what went wrong; a wake cuts it short', async () => {
-    await wake(tenant, 'thing', 'a', 'env_live')
+  test('a failed key is retried after a backoff in real time; a wake ends the backoff', async () => {
+    await wake(sql, 'thing', 'a', 'env_live')
     await fail(sql, await takeOne(), 'disk on fire\0')
     assert.deepEqual(await take(), [])
     const [row] = await owner`select attempts, last_error, not_before > now() as waits from work`
     assert.deepEqual({ ...row }, { attempts: 1, last_error: 'disk on fire', waits: true })
-    await wake(tenant, 'thing', 'a', 'env_live')
+    await wake(sql, 'thing', 'a', 'env_live')
     assert.equal((await takeOne()).attempts, 1)
   })
 
@@ -77,39 +82,33 @@ describe('work', () => {
     assert.deepEqual([0, 1, 2, 6, 7, 500].map(backoffSeconds), [0.5, 1, 2, 32, 60, 60])
   })
 
-  test('a lease that ran out is claimed by another, and the first can no longer write', async () => {
-    await wake(tenant, 'thing', 'a', 'env_live')
+  test('a worker whose lease has expired can no longer record', async () => {
+    await wake(sql, 'thing', 'a', 'env_live')
     const first = await takeOne('dead')
     await expireLeases()
     const second = await takeOne('alive')
-    await assert.rejects(
-      tenant.begin((tx) => fence(tx, first)),
-      LeaseLostError,
-    )
-    await tenant.begin((tx) => fence(tx, second))
+    await assert.rejects(underLease(first), LeaseLostError)
+    await underLease(second)
     await finish(sql, first, 3600)
     await fail(sql, first, 'late')
     const [row] = await owner`select leased_by, last_error from work`
     assert.deepEqual({ ...row }, { leased_by: 'alive', last_error: null })
   })
 
-  test('a row that went and came again is not held by a claim of the old one', async () => {
-    await wake(tenant, 'thing', 'a', 'env_live')
+  test('a claim of a deleted key does not hold the key that replaced it', async () => {
+    await wake(sql, 'thing', 'a', 'env_live')
     const first = await takeOne('dead')
     await expireLeases()
     await finish(sql, await takeOne('heir'), null)
-    await wake(tenant, 'thing', 'a', 'env_live')
+    await wake(sql, 'thing', 'a', 'env_live')
     const again = await takeOne('alive')
     assert.ok(again.lease > first.lease)
-    await assert.rejects(
-      tenant.begin((tx) => fence(tx, first)),
-      LeaseLostError,
-    )
-    await tenant.begin((tx) => fence(tx, again))
+    await assert.rejects(underLease(first), LeaseLostError)
+    await underLease(again)
   })
 
-  test('a renewed lease is not taken over, a lost one is not renewed', async () => {
-    await wake(tenant, 'thing', 'a', 'env_live')
+  test('a renewed lease is not claimed, and a lost lease is not renewed', async () => {
+    await wake(sql, 'thing', 'a', 'env_live')
     const first = await takeOne('slow')
     await expireLeases()
     await renewLeases(sql, 'slow', [first])
@@ -121,14 +120,14 @@ describe('work', () => {
     assert.equal(row!.leased_by, 'other')
   })
 
-  test('a renewal waits for no writer of wishes, and so is in no deadlock with one', async () => {
-    for (const id of ['a', 'b']) await wake(tenant, 'thing', id, 'env_live')
+  test('a lease renewal does not wait for a transaction that wakes the key', async () => {
+    for (const id of ['a', 'b']) await wake(sql, 'thing', id, 'env_live')
     const claims = await take('slow')
     await expireLeases()
     await tenant.begin(async (tx) => {
-      await wake(tx, 'thing', 'b', 'env_live')
+      await tx`update work set wakes = wakes + 1 where id = 'b'`
       await renewLeases(sql, 'slow', claims)
-      await wake(tx, 'thing', 'a', 'env_live')
+      await tx`update work set wakes = wakes + 1 where id = 'a'`
     })
     assert.deepEqual(
       (await take('other')).map(({ id }) => id),
@@ -147,7 +146,7 @@ describe('work', () => {
     assert.equal((await takeOne()).id, 'a')
   })
 
-  test('three workers, injected failures and killed workers: no overlap on a key, every wish is met', async () => {
+  test('three workers, injected failures and killed workers: no two workers on a key, every desired change is applied', async () => {
     await owner`create table thing (id text primary key, want integer not null default 0, have integer not null default 0,
       lease bigint not null default 0)`
     await owner`grant select, update on thing to cn_app`
@@ -170,6 +169,7 @@ describe('work', () => {
     const ids = Array.from({ length: 40 }, (_, i) => `t${i}`)
     for (const id of ids) await owner`insert into thing (id) values (${id})`
     const random = seededRandom(7)
+    const deps = testOutboxDeps(sql)
     let writing = true
     const pending = async () => (await owner`select 1 from thing where want <> have limit 1`).length > 0
 
@@ -179,9 +179,8 @@ describe('work', () => {
       if (luck < 5) return // killed: neither finish nor fail
       if (luck < 20) return fail(sql, claimed, 'injected')
       try {
-        await tenant.begin(async (tx) => {
+        await withLease(deps, claimed, 'live', async (tx) => {
           await tx`update thing set have = ${want}, lease = ${claimed.lease} where id = ${claimed.id}`
-          await fence(tx, claimed)
         })
         await finish(sql, claimed, 3600)
       } catch (error) {
@@ -201,9 +200,9 @@ describe('work', () => {
     async function writer(): Promise<void> {
       for (let i = 0; i < 150; i++) {
         const id = ids[random.integer(ids.length)]!
-        await tenant.begin(async (tx) => {
+        await withOutbox(deps, { environment_id: 'env_live', mode: 'live' }, async (tx, outbox) => {
           await tx`update thing set want = want + 1 where id = ${id}`
-          await wake(tx, 'thing', id, 'env_live')
+          outbox.wakes.push({ kind: 'thing', id, environment_id: 'env_live' })
         })
       }
     }

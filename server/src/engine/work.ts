@@ -11,7 +11,7 @@
  * Two clocks: `due_at` is in the time of the key's environment, which its owner may freeze or advance. Leases and the
  * back-off (`not_before`) are real time, because crashes and overload happen in the real world.
  */
-import type { Query, Sql, Transaction } from '../db/database.ts'
+import type { Query, Sql } from '../db/database.ts'
 
 /** A claimed key, with the number that fences its writes and the environment's time at the claim. */
 export type Claim = {
@@ -30,13 +30,9 @@ export const LEASE_SECONDS = 15
 /** Channel on which a woken kind is announced after the commit. */
 export const WORK_CHANNEL = 'work'
 
-/** Makes a key due now, in the caller's transaction. Announce with `announce` after the commit. */
-export async function wake(query: Query, kind: string, id: string, environmentId: string): Promise<void> {
-  await query`
-    insert into work as w (kind, id, environment_id, due_at)
-    values (${kind}, ${id}, ${environmentId}, environment_now(${environmentId}))
-    on conflict (kind, id) do update set
-      due_at = least(w.due_at, excluded.due_at), not_before = '-infinity', wakes = w.wakes + 1`
+/** Makes a key due now, outside of a transaction. A transaction puts its wakes into its outbox instead. */
+export async function wake(sql: Sql, kind: string, id: string, environmentId: string): Promise<void> {
+  await sql`select wake_keys(array[${kind}], array[${id}], array[${environmentId}])`
 }
 
 /** Makes a key due that has a row already; for hints, which know no environment. Without a row nothing happens. */
@@ -118,28 +114,5 @@ export async function fail(sql: Sql, claimed: Claim, message: string): Promise<v
     where kind = ${kind} and id = ${id} and lease = ${lease}`
 }
 
-/** The lease of a claim ran out and somebody else holds the key: what this worker saw is not recorded. */
+/** Another worker has claimed the key since: what this worker observed was not recorded. */
 export class LeaseLostError extends Error {}
-
-/**
- * The fence, called as the last statement of a transaction that records what a step saw: throws when this claim is no
- * longer the newest one, so a slow worker can never overwrite its successor. Writers of wishes lock the resource first
- * and its work row last; so must we, or the two would wait for each other.
- */
-export async function fence(tx: Transaction, claimed: Claim): Promise<void> {
-  const rows = await tx`
-    select 1 from work where kind = ${claimed.kind} and id = ${claimed.id} and lease = ${claimed.lease} for share`
-  if (rows.length === 0) throw leaseLost(claimed)
-}
-
-/**
- * The same without a lock, for who must not hold the work row until the commit: whoever takes the key over afterwards
- * waits for the locks that the transaction has by now, or finds what it has written.
- */
-export async function checkLease(tx: Transaction, claimed: Claim): Promise<void> {
-  const rows = await tx`
-    select 1 from work where kind = ${claimed.kind} and id = ${claimed.id} and lease = ${claimed.lease}`
-  if (rows.length === 0) throw leaseLost(claimed)
-}
-
-const leaseLost = ({ kind, id }: Claim) => new LeaseLostError(`the lease of ${kind} ${id} was lost`)

@@ -1,14 +1,17 @@
 /**
- * What a transaction adds to its environment's head: numbered events, an entry of the audit log, and what the project
- * now uses more or less of.
+ * The outbox of a transaction: numbered events, an audit entry, the change of quota usage, and wakes.
  *
- * The head is one row per environment. Its update stays locked until the commit, so numbers rise in the order of commits
- * without gaps, the audit log is one chain, and use is compared with the quota by one transaction at a time. For the same
- * reason it has to be the transaction's last statement: whoever writes gathers in a `Head` what belongs there, and
- * `transact` writes it down after everything else, in one message with the commit.
+ * Each environment has one row in `environment_heads`. The transaction that updates it holds its lock until the commit, so
+ * event numbers rise in commit order without gaps, the audit log is one chain, and usage is compared with the quota by one
+ * transaction at a time. To keep that lock short, a transaction collects its outbox in memory, and `withOutbox` writes it
+ * in the last statement, in one message with the commit.
  *
- * The advisory lock is the queue: those who wait for a row that is updated all wake at each commit, those who wait for a
- * lock one by one.
+ * All transactions lock in one order, so two of them cannot deadlock: resource rows (an owner before what it owns), then
+ * the environment, then work rows sorted by key. The last statement is the only one that locks work rows. It wakes keys
+ * and checks the lease of the claim that a transaction records (`flush_work`, in migration 0012).
+ *
+ * An advisory lock is the queue of an environment: transactions that wait for a row lock all wake up at each commit;
+ * transactions that wait for an advisory lock wake up one by one.
  */
 import type { AuditEntry } from '../audit/entry.ts'
 import type { Query, Transaction } from '../db/database.ts'
@@ -26,55 +29,63 @@ import {
 } from '../lib/quota.ts'
 import type { Random } from '../lib/random.ts'
 import type { EventType } from './catalog.ts'
-import { queueDeliveries } from './deliveries.ts'
 
 /** One event to be written. */
 export type NewEvent = {
-  /** Where it has to be known beforehand; else it is made. */
+  /** Set when the caller needs it before the commit; otherwise generated. */
   id?: string
   type: EventType
   resource_id: string
   request_id: string | null
-  /** `object` is the resource as the API shows it, at the commit, with its type. */
+  /** `object` is the resource as the API shows it at the commit, with its type. */
   data: { object: { object: 'instance' | 'webhook' }; previous?: object; details?: object }
 }
 
-/** What the transaction's last statement will write. */
-export type Outbox = { events: NewEvent[]; audit: AuditEntry | null; use: Use }
+/** A key of the work table. */
+export type WorkKey = { kind: string; id: string; environment_id: string }
 
-/** Whose environment it is. */
+/** What the last statement of the transaction writes. `use` is the change of quota usage. */
+export type Outbox = { events: NewEvent[]; audit: AuditEntry | null; use: Use; wakes: WorkKey[] }
+
+/** The environment that a transaction belongs to. */
 export type Owner = Pick<Principal, 'environment_id' | 'mode'>
 
-type Context = Pick<Deps, 'sql' | 'random' | 'config' | 'notifier'>
+export type OutboxDeps = Pick<Deps, 'sql' | 'random' | 'config' | 'notifier'>
+
+export type OutboxOptions = {
+  /** Does everything but the commit: the result is returned, and nothing is changed. */
+  dry_run?: boolean
+  /** The claim whose pass is recorded: the transaction fails with SQLSTATE `LEASE_LOST` unless it is the newest of its key. */
+  lease?: { kind: string; id: string; lease: number } | null
+}
 
 /** SQLSTATE of refuse_over_quota(). */
 const OVER_QUOTA = 'CN001'
+/** SQLSTATE of flush_work() for a lost lease; `engine/record.ts` makes a LeaseLostError of it. */
+export const LEASE_LOST = 'CN002'
 
-/** Ends a transaction that was only a rehearsal. */
+/** Ends the transaction of a dry run. */
 class DryRunEnd extends Error {}
 
 /**
- * Runs a transaction of one environment and writes its head last. Throws `capacity_exhausted` with the scope `quota`
- * when more would be used than the project may.
- * @param options.dry_run does everything but the commit: what would have come out is answered, and nothing is changed
+ * Runs a transaction of one environment and writes its outbox last. Throws `capacity_exhausted` with the scope `quota`
+ * when the project would exceed a quota. After the commit it notifies engines of the wakes and readers of the events.
  */
 export async function withOutbox<T>(
-  deps: Context,
+  deps: OutboxDeps,
   owner: Owner,
   body: (tx: Transaction, outbox: Outbox) => Promise<T>,
-  options: { dry_run?: boolean } = {},
+  { dry_run = false, lease = null }: OutboxOptions = {},
 ): Promise<T> {
   let preview: T | undefined
-  let use = nothingUsed()
-  let told = 0
+  let written: Outbox | undefined
   try {
     const result = await deps.sql.as(owner.environment_id).begin(async (tx): Promise<T> => {
-      const outbox: Outbox = { events: [], audit: null, use: nothingUsed() }
+      const outbox: Outbox = { events: [], audit: null, use: nothingUsed(), wakes: [] }
       const result = await body(tx, outbox)
-      use = outbox.use
-      told = outbox.events.length
-      const last = flush(tx, deps, owner, outbox)
-      if (!options.dry_run) {
+      written = outbox
+      const last = flush(tx, deps, owner, outbox, lease)
+      if (!dry_run) {
         if (last) tx.commitWith(last)
         return result
       }
@@ -82,46 +93,67 @@ export async function withOutbox<T>(
       preview = result
       throw new DryRunEnd()
     })
-    if (told > 0) {
-      deps.notifier.changed(owner.environment_id)
-      deps.notifier.announce()
-    }
+    if (written!.events.length > 0) deps.notifier.changed(owner.environment_id)
+    if (written!.events.length > 0 || written!.wakes.length > 0) deps.notifier.announce()
     return result
   } catch (error) {
     if (error instanceof DryRunEnd) return preview as T
     if ((error as { code?: string }).code !== OVER_QUOTA) throw error
-    throw await quotaExhausted(deps.sql.as(owner.environment_id), deps, owner, use)
+    throw await quotaExhausted(deps.sql.as(owner.environment_id), deps, owner, written!.use)
   }
 }
 
-/**
- * Takes the environment's turn before its last statement does. Needed by who wakes a webhook in a transaction that has a
- * head: that statement wakes webhooks, too, and with the two locks in another order both could wait for each other.
- */
+/** Locks the environment before the last statement does, to read or count what the environment has. */
 export async function lockEnvironment(tx: Transaction, environmentId: string): Promise<void> {
   await tx`select pg_advisory_xact_lock(hashtextextended(${environmentId}, 0))`
 }
 
-/** The statement that writes the head; null where nothing belongs there. */
-function flush(tx: Transaction, deps: Context, owner: Owner, { events, audit, use }: Outbox) {
+/** The statement that writes the outbox; null when it is empty. */
+function flush(tx: Transaction, deps: OutboxDeps, owner: Owner, outbox: Outbox, lease: OutboxOptions['lease'] = null) {
   const { environment_id } = owner
+  const { events, audit, use, wakes } = outbox
   const changes = QUOTA_NAMES.some((name) => use[name] !== 0)
-  if (events.length === 0 && audit === null && !changes) return null
+  if (events.length === 0 && audit === null && !changes) {
+    return wakes.length > 0 || lease ? tx`select ${flushWork(tx, wakes, lease)}` : null
+  }
   const quotas = deps.config.quotas[owner.mode]
   return tx`
     with head as (
       update environment_heads h set sequence = h.sequence + ${events.length}::bigint
         ${changes ? addUse(tx, use) : tx``}
         ${audit ? tx`, audit_sequence = h.audit_sequence + 1, audit_hash = sha256(h.audit_hash || ${audit.digest}::bytea)` : tx``}
-      from (select pg_advisory_xact_lock(hashtextextended(${environment_id}, 0))) as turn
+      from (select pg_advisory_xact_lock(hashtextextended(${environment_id}, 0))) as locked
       where h.environment_id = ${environment_id} ${changes ? withinQuota(tx, quotas, use) : tx``}
       returning h.sequence, h.audit_sequence, h.audit_hash, h.webhooks, environment_now(${environment_id}) as now
     )
     ${events.length > 0 ? insertEvents(tx, deps.random, environment_id, events) : tx``}
     ${audit ? insertEntry(tx, environment_id, audit) : tx``}
     select case when not exists (select from head) then refuse_over_quota()
-      ${events.length > 0 ? queueDeliveries(tx, environment_id) : tx``} else 1 end`
+      else ${events.length > 0 ? flushWithDeliveries(tx, environment_id, wakes, lease) : flushWork(tx, wakes, lease)} end`
 }
+
+/** Wakes keys and checks a lease, in the order of all these keys. */
+function flushWork(tx: Query, wakes: WorkKey[], lease: OutboxOptions['lease']) {
+  return tx`flush_work(${column(wakes, 'kind')}::text[], ${column(wakes, 'id')}::text[],
+    ${column(wakes, 'environment_id')}::text[], ${lease?.kind ?? null}, ${lease?.id ?? null}, ${lease?.lease ?? null}::bigint)`
+}
+
+/** The same for a transaction that emits events: queues their deliveries, and wakes the webhooks that receive them. */
+function flushWithDeliveries(tx: Query, environmentId: string, wakes: WorkKey[], lease: OutboxOptions['lease']) {
+  const each = (value: unknown) => tx`array_fill(${value}::text, array[cardinality(webhooks)])`
+  return tx`(
+    select flush_work(${column(wakes, 'kind')}::text[] || ${each('webhook')}, ${column(wakes, 'id')}::text[] || webhooks,
+      ${column(wakes, 'environment_id')}::text[] || ${each(environmentId)},
+      ${lease?.kind ?? null}, ${lease?.id ?? null}, ${lease?.lease ?? null}::bigint)
+    from (
+      select case when (select webhooks from head) > 0 then (
+        select queue_deliveries(${environmentId}, array_agg(id), array_agg(sequence), array_agg(type),
+          array_agg(resource_id), max(created_at)) from emitted)
+        else '{}'::text[] end as webhooks
+    ) as queued)`
+}
+
+const column = <Row, Name extends keyof Row>(rows: Row[], name: Name): Row[Name][] => rows.map((row) => row[name])
 
 function addUse(tx: Query, use: Use) {
   return tx`, used_instances = used_instances + ${use.instances}::bigint, used_vcpus = used_vcpus + ${use.vcpus}::bigint,
@@ -142,14 +174,13 @@ function withinQuota(tx: Query, configured: Partial<Quotas>, use: Use) {
 }
 
 function insertEvents(tx: Query, random: Random, environmentId: string, events: NewEvent[]) {
-  const column = <K extends keyof NewEvent>(name: K) => events.map((event) => event[name])
-  return tx`, told as (
+  return tx`, emitted as (
     insert into events (environment_id, sequence, id, type, resource_type, resource_id, request_id, created_at, data)
     select ${environmentId}, head.sequence - ${events.length}::bigint + e.number, e.id, e.type, e.resource_type,
       e.resource_id, e.request_id, head.now, e.data::json
-    from head, unnest(${events.map(({ id }) => id ?? newId('evt', random))}::text[], ${column('type')}::text[],
-      ${events.map(({ data }) => data.object.object)}::text[], ${column('resource_id')}::text[],
-      ${column('request_id')}::text[], ${events.map(({ data }) => JSON.stringify(data))}::text[])
+    from head, unnest(${events.map(({ id }) => id ?? newId('evt', random))}::text[], ${column(events, 'type')}::text[],
+      ${events.map(({ data }) => data.object.object)}::text[], ${column(events, 'resource_id')}::text[],
+      ${column(events, 'request_id')}::text[], ${events.map(({ data }) => JSON.stringify(data))}::text[])
       with ordinality as e(id, type, resource_type, resource_id, request_id, data, number)
     returning id, sequence, type, resource_id, created_at)`
 }
@@ -166,7 +197,7 @@ function insertEntry(tx: Query, environmentId: string, { entry, digest }: AuditE
 }
 
 /** The refusal, in the figures that held while the head was locked for others: they may have moved on since. */
-async function quotaExhausted(tx: Query, deps: Context, owner: Owner, use: Use): Promise<ApiError> {
+async function quotaExhausted(tx: Query, deps: OutboxDeps, owner: Owner, use: Use): Promise<ApiError> {
   const { used, quotas } = await readUse(tx, deps, owner)
   const name = lackingQuota(quotas, used, use) ?? QUOTA_NAMES.find((each) => use[each] > 0)!
   const limit = quotas[name]

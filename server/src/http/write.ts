@@ -76,7 +76,6 @@ export async function write(
     return send(reply, done.stored)
   }
   done.outcome.committed?.()
-  deps.notifier.announce()
   deps.notifier.changed(done.outcome.resource)
   return send(reply, responseOf(done.outcome, false))
 }

@@ -3,6 +3,7 @@ import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'n
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, describe, test } from 'node:test'
+import { withOutbox } from '../events/outbox.ts'
 import { caller, createTestApp, createTestTenant, testConfig } from '../http/testing.ts'
 import { CATALOGUE } from './catalog.ts'
 import type { ImageRow } from './row.ts'
@@ -28,7 +29,7 @@ const fromUrl = (name: string, more: object = {}) => ({
   sha256,
   ...more,
 })
-const require = (id: string) => sql.begin((tx) => ensureImport(tx, id))
+const require = (id: string) => withOutbox(deps, live.principal, (tx, outbox) => ensureImport(tx, outbox, id))
 const row = async (id: string) => (await loadImage(sql, id))!
 const isWoken = async (id: string) => {
   const [work] = await owner<

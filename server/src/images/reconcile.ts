@@ -6,9 +6,11 @@
 import { existsSync, mkdirSync, readFileSync, renameSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import type { Config } from '../config.ts'
+import type { Transaction } from '../db/database.ts'
 import type { Deps } from '../deps.ts'
 import type { Reconcile } from '../engine/loop.ts'
-import { type Claim, fence } from '../engine/work.ts'
+import { record } from '../engine/record.ts'
+import type { Claim } from '../engine/work.ts'
 import { wakeInstancesWaitingForImage } from '../instances/store.ts'
 import { signal } from '../lib/processes.ts'
 import { killLeftovers } from './importer/children.ts'
@@ -16,7 +18,7 @@ import type { Job } from './importer/job.ts'
 import { readStatus, writeJob } from './importer/job-files.ts'
 import { runningImporter, startImporter } from './process.ts'
 import type { ImageRow } from './row.ts'
-import { loadImage, purgeImage, recordImport } from './store.ts'
+import { loadImage, lockImage, purgeImage, recordImport } from './store.ts'
 
 /** Seconds between looks at a running import: how fresh `progress` is. */
 const POLL_INTERVAL_SECONDS = 1
@@ -42,7 +44,7 @@ export function imageReconciler(
     if (row.wanted_import === 0 && !existsSync(folders.final)) return { after_seconds: null }
     if (existsSync(folders.final)) {
       const manifest = JSON.parse(readFileSync(join(folders.final, 'manifest.json'), 'utf8'))
-      await record(deps, claimed, row, { state: 'present', progress: null, error: null, manifest })
+      await recordProgress(deps, claimed, row, { state: 'present', progress: null, error: null, manifest })
       rmSync(folders.job, { recursive: true, force: true })
       return { after_seconds: null }
     }
@@ -65,7 +67,7 @@ async function followImport(deps: Deps, importer: Importer, claimed: Claim, row:
     // A new try begins from nothing but the bytes that a download may resume.
     rmSync(join(folders.job, 'status.json'), { force: true })
     writeJob(folders.job, jobOf(deps.config, row, folders))
-    await record(deps, claimed, row, { state: 'importing', progress: null, error: null, manifest: null })
+    await recordProgress(deps, claimed, row, { state: 'importing', progress: null, error: null, manifest: null })
     importer.start(folders.job)
     return { after_seconds: POLL_INTERVAL_SECONDS }
   }
@@ -78,7 +80,7 @@ async function followImport(deps: Deps, importer: Importer, claimed: Claim, row:
   }
   if (status?.state === 'failed' && status.error) {
     deps.log.warn({ image: row.id, code: status.error.code, error: status.error.message }, 'import failed')
-    await record(deps, claimed, row, { state: 'failed', progress: null, error: status.error, manifest: null })
+    await recordProgress(deps, claimed, row, { state: 'failed', progress: null, error: status.error, manifest: null })
     rmSync(folders.job, { recursive: true, force: true })
     rmSync(folders.upload, { force: true })
     return { after_seconds: null }
@@ -89,7 +91,7 @@ async function followImport(deps: Deps, importer: Importer, claimed: Claim, row:
         code: 'image_import_died',
         message: `The import of ${row.name} ended without a result. Retry the import.`,
       }
-      await record(deps, claimed, row, { state: 'failed', progress: null, error, manifest: null })
+      await recordProgress(deps, claimed, row, { state: 'failed', progress: null, error, manifest: null })
       return { after_seconds: null }
     }
     importer.start(folders.job)
@@ -101,21 +103,19 @@ async function followImport(deps: Deps, importer: Importer, claimed: Claim, row:
     done_bytes: status.done_bytes,
     total_bytes: status.total_bytes,
   }
-  await record(deps, claimed, row, { state: 'importing', progress, error: null, manifest: null })
+  await recordProgress(deps, claimed, row, { state: 'importing', progress, error: null, manifest: null })
   return { after_seconds: POLL_INTERVAL_SECONDS }
 }
 
 type Import = Parameters<typeof recordImport>[2]
 
 /** Writes what was seen, and wakes the instances that wait when an import has ended. */
-async function record(deps: Deps, claimed: Claim, row: ImageRow, seen: Import): Promise<void> {
-  await deps.sql.begin(async (tx) => {
+async function recordProgress(deps: Deps, claimed: Claim, row: ImageRow, seen: Import): Promise<void> {
+  const lock = (tx: Transaction) => lockImage(tx, row.id)
+  await record(deps, claimed, 'live', lock, async (tx, outbox) => {
     await recordImport(tx, row, seen)
-    if (seen.state !== 'importing') await wakeInstancesWaitingForImage(tx, row.id)
-    await fence(tx, claimed)
+    if (seen.state !== 'importing') await wakeInstancesWaitingForImage(tx, outbox, row.id)
   })
-  deps.notifier.changed(row.id)
-  deps.notifier.announce()
 }
 
 async function remove(deps: Deps, importer: Importer, row: ImageRow, folders: Folders) {

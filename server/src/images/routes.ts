@@ -65,8 +65,8 @@ export const images: Resource = {
         },
       },
       (request, reply) =>
-        write(deps, request, reply, async (tx) => {
-          const row = await createImage(tx, deps, request.principal, request.body)
+        write(deps, request, reply, async (tx, outbox) => {
+          const row = await createImage(tx, outbox, deps, request.principal, request.body)
           return created(showImage(row), `${deps.config.public_url}/v2/images/${row.id}`)
         }),
     )
@@ -118,8 +118,8 @@ export const images: Resource = {
         checkAwaitsContent(row)
         const upload = await receiveUpload(deps.config, row.id, req_id, rawBody(request))
         try {
-          return await write(deps, request, reply, async (tx) => {
-            const { before, after } = await receiveContent(tx, principal, row.id, upload.put)
+          return await write(deps, request, reply, async (tx, outbox) => {
+            const { before, after } = await receiveContent(tx, outbox, principal, row.id, upload.put)
             return changed(202, row.id, showImage(before), showImage(after))
           })
         } finally {
@@ -142,9 +142,9 @@ export const images: Resource = {
         },
       },
       (request, reply) =>
-        write(deps, request, reply, async (tx) => {
+        write(deps, request, reply, async (tx, outbox) => {
           const { principal, params, headers } = request
-          return removed(showImage(await deleteImage(tx, principal, params.id, headers['if-match'])))
+          return removed(showImage(await deleteImage(tx, outbox, principal, params.id, headers['if-match'])))
         }),
     )
   },

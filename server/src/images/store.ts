@@ -2,7 +2,7 @@ import type { Static } from 'typebox'
 import type { Query, Sql, Transaction } from '../db/database.ts'
 import type { Deps, Principal } from '../deps.ts'
 import type { MachineImage } from '../drivers/driver.ts'
-import { wake } from '../engine/work.ts'
+import type { Outbox } from '../events/outbox.ts'
 import { checkIfMatch } from '../http/etag.ts'
 import { type Window, windowSql } from '../http/list.ts'
 import { ApiError, notFound } from '../lib/errors.ts'
@@ -50,24 +50,31 @@ export async function loadImage(query: Query, id: string): Promise<ImageRow | nu
   return row ?? null
 }
 
+/** Locks the row of any tenant until the transaction ends, for the engine. */
+export async function lockImage(tx: Transaction, id: string): Promise<ImageRow | null> {
+  const [row] = await tx<ImageRow[]>`select * from images where id = ${id} for no key update`
+  return row ?? null
+}
+
 /**
  * Asks for the image to be brought to this host, unless it is there or on its way; a failed import is tried again.
- * Announce after the commit. Throws `invalid_state` for an upload whose content has not arrived.
+ * Throws `invalid_state` for an upload whose content has not arrived.
  */
-export async function ensureImport(tx: Transaction, imageId: string): Promise<void> {
+export async function ensureImport(tx: Transaction, outbox: Outbox, imageId: string): Promise<void> {
   const [row] = await tx<ImageRow[]>`
     select * from images where id = ${imageId} and observed_state in ('absent', 'failed')
       and observed_import = wanted_import for no key update`
   if (!row) return
   if (row.source.kind === 'upload') throw contentMissingError(row)
-  // A tenant may ask for an image of the catalogue, but neither its row nor its work is his.
-  if (row.environment_id === null) await tx`select import_catalogue_image(${row.id})`
-  else await requestImport(tx, row.id, row.environment_id)
+  if (row.environment_id !== null) return requestImport(tx, outbox, row.id, row.environment_id)
+  // The row and the work of a catalogue image belong to the installation, so a function of the database updates the row.
+  const [request] = await tx<{ isNew: boolean }[]>`select import_catalogue_image(${row.id}) as "isNew"`
+  if (request!.isNew) outbox.wakes.push({ kind: 'image', id: row.id, environment_id: 'env_system' })
 }
 
-async function requestImport(tx: Transaction, id: string, environmentId: string): Promise<void> {
+async function requestImport(tx: Transaction, outbox: Outbox, id: string, environment_id: string): Promise<void> {
   await tx`update images set wanted_import = wanted_import + 1 where id = ${id}`
-  await wake(tx, 'image', id, environmentId)
+  outbox.wakes.push({ kind: 'image', id, environment_id })
 }
 
 function contentMissingError(row: ImageRow): ApiError {
@@ -79,6 +86,7 @@ function contentMissingError(row: ImageRow): ApiError {
 /** Throws `validation_failed`, or `already_exists` for a name that the environment or the catalogue has. */
 export async function createImage(
   tx: Transaction,
+  outbox: Outbox,
   deps: Deps,
   principal: Principal,
   body: Static<typeof ImageCreate>,
@@ -99,7 +107,7 @@ export async function createImage(
   if (source.kind === 'upload') return row
   // Simulated machines need no bytes.
   if (mode === 'test') return setPresent(tx, row.id)
-  await requestImport(tx, row.id, environment_id)
+  await requestImport(tx, outbox, row.id, environment_id)
   return row
 }
 
@@ -114,6 +122,7 @@ async function setPresent(tx: Transaction, id: string): Promise<ImageRow> {
  */
 export async function receiveContent(
   tx: Transaction,
+  outbox: Outbox,
   { environment_id, mode }: Principal,
   id: string,
   put: () => void,
@@ -125,7 +134,7 @@ export async function receiveContent(
   checkAwaitsContent(row)
   if (mode === 'test') return { before: row, after: await setPresent(tx, id) }
   put()
-  await requestImport(tx, row.id, environment_id)
+  await requestImport(tx, outbox, row.id, environment_id)
   return { before: row, after: (await loadImage(tx, id))! }
 }
 
@@ -143,6 +152,7 @@ export function checkAwaitsContent(row: ImageRow): void {
 /** Throws `not_found`, `conflict` for the catalogue's, `in_use` while instances were made from it. Answers what there was. */
 export async function deleteImage(
   tx: Transaction,
+  outbox: Outbox,
   { environment_id }: Principal,
   idOrName: string,
   ifMatch: string | undefined,
@@ -162,7 +172,7 @@ export async function deleteImage(
   }
   // The row stays until its files are gone and nothing shows it any more; its name is free at once.
   await tx`update images set wanted_gone = true, name = id where id = ${row.id}`
-  await wake(tx, 'image', row.id, environment_id)
+  outbox.wakes.push({ kind: 'image', id: row.id, environment_id })
   return row
 }
 

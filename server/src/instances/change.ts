@@ -40,7 +40,7 @@ async function applyChange(
   target.checkVersion(row.version)
   const change = await decide(row)
   if (!change || Object.keys(change).length === 0) return { before: row, after: row }
-  await wakeInstance(tx, row)
+  wakeInstance(context.outbox, row)
   const after = await save(
     tx,
     context,
@@ -180,7 +180,7 @@ export function rebuild(
       ? await keysFor(tx, target.principal.environment_id, body.ssh_keys, errors)
       : row.ssh_public_keys
     if (!image || errors.length > 0) throw validationFailed(errors)
-    if (row.mode === 'live') await ensureImport(tx, image.id)
+    if (row.mode === 'live') await ensureImport(tx, context.outbox, image.id)
     const user_data = body.user_data
       ? seal(context.secrets.seal_key, Buffer.from(body.user_data, 'utf8'), context.random)
       : row.user_data

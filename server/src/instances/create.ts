@@ -33,7 +33,7 @@ export async function createInstance(
   const id = newId('inst', context.random)
   const budget = await reserveBudget(tx, context.config, principal.budget_id, { instances: 1, vcpus: plan.vcpus })
   await reserveCapacity(tx, context.config, region, principal.mode, null, plan)
-  if (principal.mode === 'live') await ensureImport(tx, image.id)
+  if (principal.mode === 'live') await ensureImport(tx, context.outbox, image.id)
   const private_ip = await allocateAddress(tx, subnet.pool_id, id)
   if (!private_ip) {
     throw new ApiError('capacity_exhausted', `The subnet ${subnet.id} has no free address left. Use another subnet.`, {

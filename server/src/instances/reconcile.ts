@@ -12,6 +12,7 @@ import {
 } from '../drivers/driver.ts'
 import type { Reconcile } from '../engine/loop.ts'
 import type { Claim } from '../engine/work.ts'
+import { withOutbox } from '../events/outbox.ts'
 import { availability, ensureImport } from '../images/store.ts'
 import { columnsAfter, columnsAfterFailure, decide, type Step } from './decide.ts'
 import { driverOf } from './driver-of.ts'
@@ -102,8 +103,7 @@ async function execute(
     case 'finalise':
       return TERMINATED_TTL_SECONDS
     case 'require_image':
-      await deps.sql.begin((tx) => ensureImport(tx, row.image_id))
-      deps.notifier.announce()
+      await withOutbox(deps, row, (tx, outbox) => ensureImport(tx, outbox, row.image_id))
       return BOOTING_INTERVAL
     case 'create':
       await driver.create(await spec(), ref.now)

@@ -1,6 +1,7 @@
 /** Every SQL statement on recoveries: their records, whose turn it is, and the objective that follows from them. */
 import type { Config } from '../config.ts'
 import type { Query, Transaction } from '../db/database.ts'
+import type { Outbox } from '../events/outbox.ts'
 import { type Window, windowSql } from '../http/list.ts'
 import type { Cause, InstanceRow, Recovery } from './row.ts'
 
@@ -25,10 +26,12 @@ export async function hasRecoverySlot(
 }
 
 /** Wakes those who wait for their turn, after the recovery of this row has ended. */
-export async function wakeWaitingForSlot(tx: Transaction, row: InstanceRow): Promise<void> {
+export async function wakeWaitingForSlot(tx: Transaction, outbox: Outbox, row: InstanceRow): Promise<void> {
   // One that was not started yet took nobody's turn.
   if (row.recovery?.cause !== 'host_rebooted' || row.recovery.attempts === 0) return
-  await tx`select wake_instances_waiting_to_recover(${row.id})`
+  const waiting = await tx<{ id: string; environment_id: string }[]>`
+    select id, environment_id from instances_waiting_to_recover(${row.id})`
+  for (const { id, environment_id } of waiting) outbox.wakes.push({ kind: 'instance', id, environment_id })
 }
 
 /** Records are kept for so many days of their environment's time. */

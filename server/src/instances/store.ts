@@ -4,8 +4,9 @@ import { releaseBudget } from '../budgets/store.ts'
 import type { Query, Transaction } from '../db/database.ts'
 import type { Deps } from '../deps.ts'
 import type { ObservedMachine } from '../drivers/driver.ts'
-import { type Claim, fence, wake } from '../engine/work.ts'
-import { type Outbox, withOutbox } from '../events/outbox.ts'
+import { record } from '../engine/record.ts'
+import type { Claim } from '../engine/work.ts'
+import type { Outbox } from '../events/outbox.ts'
 import { difference } from '../lib/difference.ts'
 import { addDifference, nothingUsed, useOf } from '../lib/quota.ts'
 import { detailsOf } from './event-details.ts'
@@ -20,9 +21,10 @@ import { requestOf } from './trace.ts'
 /** Where a write gathers its events and what it uses; see `transact`. */
 export type InstanceContext = Pick<Deps, 'config'> & { outbox: Outbox }
 
-/** Wakes the instance's reconciler; the key of its work is `('instance', id)`. */
-export const wakeInstance = (query: Query, row: { id: string; environment_id: string }): Promise<void> =>
-  wake(query, 'instance', row.id, row.environment_id)
+/** Wakes the instance's reconciler when the transaction commits. */
+export function wakeInstance(outbox: Outbox, { id, environment_id }: { id: string; environment_id: string }): void {
+  outbox.wakes.push({ kind: 'instance', id, environment_id })
+}
 
 /** The row as it stands, for reading; null when there is none in this environment, or it left 24 hours ago. */
 export async function find(query: Query, environmentId: string, id: string): Promise<InstanceRow | null> {
@@ -65,7 +67,7 @@ export async function insert(
     insert into instances ${tx({ ...columns, observed_ports: tx.json(columns.observed_ports) })}
     returning ordinal`
   const inserted = { ...columns, ordinal: made!.ordinal }
-  await wakeInstance(tx, inserted)
+  wakeInstance(context.outbox, inserted)
   emitDifference(context, null, inserted, inserted.wanted_request_id)
   return inserted
 }
@@ -96,7 +98,7 @@ export async function save(
   if ('observed_ports' in columns) columns.observed_ports = tx.json(after.observed_ports)
   await tx`update instances set ${tx(columns)} where id = ${before.id}`
   if (after.recovery && 'recovery' in columns) await writeRecovery(tx, after, after.recovery)
-  if (openRecovery(before) && !openRecovery(after)) await wakeWaitingForSlot(tx, before)
+  if (openRecovery(before) && !openRecovery(after)) await wakeWaitingForSlot(tx, context.outbox, before)
   emitDifference(context, before, after, requestId)
   return after
 }
@@ -149,20 +151,16 @@ export async function observe<T>(
   if (!known) return null
   const first = await look(deps.sql, known)
   if (!first.gone && equal(known, first.next)) return first.result
-  const decided = await withOutbox(deps, known, async (tx, outbox) => {
-    const locked = await lock(tx, claimed.environment_id, claimed.id)
-    if (!locked) return null
-    const { next, gone, result } = await look(tx, locked.row)
+  const lockRow = async (tx: Transaction) => (await lock(tx, claimed.environment_id, claimed.id))?.row ?? null
+  return record(deps, claimed, known.mode, lockRow, async (tx, outbox, row) => {
+    const { next, gone, result } = await look(tx, row)
     const end = gone ? { terminated_at: claimed.now, user_data: null } : {}
-    if (gone) await releaseAll(tx, locked.row)
-    else if (next.observed_public_ip !== locked.row.observed_public_ip) await releaseUnused(tx, next)
-    await fence(tx, claimed)
+    if (gone) await releaseAll(tx, row)
+    else if (next.observed_public_ip !== row.observed_public_ip) await releaseUnused(tx, next)
     const context = { config: deps.config, outbox }
-    await save(tx, context, locked.row, { ...next, ...end }, claimed.now, requestOf(locked.row))
-    return { result }
+    await save(tx, context, row, { ...next, ...end }, claimed.now, requestOf(row))
+    return result
   })
-  if (decided) deps.notifier.changed(claimed.id)
-  return decided?.result ?? null
 }
 
 /** Gives back all that the instance held: addresses, and its part of a budget. */
@@ -182,9 +180,12 @@ export async function purge(query: Query, id: string): Promise<void> {
   await query`delete from instances where id = ${id} and status = 'terminated'`
 }
 
-/** Wakes every instance that waits for this image, of whatever tenant; called when its import has ended, either way. */
-export async function wakeInstancesWaitingForImage(tx: Transaction, imageId: string): Promise<void> {
-  await tx`select wake_instances_waiting_for(${imageId})`
+/** Wakes the instances of all tenants that wait for this image; called when its import has ended, whatever its result. */
+export async function wakeInstancesWaitingForImage(tx: Transaction, outbox: Outbox, imageId: string): Promise<void> {
+  for (const row of await tx<{ id: string; environment_id: string }[]>`
+    select id, environment_id from instances_waiting_for_image(${imageId})`) {
+    wakeInstance(outbox, row)
+  }
 }
 
 /**

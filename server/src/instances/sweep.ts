@@ -20,11 +20,9 @@ export function instanceSweep(deps: Deps, region: Region, mode: 'live' | 'test')
     tidy: async () => {
       await recountBudgets(sql)
       await sql`
-        insert into work (kind, id, environment_id, due_at)
-        select 'instance', i.id, i.environment_id, environment_now(i.environment_id) from instances i
+        select wake_keys(array_agg('instance'::text), array_agg(i.id), array_agg(i.environment_id)) from instances i
         where i.region = ${region.id} and i.mode = ${mode}
-          and not exists (select from work w where w.kind = 'instance' and w.id = i.id)
-        on conflict do nothing`
+          and not exists (select from work w where w.kind = 'instance' and w.id = i.id)`
       // What was observed is the truth only while no look is due or under way: a start with the address may be.
       await sql`
         delete from addresses a using instances i join work w on w.kind = 'instance' and w.id = i.id

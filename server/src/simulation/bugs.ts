@@ -49,10 +49,12 @@ export const BUGS = {
   },
   /** What a step saw is recorded although another worker has taken the key over. */
   no_fence: {
-    rewrite: (compiled) =>
-      /^\s*select 1 from work where kind = .* for share/s.test(compiled.text)
-        ? { text: compiled.text.replace(/lease = (\$\d+)/, '$1::bigint is not null'), values: compiled.values }
-        : compiled,
+    rewrite: ({ text, values }) => ({
+      text: text.replace(/(\$\d+), \$\d+, \$\d+::bigint\)/, (call, kind) =>
+        text.includes('flush_work(') ? call.replace(kind, `case when ${kind}::text is null then null end`) : call,
+      ),
+      values,
+    }),
   },
   /** Some events are forgotten. */
   forgotten_event: { rewrite: (compiled) => withoutEvents(compiled, 'instance.stopped') },

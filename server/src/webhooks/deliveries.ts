@@ -1,7 +1,9 @@
 /** Every SQL statement on what is sent to webhooks. */
 import type { Query, Sql, Transaction } from '../db/database.ts'
-import { type Claim, fence } from '../engine/work.ts'
+import { withLease } from '../engine/record.ts'
+import type { Claim } from '../engine/work.ts'
 import type { EventRow } from '../events/envelope.ts'
+import type { OutboxDeps } from '../events/outbox.ts'
 import { commaList, type Window, windowSql } from '../http/list.ts'
 import { ApiError, notFound } from '../lib/errors.ts'
 import { newId } from '../lib/id.ts'
@@ -173,10 +175,11 @@ export type Outcome = {
   attempt: Attempt | null
 }
 
-/** Notes what came of deliveries, under the fence of the claim; `also` is written in the same transaction before. */
-export async function record(
-  sql: Sql,
+/** Records outcomes of deliveries under the lease of the claim; `also` is written before, in the same transaction. */
+export async function recordDeliveries(
+  deps: OutboxDeps,
   claimed: Claim,
+  mode: 'live' | 'test',
   outcomes: Outcome[],
   also: ((tx: Transaction) => Promise<void>) | null,
 ): Promise<void> {
@@ -184,7 +187,7 @@ export async function record(
   const attempts = outcomes.flatMap(({ delivery_id, attempts, attempt }) =>
     attempt ? [{ environment_id, delivery_id, number: attempts, ...attempt }] : [],
   )
-  await sql.begin(async (tx) => {
+  await withLease(deps, claimed, mode, async (tx) => {
     await also?.(tx)
     await tx`
       update webhook_deliveries d set status = o.status, reason = o.reason, attempts = o.attempts,
@@ -200,13 +203,17 @@ export async function record(
         select * from json_populate_recordset(null::webhook_attempts, ${tx.json(attempts)}::json)
         on conflict do nothing`
     }
-    await fence(tx, claimed)
   })
 }
 
 /** Cancels what waits for a webhook that is disabled still, some of it; answers how many. */
-export async function cancelSome(sql: Sql, claimed: Claim, limit: number): Promise<number> {
-  return sql.begin(async (tx) => {
+export async function cancelSome(
+  deps: OutboxDeps,
+  claimed: Claim,
+  mode: 'live' | 'test',
+  limit: number,
+): Promise<number> {
+  return withLease(deps, claimed, mode, async (tx) => {
     // Locked: what is queued for a webhook that is enabled this moment must not be cancelled.
     const disabled = await tx`
       select from webhooks where id = ${claimed.id}
@@ -217,7 +224,6 @@ export async function cancelSome(sql: Sql, claimed: Claim, limit: number): Promi
         finished_at = environment_now(environment_id)
       where id in (
         select id from webhook_deliveries where webhook_id = ${claimed.id} and status = 'pending' limit ${limit})`
-    await fence(tx, claimed)
     return count
   })
 }
@@ -239,10 +245,7 @@ export async function tidyDeliveries(sql: Sql, days: number, limit: number): Pro
   const waits = (cause: ReturnType<Query>) => sql`exists (
     select from webhook_deliveries d where d.webhook_id = w.id and d.status = 'pending' and ${cause})`
   await sql`
-    insert into work (kind, id, environment_id, due_at)
-    select 'webhook', w.id, w.environment_id, environment_now(w.environment_id) from webhooks w
+    select wake_keys(array_agg('webhook'::text), array_agg(w.id), array_agg(w.environment_id)) from webhooks w
     where not exists (select from work k where k.kind = 'webhook' and k.id = w.id)
-      and (w.wanted_gone or ${waits(sql`d.cause <> 'replay'` as never)} or ${waits(sql`d.cause = 'replay'` as never)})
-    order by w.id
-    on conflict do nothing`
+      and (w.wanted_gone or ${waits(sql`d.cause <> 'replay'` as never)} or ${waits(sql`d.cause = 'replay'` as never)})`
 }

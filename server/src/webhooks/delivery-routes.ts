@@ -88,14 +88,14 @@ export function deliveryRoutes(app: App, deps: Deps): void {
       },
     },
     (request, reply) =>
-      write(deps, request, reply, async (tx) => {
+      write(deps, request, reply, async (tx, outbox) => {
         const { environment_id } = request.principal
         const { row } = await lockWebhook(tx, environment_id, request.params.id)
         requireEnabled(row)
         const { event_sequence } = await getDelivery(tx, row.id, request.params.delivery_id)
         const place = { environment_id, webhook_id: row.id }
         const after = showDelivery(await insertResend(tx, deps.random, place, event_sequence))
-        await wakeWebhook(tx, row)
+        wakeWebhook(outbox, row)
         return { status: 202, resource: row.id, before: null, after }
       }),
   )
@@ -141,14 +141,14 @@ export function deliveryRoutes(app: App, deps: Deps): void {
       },
     },
     (request, reply) =>
-      write(deps, request, reply, async (tx) => {
+      write(deps, request, reply, async (tx, outbox) => {
         const which = readReplay(request.body)
         const { environment_id } = request.principal
         const { row } = await lockWebhook(tx, environment_id, request.params.id)
         requireEnabled(row)
         const place = { environment_id, webhook_id: row.id }
         const { until, ...found } = await insertReplay(tx, deps.random, place, which, typesOf(row.events))
-        await wakeWebhook(tx, row)
+        wakeWebhook(outbox, row)
         const after = { ...found, until: until && `${until.toISOString().slice(0, 19)}Z` }
         return { status: 202, resource: row.id, before: null, after }
       }),

@@ -1,9 +1,10 @@
 /** What attempts say of their endpoint: noted with them, and where it is to be given up, done. */
 import { ownEntry } from '../audit/store.ts'
+import type { Transaction } from '../db/database.ts'
 import type { Deps } from '../deps.ts'
-import { type Claim, checkLease } from '../engine/work.ts'
-import { withOutbox } from '../events/outbox.ts'
-import { type Outcome, record } from './deliveries.ts'
+import { record } from '../engine/record.ts'
+import type { Claim } from '../engine/work.ts'
+import { type Outcome, recordDeliveries } from './deliveries.ts'
 import { GONE, type Health, healthAfter } from './plan.ts'
 import { showWebhook } from './present.ts'
 import { type DisabledReason, isEnabled } from './row.ts'
@@ -26,7 +27,7 @@ export async function noteOutcomes(
 ): Promise<{ health: Health; disabled: boolean }> {
   const isGone = outcomes.some(({ attempt }) => attempt?.response_status === GONE)
   if (isGone) await disable(deps, claimed, endpoint, 'gone')
-  const { health, disable: reason } = await recordOutcomes(deps, claimed, outcomes, known)
+  const { health, disable: reason } = await recordOutcomes(deps, claimed, endpoint.mode, outcomes, known)
   if (reason && !isGone) await disable(deps, claimed, endpoint, reason)
   return { health, disabled: reason !== null }
 }
@@ -34,18 +35,19 @@ export async function noteOutcomes(
 async function recordOutcomes(
   deps: Deps,
   claimed: Claim,
+  mode: Endpoint['mode'],
   outcomes: Outcome[],
   known: Health,
 ): Promise<{ health: Health; disable: DisabledReason | null }> {
   const attempts = outcomes.flatMap(({ attempt }) => attempt ?? [])
   const isWell = known.failing_since === null && !known.throttled
   if (isWell && attempts.every(({ error }) => error === null)) {
-    await record(deps.sql, claimed, outcomes, null)
+    await recordDeliveries(deps, claimed, mode, outcomes, null)
     return { health: known, disable: null }
   }
   let health = known
   let disable: DisabledReason | null = null
-  await record(deps.sql, claimed, outcomes, async (tx) => {
+  await recordDeliveries(deps, claimed, mode, outcomes, async (tx) => {
     const found = await findWebhook(tx, claimed.id)
     if (!found) return
     health = {
@@ -64,9 +66,8 @@ async function recordOutcomes(
 }
 
 /**
- * Disables an endpoint for a reason that was seen, tells the others by `webhook.disabled`, and notes it in the audit log.
- * Without the fence, whose lock on the work row must not be held while the environment's head is waited for; the row's own
- * lock, and that it is enabled still, make it happen once, and who was held up does not undo what its owner did since.
+ * Disables an endpoint for a reason that was observed, with the event `webhook.disabled` and an audit entry. Nothing
+ * happens when it is disabled already, so a pass that is repeated does it once.
  */
 export async function disable(
   deps: Deps,
@@ -74,16 +75,15 @@ export async function disable(
   { row: known, mode }: Endpoint,
   reason: DisabledReason,
 ): Promise<void> {
-  const { environment_id, id } = known
-  await withOutbox(deps, { environment_id, mode }, async (tx, outbox) => {
-    const found = await findWebhook(tx, id)
-    await checkLease(tx, claimed)
-    if (!found || !isEnabled(found.row)) return
-    const before = showWebhook(found.row)
-    const after = showWebhook(await disableWebhook(tx, found.row, reason, found.now))
+  const { id } = known
+  const lock = (tx: Transaction) => findWebhook(tx, id)
+  await record(deps, claimed, mode, lock, async (tx, outbox, { row, now }) => {
+    if (!isEnabled(row)) return
+    const before = showWebhook(row)
+    const after = showWebhook(await disableWebhook(tx, row, reason, now))
     const data = { object: { object: 'webhook' as const, ...after }, details: { reason } }
     outbox.events.push({ type: 'webhook.disabled', resource_id: id, request_id: null, data })
-    const { key_id } = found.row
+    const { key_id } = row
     outbox.audit = ownEntry(deps, { key_id, action: 'disableWebhook', resource: id, code: reason, before, after })
   })
 }

@@ -5,6 +5,7 @@
 import type { Transaction } from '../db/database.ts'
 import type { Deps, Principal } from '../deps.ts'
 import { EVENT_TYPES } from '../events/catalog.ts'
+import type { Outbox } from '../events/outbox.ts'
 import { matches, scopeOf } from '../events/patterns.ts'
 import { checkIfMatch } from '../http/etag.ts'
 import { ApiError, validationFailed } from '../lib/errors.ts'
@@ -63,6 +64,7 @@ export async function createWebhook(
 /** Changes what is given. Enabling forgets why it was disabled, and its failures. */
 export async function updateWebhook(
   tx: Transaction,
+  outbox: Outbox,
   { principal, id, if_match }: Target,
   { url, events, description, enabled }: WebhookUpdateBody,
 ): Promise<{ before: WebhookRow; after: WebhookRow }> {
@@ -82,7 +84,7 @@ export async function updateWebhook(
   }
   if (Object.keys(change).length === 0) return { before, after: before }
   const after = await changeWebhook(tx, before, change, now)
-  await wakeWebhook(tx, after)
+  wakeWebhook(outbox, after)
   return { before, after }
 }
 
@@ -92,10 +94,14 @@ const RECOVERED = {
 }
 
 /** It is gone for its owner; what was sent to it is removed afterwards. */
-export async function removeWebhook(tx: Transaction, { principal, id, if_match }: Target): Promise<WebhookRow> {
+export async function removeWebhook(
+  tx: Transaction,
+  outbox: Outbox,
+  { principal, id, if_match }: Target,
+): Promise<WebhookRow> {
   const { row, now } = await lockWebhook(tx, principal.environment_id, id)
   checkIfMatch(if_match, showWebhook(row))
-  await markGone(tx, row, now)
+  await markGone(tx, outbox, row, now)
   return row
 }
 

@@ -127,8 +127,8 @@ function writes(app: App, deps: Deps): void {
       },
       handler: async (request, reply) => {
         await checkUrl(deps, request.body.url)
-        return write(deps, request, reply, async (tx) => {
-          const { before, after } = await updateWebhook(tx, target(request, request.params.id), request.body)
+        return write(deps, request, reply, async (tx, outbox) => {
+          const { before, after } = await updateWebhook(tx, outbox, target(request, request.params.id), request.body)
           const was = showWebhook(before)
           return changed(200, after.id, was, before === after ? was : showWebhook(after))
         })
@@ -150,8 +150,8 @@ function writes(app: App, deps: Deps): void {
       },
     },
     (request, reply) =>
-      write(deps, request, reply, async (tx) =>
-        removed(showWebhook(await removeWebhook(tx, target(request, request.params.id)))),
+      write(deps, request, reply, async (tx, outbox) =>
+        removed(showWebhook(await removeWebhook(tx, outbox, target(request, request.params.id)))),
       ),
   )
 

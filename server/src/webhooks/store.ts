@@ -1,7 +1,6 @@
 /** Every SQL statement on webhooks themselves; those on what is sent to them are in deliveries.ts. */
 import type { Query, Sql, Transaction } from '../db/database.ts'
-import { wake } from '../engine/work.ts'
-import { lockEnvironment } from '../events/outbox.ts'
+import { lockEnvironment, type Outbox } from '../events/outbox.ts'
 import { type Window, windowSql } from '../http/list.ts'
 import { ApiError, notFound } from '../lib/errors.ts'
 import type { Health } from './plan.ts'
@@ -68,13 +67,14 @@ export async function insertWebhook(tx: Transaction, fields: NewWebhook): Promis
 }
 
 async function countWebhooks(tx: Transaction, environmentId: string, more: 1 | -1): Promise<void> {
+  await lockEnvironment(tx, environmentId)
   await tx`update environment_heads set webhooks = webhooks + ${more} where environment_id = ${environmentId}`
 }
 
 /** From now on it is not there for its owner, and nothing is queued for it. */
-export async function markGone(tx: Transaction, row: WebhookRow, now: Date): Promise<void> {
+export async function markGone(tx: Transaction, outbox: Outbox, row: WebhookRow, now: Date): Promise<void> {
   await changeWebhook(tx, row, { wanted_gone: true }, now)
-  await wakeWebhook(tx, row)
+  wakeWebhook(outbox, row)
   await countWebhooks(tx, row.environment_id, -1)
 }
 
@@ -109,10 +109,9 @@ export async function changeWebhook(
   return row!
 }
 
-/** Has the deliveries of a webhook looked at. The environment's turn is taken first, as its last statement does. */
-export async function wakeWebhook(tx: Transaction, { environment_id, id }: WebhookRow): Promise<void> {
-  await lockEnvironment(tx, environment_id)
-  await wake(tx, 'webhook', id, environment_id)
+/** Wakes the webhook's reconciler when the transaction commits. */
+export function wakeWebhook(outbox: Outbox, { environment_id, id }: WebhookRow): void {
+  outbox.wakes.push({ kind: 'webhook', id, environment_id })
 }
 
 /** `previous_counts`: its previous secret signs still. */
