@@ -8,7 +8,7 @@ import { findMachineProcesses } from './process.ts'
 import { PROOF_FOLDER } from './teardown.ts'
 import { makeWorld, type World } from './testing.ts'
 
-describe('the proof of the accelerator', () => {
+describe('proveAccelerator', () => {
   let world: World
   let options: ProofOptions
   before(async () => {
@@ -19,42 +19,42 @@ describe('the proof of the accelerator', () => {
   })
   after(() => world?.remove())
 
-  async function nothingIsLeft() {
+  async function assertNothingLeft() {
     const data_dir = join(options.data_dir, PROOF_FOLDER)
     assert.deepEqual(await findMachineProcesses(instancesFolder({ data_dir })), [])
     assert.ok(!(await readdir(options.data_dir)).includes(PROOF_FOLDER))
     assert.ok(!(await readdir(options.run_dir)).includes(PROOF_FOLDER))
   }
 
-  test('TCG needs no proof', async () => {
+  test('returns TCG without a test guest when TCG is configured', async () => {
     const { name, accelerator } = await proveAccelerator({ ...options, mode: 'tcg' })
     assert.match(name, /^QEMU \d/)
     assert.equal(accelerator, 'tcg')
   })
 
-  test('no device', async () => {
+  test('reports a missing KVM device', async () => {
     const absent = { ...options, kvm_device: '/dev/absent' }
     assert.deepEqual((await proveAccelerator(absent)).reason, 'this host has no KVM device')
     await assert.rejects(
       proveAccelerator({ ...absent, mode: 'kvm' }),
-      /not proven to work: this host has no KVM device/,
+      /KVM is configured but does not work: this host has no KVM device/,
     )
   })
 
-  test('a device that is there is believed only when a guest has reported, and the verdict is kept', async (context) => {
+  test('uses KVM only after a test guest has booted, and caches the result', async (context) => {
     const exists = await access('/dev/kvm').then(
       () => true,
       () => false,
     )
     if (!exists) return context.skip('no /dev/kvm')
-    // As ourselves: a device that only root may use is then tried for real.
+    // As the user of this process, so that a device for root only is tested too.
     const real = { ...options, service_uid: null, cache_file: `${options.cache_file}.real` }
     const verdict = await proveAccelerator(real)
-    await nothingIsLeft()
-    if (verdict.accelerator === 'kvm') assert.match(verdict.reason, /booted with KVM and reported/)
-    else assert.match(verdict.reason, /did not report within 4 s|did not start|may not use/)
+    await assertNothingLeft()
+    if (verdict.accelerator === 'kvm') assert.match(verdict.reason, /a test guest booted with KVM/)
+    else assert.match(verdict.reason, /did not boot within 4 s|did not start|has no access/)
     const written = await readFile(real.cache_file, 'utf8')
-    // With an image that does not exist only a kept verdict can answer.
+    // With a missing image, the result can only come from the cache.
     const unbootable = { ...real, image: { ...real.image, folder: 'nothing' } }
     assert.deepEqual(await proveAccelerator(unbootable), verdict)
     assert.equal(await readFile(real.cache_file, 'utf8'), written)

@@ -1,14 +1,15 @@
 /**
- * Does KVM work here? A device that opens proves nothing: under nested virtualisation it can accept every call and
- * still hang each guest after its firmware. So the tiny guest is booted once with KVM, by the driver itself and with
- * the privileges it will have, and has to say that it is up. The verdict is kept per boot of the host, version of QEMU,
- * mode and user, and nothing of the proof stays behind, not even when an earlier one was killed half-way.
+ * Determines whether KVM works on this host. A device that opens is not enough: under nested virtualisation it can accept
+ * every call and still hang each guest after its firmware. Therefore the driver boots a small guest with KVM, with the
+ * privileges that machines will have, and waits until the guest is ready. The result is cached per boot of the host, QEMU
+ * version, mode and user. All files and processes of the test are removed, including those of an interrupted one.
  */
 import { readFile, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { silentLog } from '../../lib/log.ts'
 import { type Hypervisor, InvalidSpecError, type MachineImage, type MachineSpec } from '../driver.ts'
-import { QemuDriver, type QemuOptions } from './driver.ts'
+import { QemuDriver } from './driver.ts'
+import type { QemuOptions } from './host.ts'
 import { writeJson } from './machine-files.ts'
 import { hostBootId } from './process.ts'
 import { runProgram } from './run-program.ts'
@@ -16,11 +17,11 @@ import { endAllMachines, PROOF_FOLDER } from './teardown.ts'
 
 export type ProofOptions = Omit<QemuOptions, 'accelerator' | 'limits'> & {
   mode: 'auto' | 'kvm' | 'tcg'
-  /** A tiny image with direct boot that says when it is up. */
+  /** A small image with direct boot whose guest signals that it is ready. */
   image: MachineImage
-  /** Where the verdict is kept. */
+  /** The file that caches the result. */
   cache_file: string
-  /** How long the guest may take; with working KVM it takes one second. */
+  /** Timeout of the guest; with working KVM it boots in one second. */
   proof_ms?: number
   kvm_device?: string
 }
@@ -32,7 +33,7 @@ const POLL_MS = 20
 const MIB = 1024 * 1024
 const PROOF_ID = 'inst_kvmproof00'
 
-/** Which accelerator machines will have, and why. Throws when `kvm` is demanded and not proven. */
+/** Returns the accelerator to use and the reason. Throws if the mode is `kvm` and KVM does not work. */
 export async function proveAccelerator(options: ProofOptions): Promise<Hypervisor> {
   const version = /version (\S+)/.exec(await runProgram([options.qemu_binary, '--version']))?.[1] ?? 'unknown'
   const name = `QEMU ${version}`
@@ -65,9 +66,11 @@ async function proveKvm(options: ProofOptions, key: string): Promise<Verdict> {
   await clean()
   const driver = new QemuDriver({
     ...options,
-    ...{ data_dir, run_dir, limits: { vcpus: 1, memory_bytes: 0, disk_bytes: 0 } },
+    data_dir,
+    run_dir,
+    limits: { vcpus: 1, memory_bytes: 0, disk_bytes: 0 },
     log: silentLog,
-    accelerator: { name: 'QEMU', accelerator: 'kvm', reason: 'to be proven' },
+    accelerator: { name: 'QEMU', accelerator: 'kvm', reason: 'under test' },
   })
   try {
     const verdict = await bootOnce(driver, options)
@@ -79,7 +82,7 @@ async function proveKvm(options: ProofOptions, key: string): Promise<Verdict> {
   }
 }
 
-/** Why the device cannot be used at all, or null; asked anew each time, for it is cheap. Asked as the user that QEMU will be. */
+/** Why the KVM device cannot be opened by the user that QEMU will run as, or null. Cheap, therefore not cached. */
 async function openKvm({ kvm_device = '/dev/kvm', service_uid }: ProofOptions): Promise<Verdict | null> {
   const no = (reason: string): Verdict => ({ works: false, reason })
   const test = ['test', '-r', kvm_device, '-a', '-w', kvm_device]
@@ -120,14 +123,27 @@ async function bootOnce(driver: QemuDriver, options: ProofOptions): Promise<Verd
 
 function proofSpec(image: MachineImage): MachineSpec {
   if (!image.boot || image.ready_signal !== 'guest')
-    throw new InvalidSpecError('invalid_spec', 'not an image for a proof')
+    throw new InvalidSpecError('invalid_spec', 'the image is not suitable for the KVM test')
   return {
-    ...{ id: PROOF_ID, environment_id: 'env_0000000000', disk: 1, run: 1, image },
-    ...{ vcpus: 1, memory_bytes: 128 * MIB, disk_bytes: 1024 * MIB },
-    ...{ hostname: 'proof', ssh_public_keys: [], user_data: null, tags: {} },
+    id: PROOF_ID,
+    environment_id: 'env_0000000000',
+    disk: 1,
+    run: 1,
+    image,
+    vcpus: 1,
+    memory_bytes: 128 * MIB,
+    disk_bytes: 1024 * MIB,
+    hostname: 'proof',
+    ssh_public_keys: [],
+    user_data: null,
+    tags: {},
     network: {
-      ...{ segment: 0, mac: '52:54:00:00:00:01', private_ip: '192.168.255.2', prefix_length: 30 },
-      ...{ public_ip: null, ports: [] },
+      segment: 0,
+      mac: '52:54:00:00:00:01',
+      private_ip: '192.168.255.2',
+      prefix_length: 30,
+      public_ip: null,
+      ports: [],
     },
   }
 }

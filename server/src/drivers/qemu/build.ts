@@ -12,7 +12,7 @@ import {
   growCommand,
   virtualSize,
 } from './disk.ts'
-import type { Host } from './driver.ts'
+import type { Host } from './host.ts'
 import { confine } from './launch.ts'
 import {
   instancesFolder,
@@ -28,12 +28,12 @@ import { runProgram } from './run-program.ts'
 import { writeSeed } from './seed.ts'
 import { confinementOf, viewOf } from './view.ts'
 
-/** Users per host: the range starts at the service user's id. */
+/** Number of user IDs for machines, starting at `service_uid`. */
 const MAX_USERS = 60_000
 
 /**
- * Makes disk and seed under a scratch name and renames: the machine is there whole or not at all. `before` is the
- * machine that a rebuild replaces; its disk is lost by intention, so a crash between the two renames loses nothing.
+ * Creates disk and seed in a folder with a scratch name and renames it, so that a machine exists completely or not at all.
+ * `before` is the machine that a rebuild replaces and whose disk is discarded.
  */
 export async function buildMachine(host: Host, spec: MachineSpec, before: MachineFile | null): Promise<void> {
   checkImage(spec.image)
@@ -74,13 +74,13 @@ async function fill(host: Host, spec: MachineSpec, machine: MachineFile, base: s
   await writeJson(paths.machine_file, machine)
 }
 
-/** The lowest number that no machine of this data folder has. */
+/** The lowest user number that no machine of this data folder has. */
 async function freeNumber(host: Host): Promise<number> {
   const ids = (await readdir(instancesFolder(host))).filter((name) => isId('inst', name))
   const machines = await Promise.all(ids.map((id) => readMachine(machinePaths(host, id))))
   const used = new Set(machines.map((machine) => machine?.uid_number))
   for (let number = 0; number < MAX_USERS; number++) if (!used.has(number)) return number
-  throw new Error('no user id is left')
+  throw new Error('no user ID is free')
 }
 
 async function removeLeftovers(host: Host, id: string): Promise<void> {
@@ -89,7 +89,7 @@ async function removeLeftovers(host: Host, id: string): Promise<void> {
   for (const name of left) await rm(join(instancesFolder(host), name), { recursive: true, force: true })
 }
 
-/** Grows a disk at rest; one that is large enough stays as it is. */
+/** Grows the disk of a machine that is not running; no effect if it is large enough. */
 export async function growDisk(host: Host, machine: MachineFile, bytes: number): Promise<void> {
   if (bytes <= machine.disk_bytes) return
   const paths = machinePaths(host, machine.id)
@@ -99,10 +99,10 @@ export async function growDisk(host: Host, machine: MachineFile, bytes: number):
   await writeJson(paths.machine_file, { ...machine, disk_bytes: bytes })
 }
 
-/** Real milliseconds that a look for damage may take. */
+/** Timeout of a disk check. */
 const CHECK_MS = 20_000
 
-/** What is wrong with a disk at rest; null: nothing that was found in time. */
+/** The damage of a disk that is not in use; null if none was found in time. */
 export async function findDamage(host: Host, machine: MachineFile): Promise<string | null> {
   const view = await viewOf(host, machine)
   await view.prepare()
@@ -111,9 +111,9 @@ export async function findDamage(host: Host, machine: MachineFile): Promise<stri
     await runProgram(confine(command, confinementOf(host, machine, view)), CHECK_MS)
     return null
   } catch (error) {
-    const words = String(error)
-    if (((error as Error).cause as { code?: unknown }).code === CHECK_EXIT_DAMAGED) return words
-    host.log.warn({ instance: machine.id, error: words }, 'the disk could not be checked after the reboot of the host')
+    const output = String(error)
+    if (((error as Error).cause as { code?: unknown }).code === CHECK_EXIT_DAMAGED) return output
+    host.log.warn({ instance: machine.id, error: output }, 'disk check after a host reboot failed')
     return null
   }
 }

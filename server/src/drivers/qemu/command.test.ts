@@ -33,7 +33,7 @@ function command(changed: MachineSpec, data_dir = roots.data_dir): string[] {
   })
 }
 
-const nasty = fc.oneof(
+const hostileText = fc.oneof(
   fc.string({ unit: 'binary', maxLength: 200 }),
   fc
     .array(
@@ -57,14 +57,14 @@ const nasty = fc.oneof(
     .map((parts) => parts.join('')),
 )
 
-test('no string of a tenant changes the command line', () => {
+test('strings of a tenant do not change the command line', () => {
   const bare = command(spec)
   const strings = fc.record({
-    hostname: nasty,
-    ssh_public_keys: fc.array(nasty, { maxLength: 3 }),
+    hostname: hostileText,
+    ssh_public_keys: fc.array(hostileText, { maxLength: 3 }),
     user_data: fc.option(fc.uint8Array({ maxLength: 100 })),
-    environment_id: nasty,
-    tags: fc.dictionary(nasty, nasty, { maxKeys: 3 }),
+    environment_id: hostileText,
+    tags: fc.dictionary(hostileText, hostileText, { maxKeys: 3 }),
   })
   fc.assert(
     fc.property(strings, (values) => {
@@ -74,7 +74,7 @@ test('no string of a tenant changes the command line', () => {
   )
 })
 
-test('what does reach the command line has its form or is refused', () => {
+test('rejects malformed values', () => {
   const isAccepted = (changed: MachineSpec) => {
     try {
       command(changed)
@@ -89,7 +89,7 @@ test('what does reach the command line has its form or is refused', () => {
   const inImage = (change: object) => isAccepted({ ...spec, image: { ...spec.image, ...change } })
   const boot = (change: object) => inImage({ boot: { ...spec.image.boot, ...change } })
   fc.assert(
-    fc.property(nasty, (text) => {
+    fc.property(hostileText, (text) => {
       fc.pre(!/^[A-Za-z0-9._-]*$/.test(text))
       assert.ok(!isAccepted({ ...spec, id: text }))
       assert.ok(!isAccepted({ ...spec, id: `${spec.id}${text}` }))
@@ -111,7 +111,7 @@ test('what does reach the command line has its form or is refused', () => {
   for (const memory_bytes of [0, -1, 2 ** 20 + 1, Number.NaN]) assert.ok(!isAccepted({ ...spec, memory_bytes }))
 })
 
-test('every disk is named with its format and its chain ends with us', () => {
+test('names the format of every disk and the complete backing chain', () => {
   const argv = command({ ...spec, image: { ...spec.image, boot: null, seed: 'nocloud' } })
   const blockdevs = argv.flatMap((word, index) => (argv[index - 1] === '-blockdev' ? [JSON.parse(word)] : []))
   assert.deepEqual(
@@ -127,7 +127,7 @@ test('every disk is named with its format and its chain ends with us', () => {
   assert.ok(!argv.some((word) => ['-drive', '-hda', '-cdrom', '-monitor', '-vnc', '-daemonize'].includes(word)))
 })
 
-test('the sandbox and the bare machine are not optional', () => {
+test('always enables the sandbox and disables default devices', () => {
   const argv = command(spec)
   assert.equal(
     argv[argv.indexOf('-sandbox') + 1],
@@ -136,14 +136,14 @@ test('the sandbox and the bare machine are not optional', () => {
   for (const word of ['-nodefaults', '-no-user-config']) assert.ok(argv.includes(word))
 })
 
-test('a comma in a folder of ours stays in its option, and the process is still recognised', () => {
+test('escapes a comma in a folder name, and the process is still identified', () => {
   const argv = command(spec, '/srv/a,readonly=on')
   assert.equal(argv[argv.indexOf('-name') + 1], 'guest=/srv/a,,readonly=on/instances/inst_0123456789')
   assert.equal(folderOf(argv), '/srv/a,readonly=on/instances/inst_0123456789')
   assert.ok(argv.includes('file,id=console,path=/srv/a,,readonly=on/instances/inst_0123456789/console.log,append=on'))
 })
 
-test('the hardware identity is a valid UUID and belongs to the id', () => {
+test('the hardware UUID is valid and derives from the ID', () => {
   assert.match(uuidOf(spec.id), /^[0-9a-f]{8}-[0-9a-f]{4}-8[0-9a-f]{3}-a[0-9a-f]{3}-[0-9a-f]{12}$/)
   assert.equal(uuidOf(spec.id), uuidOf(spec.id))
   assert.notEqual(uuidOf(spec.id), uuidOf('inst_0123456788'))

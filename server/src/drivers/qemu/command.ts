@@ -1,11 +1,11 @@
 /**
- * The command line of a machine, as a pure function. Rule S1: no string of a tenant gets in here. Hostname, keys, user
- * data and tags travel in files whose names are ours (seed.ts); what does get in is a number, or has passed a pattern
- * of this file, or is a path of ours. Devices, disks and networks are JSON, where nothing needs quoting. The few
- * options that exist only as `key=value` lists have their commas doubled.
+ * The command line of a machine. Pure. Rule S1: it contains no string of a tenant. Hostname, keys, user data and tags
+ * are passed in files with fixed names (seed.ts). Every value is a number, matches a pattern of this file, or is a path
+ * of the control plane. Devices, disks and networks are JSON, which needs no quoting; in the options that exist only as
+ * `key=value` lists, commas are doubled.
  *
- * The chain of disks is spelled out down to `backing: null`, and every format is named: what a header says about other
- * files is never followed, so neither a forged image nor a moved folder changes which file is opened.
+ * The chain of disks is explicit, down to `backing: null`, and every format is named. QEMU therefore never follows a file
+ * name in a disk header, and neither a forged image nor a moved folder changes which file it opens.
  */
 import { createHash } from 'node:crypto'
 import { join } from 'node:path'
@@ -17,24 +17,24 @@ import type { NetworkDevices } from './network/network.ts'
 export type CommandHost = {
   qemu_binary: string
   accelerator: 'kvm' | 'tcg'
-  /** Absolute folder that `-name` carries: by it a process is recognised, whatever paths it sees itself. */
+  /** Absolute folder in `-name`, which identifies the process even if QEMU sees other paths. */
   identity_folder: string
-  /** The image's folder, as QEMU sees it. */
+  /** The folder of the image, as QEMU sees it. */
   image_folder: string
 }
 
 const MIB = 1024 * 1024
 const SANDBOX = 'on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny'
-/** Files that `micro-linux` and its like read through fw_cfg. */
+/** The files that images such as `micro-linux` read through fw_cfg. */
 export const FW_CFG_NAMES = ['instance-id', 'hostname', 'ssh-keys', 'user-data', 'network'] as const
 
-/** A larger guest runs more code than a small cache of translations holds: systemd boots in three quarters of the time. */
+/** A larger guest gets a larger translation cache, with which systemd boots in three quarters of the time. */
 function acceleratorArguments(spec: MachineSpec, host: CommandHost): string[] {
   if (host.accelerator === 'kvm') return ['-accel', 'kvm', '-cpu', 'host']
   return ['-accel', `tcg,tb-size=${spec.memory_bytes < 512 * MIB ? 64 : 128}`, '-cpu', 'max']
 }
 
-/** The complete command, program first. Throws InvalidSpecError for a value that has not the form it must have. */
+/** The complete command, program first. Throws InvalidSpecError for a malformed value. */
 export function qemuCommand(
   spec: MachineSpec,
   paths: MachinePaths,
@@ -73,7 +73,7 @@ function checkSpec(spec: MachineSpec): void {
   checkImage(spec.image)
 }
 
-/** Image folders and files are relative names below the images folder and stay there. */
+/** Throws InvalidSpecError unless the names of an image are relative paths below the images folder. */
 export function checkImage(image: MachineImage): void {
   const name = /^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$/
   must(
@@ -107,7 +107,7 @@ function monitorArguments(paths: MachinePaths): string[] {
   ])
 }
 
-/** Both files are appended to, so that shortening them while QEMU writes is safe. */
+/** Both files are opened in append mode, so that they can be truncated while QEMU writes. */
 function consoleArguments(paths: MachinePaths): string[] {
   return [
     ...['-chardev', `file,${list({ id: 'console', path: paths.console, append: 'on' })}`],
@@ -150,13 +150,13 @@ function seedArguments(image: MachineImage, paths: MachinePaths): string[] {
 
 const device = (properties: object) => ['-device', JSON.stringify(properties)]
 
-/** QEMU's `key=value` form; a comma inside a value is written twice. */
+/** A `key=value` list of QEMU; commas in values are doubled. */
 const list = (values: Record<string, string>) =>
   Object.entries(values)
     .map(([key, value]) => `${key}=${value.replaceAll(',', ',,')}`)
     .join(',')
 
-/** The same machine has the same hardware identity in every run (RFC 9562, version 8). */
+/** The hardware UUID of a machine, the same in every run (RFC 9562, version 8). */
 export function uuidOf(id: string): string {
   const hex = createHash('sha256').update(id).digest('hex')
   return `${hex.slice(0, 8)}-${hex.slice(8, 12)}-8${hex.slice(13, 16)}-a${hex.slice(17, 20)}-${hex.slice(20, 32)}`

@@ -1,22 +1,22 @@
 import { constants } from 'node:fs'
 import { type FileHandle, open } from 'node:fs/promises'
 
-/** A log may grow to this size, then only its end is kept. */
+/** A log that exceeds `max_bytes` is truncated to its last `keep_bytes`. */
 export const LOG_BOUNDS = { max_bytes: 8 * 1024 * 1024, keep_bytes: 4 * 1024 * 1024 }
 
-/** The last bytes of a file, empty when it is not there. Never follows a link: QEMU's user may write to the file. */
+/** The last bytes of a file; empty if it does not exist. Never follows a link, because QEMU's user can write the file. */
 export async function readTail(path: string, bytes: number): Promise<Buffer> {
   const result = await withFile(path, constants.O_RDONLY, async (file, size) => tail(file, size, bytes))
   return result ?? Buffer.alloc(0)
 }
 
-/** The first bytes of a file as text, empty when it is not there. */
+/** The first bytes of a file as text; empty if it does not exist. */
 export async function readHead(path: string, bytes: number): Promise<string> {
   const result = await withFile(path, constants.O_RDONLY, (file) => file.read(Buffer.alloc(bytes), 0, bytes, 0))
   return result ? result.buffer.subarray(0, result.bytesRead).toString('latin1') : ''
 }
 
-/** The last bytes of a file as text, with its size and when it was written; null when it is not there. */
+/** The last bytes of a file as text, its size and its modification time; null if it does not exist. */
 export async function readEnd(
   path: string,
   bytes: number,
@@ -28,8 +28,8 @@ export async function readEnd(
 }
 
 /**
- * Shortens a file that its writer holds open for appending. What arrives between reading and writing back may end up
- * before the kept part or be lost; a log that is flooded may bear that.
+ * Truncates a file that its writer has open in append mode. Lines that are written meanwhile may be lost or end up before
+ * the kept part, which is acceptable for a flooded log.
  */
 export async function boundFile(path: string, bounds = LOG_BOUNDS): Promise<void> {
   await withFile(path, constants.O_RDWR | constants.O_APPEND, async (file, size) => {
@@ -40,7 +40,7 @@ export async function boundFile(path: string, bounds = LOG_BOUNDS): Promise<void
   })
 }
 
-/** The guest writes one line per boot here and one per heartbeat; the first line is to stay. */
+/** Truncates a ready file, in which the guest writes a line per boot and per heartbeat, and keeps its first line. */
 export async function boundReadyFile(path: string, maxBytes = 64 * 1024): Promise<void> {
   await withFile(path, constants.O_RDWR, async (file, size) => {
     if (size > maxBytes) await file.truncate(1024)

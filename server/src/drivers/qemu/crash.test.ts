@@ -1,4 +1,4 @@
-/** The control plane is killed at any line: afterwards nothing runs twice, nothing is half, and everything can go on. */
+/** Kills the control plane at random times; afterwards nothing runs twice, nothing is partial and all machines are usable. */
 import assert from 'node:assert/strict'
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
@@ -13,7 +13,7 @@ import { makeWorld, until, type World } from './testing.ts'
 
 const ROUNDS = 4
 
-/** A control plane that leads machines through their lives for ever, from whatever state it finds them in. */
+/** A control plane that runs the lifecycle of machines in a loop, from any state. */
 const CONTROL_PLANE = `
   import { QemuDriver } from '${new URL('./driver.ts', import.meta.url)}'
   import { systemClock } from '${new URL('../../lib/clock.ts', import.meta.url)}'
@@ -47,12 +47,12 @@ async function killOnce(world: World, specs: MachineSpec[]): Promise<void> {
   const [line] = await Promise.race([once(child.stdout, 'data'), ended])
   assert.equal(String(line), 'adopted\n')
   await systemClock.sleep(systemRandom.integer(500))
-  assert.equal(child.exitCode, null, 'it went on until it was killed')
+  assert.equal(child.exitCode, null, 'it runs until it is killed')
   child.kill('SIGKILL')
   await ended
 }
 
-test('killed at any moment, the next control plane finds the truth', async () => {
+test('the control plane recovers after a kill at any time', async () => {
   const world = await makeWorld()
   try {
     const specs = [world.spec(), world.spec(), world.spec()]
@@ -63,12 +63,12 @@ test('killed at any moment, the next control plane finds the truth', async () =>
       const driver = await world.reopen()
       assert.ok(
         (await readdir(instances)).every((name) => scratchOwner(name) === null),
-        'leftovers are swept',
+        'leftovers are removed',
       )
       for (const spec of specs) {
         const machine = await driver.get({ id: spec.id, environment_id: spec.environment_id, now: systemClock.now() })
         const folders = (await findMachineProcesses(instances)).filter(({ folder }) => folder.endsWith(spec.id))
-        assert.ok(folders.length <= 1, 'one process at most')
+        assert.ok(folders.length <= 1, 'at most one process')
         assert.equal(machine?.power === 'running', folders.length === 1)
         if (machine?.power !== 'running') continue
         await driver.start({ ...spec, disk: machine.disk, run: machine.run }, systemClock.now())

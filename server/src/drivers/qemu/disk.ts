@@ -3,17 +3,17 @@ import { dirname, relative } from 'node:path'
 import { CapacityError, NotFoundError } from '../driver.ts'
 import { runProgram } from './run-program.ts'
 
-/** Below this much free space no machine is made: guests that write would pause, and PostgreSQL is on the same disk. */
+/** Free space below which no machine is created, because running guests and PostgreSQL write to the same disk. */
 const RESERVE_BYTES = 512 * 1024 * 1024
 
-/** Throws CapacityError when the file system of this folder is nearly full. */
+/** Throws CapacityError if the file system of this folder is nearly full. */
 export async function checkFreeSpace(folder: string): Promise<void> {
   const free = await freeBytes(folder)
   if (free >= RESERVE_BYTES) return
   throw new CapacityError('disk_full', 'The disk of the host is full.', `${free} bytes free at ${folder}`)
 }
 
-/** Whether the file system of this folder has as much room as a new machine would need. */
+/** Whether the file system of this folder has enough free space for a new machine. */
 export const hasFreeSpace = async (folder: string): Promise<boolean> => (await freeBytes(folder)) >= RESERVE_BYTES
 
 async function freeBytes(folder: string): Promise<number> {
@@ -21,7 +21,7 @@ async function freeBytes(folder: string): Promise<number> {
   return bavail * bsize
 }
 
-/** Throws NotFoundError when the image is not there. */
+/** Throws NotFoundError if the image file does not exist. */
 export async function checkImageFile(base: string): Promise<void> {
   await access(base).catch((error) => {
     throw new NotFoundError('image_missing', 'The image is not on this host.', `no such file: ${base}`, {
@@ -31,26 +31,26 @@ export async function checkImageFile(base: string): Promise<void> {
 }
 
 /**
- * A thin disk on top of a read-only base. The name of the base in its header is for people and `qemu-img info` (relative,
- * so it survives a move of the folders); we ourselves spell the chain out and never read it.
+ * Creates a thin disk on a read-only base. The header names the base by a relative path, for `qemu-img info` only: the
+ * driver always passes the chain explicitly.
  */
 export async function createOverlay(disk: string, base: string, bytes: number): Promise<void> {
   const backing = relative(dirname(disk), base)
   await runProgram(['qemu-img', 'create', '-q', '-u', '-f', 'qcow2', '-F', 'qcow2', '-b', backing, disk, `${bytes}`])
 }
 
-/** Size in bytes that a guest sees of a base image. */
+/** The size of a base image in bytes, as a guest sees it. */
 export async function virtualSize(base: string): Promise<number> {
   const file = { driver: 'file', filename: base }
   const name = `json:${JSON.stringify({ driver: 'qcow2', file, backing: null })}`
   return JSON.parse(await runProgram(['qemu-img', 'info', '--force-share', '--output=json', name]))['virtual-size']
 }
 
-/** A disk alone, without what it stands on. */
+/** A disk without its base. */
 const standalone = (disk: string) =>
   `json:${JSON.stringify({ driver: 'qcow2', file: { driver: 'file', filename: disk }, backing: null })}`
 
-/** The command that grows a disk. It opens a file that a guest's QEMU could write, so it runs confined as that QEMU. */
+/** The command that grows a disk. It reads a file that QEMU could write, so it must run with the same confinement. */
 export const growCommand = (disk: string, bytes: number): string[] => [
   'qemu-img',
   'resize',
@@ -59,8 +59,8 @@ export const growCommand = (disk: string, bytes: number): string[] => [
   `${bytes}`,
 ]
 
-/** The command that looks for damage and repairs nothing; to be confined like the one that grows. */
+/** The command that checks a disk and repairs nothing; needs the same confinement. */
 export const checkCommand = (disk: string): string[] => ['qemu-img', 'check', '-q', standalone(disk)]
 
-/** `qemu-img check` ends with this code when data may be damaged; leaks alone, which lose nothing, have another. */
+/** Exit code of `qemu-img check` for damage. Leaked clusters, which lose no data, have another code. */
 export const CHECK_EXIT_DAMAGED = 2

@@ -18,14 +18,14 @@ async function makeHarness(): Promise<Harness> {
     cleanup: world.remove,
     failing: {
       panic: { user_data: Buffer.from('#!/bin/sh\nsleep 3\necho c >/proc/sysrq-trigger\n') },
-      // As if nothing in the guest got a turn any more.
+      // As if no process of the guest were scheduled any more.
       hang: { user_data: Buffer.from('#!/bin/sh\nsleep 5\nkillall -STOP heartbeat\n') },
     },
     async rebootHost() {
       for (const { folder, process } of await findMachineProcesses(instancesFolder(world.options))) {
         const { paths, run } = (await findMachine(world.options, basename(folder)))!
         await killProcess(process, 5000, systemClock)
-        await writeJson(paths.run_file, { ...run, process: { ...process, boot_id: 'the boot before' } })
+        await writeJson(paths.run_file, { ...run, process: { ...process, boot_id: 'previous boot' } })
       }
     },
     async crash(id) {
@@ -35,4 +35,4 @@ async function makeHarness(): Promise<Harness> {
   }
 }
 
-conformance('qemu', makeHarness, { disk_error: 'no disk of a test fails on demand' })
+conformance('qemu', makeHarness, { disk_error: 'a test cannot make a disk fail' })

@@ -1,18 +1,17 @@
 /**
- * Machines as QEMU processes on this host. Nothing is remembered here that could be wrong tomorrow: files say what was
- * made and started, the kernel says what lives, QEMU says what it does, and every method begins by reading all three
- * (machine.ts). So the control plane may be killed at any line; the next one finds the same truth. Methods of one
- * machine run one after the other, those of different machines at the same time. One control plane per data folder.
+ * Machines as QEMU processes on this host. The driver keeps no state of its own: files record what was created and
+ * started, the kernel which processes are alive, and QEMU the state of a guest. Every method first reads all three
+ * (machine.ts), so the control plane can be killed at any line and the next one observes the same state. Calls for one
+ * machine run in order, calls for different machines concurrently. A data folder belongs to one control plane.
  */
 import { mkdir, readdir, rename, rm } from 'node:fs/promises'
 import { join } from 'node:path'
-import type { Clock } from '../../lib/clock.ts'
 import { isId } from '../../lib/id.ts'
-import type { Log } from '../../lib/log.ts'
 import type { Capacity, Driver, Hypervisor, MachineRef, MachineSpec, ObservedMachine } from '../driver.ts'
 import { DamagedDiskError, InvalidSpecError, NotFoundError, TransientError } from '../driver.ts'
 import { buildMachine, findDamage, growDisk } from './build.ts'
 import { boundFile, boundReadyFile, readTail } from './console-log.ts'
+import type { Host, QemuOptions } from './host.ts'
 import { KeyedLock } from './keyed-lock.ts'
 import { isReachable } from './launch.ts'
 import {
@@ -36,38 +35,12 @@ import {
   writeJson,
 } from './machine-files.ts'
 import { Monitors } from './monitors.ts'
-import type { Network } from './network/network.ts'
 import { userNetwork } from './network/user.ts'
 import { findMachineProcesses, hostBootId } from './process.ts'
-import { detectScope, removeCgroup, SCOPE_REASONS, type Scope } from './scope.ts'
+import { detectScope, removeCgroup, SCOPE_REASONS } from './scope.ts'
 import { startMachine } from './start.ts'
 
-export type QemuOptions = {
-  /** Absolute and without symbolic links (a process is recognised by it); machines live in `<data_dir>/instances`. */
-  data_dir: string
-  /** Absolute and short; sockets live in `<run_dir>/<instance id>`. */
-  run_dir: string
-  /** Absolute; images are folders below it. */
-  images_dir: string
-  /** Lower-case letters, digits and `-`: names our scopes among those of other installations. */
-  installation_id: string
-  /** The verdict of `proveAccelerator`. */
-  accelerator: Hypervisor
-  qemu_binary: string
-  /** First of a range of user ids, one per machine; null when we are not root. */
-  service_uid: number | null
-  /** Private segments are ports of this multicast group, counted from the base. */
-  multicast_group: string
-  multicast_port_base: number
-  limits: NonNullable<Capacity>
-  log: Log
-  clock: Clock
-}
-
-/** What the functions of this folder need to know of the host. */
-export type Host = QemuOptions & { network: Network; scope: Scope }
-
-const ADOPTIONS_AT_ONCE = 8
+const MAX_CONCURRENT_ADOPTIONS = 8
 const UPKEEP_MS = 10_000
 
 export class QemuDriver implements Driver {
@@ -76,7 +49,7 @@ export class QemuDriver implements Driver {
   readonly #host: Host
   readonly #locks = new KeyedLock()
   readonly #monitors: Monitors
-  /** Machines that went down while nobody was there, to be told to whoever watches first. */
+  /** Machines that ended while no control plane ran; announced to the first watcher. */
   readonly #lost: string[] = []
   #changed: (id: string) => void = () => {}
   #upkeep: { cancel(): void } | null = null
@@ -118,7 +91,7 @@ export class QemuDriver implements Driver {
       if (found?.machine?.disk === spec.disk) return
       if (found?.process) throw stillRunning(spec.id)
       if (found?.machine && found.machine.disk > spec.disk) throw stale(spec.id)
-      // Numbers of users are given out one at a time.
+      // One build at a time, because builds allocate user numbers.
       await this.#locks.run('build', () => buildMachine(this.#host, spec, found?.machine ?? null))
     })
   }
@@ -129,7 +102,7 @@ export class QemuDriver implements Driver {
       async (found) => {
         if (!found?.machine) throw missing(spec.id)
         if (found.machine.disk !== spec.disk) throw stale(spec.id)
-        // A run is started once: asked again, even after its end, nothing happens. A new try is a new run.
+        // A run is started once, even if it has ended since: a retry is a new run.
         if (found.run && found.run.run === spec.run && found.run.disk === spec.disk) return
         if (found.run && found.run.run > spec.run) throw stale(spec.id)
         if (found.process) throw stillRunning(spec.id)
@@ -189,21 +162,21 @@ export class QemuDriver implements Driver {
   setPublicAddress(spec: MachineSpec): Promise<void> {
     return this.#locked(spec.id, async (found) => {
       const { paths, process, run } = found ?? {}
-      // A machine at rest gets its address at its next start.
+      // A stopped machine gets its address at its next start.
       if (!paths || !process || !run) return
       const { public_ip, ports } = spec.network
       const forwarded = run.ports.map((port) => port.guest_port).join()
       const wanted = public_ip === null ? '' : [...new Set(ports)].sort((a, b) => a - b).join()
       if (run.public_ip === public_ip && forwarded === wanted) return
       const { clock, network } = this.#host
-      const moved = await withControl(paths, clock, async (client) => {
+      const changed = await withControl(paths, clock, async (client) => {
         if (run.public_ip !== null) await network.remove(client, run.public_ip, run.ports)
         await writeJson(paths.run_file, { ...run, public_ip: null, ports: [] })
         if (public_ip === null) return
         const added = await network.add(client, public_ip, ports)
         await writeJson(paths.run_file, { ...run, public_ip, ports: added })
       })
-      if (!moved) throw new TransientError('no_answer', 'The machine does not respond yet.', `no QMP: ${spec.id}`)
+      if (!changed) throw new TransientError('no_answer', 'The machine does not respond yet.', `no QMP: ${spec.id}`)
     })
   }
 
@@ -214,7 +187,7 @@ export class QemuDriver implements Driver {
       if (found?.process) await endProcess(found, 'stopped', this.#host.clock)
       const { directory, sockets } = machinePaths(this.#host, id)
       await rm(sockets, { recursive: true, force: true })
-      // Gone under its name at once; what a crash leaves of it is swept.
+      // The rename is atomic; the sweep removes what a crash leaves behind.
       if (found?.machine) await rename(directory, scratchName(directory, 'old'))
       await rm(directory, { recursive: true, force: true })
       await this.#sweep(id)
@@ -236,14 +209,14 @@ export class QemuDriver implements Driver {
     await mkdir(instancesFolder(this.#host), { recursive: true, mode: 0o711 })
     await mkdir(run_dir, { recursive: true, mode: 0o711 })
     if (service_uid !== null && !(await isReachable(run_dir)))
-      throw new Error(`run_dir must be reachable for every user, as machines run as users of their own: ${run_dir}`)
+      throw new Error(`run_dir must be accessible to all users, because each machine runs as its own user: ${run_dir}`)
     this.#host.scope = await detectScope(installation_id, process.getuid?.() === 0)
     await this.#sweep(null)
     const ids = (await this.list()).map(({ id }) => id)
     const counts = { machines: ids.length, running: 0 }
     const adoptNext = async () => {
       for (let id = ids.pop(); id !== undefined; id = ids.pop()) {
-        // A machine that cannot be read is left exactly as it is, for the reconciler to report and the operator to see.
+        // A machine that cannot be read stays unchanged; the reconciler reports it.
         const found = await findMachine(this.#host, id).catch((error) =>
           log.error({ instance: id, error: String(error) }, 'machine cannot be read'),
         )
@@ -253,7 +226,7 @@ export class QemuDriver implements Driver {
         counts.running++
       }
     }
-    await Promise.all(Array.from({ length: ADOPTIONS_AT_ONCE }, adoptNext))
+    await Promise.all(Array.from({ length: MAX_CONCURRENT_ADOPTIONS }, adoptNext))
     log.info({ ...counts, hypervisor: this.hypervisor() }, 'machines adopted')
     this.#scheduleUpkeep()
   }
@@ -266,9 +239,8 @@ export class QemuDriver implements Driver {
   }
 
   /**
-   * A host that went down without warning may have left half of a write: the first start after it looks for damage and
-   * repairs nothing. A disk too large to be looked through in time is started all the same; QEMU itself refuses one that
-   * is marked as corrupt.
+   * A host that crashed may have left a partial write. The first start afterwards checks the disk and repairs nothing. A
+   * disk too large to be checked in time is started anyway; QEMU rejects a disk that is marked as corrupt.
    */
   async #checkAfterReboot(machine: MachineFile, last: RunFile | null): Promise<void> {
     if (!last || last.ended !== null || last.process.boot_id === (await hostBootId())) return
@@ -289,7 +261,7 @@ export class QemuDriver implements Driver {
     return names.filter((name) => isId('inst', name))
   }
 
-  /** Removes what unfinished builds and deletions left, of one machine or of all. */
+  /** Removes the leftovers of unfinished builds and deletions, of one machine or of all. */
   async #sweep(id: string | null): Promise<void> {
     const instances = instancesFolder(this.#host)
     for (const name of await readdir(instances)) {
@@ -299,25 +271,25 @@ export class QemuDriver implements Driver {
     await syncFolder(instances)
   }
 
-  /** A process that we started ourselves has ended: known before its sockets are noticed. */
+  /** Handles the exit of a process that this driver started, which is known before its sockets close. */
   async #childEnded(id: string): Promise<void> {
     const at = this.#host.clock.now()
     const { paths, run } = (await findMachine(this.#host, id).catch(() => null)) ?? {}
     if (paths && run && run.ended === null) {
       this.#monitors.recordFailure(id, at)
       const log = (await readTail(paths.log, 2000)).toString('utf8')
-      this.#host.log.warn({ instance: id, run: run.run, qemu_log: log }, 'machine ended by itself')
+      this.#host.log.warn({ instance: id, run: run.run, qemu_log: log }, 'machine process exited')
     }
     this.#changed(id)
   }
 
-  /** Logs that a guest or QEMU fills are kept within bounds. */
+  /** Keeps the logs that a guest or QEMU writes within bounds. */
   #scheduleUpkeep(): void {
     if (this.#closed) return
     this.#upkeep = this.#host.clock.after(UPKEEP_MS, async () => {
       for (const { console, log, ready } of this.#monitors.paths())
         await Promise.all([boundFile(console), boundFile(log), boundReadyFile(ready)]).catch((error) =>
-          this.#host.log.warn({ error: String(error) }, 'log cannot be shortened'),
+          this.#host.log.warn({ error: String(error) }, 'log cannot be truncated'),
         )
       this.#scheduleUpkeep()
     })
@@ -329,4 +301,4 @@ const missing = (id: string) =>
 const stale = (id: string) =>
   new TransientError('stale_spec', 'The machine has another disk or run.', `stale spec: ${id}`)
 const stillRunning = (id: string) =>
-  new TransientError('still_running', 'The machine is still running.', `a process of an older run lives: ${id}`)
+  new TransientError('still_running', 'The machine is still running.', `a process of an older run is alive: ${id}`)

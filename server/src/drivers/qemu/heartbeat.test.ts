@@ -22,33 +22,33 @@ const ticks = (from: typeof NO_HEARTBEAT, signs: HeartbeatLine[], elapsed = TICK
   signs.reduce((heartbeat, each) => updateHeartbeat(heartbeat, each, elapsed), from)
 const silence = (mark: string, alive = true) => Array.from({ length: 20 }, () => sign(mark, alive))
 
-test('a guest that was alive and is silent hangs, and one that speaks again does not', () => {
+test('a guest whose heartbeat stops hangs, until the next heartbeat', () => {
   const silent = ticks(NO_HEARTBEAT, silence('1'))
   assert.equal(isHung(silent), true)
   assert.equal(isHung(updateHeartbeat(silent, sign('2'), TICK_MS)), false)
 })
 
-test('one that was never heard, said bye, or was reset never hangs', () => {
+test('a guest without a heartbeat, after `bye` or after a reset does not hang', () => {
   assert.equal(isHung(ticks(NO_HEARTBEAT, silence('1', false))), false)
   const heard = updateHeartbeat(NO_HEARTBEAT, sign('1'), TICK_MS)
   assert.equal(isHung(ticks(heard, silence('2', false))), false)
   const reset = ticks(afterReset(heard), silence('1'))
   assert.equal(isHung(reset), false)
-  assert.equal(isHung(ticks(reset, silence('2'))), true, 'until it is heard again')
+  assert.equal(isHung(ticks(reset, silence('2'))), true, 'until its next heartbeat')
 })
 
-test('silence is only what was watched', () => {
+test('counts only silence that was observed', () => {
   fc.assert(
-    fc.property(fc.integer({ min: 1, max: 10_000_000 }), fc.nat({ max: 6 }), (elapsed, looks) => {
-      const seen = ticks(NO_HEARTBEAT, silence('long ago').slice(0, 1 + looks), elapsed)
-      assert.ok(seen.silent_ms <= looks * 2 * TICK_MS, 'a tick that came late is a short one')
-      assert.equal(updateHeartbeat(afterPause(seen), sign('long ago'), 1).silent_ms, 1)
-      if (looks * 2 * TICK_MS < HUNG_AFTER_MS) assert.equal(isHung(seen), false)
+    fc.property(fc.integer({ min: 1, max: 10_000_000 }), fc.nat({ max: 6 }), (elapsed, checks) => {
+      const seen = ticks(NO_HEARTBEAT, silence('old').slice(0, 1 + checks), elapsed)
+      assert.ok(seen.silent_ms <= checks * 2 * TICK_MS, 'a late check counts as a short one')
+      assert.equal(updateHeartbeat(afterPause(seen), sign('old'), 1).silent_ms, 1)
+      if (checks * 2 * TICK_MS < HUNG_AFTER_MS) assert.equal(isHung(seen), false)
     }),
   )
 })
 
-test('the file tells: the last line, a mark for each, and no file no sign', async () => {
+test('reads the last line and a mark that changes with each line; null without a file', async () => {
   const folder = await mkdtemp(join(tmpdir(), 'heartbeat-'))
   const file = join(folder, 'ready')
   try {
@@ -63,7 +63,7 @@ test('the file tells: the last line, a mark for each, and no file no sign', asyn
     assert.notEqual(first?.mark, second?.mark)
     await appendFile(file, 'bye\n')
     assert.equal((await readHeartbeatFile(file))?.alive, false)
-    // A flood is cut anywhere; the next line counts all the same.
+    // A flooded file is truncated anywhere; the next line still counts.
     await writeFile(file, `ready 0123\n${'alive\n'.repeat(20_000)}`)
     await boundReadyFile(file)
     await truncate(file, 1021)

@@ -1,4 +1,4 @@
-/** Runs functions with the same key one after the other, others at the same time. */
+/** Runs functions with the same key in order, functions with different keys concurrently. */
 export class KeyedLock {
   readonly #tails = new Map<string, Promise<unknown>>()
 

@@ -11,11 +11,11 @@ import { startError } from './start.ts'
 
 const none = { uid: null, group: null, binds: [], systemd_unit: null }
 
-test('nothing to confine with: the command as it is', () => {
+test('returns the command unchanged without a confinement', () => {
   assert.deepEqual(confine(['qemu', '-x'], none), ['qemu', '-x'])
 })
 
-test('a user of its own keeps one capability and no way to more', () => {
+test('a separate user has one capability and cannot gain more', () => {
   const argv = confine(['qemu'], { ...none, uid: 70001, group: 105 })
   assert.deepEqual(argv.slice(-1), ['qemu'])
   for (const word of ['--no-new-privs', '--bounding-set=-all,+net_bind_service', '--inh-caps=-all,+net_bind_service'])
@@ -24,7 +24,7 @@ test('a user of its own keeps one capability and no way to more', () => {
   assert.ok(confine(['qemu'], { ...none, uid: 70001 }).includes('--clear-groups'))
 })
 
-test('scope outside, namespace within, user innermost; paths are parameters, never shell text', () => {
+test('nests scope, namespace and user in this order and passes paths as parameters', () => {
   const from = '/root/$(reboot)"\'; '
   const argv = confine(['qemu'], { uid: 7, group: null, binds: [{ from, to: '/run/x' }], systemd_unit: 'a.scope' })
   const order = ['systemd-run', 'unshare', 'sh', 'setpriv', 'qemu'].map((word) => argv.indexOf(word))
@@ -36,13 +36,13 @@ test('scope outside, namespace within, user innermost; paths are parameters, nev
   assert.ok(argv.includes(from))
 })
 
-test('a started program has a session of its own, an empty environment and files for its output', async () => {
+test('a started program has its own session, an empty environment and a file for its output', async () => {
   const folder = await mkdtemp(join(tmpdir(), 'launch-'))
   try {
     const log = join(folder, 'log')
     const child = await spawnDetached(['sh', '-c', 'env; echo up; exec sleep 1000'], log)
-    for (let looks = 0; !(await readFile(log, 'utf8')).includes('up\n'); looks++) {
-      assert.ok(looks < 1000)
+    for (let attempt = 0; !(await readFile(log, 'utf8')).includes('up\n'); attempt++) {
+      assert.ok(attempt < 1000)
       await systemClock.sleep(10)
     }
     const session = Number((await readFile(`/proc/${child.pid}/stat`, 'utf8')).split(') ')[1]!.split(' ')[3])
@@ -62,7 +62,7 @@ test('a started program has a session of its own, an empty environment and files
   }
 })
 
-test('a folder is reachable when every folder above it is', async () => {
+test('a folder is accessible if all folders above it are', async () => {
   const folder = await mkdtemp(join(tmpdir(), 'reach-'))
   try {
     await mkdir(join(folder, 'inner'), { mode: 0o755 })
@@ -73,7 +73,7 @@ test('a folder is reachable when every folder above it is', async () => {
   }
 })
 
-test('the last words of QEMU tell what kind of failure it was', () => {
+test('the output of QEMU determines the class of the error', () => {
   assert.ok(startError("cannot set up guest memory 'pc.ram': Cannot allocate memory") instanceof CapacityError)
   assert.ok(startError("Could not set up host forwarding rule 'tcp:1.2.3.4:22-:22'") instanceof AddressInUseError)
   assert.ok(startError('') instanceof TransientError)

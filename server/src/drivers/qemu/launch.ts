@@ -1,10 +1,10 @@
 /**
- * How QEMU is started so that it outlives us and can do little. It gets its own session (a Ctrl-C in our terminal or the
- * end of our process group passes it by), files instead of pipes, an empty environment, and, when we are root, a user of
- * its own without any capability but that of binding low ports. Where that user cannot walk to the data folder (a clone
- * in a home of mode 0700), QEMU runs in a private mount namespace in which exactly the two folders it needs are bound
- * below the run folder. Every step of the chain replaces itself by the next (exec), so the process id stays the same
- * from the first to QEMU, and the command line names the machine from the first moment.
+ * Starts QEMU so that it outlives the control plane and is confined. It gets its own session (so that signals to the
+ * control plane's terminal or process group do not reach it), files instead of pipes, an empty environment and, if the
+ * control plane is root, its own user whose only capability is to bind low ports. If that user has no access to the data
+ * folder (for example in a home directory with mode 0700), QEMU runs in a private mount namespace in which the two folders
+ * it needs are bound below the run folder. Every program of the chain replaces itself by the next (exec), so the process
+ * ID does not change and the command line names the machine from the start.
  */
 import { type ChildProcess, spawn } from 'node:child_process'
 import { type FileHandle, open, stat } from 'node:fs/promises'
@@ -12,21 +12,21 @@ import { dirname } from 'node:path'
 import { CapacityError, TransientError } from '../driver.ts'
 import { PROGRAM_ENVIRONMENT } from './run-program.ts'
 
-/** What holds QEMU. `uid: null`: we are no root, so it runs as ourselves. */
+/** How a program is confined. `uid: null`: it runs as the user of the control plane. */
 export type Confinement = {
   uid: number | null
-  /** Group that may use /dev/kvm, if QEMU needs it. */
+  /** Group with access to /dev/kvm, if QEMU needs it. */
   group: number | null
-  /** Folders to bind in a private mount namespace; empty: no namespace. */
+  /** Folders to bind in a private mount namespace; without any, there is no namespace. */
   binds: { from: string; to: string }[]
-  /** Unit name when systemd shall hold it in a scope of its own. */
+  /** Name of the systemd scope, if it runs in one. */
   systemd_unit: string | null
 }
 
-/** Constant text: everything variable arrives as positional parameters, which a shell never parses. */
+/** A constant script: all variable values are positional parameters, which a shell does not parse. */
 const BIND_AND_EXEC = 'while [ "$1" != -- ]; do mount --bind -- "$1" "$2" || exit 1; shift 2; done; shift; exec "$@"'
 
-/** Puts the confinement in front of a command. Pure. */
+/** The command that runs a command confined. Pure. */
 export function confine(argv: string[], { uid, group, binds, systemd_unit }: Confinement): string[] {
   const inner = uid === null ? argv : [...asUser(uid, group), ...argv]
   const pairs = binds.flatMap(({ from, to }) => [from, to])
@@ -50,7 +50,7 @@ function asUser(uid: number, group: number | null): string[] {
   ]
 }
 
-/** Starts a program that outlives us, its output appended to a file. Resolves once it runs; never waits for it. */
+/** Starts a program that outlives this process and appends its output to a file. Resolves when it has started. */
 export async function spawnDetached(argv: string[], logFile: string): Promise<ChildProcess & { pid: number }> {
   const [program, ...args] = argv
   const log: FileHandle = await open(logFile, 'a', 0o600)
@@ -80,7 +80,7 @@ function spawnError(error: NodeJS.ErrnoException) {
   return new TransientError('start_failed', 'The machine could not be started.', internal, { cause: error })
 }
 
-/** True when any user can walk to this folder, by the classic permission bits. */
+/** Whether all users have access to this folder, by its permission bits. */
 export async function isReachable(folder: string): Promise<boolean> {
   for (let path = folder; ; path = dirname(path)) {
     if (((await stat(path)).mode & 0o001) === 0) return false

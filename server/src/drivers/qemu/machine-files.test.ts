@@ -18,14 +18,14 @@ import {
 
 const ID = 'inst_0123456789'
 
-describe('files of a machine', () => {
+describe('machine files', () => {
   let folder: string
   before(async () => {
     folder = await mkdtemp(join(tmpdir(), 'files-'))
   })
   after(() => rm(folder, { recursive: true }))
 
-  test('only a well-formed id becomes a path', () => {
+  test('only a well-formed ID becomes a path', () => {
     const roots = { data_dir: '/d', run_dir: '/r' }
     assert.equal(machinePaths(roots, ID).disk, `/d/instances/${ID}/disk.qcow2`)
     fc.assert(
@@ -44,20 +44,20 @@ describe('files of a machine', () => {
       assert.throws(() => machinePaths(roots, id), InvalidSpecError)
   })
 
-  test('roots that cannot work are refused at once', () => {
+  test('rejects unusable folders', () => {
     checkRoots({ data_dir: '/d', run_dir: `/${'r'.repeat(73)}` })
     assert.throws(() => checkRoots({ data_dir: '/d', run_dir: `/${'r'.repeat(74)}` }), /too long/)
     for (const data_dir of ['relative', '', '/a\nb', '/a\0b'])
       assert.throws(() => checkRoots({ data_dir, run_dir: '/r' }))
   })
 
-  test('a scratch name tells its owner', () => {
+  test('a scratch name contains the machine ID', () => {
     assert.equal(scratchOwner(scratchName(ID, 'new')), ID)
     assert.equal(scratchOwner(scratchName(ID, 'old')), ID)
     for (const name of [ID, `${ID}.new`, `${ID}.new.123`, `x${ID}.new.01234567`]) assert.equal(scratchOwner(name), null)
   })
 
-  test('readers of a file that is replaced see the old or the new, never half', async () => {
+  test('readers see the old or the new content of a replaced file', async () => {
     const file = join(folder, 'replaced.json')
     const text = 'x'.repeat(100_000)
     await writeJson(file, { number: 0, text })
@@ -79,7 +79,7 @@ describe('files of a machine', () => {
     )
   })
 
-  test('absent is null, damaged is an error that may pass', async () => {
+  test('returns null for an absent file and throws TransientError for a damaged one', async () => {
     const roots = { data_dir: folder, run_dir: '/r' }
     const paths = machinePaths(roots, ID)
     assert.equal(await readRun(paths), null)
@@ -91,7 +91,7 @@ describe('files of a machine', () => {
     assert.equal(await readMachine(paths), null)
   })
 
-  test('a log shows its end, follows no link and is cut while its writer goes on', async () => {
+  test('reads the end of a log, follows no link and truncates a log while it is written', async () => {
     const log = join(folder, 'console.log')
     assert.equal((await readTail(log, 10)).length, 0)
     const writer = await open(log, 'a')
@@ -110,7 +110,7 @@ describe('files of a machine', () => {
     assert.ok((await stat(log)).size > 1)
   })
 
-  test('a flooded ready file keeps its first line', async () => {
+  test('keeps the first line of a flooded ready file', async () => {
     const ready = join(folder, 'ready')
     await appendFile(ready, `ready 1\n${'x'.repeat(100_000)}`)
     await boundReadyFile(ready)

@@ -1,8 +1,8 @@
 /**
- * What a machine is on disk. The folder is the truth that outlives every process: `machine.json` says what was made,
- * `starting.json` what is being started, `run.json` what was last started and how it ended. Each is replaced atomically, so a reader sees the old or the new
- * one, never half. The folder belongs to us and is closed to its QEMU process (which may only open the files in it that
- * were made for it): a guest that breaks out of QEMU can neither invent a process id for us to kill nor swap a log for a link.
+ * The files of a machine. `machine.json` records what was created, `starting.json` a start in progress, `run.json` the
+ * last start and how it ended. Each is replaced atomically: a reader sees the old file or the new one. The control plane
+ * owns the folder, and QEMU can only open the files that were made for it. A guest that escapes from QEMU can therefore
+ * neither forge a process ID for the control plane to kill nor replace a log by a link.
  */
 import { randomBytes } from 'node:crypto'
 import { open, readFile, rename, rm } from 'node:fs/promises'
@@ -11,10 +11,10 @@ import { isId } from '../../lib/id.ts'
 import { InvalidSpecError, type MachineImage, type PortForward, TransientError } from '../driver.ts'
 import type { ProcessIdentity } from './process.ts'
 
-/** Where machines live: their disks, and (for short socket paths) their sockets. */
+/** The folders of the machines and, because socket paths must be short, of their sockets. */
 export type Roots = { data_dir: string; run_dir: string }
 
-/** Facts of a machine that are needed without the database. No secret is among them. */
+/** `machine.json`: the properties of a machine. Contains no secret. */
 export type MachineFile = {
   id: string
   environment_id: string
@@ -23,11 +23,11 @@ export type MachineFile = {
   memory_bytes: number
   disk_bytes: number
   image: MachineImage
-  /** Its QEMU runs as the service user's id plus this number, so that guests cannot read each other's disks. */
+  /** QEMU runs as user `service_uid` + `uid_number`, so that guests cannot read each other's disks. */
   uid_number: number
 }
 
-/** A start that has begun: written before its process exists. */
+/** `starting.json`: a start in progress, written before the process exists. */
 export type StartFile = {
   run: number
   disk: number
@@ -39,18 +39,18 @@ export type StartFile = {
   ended: null | 'off' | 'stopped'
 }
 
-/** The last start, with the identity of its process, and how it ended: null while it runs, and when it crashed. */
+/** `run.json`: the last start and its process. `ended` is null while it runs and when it crashed. */
 export type RunFile = StartFile & { process: ProcessIdentity }
 
 export type MachinePaths = ReturnType<typeof machinePaths>
 
-/** Longest path that fits a unix socket address. */
+/** Maximum length of the path of a Unix socket. */
 const SOCKET_PATH_BYTES = 107
 
 /** The folder that holds one folder per machine. */
 export const instancesFolder = (roots: Pick<Roots, 'data_dir'>) => join(roots.data_dir, 'instances')
 
-/** Names of a machine's files. Nothing but a well-formed id gets past this line into a path. */
+/** The paths of a machine. Throws InvalidSpecError unless the ID is well-formed. */
 export function machinePaths(roots: Roots, id: string, directory = join(instancesFolder(roots), checkedId(id))) {
   const sockets = join(roots.run_dir, checkedId(id))
   return {
@@ -75,32 +75,32 @@ function checkedId(id: string): string {
   if (isId('inst', id)) return id
   throw new InvalidSpecError(
     'invalid_instance_id',
-    'The instance id is malformed.',
+    'The instance ID is malformed.',
     `not an instance id: ${JSON.stringify(id)}`,
   )
 }
 
-/** Refuses folders that can never work, in one line for the operator. */
+/** Throws if the folders cannot be used, with a one-line message for the operator. */
 export function checkRoots(roots: Roots): void {
   for (const [name, path] of Object.entries({ data_dir: roots.data_dir, run_dir: roots.run_dir })) {
-    // biome-ignore lint/suspicious/noControlCharactersInRegex: they are what is refused
+    // biome-ignore lint/suspicious/noControlCharactersInRegex: control characters are rejected
     if (!isAbsolute(path) || /[\x00-\x1f\x7f]/.test(path))
       throw new Error(`${name} must be an absolute path without control characters: ${JSON.stringify(path)}`)
   }
   const longest = Buffer.byteLength(machinePaths(roots, 'inst_0000000000').control)
   if (longest > SOCKET_PATH_BYTES)
-    throw new Error(`run_dir is ${longest - SOCKET_PATH_BYTES} bytes too long for unix sockets: ${roots.run_dir}`)
+    throw new Error(`run_dir is ${longest - SOCKET_PATH_BYTES} bytes too long for Unix sockets: ${roots.run_dir}`)
 }
 
-/** A name next to `path` that no other attempt uses; leftovers of this form are swept at adoption. */
+/** A unique name next to `path`. The sweep at adoption removes leftovers with such names. */
 export const scratchName = (path: string, kind: 'new' | 'old') => `${path}.${kind}.${randomBytes(4).toString('hex')}`
 
-/** The machine that a scratch name belongs to, or null when the name is none. */
+/** The machine ID in a scratch name; null for any other name. */
 export const scratchOwner = (name: string) => /^(inst_[0-9a-z]{10})\.(?:new|old)\.[0-9a-f]{8}$/.exec(name)?.[1] ?? null
 
-/** Replaces a file at once: a crash leaves the old content or the new, and the new survives a power cut. */
+/** Replaces a file atomically and durably. */
 export async function writeJson(path: string, value: object): Promise<void> {
-  // One name: what a crash leaves is overwritten by the next attempt.
+  // A fixed name: the next attempt overwrites what a crash leaves.
   const temporary = join(dirname(path), `.${basename(path)}.new`)
   try {
     const file = await open(temporary, 'w', 0o600)
@@ -118,7 +118,7 @@ export async function writeJson(path: string, value: object): Promise<void> {
   }
 }
 
-/** Makes renames inside a folder survive a power cut. */
+/** Makes renames in a folder durable. */
 export async function syncFolder(path: string): Promise<void> {
   const folder = await open(path, 'r')
   try {
@@ -128,13 +128,13 @@ export async function syncFolder(path: string): Promise<void> {
   }
 }
 
-/** Null when the machine was never made. */
+/** Null if the machine does not exist. */
 export const readMachine = (paths: MachinePaths) => readJson<MachineFile>(paths.machine_file, ['id', 'disk', 'image'])
 
-/** Null when no start is under way, and none was cut short. */
+/** Null if no start is in progress or was interrupted. */
 export const readStart = (paths: MachinePaths) => readJson<StartFile>(paths.start_file, ['run', 'disk', 'started_at'])
 
-/** Null when the machine was never started. */
+/** Null if the machine was never started. */
 export const readRun = (paths: MachinePaths) => readJson<RunFile>(paths.run_file, ['run', 'disk', 'process', 'ended'])
 
 async function readJson<T extends object>(path: string, required: (keyof T & string)[]): Promise<T | null> {

@@ -1,12 +1,13 @@
 /**
- * One machine as it is on this host: its folder, its last run and its process. Every method of the driver begins with
- * `look`, which also finishes what a killed control plane had begun: a start leaves `starting.json` behind before the
- * process exists, and whoever finds that file looks for the process and writes down which one it is.
+ * The state of one machine on this host: its folder, its last run and its process. Every method of the driver begins
+ * with `findMachine`, which also completes a start that a killed control plane began: a start writes `starting.json`
+ * before the process exists; if the file is found later, the process is searched and recorded in `run.json`.
  */
 import { rm } from 'node:fs/promises'
 import type { Clock } from '../../lib/clock.ts'
 import { type MachinePower, type ObservedMachine, TransientError, type Trouble } from '../driver.ts'
 import { hasFreeSpace } from './disk.ts'
+import { hasSignaledReady } from './heartbeat.ts'
 import {
   instancesFolder,
   type MachineFile,
@@ -19,7 +20,7 @@ import {
   readStart,
   writeJson,
 } from './machine-files.ts'
-import { hasSignaledReady } from './monitors.ts'
+import type { MonitorState } from './monitors.ts'
 import {
   findByPidFile,
   findMachineProcesses,
@@ -31,7 +32,7 @@ import {
 } from './process.ts'
 import { QmpClient } from './qmp.ts'
 
-/** `machine` is null for a process whose files are gone. `process` is the live one. */
+/** `machine` is null if only a process is left. `process` is null if the machine has none. */
 export type Machine = {
   paths: MachinePaths
   machine: MachineFile | null
@@ -43,7 +44,7 @@ export const CONTROL_MS = 1000
 const QUIT_MS = 1000
 const KILL_MS = 2000
 
-/** Reads everything about a machine; null when neither a file nor a process is left of it. */
+/** Reads the state of a machine; null if neither a file nor a process exists. `thorough`: always search for a process. */
 export async function findMachine(roots: Roots, id: string, thorough = false): Promise<Machine | null> {
   const paths = machinePaths(roots, id)
   const [machine, last, begun] = await Promise.all([readMachine(paths), readRun(paths), readStart(paths)])
@@ -59,7 +60,7 @@ export async function findMachine(roots: Roots, id: string, thorough = false): P
   return { paths, machine, run, process }
 }
 
-/** Like `look`, for one that is to be deleted: damaged files do not protect it. */
+/** Like `findMachine`, but for a deletion, which damaged files must not prevent. */
 export async function findMachineToDelete(roots: Roots, id: string): Promise<Machine | null> {
   const paths = machinePaths(roots, id)
   return findMachine(roots, id, true).catch(async () => ({
@@ -77,7 +78,7 @@ async function findProcess(roots: Roots, paths: MachinePaths): Promise<ProcessId
   return all.find((each) => each.folder === paths.directory)?.process ?? null
 }
 
-/** Opens the control socket for one piece of work. Null when QEMU does not answer (just born, dying or hanging). */
+/** Runs `work` with a connection to the control socket. Null if QEMU does not respond (it starts, exits or hangs). */
 export async function withControl<T>(paths: MachinePaths, clock: Clock, work: (client: QmpClient) => Promise<T>) {
   const client = await QmpClient.connect(paths.control, CONTROL_MS, clock).catch(() => null)
   if (!client) return null
@@ -89,22 +90,21 @@ export async function withControl<T>(paths: MachinePaths, clock: Clock, work: (c
 }
 
 /**
- * Ends the process for good and writes down how. The reason is written first: killed in between, we find a live machine
- * and are asked again. QEMU is asked to quit, so that its disk is complete, and then not asked.
+ * Ends the process permanently and records how it ended. The record is written first: if the control plane is killed in
+ * between, the machine is still running and the call is repeated. QEMU is requested to quit, so that it flushes the
+ * disk, and killed after a timeout.
  */
 export async function endProcess(found: Machine, ended: 'off' | 'stopped', clock: Clock): Promise<void> {
   const { paths, run, process } = found
   if (run && run.ended === null) await writeJson(paths.run_file, { ...run, ended })
   if (!process) return
-  const asked = await withControl(paths, clock, (client) => client.execute('quit', {}, CONTROL_MS)).catch(() => null)
-  if (asked && (await waitForEnd(process, QUIT_MS, clock))) return
+  const quits = await withControl(paths, clock, (client) => client.execute('quit', {}, CONTROL_MS)).catch(() => null)
+  if (quits && (await waitForEnd(process, QUIT_MS, clock))) return
   if (await killProcess(process, KILL_MS, clock)) return
-  throw new TransientError('still_running', 'The machine is still running.', `process ${process.pid} outlives SIGKILL`)
+  throw new TransientError('still_running', 'The machine is still running.', `process ${process.pid} survives SIGKILL`)
 }
 
 type PowerState = { power: MachinePower; trouble: Trouble | null }
-/** What a monitor knows of a machine that nothing else tells. */
-export type MonitorState = { hung: boolean; down_since: Date | null }
 
 const STATUSES: Record<string, PowerState> = {
   running: { power: 'running', trouble: null },
@@ -115,49 +115,49 @@ const STATUSES: Record<string, PowerState> = {
   shutdown: { power: 'off', trouble: null },
 }
 
-/** What the machine does now, as QEMU or the lack of it tells. One whose guest has powered itself off is ended here, for it waits for just that. */
+/** Observes the power state of a machine. QEMU pauses when its guest has powered off; such a process is ended here. */
 export async function observePower(found: Machine, clock: Clock): Promise<PowerState> {
   const { paths, run, process } = found
   if (!process) return powerWithoutProcess(run)
-  const answer = await withControl(paths, clock, async (client) => {
+  const reply = await withControl(paths, clock, async (client) => {
     const status = await client.execute('query-status', {}, CONTROL_MS)
-    const seen = STATUSES[(status as { status?: string }).status ?? 'running'] ?? STATUSES.running!
-    return seen.trouble === 'disk_error' ? await diskTrouble(client, paths) : seen
+    const state = STATUSES[(status as { status?: string }).status ?? 'running'] ?? STATUSES.running!
+    return state.trouble === 'disk_error' ? await diskTrouble(client, paths) : state
   }).catch(() => null)
-  if (!answer && !(await isAlive(process))) return powerWithoutProcess(run)
-  const seen = answer?.result ?? STATUSES.running!
-  if (seen.power === 'off') await endProcess(found, 'off', clock)
-  return seen
+  if (!reply && !(await isAlive(process))) return powerWithoutProcess(run)
+  const state = reply?.result ?? STATUSES.running!
+  if (state.power === 'off') await endProcess(found, 'off', clock)
+  return state
 }
 
-/** A write that found no room can be repeated when there is some. */
+/** A write that failed for lack of space can be repeated when space is free again. */
 async function diskTrouble(client: QmpClient, paths: MachinePaths): Promise<PowerState> {
   const devices = (await client.execute('query-block', {}, CONTROL_MS)) as { 'io-status'?: string }[]
-  const noRoom = devices.some((device) => device['io-status'] === 'nospace')
-  return { power: 'paused', trouble: noRoom && !(await hasFreeSpace(paths.directory)) ? 'disk_full' : 'disk_error' }
+  const noSpace = devices.some((device) => device['io-status'] === 'nospace')
+  return { power: 'paused', trouble: noSpace && !(await hasFreeSpace(paths.directory)) ? 'disk_full' : 'disk_error' }
 }
 
-/** A machine without a process. One that nobody ended went down with the host, or by itself. */
+/** The power state of a machine without a process. A run without a recorded end has crashed, possibly with the host. */
 async function powerWithoutProcess(run: RunFile | null): Promise<PowerState> {
   if (!run) return { power: 'stopped', trouble: null }
   if (run.ended !== null) return { power: run.ended, trouble: null }
   return { power: 'crashed', trouble: run.process.boot_id === (await hostBootId()) ? null : 'host_reboot' }
 }
 
-/** The machine as the reconciler sees it. @param hear asked last: what QEMU tells has been heard by then */
+/** The observed state for the reconciler. @param readMonitor called last, after the monitor has received QEMU's events */
 export async function observe(
   id: string,
   found: Machine,
-  hear: () => Promise<MonitorState>,
+  readMonitor: () => Promise<MonitorState>,
   clock: Clock,
 ): Promise<ObservedMachine> {
   const { machine, run, paths } = found
-  const { power, trouble: told } = await observePower(found, clock)
-  const heard = await hear()
-  const trouble = power === 'running' && heard.hung ? 'hang' : told
+  const { power, trouble: reported } = await observePower(found, clock)
+  const monitor = await readMonitor()
+  const trouble = power === 'running' && monitor.hung ? 'hang' : reported
   const down = trouble !== null || power === 'crashed'
-  const byGuest = machine?.image.ready_signal !== 'process'
-  const ready = run !== null && (byGuest ? await hasSignaledReady(paths.ready) : power === 'running')
+  const signaledByGuest = machine?.image.ready_signal !== 'process'
+  const ready = run !== null && (signaledByGuest ? await hasSignaledReady(paths.ready) : power === 'running')
   const size = run ?? machine
   return {
     id,
@@ -172,7 +172,7 @@ export async function observe(
     public_ip: run?.public_ip ?? null,
     ports: run?.ports ?? [],
     trouble,
-    down_since: down ? heard.down_since : null,
+    down_since: down ? monitor.down_since : null,
     host_boot: await hostBootId(),
   }
 }

@@ -1,4 +1,4 @@
-/** What only real machines can show: the network, the confinement, and the truth after the control plane was gone. */
+/** Tests that need real guests: network, confinement and recovery after the control plane stopped. */
 import assert from 'node:assert/strict'
 import { open, readFile, rename, rm, stat } from 'node:fs/promises'
 import { createServer } from 'node:net'
@@ -54,7 +54,7 @@ describe('real machines', () => {
     return (await findMachineProcesses(instancesFolder(world.options))).filter(({ folder }) => folder === directory)
   }
 
-  test('the guest is what was asked for', async () => {
+  test('a guest has the requested hostname, size and user data', async () => {
     const facts = await run(
       one!,
       'hostname; blockdev --getsize64 /dev/vda; grep MemTotal /proc/meminfo; cat /root/user-data-ran',
@@ -66,14 +66,15 @@ describe('real machines', () => {
     assert.equal(ran, 'done')
   })
 
-  test('guests of one segment meet, of two segments do not', async () => {
-    const ping = (to: MachineSpec) => `ping -c 1 -W 5 ${to.network.private_ip} >/dev/null && echo met || echo alone`
-    assert.equal(await run(one!, ping(two!)), 'met\n')
-    assert.equal(await run(two!, ping(one!)), 'met\n')
-    assert.equal(await run(one!, ping(other!).replace('-W 5', '-W 1')), 'alone\n')
+  test('guests reach each other within a segment only', async () => {
+    const ping = (to: MachineSpec) =>
+      `ping -c 1 -W 5 ${to.network.private_ip} >/dev/null && echo reached || echo unreachable`
+    assert.equal(await run(one!, ping(two!)), 'reached\n')
+    assert.equal(await run(two!, ping(one!)), 'reached\n')
+    assert.equal(await run(one!, ping(other!).replace('-W 5', '-W 1')), 'unreachable\n')
   })
 
-  test('a public address moves while the guest runs', async () => {
+  test('the public IP address changes while the guest runs', async () => {
     const before = (await driver.get(ref(two!)))!
     const network = { ...two!.network, public_ip: world.publicAddress() }
     two = { ...two!, network }
@@ -84,13 +85,13 @@ describe('real machines', () => {
     const server = createServer()
     await new Promise<void>((resolve) => server.listen(9000, taken.public_ip, resolve))
     await assert.rejects(driver.setPublicAddress({ ...two, network: taken }), AddressInUseError)
-    assert.equal((await driver.get(ref(two)))?.public_ip, null, 'all ports or none')
+    assert.equal((await driver.get(ref(two)))?.public_ip, null, 'all ports or none are forwarded')
     await new Promise((resolve) => server.close(resolve))
     await driver.setPublicAddress({ ...two, network: taken })
     assert.equal((await run(two, 'hostname')).trim(), two.hostname)
   })
 
-  test('a port that is taken before the start: nothing is started', async () => {
+  test('does not start a machine whose port is in use', async () => {
     const spec = world.spec()
     const network = { ...spec.network, public_ip: world.publicAddress(), ports: [9000] }
     const server = createServer()
@@ -103,15 +104,15 @@ describe('real machines', () => {
     await driver.delete(ref(spec))
   })
 
-  test('QEMU may do little and its user may read nothing but its own', async (context) => {
-    if (!isRoot) return context.skip('users of their own need root')
+  test('QEMU has one capability, and its user can only access its own machine', async (context) => {
+    if (!isRoot) return context.skip('separate users need root')
     const [mine, theirs] = await Promise.all([findMachine(world.options, one!.id), findMachine(world.options, two!.id)])
     const status = await readFile(`/proc/${mine!.process!.pid}/status`, 'utf8')
     const field = (name: string) => new RegExp(`^${name}:[ \t]*(.*)$`, 'm').exec(status)?.[1]
     const uid = world.options.service_uid! + mine!.machine!.uid_number
     assert.equal(field('Uid'), [uid, uid, uid, uid].join('\t'))
     assert.equal(field('Groups')?.trim(), '')
-    assert.equal(field('CapEff'), '0000000000000400', 'to bind low ports, no more')
+    assert.equal(field('CapEff'), '0000000000000400', 'only CAP_NET_BIND_SERVICE')
     assert.equal(field('CapBnd'), '0000000000000400')
     assert.equal(field('NoNewPrivs'), '1')
     assert.equal(field('Seccomp'), '2')
@@ -124,68 +125,68 @@ describe('real machines', () => {
     assert.ok(await can('-w', mine!.paths.disk))
     for (const path of [theirs!.paths.disk, theirs!.paths.console, theirs!.paths.control, mine!.paths.run_file])
       assert.ok(!(await can('-r', path)), path)
-    assert.ok(!(await can('-w', mine!.paths.directory)), 'it cannot put files of its own beside ours')
+    assert.ok(!(await can('-w', mine!.paths.directory)), 'it cannot create files in the folder')
     assert.ok(!(await can('-w', join(world.options.images_dir, one!.image.folder, 'disk.qcow2'))))
     assert.equal((await stat(mine!.paths.sockets)).mode & 0o777, 0o700)
   })
 
-  test('a second writer on the disk is refused by QEMU itself', async () => {
+  test('the lock of QEMU prevents a second writer on the disk', async () => {
     await assert.rejects(runProgram(growCommand(machinePaths(world.options, one!.id).disk, 2 ** 31)), /lock/)
     await assert.rejects(driver.resizeDisk({ ...one!, disk_bytes: 2 ** 31 }), TransientError)
     await assert.rejects(driver.create({ ...one!, disk: 2 }), TransientError)
   })
 
-  test('killed between the start and the note of it: the process is found, and stays the only one', async () => {
-    const { paths, process: known, run: file } = (await findMachine(world.options, one!.id))!
+  test('finds the process after a kill between the start and its record, and starts no other', async () => {
+    const { paths, process: recorded, run: file } = (await findMachine(world.options, one!.id))!
     await driver.close()
     const { process: _forgotten, ...start } = file!
     await writeJson(paths.start_file, start)
     await rm(paths.run_file)
     driver = await world.reopen()
     assert.equal((await driver.get(ref(one!)))?.power, 'running')
-    assert.deepEqual((await readRun(paths))?.process, known)
+    assert.deepEqual((await readRun(paths))?.process, recorded)
     await driver.start(one!, systemClock.now())
     assert.deepEqual(
       (await processesOf(one!)).map((each) => each.process),
-      [known],
+      [recorded],
     )
     await assert.rejects(driver.start({ ...one!, run: 2 }, systemClock.now()), TransientError)
-    // Without a pid file too: the command line is enough.
+    // Without a PID file, the command line identifies the process.
     await writeJson(paths.start_file, start)
     await rm(paths.run_file)
     await rm(paths.pid_file)
     await assert.rejects(driver.start({ ...one!, run: 2 }, systemClock.now()), TransientError)
-    assert.deepEqual((await readRun(paths))?.process, known)
+    assert.deepEqual((await readRun(paths))?.process, recorded)
   })
 
-  test('a guest that powered itself off while nobody was there is off, not crashed', async () => {
+  test('a guest that powered off without a control plane is off, not crashed', async () => {
     await driver.close()
-    const { paths, process: living } = (await findMachine(world.options, other!.id))!
+    const { paths, process: running } = (await findMachine(world.options, other!.id))!
     const client = await QmpClient.connect(paths.control, 5000, systemClock)
     const stopped = Promise.withResolvers<void>()
     client.onEvent = ({ event }) => event === 'STOP' && stopped.resolve()
     await client.execute('system_powerdown', {}, 5000)
     await stopped.promise
     client.close()
-    assert.ok(living)
+    assert.ok(running)
     driver = await world.reopen()
     assert.equal((await driver.get(ref(other!)))?.power, 'off')
     assert.equal((await driver.get(ref(other!)))?.power, 'off')
     assert.deepEqual(await processesOf(other!), [])
   })
 
-  test('a panic leaves the machine paused, and says so', async () => {
-    const heard: string[] = []
-    driver.watch((id) => heard.push(id))
+  test('a panic pauses the machine and is reported', async () => {
+    const announced: string[] = []
+    driver.watch((id) => announced.push(id))
     await run(two!, '(sleep 0.2; echo c >/proc/sysrq-trigger) >/dev/null 2>&1 &')
     const machine = await until(driver, two!, ({ power }) => power !== 'running')
     assert.deepEqual([machine.power, machine.trouble], ['paused', 'panic'])
-    assert.ok(heard.includes(two!.id))
+    assert.ok(announced.includes(two!.id))
     await driver.kill(ref(two!))
     assert.equal((await driver.get(ref(two!)))?.power, 'stopped')
   })
 
-  test('a process whose files are gone is listed and can be deleted', async () => {
+  test('a process without files is listed and can be deleted', async () => {
     await rename(machinePaths(world.options, one!.id).directory, join(world.options.data_dir, 'gone'))
     assert.ok((await driver.list()).some(({ id }) => id === one!.id))
     assert.equal((await driver.get(ref(one!)))?.power, 'running')
@@ -194,7 +195,7 @@ describe('real machines', () => {
     assert.deepEqual(await processesOf(one!), [])
   })
 
-  test('a machine whose files are damaged is reported, kept, and deleted only when asked', async () => {
+  test('a machine with damaged files is reported, and removed only by delete', async () => {
     const { paths } = (await findMachine(world.options, two!.id))!
     await rm(paths.machine_file)
     await writeJson(paths.machine_file, [])
@@ -206,13 +207,13 @@ describe('real machines', () => {
     assert.equal(await driver.get(ref(two!)), null)
   })
 
-  test('an image that is not here is named as such', async () => {
+  test('throws NotFoundError for a missing image', async () => {
     const spec = world.spec()
     await assert.rejects(driver.create({ ...spec, image: { ...spec.image, folder: 'nothing' } }), NotFoundError)
     assert.equal(await driver.get(ref(spec)), null)
   })
 
-  test('teardown needs no driver and no database', async () => {
+  test('ends all machines without a driver', async () => {
     await driver.start({ ...other!, run: 2 }, systemClock.now())
     await driver.close()
     assert.deepEqual(await endAllMachines(world.options.data_dir, world.options.run_dir), [other!.id])
@@ -221,8 +222,8 @@ describe('real machines', () => {
   })
 })
 
-test('a data folder that other users cannot walk to', async (context) => {
-  if (!isRoot) return context.skip('users of their own need root')
+test('runs machines in a data folder that other users cannot access', async (context) => {
+  if (!isRoot) return context.skip('separate users need root')
   const world = await makeWorld({ closed: true })
   try {
     const spec = world.spec({ disk_bytes: 1024 * MIB })
@@ -233,7 +234,10 @@ test('a data folder that other users cannot walk to', async (context) => {
     const found = await findMachine(world.options, spec.id)
     const mounts = await readFile(`/proc/${found!.process!.pid}/mounts`, 'utf8')
     assert.ok(mounts.includes(`${found!.paths.sockets}/instance`))
-    assert.ok(!(await readFile('/proc/self/mounts', 'utf8')).includes(found!.paths.sockets), 'and nobody else sees it')
+    assert.ok(
+      !(await readFile('/proc/self/mounts', 'utf8')).includes(found!.paths.sockets),
+      'only the machine sees the mount',
+    )
     await world.driver.powerDown(ref(spec))
     await until(world.driver, spec, ({ power }) => power === 'off')
     await world.driver.delete(ref(spec))
@@ -243,23 +247,23 @@ test('a data folder that other users cannot walk to', async (context) => {
   }
 })
 
-test('after a reboot of the host a damaged disk is not started, and a sound one is', async () => {
+test('does not start a damaged disk after a host reboot, and starts an intact one', async () => {
   const world = await makeWorld()
   try {
     const spec = world.spec()
     await boot(world.driver, spec)
-    const { paths, process: living, run } = (await findMachine(world.options, spec.id))!
-    await killProcess(living!, 5000, systemClock)
-    await writeJson(paths.run_file, { ...run, process: { ...living, boot_id: 'the boot before' } })
+    const { paths, process: running, run } = (await findMachine(world.options, spec.id))!
+    await killProcess(running!, 5000, systemClock)
+    await writeJson(paths.run_file, { ...run, process: { ...running, boot_id: 'previous boot' } })
     const disk = await open(paths.disk, 'r+')
     const { buffer } = await disk.read(Buffer.alloc(8), 0, 8, 40)
     const l1_table = Number(buffer.readBigUInt64BE())
-    const sound = (await disk.read(Buffer.alloc(8), 0, 8, l1_table)).buffer
+    const intact = (await disk.read(Buffer.alloc(8), 0, 8, l1_table)).buffer
     await disk.write(Buffer.from('80000000ffff0000', 'hex'), 0, 8, l1_table)
     const again = { ...spec, run: 2 }
     await assert.rejects(world.driver.start(again, systemClock.now()), DamagedDiskError)
     assert.equal((await world.driver.get(ref(spec)))?.run, 1)
-    await disk.write(sound, 0, 8, l1_table)
+    await disk.write(intact, 0, 8, l1_table)
     await disk.close()
     await world.driver.start(again, systemClock.now())
     assert.equal((await world.driver.get(ref(spec)))?.run, 2)
@@ -268,7 +272,7 @@ test('after a reboot of the host a damaged disk is not started, and a sound one 
   }
 })
 
-test('a disk that boots by itself, with a cloud-init seed, runs as soon as its process does', async () => {
+test('a machine with the ready signal `process` is ready when its process runs', async () => {
   const world = await makeWorld()
   try {
     const spec = world.spec()
@@ -276,7 +280,7 @@ test('a disk that boots by itself, with a cloud-init seed, runs as soon as its p
     await boot(world.driver, { ...spec, image })
     const machine = await until(world.driver, spec, isReady)
     assert.equal(machine.power, 'running')
-    // An answer of QEMU proves that it took the command line.
+    // A reply of QEMU proves that it accepted the command line.
     const { paths } = (await findMachine(world.options, spec.id))!
     for (let attempt = 0; ; attempt++) {
       const client = await QmpClient.connect(paths.control, 5000, systemClock).catch(() => null)
@@ -291,7 +295,7 @@ test('a disk that boots by itself, with a cloud-init seed, runs as soon as its p
   }
 })
 
-test('a QEMU that ends at once is a crash, not a hang', async () => {
+test('a QEMU process that exits immediately has crashed', async () => {
   const world = await makeWorld({ qemu_binary: '/bin/false' })
   try {
     const spec = world.spec()

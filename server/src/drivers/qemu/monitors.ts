@@ -1,46 +1,43 @@
 /**
- * Hears at once what changes: for each running machine one connection to its monitor socket (power off, panic, disk
- * error; its end is the end of the process) and a watch on the file that the guest announces itself in. All of it is a
- * hint: it only says "look again". A socket can close a few milliseconds before the process is gone, and a look in
- * between would see a live machine, so the end is announced when it has come. Nothing a guest does makes the hints a
- * flood: the ready file is watched until its first line, and only events that change a machine's state count.
+ * Announces changes of running machines early. For each machine there is one connection to its monitor socket (power
+ * off, panic, disk error; it closes when the process ends) and one watch on the file in which the guest signals that it
+ * is ready. Announcements are hints to observe the machine. Because a socket can close a few milliseconds before the
+ * process has exited, the end is announced after the exit. A guest cannot cause a flood of hints: the ready file is
+ * watched until its first line, and only events that change the state of a machine count.
  *
- * It also remembers what only somebody who listens can know: when a machine went down, and how long its guest has been
- * silent (heartbeat.ts).
+ * The monitors also record what is not visible in the present state: since when a machine is down, and how long its
+ * heartbeat has been missing (heartbeat.ts).
  */
 import { type FSWatcher, watch } from 'node:fs'
 import type { Clock } from '../../lib/clock.ts'
 import type { Log } from '../../lib/log.ts'
-import { readHead } from './console-log.ts'
 import {
   afterPause,
   afterReset,
   type Heartbeat,
+  hasSignaledReady,
   isHung,
   NO_HEARTBEAT,
   readHeartbeatFile,
   TICK_MS,
   updateHeartbeat,
 } from './heartbeat.ts'
-import type { MonitorState } from './machine.ts'
 import type { MachinePaths } from './machine-files.ts'
 import { isAlive, type ProcessIdentity, waitForEnd } from './process.ts'
 import { QmpClient } from './qmp.ts'
 
 const EVENTS = new Set(['SHUTDOWN', 'GUEST_PANICKED', 'BLOCK_IO_ERROR', 'STOP', 'RESUME'])
-/** Events that begin the time in which a guest is down. */
+/** Events after which a guest is down. */
 const FAILURES = new Set(['GUEST_PANICKED', 'BLOCK_IO_ERROR'])
 const CONNECT_MS = 2000
-/** A new process opens its socket within tens of milliseconds; later attempts are for one that hangs. */
+/** A new process opens its socket within tens of milliseconds; later attempts are for a process that hangs. */
 const FIRST_RETRY_MS = 10
 const LAST_RETRY_MS = 1000
 const MAX_ATTEMPTS = 60
 const END_MS = 2000
 
-/** True once the guest of this run has said that it is up. */
-export async function hasSignaledReady(path: string): Promise<boolean> {
-  return /^ready [!-~]+\r?\n/.test(await readHead(path, 128))
-}
+/** What only the monitor of a machine observes. */
+export type MonitorState = { hung: boolean; down_since: Date | null }
 
 type MonitoredMachine = { process: ProcessIdentity; stop: AbortController; paths: MachinePaths; heartbeat: Heartbeat }
 
@@ -49,7 +46,7 @@ export class Monitors {
   readonly #log: Log
   readonly #changed: (id: string) => void
   readonly #open = new Map<string, MonitoredMachine>()
-  /** When machines went down that were listened to; until they are started again or forgotten. */
+  /** When monitored machines went down; kept until they are started again or removed. */
   readonly #downSince = new Map<string, Date>()
   #ticking: { cancel(): void } | null = null
   #closed = false
@@ -60,7 +57,7 @@ export class Monitors {
     this.#changed = changed
   }
 
-  /** Starts to listen to this process of the machine; the same one again changes nothing. */
+  /** Starts to monitor this process of the machine. No effect if it is already monitored. */
   attach(id: string, paths: MachinePaths, process: ProcessIdentity): void {
     const open = this.#open.get(id)
     if (open?.process.pid === process.pid && open.process.start_time === process.start_time) return
@@ -81,33 +78,33 @@ export class Monitors {
     this.#open.delete(id)
   }
 
-  /** Stops to listen, and forgets what was heard. */
+  /** Stops to monitor the machine and discards what was recorded. */
   remove(id: string): void {
     this.detach(id)
     this.#downSince.delete(id)
   }
 
-  /** What was heard of this machine beside its present state. */
+  /** What was recorded of this machine. */
   async monitorState(id: string): Promise<MonitorState> {
     const open = this.#open.get(id)
     const hung = open !== undefined && isHung(open.heartbeat)
-    // The last sign of life is the file's time.
+    // The modification time of the file is the time of the last heartbeat.
     const silentSince = hung ? (await readHeartbeatFile(open.paths.ready))?.at : null
     return { hung, down_since: this.#downSince.get(id) ?? silentSince ?? null }
   }
 
-  /** Notes since when a machine is down, unless that is known. */
+  /** Records when a machine went down, unless that is already recorded. */
   recordFailure(id: string, at: Date): void {
     if (!this.#downSince.has(id)) this.#downSince.set(id, at)
   }
 
-  /** A machine goes on after a pause. */
+  /** Records that a machine was resumed. */
   recordResume(id: string): void {
     this.#downSince.delete(id)
-    this.#expect(id, afterPause)
+    this.#updateHeartbeat(id, afterPause)
   }
 
-  /** Machines that are listened to. */
+  /** The paths of the monitored machines. */
   paths(): MachinePaths[] {
     return [...this.#open.values()].map((open) => open.paths)
   }
@@ -138,13 +135,13 @@ export class Monitors {
     if (!stop.aborted) this.#changed(id)
   }
 
-  /** Passes events on until the connection or our interest ends. What happened before it was open is covered by one hint. */
+  /** Forwards events until the connection closes or `stop` aborts. One hint covers what happened before. */
   async #follow(id: string, client: QmpClient, stop: AbortSignal): Promise<void> {
     const close = () => client.close()
     client.onEvent = ({ event }) => {
       if (FAILURES.has(event)) this.recordFailure(id, this.#clock.now())
       if (event === 'RESUME') this.recordResume(id)
-      if (event === 'RESET') this.#expect(id, afterReset)
+      if (event === 'RESET') this.#updateHeartbeat(id, afterReset)
       if (EVENTS.has(event)) this.#changed(id)
     }
     stop.addEventListener('abort', close)
@@ -154,24 +151,24 @@ export class Monitors {
     stop.removeEventListener('abort', close)
   }
 
-  #expect(id: string, next: (heartbeat: Heartbeat) => Heartbeat): void {
+  #updateHeartbeat(id: string, next: (heartbeat: Heartbeat) => Heartbeat): void {
     const open = this.#open.get(id)
     if (open) open.heartbeat = next(open.heartbeat)
   }
 
-  /** Looks at the heartbeats of all while there are any. */
+  /** Checks all heartbeats periodically while any machine is monitored. */
   #scheduleTick(): void {
     if (this.#ticking || this.#closed) return
     const begin = this.#clock.monotonic()
     this.#ticking = this.#clock.after(TICK_MS, async () => {
       const elapsed = this.#clock.monotonic() - begin
-      await Promise.all([...this.#open].map(([id, open]) => this.#beat(id, open, elapsed).catch(() => {})))
+      await Promise.all([...this.#open].map(([id, open]) => this.#checkHeartbeat(id, open, elapsed).catch(() => {})))
       this.#ticking = null
       if (this.#open.size > 0) this.#scheduleTick()
     })
   }
 
-  async #beat(id: string, open: MonitoredMachine, elapsed: number): Promise<void> {
+  async #checkHeartbeat(id: string, open: MonitoredMachine, elapsed: number): Promise<void> {
     const sign = await readHeartbeatFile(open.paths.ready)
     if (!sign) return
     const before = open.heartbeat
@@ -181,19 +178,19 @@ export class Monitors {
 
   #watchReady(id: string, path: string, stop: AbortSignal): void {
     let watcher: FSWatcher
-    const look = async () => {
+    const check = async () => {
       if (stop.aborted || !(await hasSignaledReady(path)) || stop.aborted) return
       watcher.close()
       this.#changed(id)
     }
     try {
-      watcher = watch(path, () => void look().catch(() => {}))
+      watcher = watch(path, () => void check().catch(() => {}))
     } catch (error) {
       this.#log.warn({ instance: id, error: String(error) }, 'ready file cannot be watched')
       return
     }
     watcher.on('error', () => watcher.close())
     stop.addEventListener('abort', () => watcher.close())
-    void look().catch(() => {})
+    void check().catch(() => {})
   }
 }

@@ -19,7 +19,7 @@ import {
   waitForEnd,
 } from './process.ts'
 
-/** A process that lives until it is killed, with a command line like that of a machine. */
+/** A process that runs until it is killed, with a command line like that of a machine. */
 function sleeper(folder: string) {
   const code = 'setInterval(() => {}, 1e6); console.log("up")'
   return spawn(process.execPath, ['-e', code, '--', '-name', `guest=${folder}`], {
@@ -27,16 +27,16 @@ function sleeper(folder: string) {
   })
 }
 
-test('a process is known by its start, not by its number', async () => {
+test('a process is identified by its start time and boot ID, not only by its process ID', async () => {
   const child = sleeper('/x')
   await once(child.stdout, 'data')
   const identity = await identify(child.pid!)
   assert.ok(identity && (await isAlive(identity)))
   for (const other of [{ start_time: identity.start_time + 1 }, { boot_id: 'another boot' }]) {
-    const stranger: ProcessIdentity = { ...identity, ...other }
-    assert.equal(await isAlive(stranger), false)
-    assert.equal(await killProcess(stranger, 1000, systemClock), true)
-    assert.ok(await isAlive(identity), 'a stranger with the same number is left alone')
+    const otherProcess: ProcessIdentity = { ...identity, ...other }
+    assert.equal(await isAlive(otherProcess), false)
+    assert.equal(await killProcess(otherProcess, 1000, systemClock), true)
+    assert.ok(await isAlive(identity), 'another process with the same ID is not killed')
   }
   assert.equal(await waitForEnd(identity, 1, systemClock), false)
   assert.equal(await killProcess(identity, 5000, systemClock), true)
@@ -44,29 +44,29 @@ test('a process is known by its start, not by its number', async () => {
   assert.equal(await killProcess(identity, 5000, systemClock), true)
 })
 
-test('a zombie is dead', async () => {
-  // The shell starts a child, says its number, and turns into a program that never collects it.
+test('a zombie counts as ended', async () => {
+  // The shell starts a child, prints its ID and becomes a program that never waits for it.
   const parent = spawn('sh', ['-c', 'sleep 1000 & echo $!; exec sleep 1000'], { stdio: ['ignore', 'pipe', 'ignore'] })
   const pid = Number(String((await once(parent.stdout, 'data'))[0]))
   try {
-    const turned = async () => (await readFile(`/proc/${parent.pid}/comm`, 'utf8')) === 'sleep\n'
-    for (let looks = 0; !(await turned()); looks++) {
-      assert.ok(looks < 1000)
+    const hasBecomeSleep = async () => (await readFile(`/proc/${parent.pid}/comm`, 'utf8')) === 'sleep\n'
+    for (let attempt = 0; !(await hasBecomeSleep()); attempt++) {
+      assert.ok(attempt < 1000)
       await systemClock.sleep(10)
     }
     assert.ok(await identify(pid))
     process.kill(pid, 'SIGKILL')
-    for (let looks = 0; (await identify(pid)) !== null; looks++) {
-      assert.ok(looks < 1000)
+    for (let attempt = 0; (await identify(pid)) !== null; attempt++) {
+      assert.ok(attempt < 1000)
       await systemClock.sleep(10)
     }
-    process.kill(pid, 0) // It does exist: this would throw otherwise.
+    process.kill(pid, 0) // Throws unless the process exists.
   } finally {
     parent.kill('SIGKILL')
   }
 })
 
-test('a machine is found by its pid file or by its command line, and nothing else is', async () => {
+test('finds machines by PID file or command line, and no other process', async () => {
   const root = await mkdtemp(join(tmpdir(), 'processes-'))
   const folder = join(root, 'inst_0123456789')
   const child = sleeper(folder)
@@ -93,7 +93,7 @@ test('a machine is found by its pid file or by its command line, and nothing els
   }
 })
 
-test('the command name of a process may hold anything', () => {
+test('parses the status of a process with any command name', () => {
   const rest = `S ${Array.from({ length: 18 }, (_, index) => index).join(' ')} 4711 0 0`
   fc.assert(
     fc.property(fc.string(), (name) => {
@@ -103,7 +103,7 @@ test('the command name of a process may hold anything', () => {
   for (const text of ['', '12 (x', '12 (x) S 1 2']) assert.equal(parseStat(text), null)
 })
 
-test('only a machine names a folder', () => {
+test('only the command line of a machine contains a folder', () => {
   assert.equal(folderOf(['qemu', '-name', 'guest=/a,,b/c']), '/a,b/c')
   for (const argv of [[], ['-name'], ['-name', 'x'], ['guest=/a'], ['-name', 'guest=a']])
     assert.equal(folderOf(argv), null)

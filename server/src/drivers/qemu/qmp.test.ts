@@ -12,9 +12,9 @@ const GREETING = '{"QMP":{"version":{},"capabilities":[]}}\r\n'
 const LONG = 30_000
 
 type Command = { execute: string; id: number }
-type Behaviour = { greet?: string; answer?(command: Command, socket: Socket): string }
+type Behaviour = { greet?: string; respond?(command: Command, socket: Socket): string }
 
-describe('the protocol client', () => {
+describe('QmpClient', () => {
   let folder: string
   let count = 0
   const closers: (() => void)[] = []
@@ -26,7 +26,7 @@ describe('the protocol client', () => {
     await rm(folder, { recursive: true })
   })
 
-  async function serve({ greet = GREETING, answer = ok }: Behaviour): Promise<string> {
+  async function serve({ greet = GREETING, respond = ok }: Behaviour): Promise<string> {
     const path = join(folder, `${++count}.sock`)
     const server = createServer((socket) => {
       closers.push(() => socket.destroy())
@@ -35,7 +35,7 @@ describe('the protocol client', () => {
       socket.on('data', (data) => {
         for (const line of data.toString().split('\n').filter(Boolean)) {
           const command: Command = JSON.parse(line)
-          socket.write(command.execute === 'qmp_capabilities' ? ok(command) : answer(command, socket))
+          socket.write(command.execute === 'qmp_capabilities' ? ok(command) : respond(command, socket))
         }
       })
     })
@@ -46,13 +46,13 @@ describe('the protocol client', () => {
   const ok = ({ id }: Command) => `${JSON.stringify({ return: {}, id })}\r\n`
   const open = async (behaviour: Behaviour) => QmpClient.connect(await serve(behaviour), LONG, systemClock)
 
-  test('answers find their questions in any order, events pass between them', async () => {
-    const held: string[] = []
+  test('matches replies to commands in any order, with events between them', async () => {
+    const replies: string[] = []
     const events: QmpEvent[] = []
     const client = await open({
-      answer: (command) => {
-        held.unshift(`${JSON.stringify({ return: command.execute, id: command.id })}\n`)
-        return held.length < 2 ? '{"event":"STOP","data":{"a":1}}\n' : held.join('')
+      respond: (command) => {
+        replies.unshift(`${JSON.stringify({ return: command.execute, id: command.id })}\n`)
+        return replies.length < 2 ? '{"event":"STOP","data":{"a":1}}\n' : replies.join('')
       },
     })
     client.onEvent = (event) => events.push(event)
@@ -61,9 +61,9 @@ describe('the protocol client', () => {
     client.close()
   })
 
-  test('a refusal is an error of the command, the connection lives on', async () => {
+  test('an error reply rejects the command, and the connection stays usable', async () => {
     const client = await open({
-      answer: ({ id, execute }) =>
+      respond: ({ id, execute }) =>
         `${JSON.stringify(execute === 'bad' ? { error: { class: 'X', desc: 'no' }, id } : { return: 1, id })}\n`,
     })
     await assert.rejects(
@@ -74,9 +74,9 @@ describe('the protocol client', () => {
     client.close()
   })
 
-  test('a line may arrive in any pieces', async () => {
+  test('accepts a line in any number of chunks', async () => {
     const client = await open({
-      answer: ({ id }, socket) => {
+      respond: ({ id }, socket) => {
         const line = Buffer.from(`${JSON.stringify({ return: 'ä€😀', id })}\n`)
         for (const byte of line) socket.write(Buffer.from([byte]))
         return ''
@@ -89,33 +89,33 @@ describe('the protocol client', () => {
   const hostile: Record<string, string> = {
     garbage: 'hello\n',
     'not an object': '[1]\n',
-    'an answer nobody asked for': '{"return":{},"id":999}\n',
-    'an answer without an id': '{"return":{}}\n',
-    'a line without end': 'x'.repeat(2 * 1024 * 1024),
+    'a reply with an unknown ID': '{"return":{},"id":999}\n',
+    'a reply without an ID': '{"return":{}}\n',
+    'an endless line': 'x'.repeat(2 * 1024 * 1024),
   }
   for (const [what, text] of Object.entries(hostile)) {
-    test(`${what} ends the connection`, async () => {
-      const client = await open({ answer: () => text })
+    test(`closes the connection after ${what}`, async () => {
+      const client = await open({ respond: () => text })
       await assert.rejects(client.execute('x', {}, LONG), QmpConnectionError)
       await client.closed
       await assert.rejects(client.execute('y', {}, LONG), QmpConnectionError)
     })
   }
 
-  test('a deadline passes: the command fails and the connection is not used again', async () => {
-    const client = await open({ answer: () => '' })
+  test('rejects the command and closes the connection when a deadline passes', async () => {
+    const client = await open({ respond: () => '' })
     await assert.rejects(client.execute('x', {}, 20), QmpConnectionError)
     await client.closed
   })
 
-  test('a server that never greets (it serves somebody else) does not hold us', async () => {
+  test('rejects when the server does not greet, because it serves another client', async () => {
     await assert.rejects(QmpClient.connect(await serve({ greet: '' }), 20, systemClock), QmpConnectionError)
   })
 
-  test('nobody there, or gone in the middle', async () => {
+  test('rejects without a server, and when the server closes the connection', async () => {
     await assert.rejects(QmpClient.connect(join(folder, 'none.sock'), LONG, systemClock), QmpConnectionError)
     const client = await open({
-      answer: (_command, socket) => {
+      respond: (_command, socket) => {
         socket.destroy()
         return ''
       },
@@ -123,17 +123,17 @@ describe('the protocol client', () => {
     await assert.rejects(client.execute('quit', {}, LONG), QmpConnectionError)
   })
 
-  test('the list of open commands is bounded', async () => {
-    const client = await open({ answer: () => '' })
+  test('limits the number of open commands', async () => {
+    const client = await open({ respond: () => '' })
     const results = Array.from({ length: 17 }, () =>
       client.execute('x', {}, LONG).catch((error: Error) => error.message),
     )
     assert.equal(await results[16], 'too many open commands')
     client.close()
-    assert.equal(await results[0], 'closed by us')
+    assert.equal(await results[0], 'closed by the client')
   })
 
-  test('no line makes the parser throw', () => {
+  test('the parser accepts any line without throwing', () => {
     fc.assert(fc.property(fc.oneof(fc.string(), fc.json()), (line) => typeof parseMessage(line).kind === 'string'))
   })
 })

@@ -1,19 +1,20 @@
 /**
- * Client of QEMU's machine protocol: one JSON object per line over a unix socket. QEMU is not trusted to behave (it runs
- * a stranger's guest): every wait has a deadline, a line has a greatest length, so has the list of open commands, and
- * whatever does not parse ends the connection. A connection that missed a deadline is closed, never used again. QEMU
- * serves one client per socket and leaves a second waiting silently; hence two sockets per machine, and `close` always.
+ * A client of the QEMU Machine Protocol (QMP): one JSON object per line over a Unix socket. QEMU runs an untrusted guest
+ * and is not trusted either: every wait has a deadline, the length of a line and the number of open commands are
+ * limited, and a line that does not parse closes the connection. A connection that missed a deadline is closed. QEMU
+ * serves one client per socket and keeps a second one waiting; hence each machine has two sockets, and every client must
+ * be closed.
  */
 import { connect, type Socket } from 'node:net'
 import type { Clock } from '../../lib/clock.ts'
 
 export type QmpEvent = { event: string; data: Record<string, unknown> }
 
-/** The other side answered with an error of its own; the connection is fine. */
+/** QEMU returned an error for a command; the connection is still usable. */
 export class QmpCommandError extends Error {
   override name = 'QmpCommandError'
 }
-/** No usable connection: refused, closed, too slow, or not speaking the protocol. */
+/** The connection was refused, closed, too slow or violated the protocol. */
 export class QmpConnectionError extends Error {
   override name = 'QmpConnectionError'
 }
@@ -26,14 +27,14 @@ type PendingCommand = { resolve(value: unknown): void; reject(error: Error): voi
 export class QmpClient {
   readonly #socket: Socket
   readonly #clock: Clock
-  readonly #waiting = new Map<number, PendingCommand>()
+  readonly #pending = new Map<number, PendingCommand>()
   readonly #greeting = Promise.withResolvers<void>()
   readonly #closed = Promise.withResolvers<void>()
   #rest: Buffer[] = []
   #restBytes = 0
   #next = 1
   #failure: Error | null = null
-  /** Called for each event, at once and in order. */
+  /** Called for each event, in order. */
   onEvent: (event: QmpEvent) => void = () => {}
 
   private constructor(socket: Socket, clock: Clock) {
@@ -45,7 +46,7 @@ export class QmpClient {
     socket.on('close', () => this.#fail('connection closed'))
   }
 
-  /** Connects and leaves negotiation mode, all within one deadline. */
+  /** Connects and leaves capabilities negotiation mode, within one deadline. */
   static async connect(path: string, deadlineMs: number, clock: Clock): Promise<QmpClient> {
     const client = new QmpClient(connect(path), clock)
     const timer = clock.after(deadlineMs, () => client.#fail(`not ready within ${deadlineMs} ms`))
@@ -58,25 +59,25 @@ export class QmpClient {
     }
   }
 
-  /** Runs one command. Rejects with QmpCommandError when QEMU says no, with QmpConnectionError for everything else. */
+  /** Runs a command. Rejects with QmpCommandError if QEMU returns an error, otherwise with QmpConnectionError. */
   execute(command: string, args: object, deadlineMs: number): Promise<unknown> {
     if (this.#failure) return Promise.reject(this.#failure)
-    if (this.#waiting.size >= MAX_OPEN_COMMANDS) return Promise.reject(new QmpConnectionError('too many open commands'))
+    if (this.#pending.size >= MAX_OPEN_COMMANDS) return Promise.reject(new QmpConnectionError('too many open commands'))
     const id = this.#next++
     const { promise, resolve, reject } = Promise.withResolvers<unknown>()
-    const timer = this.#clock.after(deadlineMs, () => this.#fail(`${command}: no answer within ${deadlineMs} ms`))
-    this.#waiting.set(id, { resolve, reject, timer })
+    const timer = this.#clock.after(deadlineMs, () => this.#fail(`${command}: no reply within ${deadlineMs} ms`))
+    this.#pending.set(id, { resolve, reject, timer })
     this.#socket.write(`${JSON.stringify({ execute: command, arguments: args, id })}\n`)
     return promise
   }
 
-  /** Resolves when the connection has ended, for whatever reason. */
+  /** Resolves when the connection is closed. */
   get closed(): Promise<void> {
     return this.#closed.promise
   }
 
   close(): void {
-    this.#fail('closed by us')
+    this.#fail('closed by the client')
   }
 
   #receive(chunk: Buffer): void {
@@ -98,16 +99,16 @@ export class QmpClient {
   #handle(message: Message): void {
     if (message.kind === 'greeting') this.#greeting.resolve()
     else if (message.kind === 'event') this.onEvent(message.event)
-    else if (message.kind === 'answer' && this.#waiting.has(message.id)) this.#settle(message.id, message.answer)
-    else this.#fail('not the machine protocol')
+    else if (message.kind === 'reply' && this.#pending.has(message.id)) this.#settle(message.id, message.reply)
+    else this.#fail('protocol violation')
   }
 
-  #settle(id: number, answer: Reply): void {
-    const waiting = this.#waiting.get(id)!
-    this.#waiting.delete(id)
-    waiting.timer.cancel()
-    if ('error' in answer) waiting.reject(answer.error)
-    else waiting.resolve(answer.value)
+  #settle(id: number, reply: Reply): void {
+    const pending = this.#pending.get(id)!
+    this.#pending.delete(id)
+    pending.timer.cancel()
+    if ('error' in reply) pending.reject(reply.error)
+    else pending.resolve(reply.value)
   }
 
   #fail(reason: string, cause?: Error): void {
@@ -116,11 +117,11 @@ export class QmpClient {
     this.#rest = []
     this.#socket.destroy()
     this.#greeting.reject(this.#failure)
-    for (const waiting of this.#waiting.values()) {
-      waiting.timer.cancel()
-      waiting.reject(this.#failure)
+    for (const pending of this.#pending.values()) {
+      pending.timer.cancel()
+      pending.reject(this.#failure)
     }
-    this.#waiting.clear()
+    this.#pending.clear()
     this.#closed.resolve()
   }
 }
@@ -129,21 +130,21 @@ type Reply = { value: unknown } | { error: QmpCommandError }
 type Message =
   | { kind: 'greeting' }
   | { kind: 'event'; event: QmpEvent }
-  | { kind: 'answer'; id: number; answer: Reply }
-  | { kind: 'garbage' }
+  | { kind: 'reply'; id: number; reply: Reply }
+  | { kind: 'invalid' }
 
-/** Sorts one line of the protocol; whatever has not the form of a message is garbage. */
+/** Parses a line of the protocol. */
 export function parseMessage(line: string): Message {
   const message = parseObject(line)
-  if (!message) return { kind: 'garbage' }
+  if (!message) return { kind: 'invalid' }
   if ('QMP' in message) return { kind: 'greeting' }
   const { event, data, id, error } = message
   if (typeof event === 'string') return { kind: 'event', event: { event, data: asObject(data) ?? {} } }
-  if (typeof id !== 'number') return { kind: 'garbage' }
-  if ('return' in message) return { kind: 'answer', id, answer: { value: message.return } }
+  if (typeof id !== 'number') return { kind: 'invalid' }
+  if ('return' in message) return { kind: 'reply', id, reply: { value: message.return } }
   const description = asObject(error)?.desc
   const text = typeof description === 'string' ? description.slice(0, 500) : 'unknown error'
-  return { kind: 'answer', id, answer: { error: new QmpCommandError(text) } }
+  return { kind: 'reply', id, reply: { error: new QmpCommandError(text) } }
 }
 
 function parseObject(line: string) {

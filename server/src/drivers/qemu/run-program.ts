@@ -1,9 +1,9 @@
 import { execFile } from 'node:child_process'
 
-/** Programs find theirs here whatever the environment of the control plane says; nothing of that environment is passed on. */
+/** The environment of every program; nothing is inherited from the control plane. */
 export const PROGRAM_ENVIRONMENT = { PATH: '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin', LANG: 'C' }
 
-/** Runs a short-lived program without a shell and gives its standard output. Rejects with its last words when it fails. */
+/** Runs a short-lived program without a shell and returns its output. Rejects with the end of its error output. */
 export function runProgram(argv: string[], timeoutMs = 30_000): Promise<string> {
   const [program, ...args] = argv
   return new Promise((resolve, reject) => {

@@ -1,7 +1,7 @@
 import { access, mkdir, rmdir, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 
-/** What keeps machines alive when the control plane's own service is stopped as a whole. */
+/** How machines are separated from the control plane's service, so that they survive its stop. */
 export type Scope = 'systemd' | 'cgroup' | 'none'
 
 const CGROUPS = '/sys/fs/cgroup'
@@ -12,7 +12,7 @@ const exists = (path: string) =>
     () => false,
   )
 
-/** The best that this host offers: a systemd scope per machine, else a cgroup of version 2, else only an own session. */
+/** The best scope that this host supports: a systemd scope per machine, a version 2 cgroup, or only a session. */
 export async function detectScope(installation: string, isRoot: boolean): Promise<Scope> {
   if (isRoot && (await exists('/run/systemd/system'))) return 'systemd'
   if (!(await exists(join(CGROUPS, 'cgroup.controllers')))) return 'none'
@@ -22,7 +22,7 @@ export async function detectScope(installation: string, isRoot: boolean): Promis
   )
 }
 
-/** Words for the log and `/v2/regions`. */
+/** The reasons for the log and `/v2/regions`. */
 export const SCOPE_REASONS: Record<Scope, string> = {
   systemd: 'each in a separate systemd scope',
   cgroup: 'each in a separate cgroup',
@@ -31,13 +31,13 @@ export const SCOPE_REASONS: Record<Scope, string> = {
 
 const cgroupOf = (installation: string, id = '') => join(CGROUPS, `cloudnexus-${installation}`, id)
 
-/** Moves a process that has just been started; its threads are not born yet. */
+/** Moves a process that has just started and has no threads yet. */
 export async function enterCgroup(installation: string, id: string, pid: number): Promise<void> {
   await mkdir(cgroupOf(installation, id), { recursive: true })
   await writeFile(join(cgroupOf(installation, id), 'cgroup.procs'), `${pid}`)
 }
 
-/** Absent is success; one that still holds a dying process is left for the next attempt. */
+/** Removes the cgroup of a machine, if it is empty. */
 export async function removeCgroup(installation: string, id: string): Promise<void> {
   await rmdir(cgroupOf(installation, id)).catch(() => {})
 }

@@ -20,7 +20,7 @@ const spec: MachineSpec = {
   },
 }
 
-test('the tiny guest gets one value per file, and a new identity with a new disk', () => {
+test('writes one fw_cfg file per value, with an instance ID per disk', () => {
   const files = fwCfgFiles(spec)
   assert.equal(files['instance-id'], 'inst_0123456789-d2\n')
   assert.equal(files.hostname, 'web-1\n')
@@ -29,7 +29,7 @@ test('the tiny guest gets one value per file, and a new identity with a new disk
   assert.match(String(files.network), /^[0-9a-f:]{17} dhcp\n52:54:00:00:00:01 10\.0\.0\.5\/24\n$/)
 })
 
-test('a key or a hostname stays one line', () => {
+test('a key or hostname is always one line', () => {
   fc.assert(
     fc.property(fc.string({ unit: 'binary' }), (text) => {
       const files = fwCfgFiles({ ...spec, hostname: text, ssh_public_keys: [text, text] })
@@ -39,12 +39,12 @@ test('a key or a hostname stays one line', () => {
   )
 })
 
-test('cloud-init files are JSON that carries every string unharmed and printable', () => {
+test('cloud-init files are printable JSON that preserves every string', () => {
   fc.assert(
     fc.property(fc.string({ unit: 'binary' }), (text) => {
       const written = yaml({ text })
       assert.deepEqual(JSON.parse(written), { text: text.toWellFormed() })
-      // biome-ignore lint/suspicious/noControlCharactersInRegex: they are what a YAML reader refuses
+      // biome-ignore lint/suspicious/noControlCharactersInRegex: a YAML parser rejects them
       assert.doesNotMatch(written.trimEnd(), /[\x00-\x1f\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]/)
     }),
   )
@@ -64,7 +64,7 @@ test('cloud-init files are JSON that carries every string unharmed and printable
   )
 })
 
-test('the seed is a volume named cidata, readable by its owner only, and nothing else is left', async () => {
+test('writes a volume named cidata that only its owner can read, and no other file', async () => {
   const folder = await mkdtemp(join(tmpdir(), 'seed-'))
   try {
     const [iso] = await writeSeed(spec, folder)

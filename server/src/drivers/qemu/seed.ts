@@ -1,8 +1,8 @@
 /**
- * What a guest learns about itself. This is where the tenant's strings go: into the content of files with fixed names.
- * Two ways: fw_cfg files for the tiny guest, and for cloud-init a small ISO (NoCloud). The instance id that the guest
- * sees names the disk too, so that a rebuilt machine counts as a new one and user data runs once per disk. Structured
- * files are JSON, which is YAML, so no value can become syntax.
+ * The seed that configures a guest. The tenant's strings appear only in the content of files with fixed names: fw_cfg
+ * files for the micro-linux guest, or an ISO volume (NoCloud) for cloud-init. The instance ID that the guest sees includes
+ * the disk number, so that user data runs once per disk. Structured files are JSON, a subset of YAML, so that no value
+ * can become syntax.
  */
 import { mkdir, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
@@ -13,10 +13,10 @@ import { runProgram } from './run-program.ts'
 
 type Contents = Record<string, string | Uint8Array>
 
-/** Identity of one disk of one machine. */
+/** The instance ID that the guest sees: one per disk. */
 export const guestInstanceId = (spec: MachineSpec) => `${spec.id}-d${spec.disk}`
 
-/** Files for `micro-linux`: one value each; the network as `<mac> dhcp` and `<mac> <address>/<prefix>`. */
+/** The files for `micro-linux`, one value each. The network is `<mac> dhcp` and `<mac> <address>/<prefix>`. */
 export function fwCfgFiles(spec: MachineSpec): Record<(typeof FW_CFG_NAMES)[number], string | Uint8Array> {
   const { mac, private_ip, prefix_length } = spec.network
   return {
@@ -28,7 +28,7 @@ export function fwCfgFiles(spec: MachineSpec): Record<(typeof FW_CFG_NAMES)[numb
   }
 }
 
-/** Files of a NoCloud volume. The tenant's user data is passed on byte for byte; ours travels beside it as vendor data. */
+/** The files of a NoCloud volume. The tenant's user data is unchanged; the platform's configuration is vendor data. */
 export function noCloudFiles(spec: MachineSpec): Contents {
   const { mac, private_ip, prefix_length } = spec.network
   const card = (macaddress: string, more: object) => ({ match: { macaddress }, ...more })
@@ -52,7 +52,7 @@ export function noCloudFiles(spec: MachineSpec): Contents {
   }
 }
 
-/** Writes the seed that the image asks for into a new machine's folder and names the files its QEMU has to read. */
+/** Writes the seed of a new machine and returns the files that QEMU must be able to read. */
 export async function writeSeed(spec: MachineSpec, folder: string): Promise<string[]> {
   if (spec.image.seed === 'fw_cfg') return writeFiles(join(folder, 'fwcfg'), fwCfgFiles(spec))
   const source = join(folder, 'seed')
@@ -71,10 +71,10 @@ async function writeFiles(folder: string, contents: Contents): Promise<string[]>
   return [folder, ...names]
 }
 
-/** Line breaks would make one key two, or one hostname a file of many lines. */
+/** Replaces line breaks, which would split a key or a hostname into several. */
 const oneLine = (text: string) => text.replace(/[\r\n\0]+/g, ' ')
 
-/** JSON that a YAML 1.1 reader takes: what it refuses as unprintable is escaped. */
+/** JSON for a YAML 1.1 parser: characters that such a parser rejects as unprintable are escaped. */
 export function yaml(value: object): string {
   const json = JSON.stringify(value, (_key, each) => (typeof each === 'string' ? each.toWellFormed() : each))
   return `${json.replace(/[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]/g, escaped)}\n`
@@ -83,10 +83,9 @@ export function yaml(value: object): string {
 const escaped = (character: string) => `\\u${character.charCodeAt(0).toString(16).padStart(4, '0')}`
 
 /**
- * Runs at each boot, early, and leaves a unit that waits until sshd really listens and says so to the host, also while
- * user data still runs. An image without an sshd is given half a minute. Then it is the heartbeat (heartbeat.ts): one
- * process for both, because only one at a time can open the port. It must not fall to a lack of memory that the guest
- * survives, and starts again when it does.
+ * Runs early in each boot and starts a unit that signals that the guest is ready when sshd listens, even while user data
+ * still runs, or after 30 s if the image has no sshd. The same process then writes the heartbeat (heartbeat.ts), because
+ * only one process at a time can open the port. The OOM killer avoids the unit, and systemd restarts it on failure.
  */
 const BOOTHOOK = `#cloud-boothook
 #!/bin/sh

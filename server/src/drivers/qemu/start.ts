@@ -5,7 +5,7 @@ import { growDisk } from './build.ts'
 import { qemuCommand } from './command.ts'
 import { readTail } from './console-log.ts'
 import { checkImageFile } from './disk.ts'
-import type { Host } from './driver.ts'
+import type { Host } from './host.ts'
 import { confine, spawnDetached } from './launch.ts'
 import { type MachineFile, machinePaths, type RunFile, type StartFile, writeJson } from './machine-files.ts'
 import { identify, type ProcessIdentity } from './process.ts'
@@ -13,8 +13,8 @@ import { enterCgroup } from './scope.ts'
 import { confinementOf, viewOf } from './view.ts'
 
 /**
- * Starts a machine that is known to have no process. The order makes it safe to be killed at any line: the intent is on
- * disk before the process exists, and the process names its folder from its first moment, so it is always found again.
+ * Starts a machine that has no process. The order of the steps makes a kill at any line safe: `starting.json` is written
+ * before the process exists, and the process is found by its command line from its start.
  */
 export async function startMachine(
   host: Host,
@@ -36,10 +36,9 @@ export async function startMachine(
   await view.prepare()
   await truncate(paths.ready)
   const { run, disk, vcpus, memory_bytes } = spec
-  const start: StartFile = {
-    ...{ run, disk, started_at: now.toISOString(), vcpus, memory_bytes },
-    ...{ public_ip: spec.network.public_ip, ports, ended: null },
-  }
+  const { public_ip } = spec.network
+  const started_at = now.toISOString()
+  const start: StartFile = { run, disk, started_at, vcpus, memory_bytes, public_ip, ports, ended: null }
   await writeJson(paths.start_file, start)
   const systemd_unit = host.scope === 'systemd' ? `cloudnexus-${host.installation_id}-${spec.id}-${run}.scope` : null
   const confinement = confinementOf(host, machine, view, { group: await kvmGroup(host), systemd_unit })
@@ -53,21 +52,21 @@ export async function startMachine(
   return Object.assign(child, { identity })
 }
 
-/** /dev/kvm usually belongs to a group; the machine's user gets that group and no other. */
+/** The group of /dev/kvm, which becomes the only supplementary group of the machine's user. */
 async function kvmGroup(host: Host): Promise<number | null> {
   if (host.accelerator.accelerator !== 'kvm' || host.service_uid === null) return null
   return (await stat('/dev/kvm')).gid || null
 }
 
-/** Why QEMU ended at once, as far as its last words tell. Exported for its test. */
-export function startError(words: string) {
-  if (/cannot set up guest memory|Cannot allocate memory/.test(words))
-    return new CapacityError('host_memory', 'The host has insufficient memory for this machine.', words)
-  if (/Could not set up host forwarding rule/.test(words))
+/** The error for a QEMU that exited immediately, by its output. Exported for its test. */
+export function startError(output: string) {
+  if (/cannot set up guest memory|Cannot allocate memory/.test(output))
+    return new CapacityError('host_memory', 'The host has insufficient memory for this machine.', output)
+  if (/Could not set up host forwarding rule/.test(output))
     return new AddressInUseError(
       'address_in_use',
       'A port of the public IP address is already in use on the host.',
-      words,
+      output,
     )
-  return new TransientError('start_failed', 'The machine could not be started.', words)
+  return new TransientError('start_failed', 'The machine could not be started.', output)
 }

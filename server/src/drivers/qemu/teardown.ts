@@ -8,15 +8,15 @@ import { findMachineProcesses, killProcess } from './process.ts'
 const KILL_MS = 5000
 
 /**
- * Ends every virtual machine of a data directory, by what the kernel shows: no database, no readable file is needed.
- * Call it when no control plane runs on the directory. Gives the ids of those that ran; throws when one outlives it.
+ * Ends all virtual machines of a data directory. Finds them by their processes and needs neither the database nor their
+ * files. No control plane may run on the directory. Returns the IDs of the ended machines; throws if one survives.
  */
 export async function endAllMachines(data_dir: string, run_dir: string): Promise<string[]> {
   const ended: string[] = []
-  // The proof of the accelerator is a data directory within the data directory.
+  // The KVM test uses a data directory in the data directory.
   for (const root of [data_dir, join(data_dir, PROOF_FOLDER)]) {
     for (const { folder, process } of await findMachineProcesses(instancesFolder({ data_dir: root }))) {
-      if (!(await killProcess(process, KILL_MS, systemClock))) throw new Error(`process ${process.pid} does not end`)
+      if (!(await killProcess(process, KILL_MS, systemClock))) throw new Error(`process ${process.pid} does not exit`)
       ended.push(folder.slice(folder.lastIndexOf('/') + 1))
     }
   }
@@ -26,5 +26,5 @@ export async function endAllMachines(data_dir: string, run_dir: string): Promise
   return ended
 }
 
-/** Folder of the data directory in which the accelerator is proven. */
+/** Folder in the data directory that the KVM test uses. */
 export const PROOF_FOLDER = 'proof'

@@ -1,4 +1,4 @@
-/** What tests with real guests share: an image, a world of folders and addresses of their own, and its removal. */
+/** Shared by the tests with real guests: an image, and a world of separate folders and IP addresses with its removal. */
 import { createHash, randomInt } from 'node:crypto'
 import { chmod, mkdir, mkdtemp, readFile, rm, stat } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
@@ -8,7 +8,8 @@ import { newId } from '../../lib/id.ts'
 import { silentLog } from '../../lib/log.ts'
 import { systemRandom } from '../../lib/random.ts'
 import type { Driver, MachineImage, MachineSpec, ObservedMachine } from '../driver.ts'
-import { QemuDriver, type QemuOptions } from './driver.ts'
+import { QemuDriver } from './driver.ts'
+import type { QemuOptions } from './host.ts'
 import { runProgram } from './run-program.ts'
 import { endAllMachines } from './teardown.ts'
 
@@ -16,10 +17,10 @@ const REPOSITORY = join(import.meta.dirname, '../../../..')
 const MIB = 1024 * 1024
 const IMAGE = 'micro-linux'
 
-/** Builds once, whoever comes first; the lock ends with its holder. */
+/** Builds the image unless it exists; the kernel releases the lock of a process that ends. */
 const BUILD = '[ -e "$1/manifest.json" ] || { rm -rf "$1.new" && bash "$2" "$1.new" >&2 && mv "$1.new" "$1"; }'
 
-/** The images folder for tests and the tiny image in it; built at first use, and again when its recipe has changed. */
+/** The images folder of the tests and the micro-linux image in it, built at first use and after each change of its recipe. */
 export async function testImage(): Promise<{ images_dir: string; image: MachineImage }> {
   const images_dir = process.env.TEST_IMAGES_DIR ?? (await defaultFolder())
   const folder = join(images_dir, IMAGE)
@@ -37,7 +38,7 @@ async function defaultFolder(): Promise<string> {
   const folder = join(tmpdir(), `cloudnexus-test-images-${process.getuid?.() ?? 0}`, version)
   await mkdir(folder, { recursive: true, mode: 0o755 })
   if ((await stat(dirname(folder))).uid !== process.getuid?.())
-    throw new Error(`${dirname(folder)} belongs to somebody else`)
+    throw new Error(`${dirname(folder)} belongs to another user`)
   return folder
 }
 
@@ -46,16 +47,16 @@ export type World = {
   driver: QemuDriver
   spec(changes?: Partial<MachineSpec>): MachineSpec
   publicAddress(): string
-  /** Another driver over the same folders, adopted. */
+  /** Another adopted driver for the same folders. */
   reopen(): Promise<QemuDriver>
   remove(): Promise<void>
 }
 
-/** Users of machines start here; no account of a usual host is that high. */
+/** First user ID of machines, above all accounts of a typical host. */
 const TEST_UID = 1_700_000_000
 const isRoot = process.getuid?.() === 0
 
-/** An empty world with an adopted driver. `closed`: its data folder lies where no other user can walk to. */
+/** An empty world with an adopted driver. `closed`: other users have no access to its data folder. */
 export async function makeWorld(changes: Partial<QemuOptions> & { closed?: boolean } = {}): Promise<World> {
   const { closed = false, ...given } = changes
   const { images_dir, image } = await testImage()
@@ -106,7 +107,7 @@ export async function makeWorld(changes: Partial<QemuOptions> & { closed?: boole
   return { options, driver: await reopen(), spec, publicAddress, reopen, remove }
 }
 
-/** Looks until the machine is as expected; fails after two minutes. */
+/** Waits until the machine is in the expected state; fails after two minutes. */
 export async function until(
   driver: Driver,
   spec: MachineSpec,
@@ -121,7 +122,7 @@ export async function until(
   }
 }
 
-/** A fresh key pair and a way to run commands in a guest with it. */
+/** A new key pair, and a function that runs commands in a guest with it. */
 export async function sshKey(folder: string) {
   const key = join(folder, 'id_ed25519')
   await runProgram(['ssh-keygen', '-q', '-t', 'ed25519', '-N', '', '-C', 'test', '-f', key])

@@ -4,14 +4,14 @@ import type { QmpClient } from '../qmp.ts'
 /** Objects for `-netdev` and `-device`. */
 export type NetworkDevices = { netdevs: object[]; devices: object[] }
 
-/** How machines reach each other and are reached. `user` needs no privilege; a bridge is the other way to do it. */
+/** A network implementation. `user` needs no privileges; a bridge would be an alternative. */
 export interface Network {
-  /** Decides on which host ports the machine will be reachable. Throws AddressInUseError, InvalidSpecError. */
+  /** Chooses the host ports of a machine. Throws AddressInUseError, InvalidSpecError. */
   plan(spec: MachineSpec): Promise<PortForward[]>
-  /** The machine's two cards. Pure. Throws InvalidSpecError. */
+  /** The two network devices of a machine. Pure. Throws InvalidSpecError. */
   devices(spec: MachineSpec, ports: PortForward[]): NetworkDevices
-  /** Makes guest ports of a running machine reachable on an address; all of them or, when it throws, none. Repeatable. */
+  /** Forwards ports of an IP address to a running machine: all of them or, if it throws, none. Can be repeated. */
   add(control: QmpClient, ip: string, guestPorts: number[]): Promise<PortForward[]>
-  /** Takes them away again; those that are not there are no error. Connections that stand live on. */
+  /** Removes forwards; absent ones are no error. Existing connections stay open. */
   remove(control: QmpClient, ip: string, ports: PortForward[]): Promise<void>
 }

@@ -16,11 +16,11 @@ async function listening<T>(host: string, port: number, work: (port: number) => 
   }
 }
 
-test('without a public address nothing is forwarded', async () => {
+test('forwards no port without a public IP address', async () => {
   assert.deepEqual(await planPorts(null, [22, 80]), [])
 })
 
-test('a free port is itself, once, in order', async () => {
+test('forwards free ports unchanged, once each, in order', async () => {
   const ports = await planPorts(ADDRESS, [9002, 9001, 9002])
   assert.deepEqual(
     ports,
@@ -28,7 +28,7 @@ test('a free port is itself, once, in order', async () => {
   )
 })
 
-test('a taken port has no replacement unless it is a usual one', async () => {
+test('rejects a port that is in use, unless it has a fallback', async () => {
   await listening(ADDRESS, 0, async (port) => {
     await assert.rejects(planPorts(ADDRESS, [port]), (error) => {
       assert.ok(error instanceof AddressInUseError)
@@ -37,11 +37,11 @@ test('a taken port has no replacement unless it is a usual one', async () => {
   })
   await listening(ADDRESS, 8443, async () => {
     const [https] = await planPorts(ADDRESS, [443]).catch(() => [{ guest_port: 443, host_port: 443 }])
-    assert.equal(https?.host_port, 443, 'the second choice is not looked at when the first is free')
+    assert.equal(https?.host_port, 443, 'the fallback is not used while the port is free')
   })
 })
 
-test('a usual port moves where the host does not let us have it', async (context) => {
+test('uses the fallback of a standard port that is unavailable', async (context) => {
   const holds = listening(ADDRESS, 22, async () => {
     assert.deepEqual(await planPorts(ADDRESS, [22]), [{ guest_port: 22, host_port: 2222 }])
     const both = await planPorts(ADDRESS, [22, 8022])
@@ -56,11 +56,11 @@ test('a usual port moves where the host does not let us have it', async (context
   )
 })
 
-test('an address of another host can never work', async () => {
+test('rejects an IP address of another host', async () => {
   await assert.rejects(planPorts('192.0.2.1', [9000]), InvalidSpecError)
 })
 
-test('the two cards of a machine never have the same address', () => {
+test('the two network devices of a machine have different MAC addresses', () => {
   const mac = publicMac('inst_0123456789', '52:54:00:00:00:01')
   assert.match(mac, /^52:55:0a(:[0-9a-f]{2}){3}$/)
   assert.notEqual(publicMac('inst_0123456789', mac), mac)

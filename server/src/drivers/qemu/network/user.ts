@@ -1,10 +1,10 @@
 /**
- * A network that needs no privilege. The first card is QEMU's own user-mode stack: it gives the guest its way out, and
- * the guest's ports appear on a loopback address of the host that belongs to this machine alone. The second card is the
- * private network: guests of one segment exchange frames over a multicast port bound to the loopback interface.
+ * A network that needs no privileges. The first network device is QEMU's user-mode stack: it connects the guest to the
+ * internet, and the guest's ports are forwarded from a loopback address of the host that no other machine has. The second
+ * device is the private network: guests of a segment exchange frames over a multicast port on the loopback interface.
  *
- * What it does not do: the guest reaches the host's own 127.0.0.1 through its gateway (QEMU has no switch against it),
- * and any local process can join a multicast port. The bridge has neither flaw, and needs root.
+ * Limits: the guest can reach the host's 127.0.0.1 through its gateway (QEMU has no option to prevent it), and any local
+ * process can join a multicast port. A bridge would have neither limit, but needs root.
  */
 import { createHash } from 'node:crypto'
 import { createServer, isIPv4 } from 'node:net'
@@ -12,11 +12,11 @@ import { AddressInUseError, InvalidSpecError, type MachineSpec, type PortForward
 import type { QmpClient } from '../qmp.ts'
 import type { Network, NetworkDevices } from './network.ts'
 
-/** Carrier-grade space (RFC 6598): a tenant's subnet, which is RFC 1918 space, never collides with it. */
+/** Carrier-grade NAT addresses (RFC 6598), which cannot collide with a tenant's subnet of RFC 1918 addresses. */
 const PUBLIC_SIDE = { net: '100.96.0.0/24', host: '100.96.0.2', dns: '100.96.0.3', dhcpstart: '100.96.0.15' }
 const PUBLIC_NIC = 'public'
 
-/** Where a usual port goes when the host does not let us have it: below 1024 without root, or a listener on all addresses. */
+/** Host ports for standard ports that are unavailable: below 1024 without root, or in use on all addresses. */
 const FALLBACK_PORTS: Record<number, number> = { 22: 2222, 80: 8080, 443: 8443 }
 const HMP_DEADLINE_MS = 2000
 
@@ -24,7 +24,7 @@ export type MulticastOptions = { multicast_group: string; multicast_port_base: n
 
 const MAC = /^[0-9a-f]{2}(:[0-9a-f]{2}){5}$/
 
-/** User-mode network with multicast segments. */
+/** A user-mode network with multicast segments. */
 export function userNetwork(options: MulticastOptions): Network {
   return {
     plan: (spec) => planPorts(spec.network.public_ip, spec.network.ports),
@@ -39,14 +39,14 @@ export function userNetwork(options: MulticastOptions): Network {
   }
 }
 
-/** The address of the first card: fixed per machine, local, and never that of the second. */
+/** The MAC address of the first device: fixed per machine, locally administered, different from that of the second. */
 export function publicMac(id: string, privateMac: string): string {
   const bytes = createHash('sha256').update(id).digest().subarray(0, 3)
   const mac = ['52:55:0a', ...[...bytes].map((byte) => byte.toString(16).padStart(2, '0'))].join(':')
   return mac === privateMac ? mac.replace(/^52/, '56') : mac
 }
 
-/** Refuses addresses that are none. They are the only strings of a network that reach a command line. */
+/** Throws InvalidSpecError for malformed addresses, the only strings of a network that are part of a command line. */
 export function checkNetwork(network: MachineSpec['network']): void {
   check(MAC.test(network.mac) && !isGroupAddress(network.mac), 'mac', network.mac)
   check(isIPv4(network.private_ip), 'private_ip', network.private_ip)
@@ -79,13 +79,13 @@ function userDevices(spec: MachineSpec, ports: PortForward[], options: Multicast
   const hostfwd =
     network.public_ip === null ? [] : ports.map((each) => ({ str: forwardRule(network.public_ip!, each) }))
   const mcast = `${options.multicast_group}:${port}`
-  const card = (netdev: string, mac: string) => ({ driver: 'virtio-net-pci', netdev, mac, romfile: '' })
+  const nic = (netdev: string, mac: string) => ({ driver: 'virtio-net-pci', netdev, mac, romfile: '' })
   return {
     netdevs: [
       { type: 'user', id: PUBLIC_NIC, ipv6: false, ...PUBLIC_SIDE, ...(hostfwd.length > 0 ? { hostfwd } : {}) },
       { type: 'socket', id: 'private', mcast, localaddr: '127.0.0.1' },
     ],
-    devices: [card(PUBLIC_NIC, publicMac(spec.id, network.mac)), card('private', network.mac)],
+    devices: [nic(PUBLIC_NIC, publicMac(spec.id, network.mac)), nic('private', network.mac)],
   }
 }
 
@@ -100,12 +100,12 @@ const forwardRule = (ip: string, port: PortForward) => {
   return `${listener(ip, port.host_port)}-:${port.guest_port}`
 }
 
-/** Chooses a host port for each guest port by asking the kernel, with the privilege that QEMU will have. */
+/** Chooses a host port for each guest port by binding it, with the privileges that QEMU will have. */
 export async function planPorts(ip: string | null, ports: number[]): Promise<PortForward[]> {
   if (ip === null) return []
   const planned: PortForward[] = []
   const taken = (port: number) => planned.some((each) => each.host_port === port)
-  // The usual ports choose last, so that a second choice never takes a port that was asked for by number.
+  // Ports with a fallback come last, so that a fallback never takes a requested port.
   const order = [...new Set(ports)].sort((a, b) => Number(a in FALLBACK_PORTS) - Number(b in FALLBACK_PORTS) || a - b)
   for (const guest_port of order) {
     const choices = [guest_port, FALLBACK_PORTS[guest_port]].filter((port) => port !== undefined && !taken(port))
@@ -121,7 +121,7 @@ async function firstFree(ip: string, choices: number[], guestPort: number): Prom
     if (code !== 'EADDRINUSE' && code !== 'EACCES')
       throw new InvalidSpecError(
         'address_unavailable',
-        `The public address ${ip} does not belong to this host.`,
+        `The public IP address ${ip} does not belong to this host.`,
         `bind: ${code}`,
       )
   }
@@ -141,15 +141,15 @@ function tryBind(ip: string, port: number): Promise<string | null> {
 }
 
 async function addForwards(control: QmpClient, ip: string, guestPorts: number[]): Promise<PortForward[]> {
-  // Taken away first: forwards of ours from an attempt that was cut short would look like a stranger's.
+  // Forwards of an interrupted attempt are removed first: their ports would appear to be in use.
   const ours = guestPorts.flatMap((port) => [port, FALLBACK_PORTS[port]]).filter((port) => port !== undefined)
   const removeAll = () => removeForwards(control, ip, ours)
   await removeAll()
   try {
     const ports = await planPorts(ip, guestPorts)
     for (const port of ports) {
-      const answer = await human(control, `hostfwd_add ${PUBLIC_NIC} ${forwardRule(ip, port)}`)
-      if (answer !== '') throw addressInUse(ip, port.host_port, answer)
+      const reply = await human(control, `hostfwd_add ${PUBLIC_NIC} ${forwardRule(ip, port)}`)
+      if (reply !== '') throw addressInUse(ip, port.host_port, reply)
     }
     return ports
   } catch (error) {
@@ -163,6 +163,6 @@ async function removeForwards(control: QmpClient, ip: string, hostPorts: number[
 }
 
 async function human(control: QmpClient, line: string): Promise<string> {
-  const answer = await control.execute('human-monitor-command', { 'command-line': line }, HMP_DEADLINE_MS)
-  return typeof answer === 'string' ? answer.trim() : ''
+  const reply = await control.execute('human-monitor-command', { 'command-line': line }, HMP_DEADLINE_MS)
+  return typeof reply === 'string' ? reply.trim() : ''
 }
