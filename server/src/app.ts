@@ -16,13 +16,14 @@ import type { Deps, Principal } from './deps.ts'
 import { bearer } from './http/bearer.ts'
 import { acceptJson, BODY_LIMIT_BYTES, dropContentTypeOfEmptyBody } from './http/body.ts'
 import { createResponseDeadline, limitBodyTime, TIMEOUTS, type Timeouts } from './http/deadlines.ts'
+import { createRouteSchemas, type RouteSchemas } from './http/lazy-schemas.ts'
 import { Pagination } from './http/list.ts'
 import { createMethodTable } from './http/methods.ts'
 import { openapiOptions, routeFaults } from './http/openapi.ts'
 import { BAD_ESCAPE, Problem, sendClientError, sendProblem, toApiError, writeProblem } from './http/problem.ts'
 import { type Readiness, serviceRoutes } from './http/service.ts'
 import type { App, Resource, TypeBoxProvider } from './http/types.ts'
-import { buildValidator, schemaError } from './http/validation.ts'
+import { schemaError } from './http/validation.ts'
 import { isAllowedFrom } from './keys/addresses.ts'
 import { addressNotAllowed, insufficientScope, unauthorised } from './keys/refusals.ts'
 import { createKeyUsage } from './keys/usage.ts'
@@ -40,6 +41,8 @@ export type AppOptions = {
   /** What must work before `/readyz` says yes. */
   ready: () => Promise<Readiness[]>
   resources?: Resource[]
+  /** To compile the route schemas before a request needs them. */
+  schemas?: RouteSchemas
   /** False: without the request log and the counters, to measure what they cost. */
   recorded?: boolean
   /** Others than those of http/deadlines.ts, for tests. */
@@ -73,7 +76,7 @@ export async function createApp(deps: Deps, options: AppOptions): Promise<App> {
     trustProxy: deps.config.trusted_proxies.length > 0 ? deps.config.trusted_proxies : false,
     routerOptions: { maxParamLength: 100 },
     genReqId: (raw) => acceptedRequestId(raw.headers['x-request-id']) ?? newRequestId(),
-    schemaController: { compilersFactory: { buildValidator: buildValidator as never } },
+    schemaController: { compilersFactory: (options.schemas ?? createRouteSchemas()).compilersFactory as never },
     schemaErrorFormatter: (errors, part) => schemaError(errors as never, part as never),
     frameworkErrors: (error, request, reply) => {
       identify(request, reply)

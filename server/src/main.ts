@@ -13,6 +13,7 @@ import { QemuDriver } from './drivers/qemu/driver.ts'
 import { createSimulatedDriver } from './drivers/simulated/driver.ts'
 import { createEngines } from './engine/pools.ts'
 import { WORK_CHANNEL } from './engine/work.ts'
+import { compileWhenIdle, createRouteSchemas } from './http/lazy-schemas.ts'
 import { CATALOGUE } from './images/catalog.ts'
 import { syncCatalogue } from './images/store.ts'
 import { removeIncomplete } from './images/upload.ts'
@@ -160,7 +161,8 @@ async function start(settings: Settings, log: Log, shutdown: Shutdown): Promise<
   const engine = createEngines({ sql, clock, log, worker, observer: engineObserver(metrics) }, pools(deps))
   shutdown.add('engine', () => engine.stop(ENGINE_STOP_MS))
   const readiness = createReadiness({ sql, engine, clock })
-  const app = await createApp(deps, { ready: readiness.check })
+  const schemas = createRouteSchemas()
+  const app = await createApp(deps, { ready: readiness.check, schemas })
   shutdown.add('requests', async () => {
     stopping.abort()
     const closed = app.close()
@@ -182,6 +184,7 @@ async function start(settings: Settings, log: Log, shutdown: Shutdown): Promise<
   readiness.adopted()
   await engine.start()
   await wakeAtStart(deps)
+  void compileWhenIdle(schemas, { clock, log, signal: stopping.signal })
   return banner({
     config,
     hypervisor: live.hypervisor(),

@@ -34,7 +34,7 @@ export function buildValidator(sharedSchemas: unknown) {
   }
 }
 
-type Validate = { (data: unknown): boolean; errors?: ErrorObject[] | null }
+export type Validate = { (data: unknown): boolean; errors?: ErrorObject[] | null }
 
 function both(first: ValidateFunction, second: ValidateFunction): Validate {
   const validate: Validate = (data) => {
