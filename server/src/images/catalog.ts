@@ -1,9 +1,9 @@
 import type { ImageSource } from './source.ts'
 
-/** An image that every environment of an installation has. */
+/** An image that every environment can use. */
 export type CatalogImage = { id: string; name: string; description: string; source: ImageSource }
 
-/** THE LIST of images of a fresh installation. All of them say themselves when they are up, and let `root` log in. */
+/** The images of a new installation. Their guests signal that they are ready and permit the login of `root`. */
 export const CATALOGUE: CatalogImage[] = [
   {
     id: 'img_microlinux',

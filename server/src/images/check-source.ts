@@ -6,23 +6,24 @@ import type { ImageCreate } from './schema.ts'
 import type { ImageSource } from './source.ts'
 
 /**
- * The source of an image to add. What a name resolves to is checked when it is downloaded; a literal address already
- * here. Throws `validation_failed`.
- * @param allowed ranges that the operator allows beyond the public internet
+ * The source of an image to add. A literal IP address is checked here, the addresses of a host name at the download.
+ * Throws `validation_failed`.
+ * @param allowed IP ranges that the operator allows in addition to public addresses
  */
 export function checkSource(body: Static<typeof ImageCreate>, allowed: readonly string[]): ImageSource {
   const { url, sha256 } = body
   const errors: FieldError[] = []
-  const fault = (pointer: string, code: string, message: string) => errors.push({ pointer, code, message })
+  const addError = (pointer: string, code: string, message: string) => errors.push({ pointer, code, message })
   if (body.source === 'upload') {
-    if (url !== undefined) fault('/url', 'not_allowed', 'url must be omitted when source is "upload".')
+    if (url !== undefined) addError('/url', 'not_allowed', 'url must be omitted when source is "upload".')
     if (errors.length > 0) throw validationFailed(errors)
     return { kind: 'upload', sha256: sha256?.toLowerCase() ?? null }
   }
-  if (url === undefined) fault('/url', 'required', 'url is required unless source is "upload".')
-  if (sha256 === undefined) fault('/sha256', 'required', 'sha256 is required: it is the checksum of the file at url.')
+  if (url === undefined) addError('/url', 'required', 'url is required unless source is "upload".')
+  if (sha256 === undefined)
+    addError('/sha256', 'required', 'sha256 is required: it is the checksum of the file at url.')
   const reason = url === undefined ? null : urlProblem(url, allowed)
-  if (reason) fault('/url', 'not_allowed', `url ${reason}`)
+  if (reason) addError('/url', 'not_allowed', `url ${reason}`)
   if (url === undefined || sha256 === undefined || errors.length > 0) throw validationFailed(errors)
   return { kind: 'url', url, sha256: sha256.toLowerCase() }
 }

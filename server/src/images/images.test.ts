@@ -29,7 +29,7 @@ const fromUrl = (name: string, more: object = {}) => ({
   sha256,
   ...more,
 })
-const require = (id: string) => withOutbox(deps, live.principal, (tx, outbox) => ensureImport(tx, outbox, id))
+const ensure = (id: string) => withOutbox(deps, live.principal, (tx, outbox) => ensureImport(tx, outbox, id))
 const row = async (id: string) => (await loadImage(sql, id))!
 const isWoken = async (id: string) => {
   const [work] = await owner<
@@ -37,11 +37,11 @@ const isWoken = async (id: string) => {
   >`select environment_id from work where kind = 'image' and id = ${id}`
   return work?.environment_id ?? null
 }
-const saw = (image: ImageRow, seen: Partial<Parameters<typeof recordImport>[2]>) =>
+const observe = (image: ImageRow, observed: Partial<Parameters<typeof recordImport>[2]>) =>
   deps.sql
     .as(image.environment_id ?? 'env_system')
     .begin((tx) =>
-      recordImport(tx, image, { state: 'importing', progress: null, error: null, manifest: null, ...seen }),
+      recordImport(tx, image, { state: 'importing', progress: null, error: null, manifest: null, ...observed }),
     )
 const failure = { code: 'image_checksum_mismatch', message: 'The checksum does not match.' }
 const manifest = { virtual_size_bytes: 1000, boot: null, seed: 'nocloud' as const }
@@ -49,7 +49,7 @@ const upload = (id: string, content: Buffer | string, headers: Record<string, st
   as('PUT', `/v2/images/${id}/content`, content, { 'content-type': 'application/octet-stream', ...headers })
 
 describe('the catalogue', () => {
-  test('is seen by every environment, by id and by name, and is available before it is here', async () => {
+  test('is available to every environment, by ID and name, before it is on the host', async () => {
     for (const key of [live.key, sandbox.key]) {
       const { body } = await caller(app, key)('GET', '/v2/images?sort=created_at')
       assert.deepEqual(
@@ -69,42 +69,42 @@ describe('the catalogue', () => {
     assert.equal((await call('GET', '/v2/images?name=debian-12')).body.data.length, 1)
   })
 
-  test('can be synchronised again without a change to what is on the host', async () => {
-    await saw(await row('img_debian0012'), { state: 'present', manifest })
+  test('can be synchronised again without a change to imported images', async () => {
+    await observe(await row('img_debian0012'), { state: 'present', manifest })
     await syncCatalogue(owner, CATALOGUE)
     const { body } = await call('GET', '/v2/images/debian-12')
     assert.deepEqual([body.status, body.cached, body.virtual_size_bytes], ['available', true, 1000])
   })
 
-  test('is imported when somebody needs it, once, and again after a failure', async () => {
+  test('is imported once when an instance needs it, and again after a failure', async () => {
     const id = 'img_ubuntu2404'
-    await require(id)
-    await require(id)
+    await ensure(id)
+    await ensure(id)
     assert.equal((await row(id)).wanted_import, 1)
     assert.equal(await isWoken(id), 'env_system')
     assert.equal((await call('GET', `/v2/images/${id}`)).body.progress.phase, 'waiting')
     const progress = { phase: 'downloading', percent: 40, done_bytes: 40, total_bytes: 100 }
-    await saw(await row(id), { progress })
-    await require(id)
+    await observe(await row(id), { progress })
+    await ensure(id)
     const importing = await call('GET', `/v2/images/${id}`)
     assert.deepEqual([importing.body.status, importing.body.progress], ['importing', progress])
-    await saw(await row(id), { state: 'failed', error: failure })
+    await observe(await row(id), { state: 'failed', error: failure })
     const failed = await call('GET', `/v2/images/${id}`)
     assert.deepEqual([failed.body.status, failed.body.error, failed.body.progress], ['failed', failure, null])
-    await require(id)
+    await ensure(id)
     assert.equal((await row(id)).wanted_import, 2)
     assert.equal((await call('GET', `/v2/images/${id}`)).body.status, 'importing')
   })
 
-  test('409 for its removal, and for its names', async () => {
+  test('returns 409 for the deletion of a catalogue image and for a new image with its name', async () => {
     assert.equal((await call('DELETE', '/v2/images/micro-linux')).status, 409)
     const taken = await call('POST', '/v2/images', fromUrl('micro-linux'))
     assert.deepEqual([taken.status, taken.body.code], [409, 'already_exists'])
   })
 })
 
-describe('an image from an address', () => {
-  test('201: its import begins; its query string is never shown', async () => {
+describe('an image from a URL', () => {
+  test('returns 201, requests its import and never returns its query string', async () => {
     const { status, body } = await call('POST', '/v2/images', fromUrl('mine', { description: 'My server' }))
     assert.equal(status, 201)
     assert.deepEqual(
@@ -114,17 +114,17 @@ describe('an image from an address', () => {
     assert.deepEqual(body.source, { kind: 'url', url: 'https://images.example.com/a.qcow2' })
     assert.deepEqual((await row(body.id)).source, { kind: 'url', url: fromUrl('').url, sha256: sha256.toLowerCase() })
     assert.equal(await isWoken(body.id), environment_id)
-    await saw(await row(body.id), { state: 'present', manifest })
+    await observe(await row(body.id), { state: 'present', manifest })
     const here = await call('GET', '/v2/images/mine')
     assert.deepEqual([here.body.status, here.body.cached, here.body.virtual_size_bytes], ['available', true, 1000])
   })
 
-  test('409 for a name that is taken, also at the same time', async () => {
-    const answers = await Promise.all(Array.from({ length: 5 }, () => call('POST', '/v2/images', fromUrl('race'))))
-    assert.deepEqual(answers.map(({ status }) => status).sort(), [201, 409, 409, 409, 409])
+  test('returns 409 for a duplicate name, also for concurrent requests', async () => {
+    const responses = await Promise.all(Array.from({ length: 5 }, () => call('POST', '/v2/images', fromUrl('race'))))
+    assert.deepEqual(responses.map(({ status }) => status).sort(), [201, 409, 409, 409, 409])
   })
 
-  test('422 with everything that is wrong', async () => {
+  test('returns 422 with all field errors', async () => {
     const missing = await call('POST', '/v2/images', { name: 'x' })
     assert.deepEqual(
       missing.body.errors.map(({ pointer }: { pointer: string }) => pointer),
@@ -167,17 +167,17 @@ describe('an image from an address', () => {
     assert.equal((await call('POST', '/v2/images', fromUrl('x', { sha256: 'zz' }))).status, 422)
   })
 
-  test('a range that the operator allows is taken', async () => {
+  test('accepts an address in a range that the operator allows', async () => {
     assert.equal((await call('POST', '/v2/images', fromUrl('local', { url: 'http://127.0.0.1:9000/a' }))).status, 201)
   })
 
-  test('in the test environment it is available at once, and nothing is imported', async () => {
+  test('is available immediately in a test environment, without an import', async () => {
     const { body } = await caller(app, sandbox.key)('POST', '/v2/images', fromUrl('mine'))
     assert.equal(body.status, 'available')
     assert.equal(await isWoken(body.id), null)
   })
 
-  test('in the test environment an upload is asked for as in the live one, and then it is available', async () => {
+  test('is available after its upload in a test environment', async () => {
     const asSandbox = caller(app, sandbox.key)
     const { body } = await asSandbox('POST', '/v2/images', { name: 'sent', source: 'upload' })
     assert.equal(body.status, 'importing')
@@ -187,29 +187,29 @@ describe('an image from an address', () => {
     assert.equal(await isWoken(body.id), null)
   })
 
-  test('404 for another environment or project', async () => {
+  test('returns 404 to another environment or project', async () => {
     const { body } = await call('GET', '/v2/images/mine')
-    const stranger = await createTestTenant(deps)
-    const strangers = deps.sql.as(stranger.live.principal.environment_id)
-    for (const key of [sandbox.key, stranger.live.key]) {
+    const other = await createTestTenant(deps)
+    const othersSql = deps.sql.as(other.live.principal.environment_id)
+    for (const key of [sandbox.key, other.live.key]) {
       assert.equal((await caller(app, key)('GET', `/v2/images/${body.id}`)).status, 404)
       assert.equal((await caller(app, key)('DELETE', `/v2/images/${body.id}`)).status, 404)
     }
-    assert.equal(await strangers.begin((tx) => findImage(tx, stranger.live.principal.environment_id, 'mine')), null)
+    assert.equal(await othersSql.begin((tx) => findImage(tx, other.live.principal.environment_id, 'mine')), null)
   })
 })
 
 describe('an upload', () => {
   const waiting = async (name: string) => (await call('POST', '/v2/images', { name, source: 'upload' })).body
 
-  test('waits for its content; until then no instance can be made from it', async () => {
+  test('waits for its content, and no instance can be created from it until then', async () => {
     const image = await waiting('later')
     assert.deepEqual([image.status, image.progress.phase, image.source.url], ['importing', 'waiting_for_upload', null])
     assert.equal(await isWoken(image.id), null)
-    await assert.rejects(require(image.id), /has not been uploaded/)
+    await assert.rejects(ensure(image.id), /has not been uploaded/)
   })
 
-  test('202: the bytes are put where the importer reads them', async () => {
+  test('returns 202 and passes the content to the importer', async () => {
     const image = await waiting('content')
     const bytes = Buffer.from(Array.from({ length: 90_000 }, (_, i) => i % 251))
     const received = await upload(image.id, bytes)
@@ -219,20 +219,20 @@ describe('an upload', () => {
     assert.equal(await isWoken(image.id), environment_id)
     const again = await upload(image.id, 'other')
     assert.deepEqual([again.status, again.body.code], [409, 'conflict'])
-    await saw(await row(image.id), { state: 'failed', error: failure })
-    await assert.rejects(require(image.id), /was rejected/)
-    assert.equal((await upload(image.id, bytes)).status, 202, 'content that was refused can be sent again')
+    await observe(await row(image.id), { state: 'failed', error: failure })
+    await assert.rejects(ensure(image.id), /was rejected/)
+    assert.equal((await upload(image.id, bytes)).status, 202, 'rejected content can be uploaded again')
     assert.equal((await row(image.id)).wanted_import, 2)
   })
 
-  test('two at the same time: one is taken', async () => {
+  test('accepts one of several concurrent uploads', async () => {
     const image = await waiting('twice')
-    const answers = await Promise.all(['a', 'b', 'c'].map((text) => upload(image.id, text.repeat(1000))))
-    assert.deepEqual(answers.map(({ status }) => status).sort(), [202, 409, 409])
+    const responses = await Promise.all(['a', 'b', 'c'].map((text) => upload(image.id, text.repeat(1000))))
+    assert.deepEqual(responses.map(({ status }) => status).sort(), [202, 409, 409])
     assert.equal((await row(image.id)).wanted_import, 1)
   })
 
-  test('413 beyond the limit, 415 for another type, 409 for what is no upload, 404 for what is not here', async () => {
+  test('returns 413 above the limit, 415 for another type, 409 if it is no upload, 404 if it is not found', async () => {
     const image = await waiting('refused')
     assert.equal((await upload(image.id, Buffer.alloc(100_001))).status, 413)
     assert.equal((await upload(image.id, '{}', { 'content-type': 'application/json' })).status, 415)
@@ -247,7 +247,7 @@ describe('an upload', () => {
     assert.deepEqual(left, [])
   })
 
-  test('what an upload that was cut off has left goes at the next start', () => {
+  test('removes interrupted uploads at the next start', () => {
     const folder = join(data_dir, 'uploads')
     writeFileSync(join(folder, 'img_1.req_1.incoming'), 'half')
     writeFileSync(join(folder, 'img_2.part'), 'whole')
@@ -257,8 +257,8 @@ describe('an upload', () => {
   })
 })
 
-describe('removal', () => {
-  test('204: hidden at once, its name is free, and its row goes when its files are gone', async () => {
+describe('deletion', () => {
+  test('returns 204, frees the name and purges the row when the files are deleted', async () => {
     const { body } = await call('POST', '/v2/images', fromUrl('short-lived'))
     assert.equal((await call('DELETE', '/v2/images/short-lived')).status, 204)
     assert.equal((await call('GET', `/v2/images/${body.id}`)).status, 404)
@@ -270,16 +270,16 @@ describe('removal', () => {
     assert.equal(await loadImage(sql, body.id), null)
   })
 
-  test('waits for an instance that is being made from it', async () => {
+  test('waits for the creation of an instance from the image', async () => {
     const { body } = await call('POST', '/v2/images', fromUrl('contended'))
-    let removal: ReturnType<typeof call> | undefined
+    let deletion: ReturnType<typeof call> | undefined
     await sql.begin(async (tx) => {
       assert.ok(await findImage(tx, environment_id, body.id))
-      removal = call('DELETE', `/v2/images/${body.id}`)
+      deletion = call('DELETE', `/v2/images/${body.id}`)
       const [waits] = await waitUntilBlocked()
       assert.ok(waits)
     })
-    assert.equal((await removal!).status, 204)
+    assert.equal((await deletion!).status, 204)
     assert.equal(await sql.begin((tx) => findImage(tx, environment_id, body.id)), null)
   })
 

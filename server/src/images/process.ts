@@ -7,15 +7,15 @@ import { writeAtomically } from './importer/files.ts'
 const MAIN = join(import.meta.dirname, 'importer/main.ts')
 
 /**
- * Starts the importer of a job directory, in its own session and with files as stdio, so that it outlives us. It is
- * noted with its identity; a second one that is started by mistake finds the job locked and ends.
+ * Starts the importer of a job directory in its own session with files as stdio, so that it outlives this process, and
+ * records its identity. A second importer that is started by mistake finds the job locked and exits.
  */
 export function startImporter(jobDir: string): void {
   mkdirSync(jobDir, { recursive: true, mode: 0o700 })
   const log = openSync(join(jobDir, 'importer.log'), 'a', 0o600)
   try {
     const child = spawn(process.execPath, [MAIN, jobDir], { detached: true, stdio: ['ignore', log, log] })
-    child.on('error', () => {}) // it is seen as not running
+    child.on('error', () => {}) // `runningImporter` then returns null
     child.unref()
     const identity = child.pid === undefined ? null : identify(child.pid)
     if (identity) writeAtomically(identityFile(jobDir), JSON.stringify(identity), { durable: false })
@@ -24,11 +24,11 @@ export function startImporter(jobDir: string): void {
   }
 }
 
-/** The live importer of a job directory, if there is one. */
+/** The live importer of a job directory, or null. */
 export function runningImporter(jobDir: string): ProcessIdentity | null {
   try {
-    const noted = JSON.parse(readFileSync(identityFile(jobDir), 'utf8')) as ProcessIdentity
-    return isAlive(noted) ? noted : null
+    const recorded = JSON.parse(readFileSync(identityFile(jobDir), 'utf8')) as ProcessIdentity
+    return isAlive(recorded) ? recorded : null
   } catch {
     return null
   }

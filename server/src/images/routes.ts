@@ -1,9 +1,10 @@
 import { Type } from 'typebox'
+import type { Deps } from '../deps.ts'
 import { rawBody } from '../http/body.ts'
 import { sendObject } from '../http/etag.ts'
 import { sendPage } from '../http/list.ts'
 import { Id, NoContent, ref } from '../http/schemas.ts'
-import type { Resource } from '../http/types.ts'
+import type { App, Resource } from '../http/types.ts'
 import { changed, created, removed, write } from '../http/write.ts'
 import { notFound } from '../lib/errors.ts'
 import { Image, ImageCreate, ImagePage, imageFilters } from './schema.ts'
@@ -24,128 +25,138 @@ const params = Type.Object({
 export const images: Resource = {
   schemas: [Image, ImagePage, ImageCreate],
   routes(app, deps) {
-    app.get(
-      '/v2/images',
-      {
-        config: { scope: 'images:read' },
-        schema: {
-          operationId: 'listImages',
-          summary: 'List images',
-          description: "Lists the installation's images and the images that were added to this environment.",
-          tags,
-          querystring: Type.Object(imageFilters, { additionalProperties: false }),
-          response: { 200: ref(ImagePage) },
-        },
-      },
-      (request, reply) => {
-        const { environment_id } = request.principal
-        const { name } = request.query
-        return sendPage(
-          deps,
-          request,
-          reply,
-          (window) => listImages(deps.sql.as(environment_id), environment_id, name, window),
-          showImage,
-        )
-      },
-    )
-
-    app.post(
-      '/v2/images',
-      {
-        config: { scope: 'images:write', problems: ['already_exists'] },
-        schema: {
-          operationId: 'createImage',
-          summary: 'Add an image',
-          description:
-            'Adds a bootable qcow2 or raw disk, from a URL or by upload. The response does not wait for the import; `status` and `progress` report on it.',
-          tags,
-          body: ref(ImageCreate),
-          response: { 201: ref(Image) },
-        },
-      },
-      (request, reply) =>
-        write(deps, request, reply, async (tx, outbox) => {
-          const row = await createImage(tx, outbox, deps, request.principal, request.body)
-          return created(showImage(row), `${deps.config.public_url}/v2/images/${row.id}`)
-        }),
-    )
-
-    app.get(
-      '/v2/images/:id',
-      {
-        config: { scope: 'images:read' },
-        schema: {
-          operationId: 'getImage',
-          summary: 'Get an image by ID or name',
-          tags,
-          params,
-          response: { 200: ref(Image) },
-        },
-      },
-      async (request, reply) => {
-        const { environment_id } = request.principal
-        const row = await readImage(deps.sql.as(environment_id), environment_id, request.params.id)
-        if (!row) throw notFound('image', request.params.id)
-        return sendObject(request, reply, showImage(row))
-      },
-    )
-
-    app.put(
-      '/v2/images/:id/content',
-      {
-        config: {
-          scope: 'images:write',
-          raw_body: true,
-          body_deadline_ms: UPLOAD_DEADLINE_MS,
-          problems: ['conflict', 'capacity_exhausted'],
-        },
-        schema: {
-          operationId: 'uploadImage',
-          summary: 'Upload the content of an image',
-          description:
-            'Uploads the content of an image that was added with `source` "upload". The import starts when the upload is complete.',
-          tags,
-          params: Type.Object({ id: Id('img', 'ID of the image.') }),
-          response: { 202: ref(Image) },
-        },
-      },
-      async (request, reply) => {
-        const { principal, params, req_id } = request
-        const sql = deps.sql.as(principal.environment_id)
-        const row = await readImage(sql, principal.environment_id, params.id)
-        if (!row) throw notFound('image', params.id)
-        checkAwaitsContent(row)
-        const upload = await receiveUpload(deps.config, row.id, req_id, rawBody(request))
-        try {
-          return await write(deps, request, reply, async (tx, outbox) => {
-            const { before, after } = await receiveContent(tx, outbox, principal, row.id, upload.put)
-            return changed(202, row.id, showImage(before), showImage(after))
-          })
-        } finally {
-          upload.discard()
-        }
-      },
-    )
-
-    app.delete(
-      '/v2/images/:id',
-      {
-        config: { scope: 'images:write', problems: ['conflict', 'in_use', 'precondition_failed'] },
-        schema: {
-          operationId: 'deleteImage',
-          summary: 'Delete an image',
-          description: 'Deletes an image that was added. No existing instance may have been created from it.',
-          tags,
-          params,
-          response: { 204: NoContent('The image is deleted.') },
-        },
-      },
-      (request, reply) =>
-        write(deps, request, reply, async (tx, outbox) => {
-          const { principal, params, headers } = request
-          return removed(showImage(await deleteImage(tx, outbox, principal, params.id, headers['if-match'])))
-        }),
-    )
+    readRoutes(app, deps)
+    writeRoutes(app, deps)
+    uploadRoute(app, deps)
   },
+}
+
+function readRoutes(app: App, deps: Deps): void {
+  app.get(
+    '/v2/images',
+    {
+      config: { scope: 'images:read' },
+      schema: {
+        operationId: 'listImages',
+        summary: 'List images',
+        description: "Lists the installation's images and the images that were added to this environment.",
+        tags,
+        querystring: Type.Object(imageFilters, { additionalProperties: false }),
+        response: { 200: ref(ImagePage) },
+      },
+    },
+    (request, reply) => {
+      const { environment_id } = request.principal
+      const { name } = request.query
+      return sendPage(
+        deps,
+        request,
+        reply,
+        (window) => listImages(deps.sql.as(environment_id), environment_id, name, window),
+        showImage,
+      )
+    },
+  )
+
+  app.get(
+    '/v2/images/:id',
+    {
+      config: { scope: 'images:read' },
+      schema: {
+        operationId: 'getImage',
+        summary: 'Get an image by ID or name',
+        tags,
+        params,
+        response: { 200: ref(Image) },
+      },
+    },
+    async (request, reply) => {
+      const { environment_id } = request.principal
+      const row = await readImage(deps.sql.as(environment_id), environment_id, request.params.id)
+      if (!row) throw notFound('image', request.params.id)
+      return sendObject(request, reply, showImage(row))
+    },
+  )
+}
+
+function writeRoutes(app: App, deps: Deps): void {
+  app.post(
+    '/v2/images',
+    {
+      config: { scope: 'images:write', problems: ['already_exists'] },
+      schema: {
+        operationId: 'createImage',
+        summary: 'Add an image',
+        description:
+          'Adds a bootable qcow2 or raw disk, from a URL or by upload. The response does not wait for the import; `status` and `progress` report on it.',
+        tags,
+        body: ref(ImageCreate),
+        response: { 201: ref(Image) },
+      },
+    },
+    (request, reply) =>
+      write(deps, request, reply, async (tx, outbox) => {
+        const row = await createImage(tx, outbox, deps, request.principal, request.body)
+        return created(showImage(row), `${deps.config.public_url}/v2/images/${row.id}`)
+      }),
+  )
+
+  app.delete(
+    '/v2/images/:id',
+    {
+      config: { scope: 'images:write', problems: ['conflict', 'in_use', 'precondition_failed'] },
+      schema: {
+        operationId: 'deleteImage',
+        summary: 'Delete an image',
+        description: 'Deletes an image that was added. No existing instance may have been created from it.',
+        tags,
+        params,
+        response: { 204: NoContent('The image is deleted.') },
+      },
+    },
+    (request, reply) =>
+      write(deps, request, reply, async (tx, outbox) => {
+        const { principal, params, headers } = request
+        return removed(showImage(await deleteImage(tx, outbox, principal, params.id, headers['if-match'])))
+      }),
+  )
+}
+
+function uploadRoute(app: App, deps: Deps): void {
+  app.put(
+    '/v2/images/:id/content',
+    {
+      config: {
+        scope: 'images:write',
+        raw_body: true,
+        body_deadline_ms: UPLOAD_DEADLINE_MS,
+        problems: ['conflict', 'capacity_exhausted'],
+      },
+      schema: {
+        operationId: 'uploadImage',
+        summary: 'Upload the content of an image',
+        description:
+          'Uploads the content of an image that was added with `source` "upload". The import starts when the upload is complete.',
+        tags,
+        params: Type.Object({ id: Id('img', 'ID of the image.') }),
+        response: { 202: ref(Image) },
+      },
+    },
+    async (request, reply) => {
+      const { principal, params, req_id } = request
+      const sql = deps.sql.as(principal.environment_id)
+      const row = await readImage(sql, principal.environment_id, params.id)
+      if (!row) throw notFound('image', params.id)
+      checkAwaitsContent(row)
+      const upload = await receiveUpload(deps.config, row.id, req_id, rawBody(request))
+      try {
+        return await write(deps, request, reply, async (tx, outbox) => {
+          const { before, after } = await receiveContent(tx, outbox, principal, row.id, upload.put)
+          return changed(202, row.id, showImage(before), showImage(after))
+        })
+      } finally {
+        upload.discard()
+      }
+    },
+  )
 }

@@ -4,7 +4,7 @@ import type { ImageProgress, ImageRow } from './row.ts'
 import type { Image } from './schema.ts'
 import { showSource } from './source.ts'
 
-/** A row as the API shows it. Pure. */
+/** The API representation of a row. Pure. */
 export function showImage(row: ImageRow): Static<typeof Image> {
   const { id, name, description, ready_signal, ssh_user } = row
   const status = statusOf(row)
@@ -25,7 +25,7 @@ export function showImage(row: ImageRow): Static<typeof Image> {
   }
 }
 
-/** An image of the catalogue can be had whether or not it is on the host; an added one when it is. */
+/** An image of the catalogue is available even if it is not on the host; an added image is not. */
 function statusOf(row: ImageRow): Static<typeof Image>['status'] {
   if (row.observed_state === 'present') return 'available'
   if (row.observed_import < row.wanted_import || row.observed_state === 'importing') return 'importing'

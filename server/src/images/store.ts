@@ -13,7 +13,7 @@ import type { ImageProgress, ImageRow } from './row.ts'
 import type { ImageCreate } from './schema.ts'
 import { showImage } from './show.ts'
 
-/** Rows that an environment sees: its own, and the catalogue's. */
+/** Condition for the images that an environment can use: its own and those of the catalogue. */
 const visible = (query: Query, environmentId: string) =>
   query`(environment_id is null or environment_id = ${environmentId}) and not wanted_gone`
 
@@ -27,7 +27,7 @@ export async function listImages(
   return sql<ImageRow[]>`select * from images where ${visible(sql, environmentId)} ${filter} ${windowSql(sql, window)}`
 }
 
-/** By id or name; null when the environment sees none. In a transaction that makes an instance, use `findImage`. */
+/** Finds an image by ID or name. A transaction that creates an instance uses `findImage` instead. */
 export async function readImage(query: Query, environmentId: string, idOrName: string): Promise<ImageRow | null> {
   const column = isId('img', idOrName) ? query`id` : query`name`
   const [row] = await query<ImageRow[]>`
@@ -36,7 +36,7 @@ export async function readImage(query: Query, environmentId: string, idOrName: s
   return row ?? null
 }
 
-/** Like `readImage`, and the image cannot be removed before the transaction ends. */
+/** Like `readImage`, but also prevents the deletion of the image until the transaction ends. */
 export async function findImage(tx: Transaction, environmentId: string, idOrName: string): Promise<ImageRow | null> {
   const seen = await readImage(tx, environmentId, idOrName)
   if (!seen) return null
@@ -44,7 +44,7 @@ export async function findImage(tx: Transaction, environmentId: string, idOrName
   return held ?? null
 }
 
-/** The row by its id alone, for the engine. */
+/** Reads an image of any environment, for the engine. */
 export async function loadImage(query: Query, id: string): Promise<ImageRow | null> {
   const [row] = await query<ImageRow[]>`select * from images where id = ${id}`
   return row ?? null
@@ -57,8 +57,8 @@ export async function lockImage(tx: Transaction, id: string): Promise<ImageRow |
 }
 
 /**
- * Asks for the image to be brought to this host, unless it is there or on its way; a failed import is tried again.
- * Throws `invalid_state` for an upload whose content has not arrived.
+ * Requests the import of an image, unless it is on the host or is being imported; retries a failed import.
+ * Throws `invalid_state` for an upload without content.
  */
 export async function ensureImport(tx: Transaction, outbox: Outbox, imageId: string): Promise<void> {
   const [row] = await tx<ImageRow[]>`
@@ -83,7 +83,7 @@ function contentMissingError(row: ImageRow): ApiError {
   return new ApiError('invalid_state', detail, { extensions: { status: showImage(row).status } })
 }
 
-/** Throws `validation_failed`, or `already_exists` for a name that the environment or the catalogue has. */
+/** Throws `validation_failed`, or `already_exists` if the environment or the catalogue has an image with this name. */
 export async function createImage(
   tx: Transaction,
   outbox: Outbox,
@@ -105,7 +105,7 @@ export async function createImage(
     throw new ApiError('already_exists', detail)
   }
   if (source.kind === 'upload') return row
-  // Simulated machines need no bytes.
+  // Simulated machines need no image file.
   if (mode === 'test') return setPresent(tx, row.id)
   await requestImport(tx, outbox, row.id, environment_id)
   return row
@@ -117,8 +117,8 @@ async function setPresent(tx: Transaction, id: string): Promise<ImageRow> {
 }
 
 /**
- * Takes note of an upload that is complete: its import begins. Throws `conflict` when the image has its content.
- * @param put moves the file to where the importer reads it; called while the row is locked
+ * Records a complete upload and requests its import. Throws `conflict` if the image already has its content.
+ * @param put moves the file to the importer; called while the row is locked
  */
 export async function receiveContent(
   tx: Transaction,
@@ -138,7 +138,7 @@ export async function receiveContent(
   return { before: row, after: (await loadImage(tx, id))! }
 }
 
-/** Throws `conflict` unless the image is an upload that waits for its content, or whose content was refused. */
+/** Throws `conflict` unless the image is an upload that waits for its content or whose content was rejected. */
 export function checkAwaitsContent(row: ImageRow): void {
   const idle = row.observed_import === row.wanted_import && ['absent', 'failed'].includes(row.observed_state)
   if (row.source.kind === 'upload' && idle) return
@@ -149,7 +149,7 @@ export function checkAwaitsContent(row: ImageRow): void {
   throw new ApiError('conflict', detail)
 }
 
-/** Throws `not_found`, `conflict` for the catalogue's, `in_use` while instances were made from it. Answers what there was. */
+/** Deletes an image and returns its row. Throws `not_found`, `conflict` for the catalogue, `in_use` if instances use it. */
 export async function deleteImage(
   tx: Transaction,
   outbox: Outbox,
@@ -158,7 +158,7 @@ export async function deleteImage(
   ifMatch: string | undefined,
 ): Promise<ImageRow> {
   const seen = await readImage(tx, environment_id, idOrName)
-  // An instance that is being created holds the row: this waits for it.
+  // A transaction that creates an instance locks the row; this statement waits for it.
   const [row] = seen ? await tx<ImageRow[]>`select * from images where id = ${seen.id} for update` : []
   if (!row || row.wanted_gone) throw notFound('image', idOrName)
   checkIfMatch(ifMatch, showImage(row))
@@ -170,25 +170,25 @@ export async function deleteImage(
   if (used!.count > 0) {
     throw new ApiError('in_use', `${used!.count} instances were created from the image. Terminate them first.`)
   }
-  // The row stays until its files are gone and nothing shows it any more; its name is free at once.
+  // The row is purged when its files are deleted and no instance refers to it. Its name is free immediately.
   await tx`update images set wanted_gone = true, name = id where id = ${row.id}`
   outbox.wakes.push({ kind: 'image', id: row.id, environment_id })
   return row
 }
 
-/** Removes the row of a removed image; false while an instance that can still be read was made from it. */
+/** Purges the row of a deleted image; returns false while an instance refers to it. */
 export async function purgeImage(query: Query, id: string): Promise<boolean> {
-  const gone = await query`
+  const purged = await query`
     delete from images where id = ${id} and wanted_gone
       and not exists (select from instances where image_id = ${id})`
-  return gone.count > 0
+  return purged.count > 0
 }
 
-/** Writes what was seen of the import that `row` asks for. */
+/** Writes the observed state of the import that `row` wants. */
 export async function recordImport(
   tx: Transaction,
   row: Pick<ImageRow, 'id' | 'wanted_import'>,
-  seen: {
+  observed: {
     state: ImageRow['observed_state']
     progress: ImageProgress | null
     error: ImageRow['observed_error']
@@ -196,14 +196,14 @@ export async function recordImport(
   },
 ): Promise<void> {
   await tx`
-    update images set observed_import = ${row.wanted_import}, observed_state = ${seen.state},
-      observed_progress = ${seen.progress && tx.json(seen.progress)},
-      observed_error = ${seen.error && tx.json(seen.error)},
-      observed_manifest = ${seen.manifest && tx.json(seen.manifest)}
+    update images set observed_import = ${row.wanted_import}, observed_state = ${observed.state},
+      observed_progress = ${observed.progress && tx.json(observed.progress)},
+      observed_error = ${observed.error && tx.json(observed.error)},
+      observed_manifest = ${observed.manifest && tx.json(observed.manifest)}
     where id = ${row.id}`
 }
 
-/** Brings the catalogue's rows up to this release; called at start. What is on the host stays. */
+/** Updates the rows of the catalogue to this release; called at start. Imported images stay. */
 export async function syncCatalogue(query: Query, images: CatalogImage[]): Promise<void> {
   for (const { id, name, description, source } of images) {
     await query`
@@ -214,7 +214,7 @@ export async function syncCatalogue(query: Query, images: CatalogImage[]): Promi
   }
 }
 
-/** What an image can offer to an instance now. */
+/** Whether an instance can use an image now. */
 export type Availability = {
   present: boolean
   error: { code: string; message: string } | null
@@ -222,8 +222,8 @@ export type Availability = {
 }
 
 /**
- * Looks an image up for a machine. In the test environment every image is there at once: a simulated machine needs no
- * bytes. A failed import counts only while nobody has asked for another try.
+ * Returns whether a machine can use an image. In a test environment every image is present, because simulated machines
+ * need no image file. The error of a failed import is returned until the import is retried.
  */
 export async function availability(query: Query, imageId: string, mode: 'live' | 'test'): Promise<Availability> {
   const row = await loadImage(query, imageId)

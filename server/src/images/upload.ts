@@ -5,15 +5,15 @@ import type { Readable } from 'node:stream'
 import type { Config } from '../config.ts'
 import { ApiError } from '../lib/errors.ts'
 
-/** A body on its way to the importer: in a file of its own until it is complete. */
+/** A received request body, in a temporary file. */
 export type Upload = {
-  /** Moves the complete file to where the importer reads it. */
+  /** Moves the file to the importer. */
   put(): void
-  /** Removes what was not put. */
+  /** Removes the file unless it was moved. */
   discard(): void
 }
 
-/** Writes a request's body to disk, at most `config.image_max_bytes`. Throws `payload_too_large`, `capacity_exhausted`. */
+/** Writes a request body of at most `config.image_max_bytes` to disk. Throws `payload_too_large`, `capacity_exhausted`. */
 export async function receiveUpload(
   config: Pick<Config, 'data_dir' | 'image_max_bytes'>,
   imageId: string,
@@ -38,7 +38,7 @@ export async function receiveUpload(
   return { put: () => renameSync(file, join(folder, `${imageId}.part`)), discard }
 }
 
-/** Removes what uploads that were cut off have left; called at start. */
+/** Removes the files of interrupted uploads; called at start. */
 export function removeIncomplete(config: Pick<Config, 'data_dir'>): void {
   const folder = uploadsFolder(config)
   mkdirSync(folder, { recursive: true, mode: 0o700 })
@@ -53,7 +53,7 @@ async function write(path: string, body: Readable, limit: number): Promise<void>
   const file = await open(path, 'wx', 0o600)
   try {
     let bytes = 0
-    // The body is left open when this ends early: its socket carries the answer.
+    // The body stays open when this ends early, because its socket carries the response.
     for await (const chunk of body.iterator({ destroyOnReturn: false })) {
       bytes += chunk.length
       if (bytes > limit) throw tooLarge(limit)
