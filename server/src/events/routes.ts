@@ -24,7 +24,7 @@ const problems = ['events_expired' as const]
 
 const querystring = Type.Object(eventParameters, { additionalProperties: false })
 const GOES_ON =
-  'To miss none, ask again with `after` = `next_after` of the answer before. A key sees events of those resources that it may read; so numbers may be missing in what it sees, and never come later.'
+  'To read every event, pass the `next_after` of each response as `after` in the next request. The list contains only events of resources that the key may read, so sequence numbers can have gaps. No event is ever added below a number that was already returned.'
 
 export const events: Resource = {
   schemas: [Event, EventPage],
@@ -59,7 +59,7 @@ export const events: Resource = {
         schema: {
           operationId: 'listEvents',
           summary: 'List events',
-          description: `What has happened in the environment, kept for 30 days by default. ${GOES_ON}`,
+          description: `Events of the environment, kept for 30 days by default. ${GOES_ON}`,
           tags,
           querystring,
           response: { 200: ref(EventPage) },
@@ -76,12 +76,12 @@ export const events: Resource = {
           operationId: 'streamEvents',
           summary: 'Stream events',
           description:
-            'Events as they happen (`text/event-stream`), in ascending order: `id` is the sequence, `event` the type, `data` the event. A heartbeat comes after 15 s of silence; its `id` without data is where to go on. The stream ends after an hour, when the service is restarted, and when the key ends: come again with the last `id` as `Last-Event-ID`, and nothing is missed.',
+            'Server-sent events (`text/event-stream`) in ascending order: `id` is the sequence number, `event` the type, `data` the event. After 15 seconds without an event the server sends a heartbeat, with an `id` and no data. The stream ends after an hour, when the service restarts, and when the key is revoked or expires. To miss no event, reconnect with the last `id` as `Last-Event-ID`.',
           tags,
           headers: Type.Object(streamHeaders),
           querystring: Type.Object(streamParameters, { additionalProperties: false }),
           response: {
-            200: { description: 'The events.', content: { 'text/event-stream': { schema: Type.String() } } },
+            200: { description: 'A stream of events.', content: { 'text/event-stream': { schema: Type.String() } } },
           },
         },
       },
@@ -102,7 +102,7 @@ export const events: Resource = {
           operationId: 'getEvent',
           summary: 'Get an event',
           tags,
-          params: Type.Object({ id: Id('evt', 'Identifier of the event.') }),
+          params: Type.Object({ id: Id('evt', 'Unique identifier of the event.') }),
           response: { 200: ref(Event) },
         },
       },
@@ -123,9 +123,9 @@ export const events: Resource = {
         schema: {
           operationId: 'listInstanceEvents',
           summary: 'List the events of an instance',
-          description: `What has happened to one instance. ${GOES_ON}`,
+          description: `Events of one instance. ${GOES_ON}`,
           tags,
-          params: Type.Object({ id: Id('inst', 'Identifier of the instance.') }),
+          params: Type.Object({ id: Id('inst', 'Unique identifier of the instance.') }),
           querystring: Type.Object(resourceEventParameters, { additionalProperties: false }),
           response: { 200: ref(EventPage) },
         },

@@ -8,41 +8,44 @@ const fields = (description: string) => Type.Object({}, { description, additiona
 
 export const Event = Type.Object(
   {
-    id: Id('evt', 'Unique identifier of the event; the same in every repetition.'),
+    id: Id('evt', 'Unique identifier of the event; the same in every delivery.'),
     type: Type.String({
-      description: `What has happened. There will be more types than these. ${Object.entries(EVENT_TYPES)
+      description: `What happened. Ignore types that you do not handle: later versions add types. ${Object.entries(
+        EVENT_TYPES,
+      )
         .map(([type, text]) => `\`${type}\`: ${text}`)
         .join(' ')}`,
       examples: ['instance.ready'],
     }),
-    environment: OneOf(['live', 'test'], 'Where it has happened.'),
-    created_at: Timestamp("When, in the environment's time."),
+    environment: OneOf(['live', 'test'], 'The environment of the resource.'),
+    created_at: Timestamp("When the event occurred, in the environment's time."),
     sequence: Type.Integer({
-      description: 'Number of the event in its environment: rises by one with each, in the order of commits.',
+      description:
+        'Sequence number of the event in its environment. It increases by one with each event, in commit order.',
       examples: [1042],
     }),
     request_id: Nullable(
-      Type.String({ description: 'X-Request-ID of the request that has caused it; null: none has.' }),
+      Type.String({ description: 'X-Request-ID of the request that caused the event; null if no request did.' }),
     ),
     data: Type.Object(
       {
         object: Type.Object(
           { object: Type.String({ description: 'Type of the resource.', examples: ['instance'] }) },
-          { description: 'The resource as the API showed it then.', additionalProperties: true },
+          { description: 'The resource as the API returned it at that time.', additionalProperties: true },
         ),
-        previous: Type.Optional(fields('What has changed, as it was before.')),
+        previous: Type.Optional(fields('The previous values of the fields that changed.')),
         details: Type.Optional(
           fields(
-            'More, by type. `instance.scaled`: `from` and `to`, each with plan, vcpus, memory_bytes, disk_bytes. `instance.recovering` and `instance.recovered`: `cause`, `attempt`, `detected_at`, and at the end `downtime_seconds`.',
+            'Further fields of some types. `instance.scaled`: `from` and `to`, each with plan, vcpus, memory_bytes and disk_bytes. `instance.recovering` and `instance.recovered`: `cause`, `attempt` and `detected_at`; `instance.recovered` also has `downtime_seconds`. `webhook.disabled`: `reason`.',
           ),
         ),
       },
-      { description: 'What it is about.', additionalProperties: false },
+      { description: 'The resource and what changed.', additionalProperties: false },
     ),
   },
   {
     $id: 'Event',
-    description: 'Something that has happened. The bytes are the same in every answer, stream and delivery.',
+    description: 'A change of a resource. An event has the same bytes in every response, stream and delivery.',
     additionalProperties: false,
   },
 )
@@ -53,7 +56,7 @@ export const EventPage = Type.Object(
     pagination: ref(Pagination),
     next_after: Type.Integer({
       description:
-        'Up to this sequence the list has looked, filters or not: give it as `after` to go on from here at any later time.',
+        'The sequence number up to which events were searched, including those that the filters exclude. Pass it as `after` to continue from here at any later time.',
       examples: [1042],
     }),
   },
@@ -67,7 +70,7 @@ const after = (more: string) =>
     Type.Integer({
       minimum: 0,
       maximum: Number.MAX_SAFE_INTEGER,
-      description: `Only events beyond this sequence. ${more} Older than what is kept: 410 \`events_expired\`.`,
+      description: `Only events with a greater sequence number. ${more} If later events were already deleted: 410 \`events_expired\`.`,
     }),
   )
 
@@ -75,34 +78,36 @@ const type = Type.Optional(
   Type.String({
     maxLength: 1_000,
     pattern: `^(${pattern})(,(${pattern}))*$`,
-    'x-rule': `one or more of ${PATTERNS.join(', ')}, by comma`,
-    description: 'Only these types, by comma: exact ones, all of a resource such as `instance.*`, or `*`.',
+    'x-rule': `one or more of ${PATTERNS.join(', ')}, separated by commas`,
+    description:
+      'Only events of these types, separated by commas: exact types, all types of a family such as `instance.*`, or `*`.',
     examples: ['instance.ready,webhook.*'],
   }),
 )
-const resource = Type.Optional(Text({ maxLength: 100, description: 'Identifier of a resource.' }))
+const resource = Type.Optional(Text({ maxLength: 100, description: 'Only events of the resource with this ID.' }))
 
 /** Parameters of the list of one resource's events. */
 export const resourceEventParameters = {
   ...listParameters,
-  after: after('They come in ascending order then, whatever `sort` says; `cursor` goes on with further pages.'),
+  after: after('The list is then in ascending order, whatever `sort` is; `cursor` returns further pages.'),
   type,
 }
 export const eventParameters = { ...resourceEventParameters, resource }
 export const streamParameters = {
-  after: after('Without it, and without `Last-Event-ID`: only new ones.'),
+  after: after('Without it and without `Last-Event-ID`, the stream starts with new events.'),
   type,
   resource,
 }
 
-/** Where a reader that was interrupted goes on. An empty one is none. */
+/** Where a client resumes after an interruption. An empty header counts as absent. */
 export const streamHeaders = {
   'last-event-id': Type.Optional(
     Type.String({
       pattern: '^([0-9]{1,15})?$',
       maxLength: 15,
-      'x-rule': 'the id of an event of this stream, a sequence',
-      description: 'The last `id` that was received; EventSource sends it by itself. It goes before `after`.',
+      'x-rule': 'the last id of the stream, a sequence number',
+      description:
+        'The last `id` that the client received. EventSource sends it automatically. It takes precedence over `after`.',
       examples: ['1042'],
     }),
   ),

@@ -79,7 +79,7 @@ export async function findEvent(query: Query, { environment_id, mode }: Owner, i
 /** Refuses to go on after a sequence when what came next is no longer there. */
 export function checkKept(after: number, { oldest }: Bounds): void {
   if (after + 1 >= oldest) return
-  const detail = `What came after ${after} is no longer kept. Look at your resources as they are now, and go on with after=${oldest - 1}.`
+  const detail = `Events after ${after} have been deleted. Read the current state of your resources, then continue with after=${oldest - 1}.`
   throw new ApiError('events_expired', detail, { extensions: { oldest_sequence: oldest } })
 }
 

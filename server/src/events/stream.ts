@@ -106,7 +106,7 @@ export function createStreams(deps: Deps) {
   function enter({ key_id }: Principal, answer: { once(event: 'close', left: () => void): unknown }): void {
     const count = open.get(key_id) ?? 0
     if (count >= STREAMS_PER_KEY) {
-      const detail = `The key has ${STREAMS_PER_KEY} streams open. Close one, or read the events of several resources by one stream.`
+      const detail = `The key already has ${STREAMS_PER_KEY} open streams, the maximum. Close one, or read the events of several resources in one stream.`
       throw new ApiError('rate_limited', detail, { headers: { 'retry-after': '5' } })
     }
     open.set(key_id, count + 1)

@@ -51,7 +51,7 @@ const TAGS = [
   { name: 'Images', description: 'Disks that machines start from.' },
   { name: 'Subnets', description: 'Private networks.' },
   { name: 'SSH keys', description: 'Who may log in to new machines.' },
-  { name: 'Webhooks', description: 'Who is told of events by HTTP, and how that went.' },
+  { name: 'Webhooks', description: 'HTTP endpoints that receive events, and their delivery log.' },
   { name: 'Events', description: 'What has happened, numbered without gaps.' },
   { name: 'Recovery', description: 'Failures of machines, and how long it took until they were up again.' },
   { name: 'Limits', description: 'What a project may use.' },

@@ -57,7 +57,7 @@ export async function insertResend(
     where environment_id = ${environment_id} and sequence = ${sequence}
     returning *`
   if (row) return row
-  throw new ApiError('conflict', 'The event is not kept any more, so it cannot be sent again.')
+  throw new ApiError('conflict', 'The event is past its retention, so it cannot be resent.')
 }
 
 /** Which events are replayed: a range of their numbers, both ends included, or all that failed since a time. */
@@ -87,7 +87,7 @@ export async function insertReplay(
     select count(*) as count, max(due_at) as last from webhook_deliveries
     where webhook_id = ${webhook_id} and status = 'pending' and cause = 'replay'`
   if (waiting!.count + some.length > MOST_REPLAYED) {
-    const detail = `${waiting!.count} events wait to be replayed already, and at most ${MOST_REPLAYED} may. Wait, or replay fewer.`
+    const detail = `${waiting!.count} replayed events are still pending; the limit is ${MOST_REPLAYED}. Wait until some are delivered, or replay fewer.`
     throw new ApiError('conflict', detail)
   }
   const rows = await tx<{ due_at: Date }[]>`

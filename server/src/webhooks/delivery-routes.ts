@@ -24,9 +24,9 @@ import {
 import { getWebhook, lockWebhook, wakeWebhook } from './store.ts'
 
 const tags = ['Webhooks']
-const id = Id('whk', 'Identifier of the webhook.')
+const id = Id('whk', 'Unique identifier of the webhook.')
 const params = Type.Object({ id })
-const deliveryParams = Type.Object({ id, delivery_id: Id('dlv', 'Identifier of the delivery.') })
+const deliveryParams = Type.Object({ id, delivery_id: Id('dlv', 'Unique identifier of the delivery.') })
 
 export function deliveryRoutes(app: App, deps: Deps): void {
   app.get(
@@ -35,7 +35,7 @@ export function deliveryRoutes(app: App, deps: Deps): void {
       config: { scope: 'webhooks:read' },
       schema: {
         operationId: 'listWebhookDeliveries',
-        summary: 'List what was sent to a webhook',
+        summary: 'List the deliveries of a webhook',
         tags,
         params,
         querystring: Type.Object(deliveryFilters, { additionalProperties: false }),
@@ -58,7 +58,7 @@ export function deliveryRoutes(app: App, deps: Deps): void {
       config: { scope: 'webhooks:read' },
       schema: {
         operationId: 'getWebhookDelivery',
-        summary: 'Get a delivery with its requests',
+        summary: 'Get a delivery and its attempts',
         tags,
         params: deliveryParams,
         response: { 200: ref(WebhookDeliveryDetail) },
@@ -80,8 +80,8 @@ export function deliveryRoutes(app: App, deps: Deps): void {
       config: { scope: 'webhooks:write', problems: ['conflict', 'invalid_state'] },
       schema: {
         operationId: 'resendWebhookDelivery',
-        summary: 'Send an event again',
-        description: 'As a new delivery of the same event, with the same `webhook-id` and the same body.',
+        summary: 'Resend an event',
+        description: 'Creates a new delivery of the same event, with the same `webhook-id` and the same body.',
         tags,
         params: deliveryParams,
         response: { 202: ref(WebhookDelivery) },
@@ -106,8 +106,8 @@ export function deliveryRoutes(app: App, deps: Deps): void {
       config: { scope: 'webhooks:write', problems: ['invalid_state'] },
       schema: {
         operationId: 'pingWebhook',
-        summary: 'Send a ping',
-        description: 'An event `webhook.ping` to this webhook alone, whichever events it wants.',
+        summary: 'Send a test event',
+        description: 'Sends a `webhook.ping` event to this webhook only, whatever its `events` are.',
         tags,
         params,
         response: { 202: ref(WebhookPing) },
@@ -131,9 +131,9 @@ export function deliveryRoutes(app: App, deps: Deps): void {
       config: { scope: 'webhooks:write', problems: ['conflict', 'invalid_state'] },
       schema: {
         operationId: 'replayWebhook',
-        summary: 'Send many events again',
+        summary: 'Replay events',
         description:
-          'Those of a range of numbers that the webhook wants, whether they were sent before or not; or all that failed since a time. At most 10,000, spread so that 20 a second are due, after what is new.',
+          'Queues either the events of a range of sequence numbers that match the webhook’s `events`, delivered before or not, or the events whose deliveries failed since a time. One request queues at most 10,000 events. They are sent at 20 per second, after new events.',
         tags,
         params,
         body: ref(WebhookReplayCreate),

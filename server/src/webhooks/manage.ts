@@ -38,7 +38,7 @@ export async function checkUrl(deps: Pick<Deps, 'config' | 'resolve'>, url: stri
   } catch (error) {
     if (!(error instanceof OutboundError)) throw error
     if (error.code === 'name_not_resolved') return
-    const message = `url: ${error.message}. It must be https on the public internet, on port 443, 80 or above 1023, without user name, password and fragment; the operator may allow more by CLOUDNEXUS_WEBHOOK_ALLOW.`
+    const message = `url: ${error.message}. The URL must use https, resolve to public IP addresses, use port 443, 80 or one above 1023, and contain no user name, password or fragment. The operator can allow other IP addresses with CLOUDNEXUS_WEBHOOK_ALLOW.`
     throw validationFailed([{ pointer: '/url', code: 'not_allowed', message }])
   }
 }
@@ -126,7 +126,7 @@ export async function rotateSecret(
 /** Throws `invalid_state` for a webhook to which nothing is sent. */
 export function requireEnabled(row: WebhookRow): void {
   if (isEnabled(row)) return
-  const detail = 'The webhook is disabled, so nothing is sent to it. Enable it by PUT with { "enabled": true } first.'
+  const detail = 'The webhook is disabled, so nothing is sent to it. Enable it first: PUT { "enabled": true }.'
   throw new ApiError('invalid_state', detail, { extensions: { current_status: 'disabled', allowed_actions: [] } })
 }
 
@@ -134,7 +134,7 @@ export function requireEnabled(row: WebhookRow): void {
 function checkEvents(principal: Principal, patterns: string[], inBody: boolean): void {
   const missing = [...new Set(typesOf(patterns).map(scopeOf))].filter((scope) => !principal.scopes.includes(scope))
   if (missing.length === 0) return
-  const detail = `Your key may not read all of these events: it lacks ${missing.join(', ')}.`
+  const detail = `Your key may not read all of these events. It does not have these scopes: ${missing.join(', ')}.`
   throw new ApiError('insufficient_scope', detail, {
     errors: [{ ...(inBody && { pointer: '/events' }), code: 'exceeds_own_key', message: detail }],
     extensions: { missing_scopes: missing },

@@ -89,9 +89,9 @@ function writes(app: App, deps: Deps): void {
       config: { scope: 'webhooks:write', problems: ['conflict'] },
       schema: {
         operationId: 'createWebhook',
-        summary: 'Make a webhook',
+        summary: 'Create a webhook',
         description:
-          'Each event is sent at least once, as the JSON that `/v2/events` shows, signed by the Standard Webhooks specification. An answer of 2xx within 15 s is a success; after a failure it is sent again, ten times in three days. The order is not promised: `sequence` and the resource’s `version` tell what is newer.',
+          'Each event is delivered at least once, in the JSON format of `/v2/events`, with a signature of the Standard Webhooks specification. A delivery succeeds when the receiver returns 2xx within 15 seconds. CloudNexus retries a failed delivery: ten attempts in about three days. Deliveries can arrive out of order; compare `sequence`, or the `version` of the resource.',
         tags,
         body: ref(WebhookCreate),
         response: { 201: ref(WebhookWithSecret) },
@@ -119,7 +119,7 @@ function writes(app: App, deps: Deps): void {
       config: { scope: 'webhooks:write', problems: ['precondition_failed'] },
       schema: {
         operationId: method === 'PUT' ? 'updateWebhook' : 'patchWebhook',
-        summary: method === 'PUT' ? 'Change a webhook' : 'Change a webhook (merge patch)',
+        summary: method === 'PUT' ? 'Update a webhook' : 'Update a webhook (merge patch)',
         tags,
         params,
         body: ref(WebhookUpdate),
@@ -143,10 +143,10 @@ function writes(app: App, deps: Deps): void {
       schema: {
         operationId: 'deleteWebhook',
         summary: 'Delete a webhook',
-        description: 'Nothing is sent any more, and its deliveries are removed. Events stay.',
+        description: 'Stops all deliveries and deletes the delivery log of the webhook. Events are kept.',
         tags,
         params,
-        response: { 204: NoContent('It is gone.') },
+        response: { 204: NoContent('The webhook was deleted.') },
       },
     },
     (request, reply) =>
@@ -161,9 +161,9 @@ function writes(app: App, deps: Deps): void {
       config: { scope: 'webhooks:write', problems: ['precondition_failed'] },
       schema: {
         operationId: 'rotateWebhookSecret',
-        summary: 'Make a new secret',
+        summary: 'Rotate the secret of a webhook',
         description:
-          'For the overlap each request has two signatures, the new one first, so a receiver may know either secret.',
+          'During the overlap each request carries two signatures, the new one first, so a receiver can verify with either secret.',
         tags,
         params,
         body: Nullable(RotateSecret),

@@ -8,29 +8,33 @@ const url = Text({
   minLength: 1,
   maxLength: 2_048,
   description:
-    'Where events are sent by POST: https on a usual port of the public internet, without user name, password and fragment. Other addresses, and http, only where the operator allows it.',
+    'The URL that receives events by POST. It must use https and resolve to public IP addresses; the port is 443, 80 or above 1023; a user name, password or fragment is not allowed. The operator can allow http and other IP addresses.',
   examples: ['https://example.com/hooks/cloudnexus'],
 })
-const events = Type.Array(OneOf(PATTERNS, 'A type of events, all types of a family (`instance.*`), or all (`*`).'), {
+const events = Type.Array(OneOf(PATTERNS, 'An event type, all types of a family (`instance.*`), or all types (`*`).'), {
   minItems: 1,
   maxItems: 50,
   uniqueItems: true,
-  description: 'Which events are sent. Your key must be able to read each type of them.',
+  description: 'The event types to send. Your key must have the read scope of each type.',
   examples: [['instance.ready', 'instance.terminated']],
 })
-const description = Text({ maxLength: 256, description: 'For people.', examples: ['shop, production'] })
-const enabled = Type.Boolean({ description: 'Whether events are sent. What happens meanwhile can be replayed.' })
+const description = Text({ maxLength: 256, description: 'Free text for your own use.', examples: ['shop, production'] })
+const enabled = Type.Boolean({
+  description: 'Whether events are sent. Events that occur while the webhook is disabled can be replayed.',
+})
 const secret = Type.Optional(
   Type.String({
     description:
-      'Verifies the signatures (Standard Webhooks): `whsec_` and the key in base64. Store it now: it is shown this once.',
+      'The key that verifies the signatures (Standard Webhooks): `whsec_` followed by 32 bytes in base64. Store it now: it is returned only once.',
   }),
 )
 const secretAvailable = Type.Optional(
-  Type.Boolean({ description: 'False where the answer is a repeated one, which does not hold the secret any more.' }),
+  Type.Boolean({
+    description: 'False when this is the stored response of an earlier request; the secret is not stored with it.',
+  }),
 )
 
-const id = Id('whk', 'Identifier.')
+const id = Id('whk', 'Unique identifier of the webhook.')
 const fields = {
   url,
   events,
@@ -39,29 +43,34 @@ const fields = {
   disabled_reason: Nullable(
     OneOf(
       DISABLED_REASONS,
-      'Why it was disabled by itself. `gone`: the receiver answered 410. `failing`: nothing but failures for five days. `key_ended`: its key was revoked or has expired.',
+      'Why CloudNexus disabled the webhook. `gone`: the receiver returned 410. `failing`: every attempt failed for five days. `key_ended`: its key was revoked or has expired.',
     ),
   ),
-  disabled_at: Nullable(Timestamp('When that was.')),
-  failing_since: Nullable(Timestamp('The first failure since the last success; null: there was none.')),
+  disabled_at: Nullable(Timestamp('When CloudNexus disabled it.')),
+  failing_since: Nullable(Timestamp('Time of the first failure since the last success; null if there was none.')),
   previous_secret_until: Nullable(
-    Timestamp('Until when the secret before this one signs, too, in real time; null: it was never rotated.'),
+    Timestamp(
+      'Until when requests are also signed with the previous secret, in real time; null if the secret was never rotated.',
+    ),
   ),
-  key_id: Id('key', 'The key whose scopes count: that which made it, or last said where or what it sends.'),
-  created_at: Timestamp('When it was made.'),
-  updated_at: Timestamp('When it changed last.'),
-  version: Type.Integer({ description: 'Rises with every change.', examples: [1] }),
+  key_id: Id(
+    'key',
+    'The key whose scopes apply: the key that created the webhook, or that last enabled it or changed its URL or events.',
+  ),
+  created_at: Timestamp('When the webhook was created.'),
+  updated_at: Timestamp('When the webhook last changed.'),
+  version: Type.Integer({ description: 'Increases with every change.', examples: [1] }),
 }
 
 export const Webhook = Type.Object(
   { id, ...fields },
-  { $id: 'Webhook', description: 'An address that is told of events.', additionalProperties: false },
+  { $id: 'Webhook', description: 'An HTTP endpoint that receives events.', additionalProperties: false },
 )
 export const WebhookPage = PageOf(Webhook)
 
 export const WebhookWithSecret = Type.Object(
   { id, secret, secret_available: secretAvailable, ...fields },
-  { $id: 'WebhookWithSecret', description: 'A webhook with its new secret.', additionalProperties: false },
+  { $id: 'WebhookWithSecret', description: 'A webhook and its new secret.', additionalProperties: false },
 )
 
 export const WebhookCreate = Type.Object(
@@ -71,11 +80,13 @@ export const WebhookCreate = Type.Object(
     description: Type.Optional({ ...description, default: '' }),
     enabled: Type.Optional({ ...enabled, default: true }),
   },
-  { $id: 'WebhookCreate', description: 'A webhook to be made.', additionalProperties: false },
+  { $id: 'WebhookCreate', description: 'A webhook to create.', additionalProperties: false },
 )
 export type WebhookCreateBody = Static<typeof WebhookCreate>
 
-const ignored = Type.Optional(Type.Unknown({ description: 'Ignored: what GET printed may be sent back.' }))
+const ignored = Type.Optional(
+  Type.Unknown({ description: 'Read-only and ignored, so that a response of GET can be sent back.' }),
+)
 
 export const WebhookUpdate = Type.Object(
   {
@@ -84,14 +95,15 @@ export const WebhookUpdate = Type.Object(
     description: Type.Optional(description),
     enabled: Type.Optional({
       ...enabled,
-      description: 'True makes it work again, whatever it was disabled for, and forgets its failures.',
+      description:
+        'Whether events are sent. True also enables a webhook that CloudNexus disabled, and clears `disabled_reason` and `failing_since`.',
     }),
     ...{ id: ignored, disabled_reason: ignored, disabled_at: ignored, failing_since: ignored, key_id: ignored },
     ...{ previous_secret_until: ignored, created_at: ignored, updated_at: ignored, version: ignored },
   },
   {
     $id: 'WebhookUpdate',
-    description: 'What is left out stays; all or nothing.',
+    description: 'The fields to change. Omitted fields keep their values.',
     additionalProperties: false,
     examples: [{ events: ['instance.*'], enabled: true }],
   },
@@ -100,26 +112,32 @@ export type WebhookUpdateBody = Static<typeof WebhookUpdate>
 
 export const WebhookDelivery = Type.Object(
   {
-    id: Id('dlv', 'Identifier.'),
-    webhook_id: Id('whk', 'The webhook.'),
-    event_id: Id('evt', 'The event, and the `webhook-id` of each request.'),
-    event_type: Type.String({ description: 'Type of the event.', examples: ['instance.ready'] }),
-    event_sequence: Type.Integer({ description: 'Number of the event.', examples: [1042] }),
-    cause: OneOf(CAUSES, 'Why it is sent: it happened, it was asked for again, replayed, or a ping.'),
-    status: OneOf(DELIVERY_STATUSES, '`failed`: after the last attempt. `cancelled`: not sent any more, see `reason`.'),
+    id: Id('dlv', 'Unique identifier of the delivery.'),
+    webhook_id: Id('whk', 'The webhook that receives the event.'),
+    event_id: Id('evt', 'The event. Each request sends this ID as its `webhook-id` header.'),
+    event_type: Type.String({ description: 'Event type.', examples: ['instance.ready'] }),
+    event_sequence: Type.Integer({ description: 'Sequence number of the event.', examples: [1042] }),
+    cause: OneOf(
+      CAUSES,
+      'Why the event is sent. `event`: it occurred. `resend`, `replay`, `ping`: a request asked for it.',
+    ),
+    status: OneOf(
+      DELIVERY_STATUSES,
+      '`pending`: an attempt is due. `succeeded`: the receiver returned 2xx. `failed`: the last attempt failed. `cancelled`: no further attempt is made; see `reason`.',
+    ),
     reason: Nullable(
       Type.String({
         description:
-          'What was wrong with the last attempt (see its `error`), or why it was cancelled: `disabled`, `scope` (the key may not read that type), `expired` (the event is not kept any more).',
+          'The `error` of the last attempt, or why the delivery was cancelled: `disabled` (the webhook is disabled), `scope` (the key may not read this event type), `expired` (the event is past its retention).',
         examples: ['http_status'],
       }),
     ),
-    attempt_count: Type.Integer({ description: 'Requests that were made.', examples: [1] }),
-    next_attempt_at: Nullable(Timestamp('When the next one is due; null: there is none.')),
-    created_at: Timestamp('When it was queued.'),
-    finished_at: Nullable(Timestamp('When it came to its end; null: it has not.')),
+    attempt_count: Type.Integer({ description: 'Number of attempts so far.', examples: [1] }),
+    next_attempt_at: Nullable(Timestamp('When the next attempt is due; null if there is none.')),
+    created_at: Timestamp('When the delivery was queued.'),
+    finished_at: Nullable(Timestamp('When the delivery succeeded, failed or was cancelled; null while it is pending.')),
   },
-  { $id: 'WebhookDelivery', description: 'An event on its way to a webhook.', additionalProperties: false },
+  { $id: 'WebhookDelivery', description: 'The delivery of one event to one webhook.', additionalProperties: false },
 )
 export const WebhookDeliveryPage = PageOf(WebhookDelivery)
 
@@ -128,39 +146,52 @@ const headers = (description: string) => Type.Record(Type.String(), Type.String(
 
 export const WebhookAttempt = Type.Object(
   {
-    number: Type.Integer({ description: 'From 1.', examples: [1] }),
-    started_at: PreciseTimestamp('When it began, in real time.'),
-    duration_ms: milliseconds('Milliseconds until it was over.'),
-    dns_ms: Nullable(milliseconds('Milliseconds until the name was resolved and checked; null: it was not.')),
+    number: Type.Integer({ description: 'Number of the attempt, from 1.', examples: [1] }),
+    started_at: PreciseTimestamp('When the attempt started, in real time.'),
+    duration_ms: milliseconds('Total duration in milliseconds.'),
+    dns_ms: Nullable(milliseconds('Milliseconds to resolve and check the host name; null if that failed.')),
     connect_ms: Nullable(
-      milliseconds('Milliseconds until there was a connection, with TLS; null: there was one, or none came about.'),
+      milliseconds(
+        'Milliseconds to connect, including TLS; null if an open connection was used or the connection failed.',
+      ),
     ),
-    first_byte_ms: Nullable(milliseconds('Milliseconds from the request to the head of the answer; null: none came.')),
-    request_headers: headers('What was sent beside the body, without the signature.'),
-    response_status: Nullable(Type.Integer({ description: 'HTTP status of the answer.', examples: [200] })),
-    response_headers: Type.Union([headers('By name.'), Type.Null()], { description: 'Headers of the answer.' }),
-    response_body: Nullable(Type.String({ description: 'The first 4 KiB of the answer.' })),
+    first_byte_ms: Nullable(
+      milliseconds('Milliseconds from the request to the response headers; null if there was no response.'),
+    ),
+    request_headers: headers('The request headers, without the signature.'),
+    response_status: Nullable(Type.Integer({ description: 'HTTP status of the response.', examples: [200] })),
+    response_headers: Type.Union([headers('Header values by name.'), Type.Null()], {
+      description: 'The response headers.',
+    }),
+    response_body: Nullable(Type.String({ description: 'The first 4 KiB of the response body.' })),
     error: Nullable(
       OneOf(
         ATTEMPT_ERRORS,
-        'What went wrong; null: nothing. `redirect`: it answered 3xx, which is never followed. `http_status`: it answered neither 2xx nor 3xx. `timeout`: it took longer than 15 s altogether.',
+        'Why the attempt failed; null if it succeeded. `redirect`: the receiver returned 3xx; redirects are not followed. `http_status`: the status was neither 2xx nor 3xx. `timeout`: the attempt took longer than 15 seconds in total.',
       ),
     ),
   },
-  { $id: 'WebhookAttempt', description: 'A request that was made to a webhook.', additionalProperties: false },
+  {
+    $id: 'WebhookAttempt',
+    description: 'One HTTP request to a webhook, and its response.',
+    additionalProperties: false,
+  },
 )
 
 export const WebhookDeliveryDetail = Type.Object(
   {
     ...WebhookDelivery.properties,
-    attempts: Type.Array(ref(WebhookAttempt), { description: 'The requests, in their order.' }),
+    attempts: Type.Array(ref(WebhookAttempt), { description: 'The attempts in order.' }),
   },
-  { $id: 'WebhookDeliveryDetail', description: 'A delivery with all its requests.', additionalProperties: false },
+  { $id: 'WebhookDeliveryDetail', description: 'A delivery and all its attempts.', additionalProperties: false },
 )
 
 export const WebhookPing = Type.Object(
-  { event_id: Id('evt', 'The event.'), delivery_id: Id('dlv', 'Its delivery, to see how it goes.') },
-  { $id: 'WebhookPing', description: 'A ping that is on its way.', additionalProperties: false },
+  {
+    event_id: Id('evt', 'The `webhook.ping` event.'),
+    delivery_id: Id('dlv', 'The delivery of the event; get it to see the result.'),
+  },
+  { $id: 'WebhookPing', description: 'A ping that was queued.', additionalProperties: false },
 )
 
 const sequence = (description: string) =>
@@ -168,15 +199,19 @@ const sequence = (description: string) =>
 
 export const WebhookReplayCreate = Type.Object(
   {
-    from_sequence: Type.Optional(sequence('The first event.')),
-    to_sequence: Type.Optional(sequence('The last event; below the first one there are none.')),
+    from_sequence: Type.Optional(sequence('Sequence number of the first event.')),
+    to_sequence: Type.Optional(
+      sequence('Sequence number of the last event, inclusive. If it is less than `from_sequence`, the range is empty.'),
+    ),
     failed_since: Type.Optional(
-      Moment('All that was to be sent from this time on, and has failed or was cancelled, without a later success.'),
+      Moment(
+        'Replays the events whose deliveries were created at or after this time and failed or were cancelled, unless a later delivery succeeded.',
+      ),
     ),
   },
   {
     $id: 'WebhookReplayCreate',
-    description: 'A range of numbers, or a time: one of the two.',
+    description: 'Either a range of sequence numbers or a time.',
     additionalProperties: false,
     if: { properties: { failed_since: true }, required: ['failed_since'] },
     // biome-ignore lint/suspicious/noThenProperty: a keyword of JSON Schema
@@ -189,16 +224,19 @@ export type WebhookReplayBody = Static<typeof WebhookReplayCreate>
 
 export const WebhookReplay = Type.Object(
   {
-    deliveries: Type.Integer({ description: 'How many events are sent again.', examples: [42] }),
+    deliveries: Type.Integer({ description: 'Number of events that were queued.', examples: [42] }),
     next_sequence: Nullable(
-      Type.Integer({ description: 'Where to go on: more were found than one replay takes; null: these were all.' }),
+      Type.Integer({
+        description:
+          'The `from_sequence` of the next request, if more events matched than one replay takes; otherwise null.',
+      }),
     ),
-    until: Nullable(Timestamp('When the last of them is due; they are spread over time. Null: there are none.')),
+    until: Nullable(Timestamp('When the last delivery is due; null if nothing was queued.')),
   },
-  { $id: 'WebhookReplay', description: 'What is sent again.', additionalProperties: false },
+  { $id: 'WebhookReplay', description: 'A replay that was queued.', additionalProperties: false },
 )
 
-/** Of rotate_secret; may be left out. */
+/** The optional body of rotate_secret. */
 export const RotateSecret = Type.Object(
   {
     overlap_seconds: Type.Optional(
@@ -206,11 +244,11 @@ export const RotateSecret = Type.Object(
         minimum: 0,
         maximum: 7 * 86_400,
         default: 86_400,
-        description: 'For how long requests are signed with the old secret, too.',
+        description: 'How many seconds requests are also signed with the previous secret.',
       }),
     ),
   },
-  { title: 'RotateSecret', additionalProperties: false, description: 'How to go over to the new secret.' },
+  { title: 'RotateSecret', additionalProperties: false, description: 'Options of the rotation.' },
 )
 
 const words = (list: string) => `^(${list})(,(${list})){0,49}$`
@@ -219,18 +257,18 @@ export const deliveryFilters = {
   status: Type.Optional(
     Type.String({
       pattern: words(DELIVERY_STATUSES.join('|')),
-      'x-rule': `one or more of ${DELIVERY_STATUSES.join(', ')}, by comma`,
-      description: 'Only these, by comma.',
+      'x-rule': `one or more of ${DELIVERY_STATUSES.join(', ')}, separated by commas`,
+      description: 'Only deliveries with these statuses, separated by commas.',
       examples: ['failed'],
     }),
   ),
   type: Type.Optional(
     Type.String({
       pattern: words('[a-z_]{1,32}\\.[a-z_]{1,32}'),
-      'x-rule': 'types of events such as instance.ready, by comma',
-      description: 'Types of events, by comma.',
+      'x-rule': 'event types such as instance.ready, separated by commas',
+      description: 'Only deliveries of these event types, separated by commas.',
       examples: ['instance.ready'],
     }),
   ),
-  event: Type.Optional(Id('evt', 'Identifier of an event.')),
+  event: Type.Optional(Id('evt', 'Only deliveries of the event with this ID.')),
 }

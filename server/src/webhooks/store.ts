@@ -62,7 +62,7 @@ export async function insertWebhook(tx: Transaction, fields: NewWebhook): Promis
     await countWebhooks(tx, environment_id, 1)
     return row
   }
-  const detail = `An environment has at most ${MOST_WEBHOOKS} webhooks. Delete one, or have one receive more types of events.`
+  const detail = `An environment can have at most ${MOST_WEBHOOKS} webhooks. Delete one, or add event types to an existing one.`
   throw new ApiError('conflict', detail)
 }
 
