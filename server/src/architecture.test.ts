@@ -25,7 +25,16 @@ const LAYERS = [
   'matrix',
   'simulation',
 ]
-const ROOTS = ['main.ts', 'app.ts', 'resources.ts', 'reconcilers.ts', 'teardown.ts', 'config.ts', 'deps.ts']
+const ROOTS = [
+  'main.ts',
+  'control-plane.ts',
+  'app.ts',
+  'resources.ts',
+  'reconcilers.ts',
+  'teardown.ts',
+  'config.ts',
+  'deps.ts',
+]
 
 const RULES: Rule[] = [
   {

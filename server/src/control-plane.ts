@@ -1,0 +1,230 @@
+/**
+ * The composition root. Everything is opened here, each part as soon as what it needs is open; whatever can be refused is
+ * refused first, before anything is created or takes time.
+ */
+import { hostname } from 'node:os'
+import { join } from 'node:path'
+import { createApp } from './app.ts'
+import type { Config, Settings } from './config.ts'
+import type { Sql } from './db/database.ts'
+import { createNotifier } from './db/notify.ts'
+import type { Deps, Region } from './deps.ts'
+import type { Driver } from './drivers/driver.ts'
+import { proveAccelerator } from './drivers/qemu/accelerator.ts'
+import { QemuDriver } from './drivers/qemu/driver.ts'
+import { createSimulatedDriver } from './drivers/simulated/driver.ts'
+import { createEngines } from './engine/pools.ts'
+import { WORK_CHANNEL } from './engine/work.ts'
+import { compileWhenIdle, createRouteSchemas } from './http/lazy-schemas.ts'
+import { CATALOGUE } from './images/catalog.ts'
+import { syncCatalogue } from './images/store.ts'
+import { removeIncomplete } from './images/upload.ts'
+import { createKeyLookup } from './keys/store.ts'
+import { atMost, systemClock as clock } from './lib/clock.ts'
+import { StartupError } from './lib/errors.ts'
+import type { Log } from './lib/log.ts'
+import { createMetrics } from './lib/metrics.ts'
+import { openConnection } from './lib/outbound-connection.ts'
+import { systemRandom as random } from './lib/random.ts'
+import { createResolve } from './lib/resolve.ts'
+import { collectMetrics, engineObserver } from './prometheus/collectors.ts'
+import { listenForPrometheus } from './prometheus/listener.ts'
+import { pools, wakeAtStart, watchDriver } from './reconcilers.ts'
+import { createRequestLog } from './requests/recorder.ts'
+import { banner } from './start/banner.ts'
+import { openCredentials } from './start/credentials.ts'
+import { checkDiskSpace, openDataDir } from './start/data-dir.ts'
+import { openDatabase } from './start/database.ts'
+import { openFirstProject } from './start/first-project.ts'
+import { hostFacts, type Limits, limitsOf, machineUid } from './start/host.ts'
+import { type Installation, openInstallation } from './start/installation.ts'
+import { checkListenAddress, defaultPublicUrl, listenError, sshPort } from './start/listen-address.ts'
+import { lockDataDir } from './start/lock.ts'
+import { checkPrograms, findProgram } from './start/programs.ts'
+import { createReadiness } from './start/readiness.ts'
+import { ensureMicroLinux } from './start/recipe.ts'
+import { openRunDir } from './start/run-dir.ts'
+import { openSecrets } from './start/secrets.ts'
+import type { Shutdown } from './start/shutdown.ts'
+import { openSshKey } from './start/ssh-key.ts'
+
+// Together less than the ten seconds that a shutdown may take.
+const DRAIN_MS = 5_000
+const ENGINE_STOP_MS = 2_000
+const REQUEST_LOG_STOP_MS = 500
+const DATABASE_STOP_MS = 2_000
+/** Of each attempt to resolve a name. */
+const RESOLVE_MS = 900
+
+type Start = { settings: Settings; log: Log; shutdown: Shutdown }
+
+/** Starts everything; resolves with the banner once requests are served and the engine runs. */
+export async function startControlPlane(settings: Settings, log: Log, shutdown: Shutdown): Promise<string> {
+  const begin = clock.monotonic()
+  const start = { settings, log, shutdown }
+  const files = await openFiles(settings)
+  const { config, installation, credentials, sshKey } = files
+  const { database, image } = await openDatabaseAndImage(start, files)
+  const { sql, owner } = database
+  const limits = limitsOf(config.capacity, hostFacts(config.data_dir))
+  const live = await createLiveDriver(start, files, limits, image)
+  const test = createSimulatedDriver({ sql, seed: installation.seed })
+  const drivers = [live, test]
+  for (const driver of drivers) shutdown.add(`driver ${driver.name}`, () => driver.close())
+
+  const public_addresses = config.public_addresses ?? installation.loopback_block
+  await openFirstProject(owner, random, {
+    region: config.region.id,
+    public_addresses,
+    keys: { live: credentials.live_key, test: credentials.test_key },
+    pepper: files.secrets.pepper,
+    ssh_public_key: sshKey.public_key,
+  })
+  await owner.begin((tx) => syncCatalogue(tx, CATALOGUE))
+  await owner.end()
+
+  const stopping = new AbortController()
+  const deps = await createDeps(start, files, sql, { live, test }, stopping.signal)
+  await serve(start, deps, installation, drivers, stopping)
+  return banner({
+    config,
+    hypervisor: live.hypervisor(),
+    database: database.description,
+    limits,
+    public_addresses,
+    ssh_port: await sshPort(public_addresses),
+    credentials_file: credentials.file,
+    ssh_key_file: sshKey.private_key_file,
+    seconds: (clock.monotonic() - begin) / 1000,
+  })
+}
+
+type Files = Awaited<ReturnType<typeof openFiles>>
+
+/** Checks the host, locks the data directory and reads its files, or creates them at the first start. */
+async function openFiles(settings: Settings) {
+  const data_dir = openDataDir(settings.data_dir)
+  const lock = lockDataDir(data_dir)
+  checkDiskSpace(data_dir)
+  checkPrograms()
+  const port = await checkListenAddress(settings.host, settings.port)
+  const installation = openInstallation(data_dir, random, clock.now())
+  const run_dir = openRunDir(installation, data_dir)
+  const public_url = settings.public_url ?? defaultPublicUrl(settings.host, port)
+  const config: Config = { ...settings, data_dir, run_dir, port, public_url }
+  lock.announce(public_url)
+  const secrets = openSecrets(data_dir, random)
+  const sshKey = openSshKey(data_dir, random)
+  const credentials = openCredentials(data_dir, public_url, random)
+  return { config, installation, secrets, sshKey, credentials }
+}
+
+/** Opens the database while the built-in image is built, which takes time at the first start only. */
+async function openDatabaseAndImage({ log, shutdown }: Start, { config, installation, secrets }: Files) {
+  const logins = { installation_id: installation.id, database_key: secrets.database_key }
+  const opening = openDatabase(config, logins, { clock, log }).then((database) => {
+    shutdown.add('database', () => database.stop(DATABASE_STOP_MS))
+    return database
+  })
+  const building = ensureMicroLinux(config.data_dir, (line) => process.stderr.write(`cloudnexus: ${line}\n`))
+  // Both run to their end, so that the shutdown after a failure of one leaves no process of the other behind.
+  await Promise.allSettled([opening, building])
+  return { database: await opening, image: await building }
+}
+
+async function createLiveDriver(
+  { log }: Start,
+  { config, installation }: Files,
+  limits: Limits,
+  image: Awaited<ReturnType<typeof ensureMicroLinux>>,
+): Promise<QemuDriver> {
+  const { data_dir, run_dir } = config
+  const qemu = {
+    data_dir,
+    run_dir,
+    images_dir: join(data_dir, 'images'),
+    installation_id: installation.id,
+    qemu_binary: findProgram('qemu-system-x86_64')!,
+    service_uid: machineUid(installation),
+    multicast_group: installation.multicast_group,
+    multicast_port_base: installation.multicast_port_base,
+    log,
+    clock,
+  }
+  const proof = { ...qemu, mode: config.accelerator, image, cache_file: join(data_dir, 'accelerator.json') }
+  const accelerator = await proveAccelerator(proof).catch((error: Error) => {
+    throw new StartupError(error.message)
+  })
+  return new QemuDriver({ ...qemu, accelerator, limits })
+}
+
+async function createDeps(
+  { log, shutdown }: Start,
+  { config, secrets }: Files,
+  sql: Sql,
+  drivers: Region['drivers'],
+  stopping: AbortSignal,
+): Promise<Deps> {
+  const notifier = createNotifier(sql, clock, WORK_CHANNEL)
+  await notifier.start()
+  // Not bound to a tenant: one batch holds rows of many.
+  const requests = createRequestLog({ sql, clock, random, log, days: config.request_log_days })
+  shutdown.add('request log', () => requests.stop(REQUEST_LOG_STOP_MS))
+  const metrics = createMetrics()
+  collectMetrics({ metrics, sql, clock, requests })
+  return {
+    config,
+    sql,
+    clock,
+    random,
+    log,
+    secrets,
+    notifier,
+    requests,
+    metrics,
+    stopping,
+    openConnection,
+    regions: [{ ...config.region, drivers }],
+    keys: createKeyLookup({ sql, clock, pepper: secrets.pepper }),
+    resolve: createResolve(RESOLVE_MS),
+  }
+}
+
+/** Listens, adopts the machines that run, and starts the engine. */
+async function serve(
+  { shutdown, log }: Start,
+  deps: Deps,
+  installation: Installation,
+  drivers: Driver[],
+  stopping: AbortController,
+): Promise<void> {
+  const { config, sql, metrics, notifier } = deps
+  const worker = `${hostname()}:${process.pid}:${installation.id}`
+  const engine = createEngines({ sql, clock, log, worker, observer: engineObserver(metrics) }, pools(deps))
+  shutdown.add('engine', () => engine.stop(ENGINE_STOP_MS))
+  const readiness = createReadiness({ sql, engine, clock })
+  const schemas = createRouteSchemas()
+  const app = await createApp(deps, { ready: readiness.check, schemas })
+  shutdown.add('requests', async () => {
+    stopping.abort()
+    const closed = app.close()
+    await notifier.stop()
+    await atMost(clock, DRAIN_MS, closed)
+    app.server.closeAllConnections()
+  })
+  if (config.metrics_listen !== null) {
+    const listener = await listenForPrometheus(metrics, config.metrics_listen)
+    shutdown.add('metrics', async () => void listener.close().closeAllConnections())
+  }
+  removeIncomplete(config)
+  await app.listen({ host: config.host, port: config.port }).catch((error: NodeJS.ErrnoException) => {
+    throw listenError(error, config.host, config.port)
+  })
+
+  await Promise.all(drivers.map((driver) => driver.adopt()))
+  for (const driver of drivers) watchDriver(deps, engine, driver)
+  readiness.adopted()
+  await engine.start()
+  await wakeAtStart(deps)
+  void compileWhenIdle(schemas, { clock, log, signal: stopping.signal })
+}
