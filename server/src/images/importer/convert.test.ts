@@ -1,4 +1,4 @@
-/** Disks made by the real qemu-img, hostile and honest, through a whole import. */
+/** Complete imports of valid and malicious disks that qemu-img creates. */
 import assert from 'node:assert/strict'
 import { execFileSync } from 'node:child_process'
 import { existsSync, readFileSync, statSync, symlinkSync, truncateSync, writeFileSync } from 'node:fs'
@@ -27,7 +27,7 @@ writeFileSync(path('secret'), secret.padEnd(65536))
 const content = bootableDisk(2 << 20)
 writeFileSync(path('disk.raw'), content)
 
-const honest: [string, string[]][] = [
+const valid: [string, string[]][] = [
   ['plain', ['-f', 'raw', '-O', 'qcow2']],
   ['old', ['-f', 'raw', '-O', 'qcow2', '-o', 'compat=0.10']],
   ['compressed', ['-f', 'raw', '-O', 'qcow2', '-c']],
@@ -37,8 +37,8 @@ const honest: [string, string[]][] = [
   ['subclusters', ['-f', 'raw', '-O', 'qcow2', '-o', 'extended_l2=on']],
   ['raw', ['-f', 'raw', '-O', 'raw']],
 ]
-for (const [name, args] of honest) {
-  test(`a ${name} disk is converted, bit for bit, and described`, async () => {
+for (const [name, args] of valid) {
+  test(`converts a ${name} disk without a change to its content`, async () => {
     qemuImg('convert', ...args, 'disk.raw', name)
     const { status, paths, log } = await importUpload(name)
     assert.deepEqual([status.state, status.error, status.progress], ['done', null, 1], log)
@@ -49,11 +49,11 @@ for (const [name, args] of honest) {
     assert.match(qemuImg('compare', '-f', 'raw', '-F', 'qcow2', 'disk.raw', paths.disk), /identical/)
     const { mode, uid } = statSync(paths.disk)
     assert.deepEqual([mode & 0o777, uid], [0o444, process.getuid!()])
-    assert.ok(existsSync(path(name)), 'the upload stays')
+    assert.ok(existsSync(path(name)), 'the upload is kept')
   })
 }
 
-test('snapshots are allowed and ignored', async () => {
+test('accepts and ignores snapshots', async () => {
   qemuImg('convert', '-f', 'raw', '-O', 'qcow2', 'disk.raw', 'snapshots')
   qemuImg('snapshot', '-c', 'one', 'snapshots')
   qemuImg('snapshot', '-c', 'two', 'snapshots')
@@ -69,7 +69,7 @@ function patched(name: string, change: (header: Buffer) => void): void {
   writeFileSync(path(name), file)
 }
 
-const hostile: [string, string, () => void][] = [
+const malicious: [string, string, () => void][] = [
   [
     'backing-file',
     'image_unsafe',
@@ -96,7 +96,7 @@ const hostile: [string, string, () => void][] = [
     'raw-with-qcow2-header',
     'image_unsafe',
     () => {
-      // What a guest writes to its own raw disk, to be taken for a layer later.
+      // A guest can write this to its own raw disk so that it is detected as qcow2.
       qemuImg('create', '-f', 'qcow2', '-b', path('secret'), '-F', 'raw', 'layer')
       writeFileSync(path('raw-with-qcow2-header'), Buffer.concat([readFileSync(path('layer')), Buffer.alloc(1 << 20)]))
     },
@@ -113,8 +113,8 @@ const hostile: [string, string, () => void][] = [
     'luks-in-qcow2',
     'image_unsafe',
     () => {
-      // The header as qemu-img writes it. It would first time this machine for seconds, to choose how hard a key is to
-      // guess, which can go wrong while other tests run beside it.
+      // The header as qemu-img writes it. qemu-img itself would run a key derivation benchmark for seconds, which can fail
+      // while other tests run.
       patched('luks-in-qcow2', (header) => {
         header.writeUInt32BE(2, 32)
         header.copy(header, 136, 112, 512)
@@ -157,18 +157,18 @@ const hostile: [string, string, () => void][] = [
   ],
   ['empty', 'image_format_unsupported', () => writeFileSync(path('empty'), '')],
 ]
-for (const [name, code, make] of hostile) {
-  test(`${name} is refused as ${code}, and nothing is left`, async () => {
+for (const [name, code, make] of malicious) {
+  test(`rejects ${name} as ${code} and leaves no files`, async () => {
     make()
     const { status, log, paths } = await importUpload(name)
     assert.deepEqual([status.state, status.error?.code], ['failed', code], log)
     assert.ok(!existsSync(paths.output))
-    assert.ok(!JSON.stringify(status).includes(folder), 'a message with a path of ours')
+    assert.ok(!JSON.stringify(status).includes(folder), 'the message contains a path')
     assert.ok(!log.includes('TOP-SECRET'))
   })
 }
 
-test('a small file that claims to be a large disk, all of it one cluster, is refused', async () => {
+test('rejects a small file whose clusters all refer to the same data', async () => {
   // Every cluster of a 512 MiB disk is the same 64 KiB of the file.
   patched('one-cluster', (file) => {
     const l1 = Number(file.readBigUInt64BE(40))
@@ -181,7 +181,7 @@ test('a small file that claims to be a large disk, all of it one cluster, is ref
   assert.equal(status.error?.code, 'image_format_unsupported', log)
 })
 
-test('an upload is checked: size, checksum, and that it is a file with one name', async () => {
+test('checks the size and checksum of an upload, and that it is a regular file with one link', async () => {
   assert.equal(
     (await importUpload('disk.raw', { max_bytes: content.length - 1 })).status.error?.code,
     'image_too_large',
@@ -193,7 +193,7 @@ test('an upload is checked: size, checksum, and that it is a file with one name'
   assert.equal((await importUpload('link')).status.error?.code, 'image_import_failed')
 })
 
-test('a missing tool is named with its package', async () => {
+test('names a missing tool and its package', async () => {
   const { PATH } = process.env
   process.env.PATH = folder
   try {
@@ -205,7 +205,7 @@ test('a missing tool is named with its package', async () => {
   }
 })
 
-test('the converter is unprivileged, limited, without our environment and paths', async () => {
+test('the converter has no privileges, resource limits, and neither environment nor paths of the importer', async () => {
   const real = execFileSync('which', ['qemu-img'], { encoding: 'utf8' }).trim()
   const shadow = shadowTool(
     'qemu-img',
@@ -237,7 +237,7 @@ exec ${real} "$@"
   }
 })
 
-test('a copy is flat only when it is a qcow2 of the size, without another file', () => {
+test('a disk is flat only if it is a qcow2 of the size without another file', () => {
   const flat = { format: 'qcow2', 'virtual-size': 512, 'format-specific': { data: {} } }
   assert.ok(isFlat(JSON.stringify(flat), 512))
   const others = [

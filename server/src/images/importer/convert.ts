@@ -1,6 +1,6 @@
 /**
- * Makes the flat qcow2 that guests boot from. Our own header check (header.ts) comes first; qemu-img then gets a JSON
- * description in which format and file are ours and `backing` is null, so nothing in the source can name another file.
+ * Creates the flat qcow2 disk that guests boot from. After the header check (header.ts), qemu-img gets a JSON description
+ * with the format, the file and `backing: null`, so that the source cannot name another file.
  */
 import { chmodSync, closeSync, mkdirSync, openSync, rmSync, statfsSync } from 'node:fs'
 import { constants, open } from 'node:fs/promises'
@@ -12,13 +12,13 @@ import { jobPaths } from './job-files.ts'
 import type { Reporter } from './reporter.ts'
 import { fileArgument, requireTool, runTool, type ToolResult, type ToolRun } from './tool.ts'
 
-/** Far below what one core does (unpacking zlib: over 100 MB/s), so only a trap meets these limits. */
+/** Far below the speed of one core (zlib: over 100 MB/s), so that only a malicious image exceeds these limits. */
 const MIN_BYTES_PER_SECOND = 8 << 20
 const MIN_CPU_SECONDS = 60
 const MAX_CPU_SECONDS = 6 * 3600
 const MIN_FREE_BYTES = 16 << 20
 
-/** Converts a source file to `output/disk.qcow2` (mode 0444) and returns what the disk is. Throws ImportError. */
+/** Converts a source file to `output/disk.qcow2` (mode 0444) and returns its format and size. Throws ImportError. */
 export async function convertImage(
   jobDir: string,
   sourcePath: string,
@@ -38,7 +38,7 @@ export async function convertImage(
   const source = describe(inspection.format)
   if (inspection.format === 'qcow2') {
     const checked = await run(['check', '-f', 'qcow2', source], { files: [{ path: sourcePath }] })
-    // 3: space that nothing refers to; the copy will not have it.
+    // Exit code 3: leaked clusters, which are not copied.
     if (checked.code !== 0 && checked.code !== 3) throw unreadable(checked, 'it is damaged or truncated')
   }
   const converted = await run(['convert', '-p', '-f', inspection.format, '-O', 'qcow2', source, fileArgument(1)], {
@@ -56,13 +56,13 @@ export async function convertImage(
   }
   const info = await run(['info', '--output=json', '-f', 'qcow2', fileArgument(0)], { files: [{ path: paths.disk }] })
   if (info.code !== 0 || !isFlat(info.stdout, inspection.virtual_size_bytes)) {
-    throw new Error(`the converted disk is not as expected: ${info.stdout} ${info.stderr}`)
+    throw new Error(`the converted disk is not flat: ${info.stdout} ${info.stderr}`)
   }
   await finish(paths.disk)
   return inspection
 }
 
-/** Reads as much of a file as the header check needs, and checks it. Throws ImportError. */
+/** Reads the header of a file and checks it. Throws ImportError. */
 export async function inspectFile(path: string, maxVirtualSizeBytes: number): Promise<Inspection> {
   const file = await open(path, constants.O_RDONLY | constants.O_NOFOLLOW)
   try {
@@ -95,7 +95,7 @@ function unreadable(result: ToolResult, why: string): ImportError {
   return new ImportError('image_format_unsupported', message, `code ${result.code}: ${result.stderr}`)
 }
 
-/** Whether `qemu-img info` describes a qcow2 of this size that needs no other file. */
+/** Whether the output of `qemu-img info` describes a qcow2 disk of this size that needs no other file. */
 export function isFlat(json: string, virtualSizeBytes: number): boolean {
   const info = JSON.parse(json)
   const other = ['backing-filename', 'full-backing-filename', 'encrypted'].some((key) => key in info)

@@ -1,4 +1,4 @@
-/** Downloads from a real server on loopback, through whole imports. */
+/** Complete imports that download from a server on loopback. */
 import assert from 'node:assert/strict'
 import { once } from 'node:events'
 import { existsSync, readFileSync, writeFileSync } from 'node:fs'
@@ -25,12 +25,12 @@ async function importUrl(more: Partial<UrlJob> = {}) {
   const job = jobFolder(folder, urlJob(`${mirror.url}/images/disk.img?token=hunter2`, sum, more))
   const outcome = await importNow(job)
   assert.ok(!outcome.log.includes('hunter2') && !JSON.stringify(outcome.status).includes('hunter2'), 'the query leaked')
-  assert.ok(!outcome.status.error?.message.includes(folder), 'a message with a path of ours')
+  assert.ok(!outcome.status.error?.message.includes(folder), 'the message contains a path')
   return { ...outcome, paths: at(job), job }
 }
 
-/** Long enough for a busy machine to answer in, short enough to wait for. */
-const impatient = { stall_timeout_seconds: 2 }
+/** Long enough for a busy machine, short enough for a test. */
+const shortTimeout = { stall_timeout_seconds: 2 }
 
 async function failsWith(code: string, message: RegExp, more: Partial<UrlJob> = {}) {
   const outcome = await importUrl(more)
@@ -40,12 +40,12 @@ async function failsWith(code: string, message: RegExp, more: Partial<UrlJob> = 
   return outcome
 }
 
-test('a file is downloaded, verified, converted', async () => {
+test('downloads, verifies and converts a file', async () => {
   const { status, paths, log } = await importUrl()
   assert.equal(status.state, 'done', log)
   assert.deepEqual([status.done_bytes, status.total_bytes, status.error], [disk.length, disk.length, null])
   assert.equal(JSON.parse(readFileSync(paths.manifest, 'utf8')).virtual_size_bytes, disk.length)
-  for (const gone of [paths.part, paths.meta, paths.source]) assert.ok(!existsSync(gone), gone)
+  for (const path of [paths.part, paths.meta, paths.source]) assert.ok(!existsSync(path), path)
   const phases = log
     .split('\n')
     .filter(Boolean)
@@ -53,7 +53,7 @@ test('a file is downloaded, verified, converted', async () => {
   assert.deepEqual(phases.filter(Boolean), ['downloading', 'verifying', 'converting'])
 })
 
-test('a redirect is followed; one to an address that is not allowed is refused', async () => {
+test('follows a redirect and rejects one to an address that is not allowed', async () => {
   let location = '/moved'
   mirror.files.set('/moved', disk)
   mirror.intercept = (request, response) => {
@@ -66,7 +66,7 @@ test('a redirect is followed; one to an address that is not allowed is refused',
   await failsWith('image_destination_not_allowed', /^127\.0\.0\.1:\d+: destination not allowed/)
 })
 
-test('addresses that are not allowed are refused with one text, and nothing is asked', async () => {
+test('rejects all disallowed URLs with the same message and without a request', async () => {
   const code = 'image_destination_not_allowed'
   await failsWith(code, /destination not allowed/, { allowed_addresses: [] })
   for (const url of [
@@ -82,7 +82,7 @@ test('addresses that are not allowed are refused with one text, and nothing is a
   assert.equal(mirror.requests.length, 0)
 })
 
-test('a connection that breaks is resumed where it broke, by Range and If-Range', async () => {
+test('resumes after a closed connection with Range and If-Range', async () => {
   let breaks = 2
   mirror.intercept = (request, response) => {
     if (breaks-- <= 0) return false
@@ -103,33 +103,33 @@ test('a connection that breaks is resumed where it broke, by Range and If-Range'
   assert.equal(third!.status, 206)
 })
 
-test('an earlier part is resumed only while the file is the same', async () => {
-  const begun = (etag: string, bytes: Buffer) => {
+test('resumes a partial download only while the file is unchanged', async () => {
+  const partialJob = (etag: string, bytes: Buffer) => {
     const job = jobFolder(folder, urlJob(`${mirror.url}/images/disk.img`, sum))
     writeFileSync(at(job).part, bytes)
     writeFileSync(at(job).meta, JSON.stringify({ etag, last_modified: null, length: disk.length }))
     return job
   }
   const etag = `"${sum.slice(0, 16)}"`
-  const cases: [string, Buffer, string | undefined, number][] = [
+  const cases: [etag: string, bytes: Buffer, range: string | undefined, status: number][] = [
     [etag, disk.subarray(0, 1 << 20), `bytes=${1 << 20}-`, 206],
     ['"another"', disk.subarray(0, 1 << 20), `bytes=${1 << 20}-`, 200],
     ['"another"', Buffer.alloc(1 << 20), `bytes=${1 << 20}-`, 200],
     [etag, Buffer.alloc(0), undefined, 200],
     [etag, Buffer.concat([disk, disk]), `bytes=${disk.length * 2}-`, 416],
   ]
-  for (const [known, bytes, range, answer] of cases) {
+  for (const [known, bytes, range, expected] of cases) {
     mirror.requests.length = 0
-    const { status, log } = await importNow(begun(known, bytes))
+    const { status, log } = await importNow(partialJob(known, bytes))
     assert.equal(status.state, 'done', log)
-    assert.deepEqual([mirror.requests[0]!.range, mirror.requests[0]!.status], [range, answer])
+    assert.deepEqual([mirror.requests[0]!.range, mirror.requests[0]!.status], [range, expected])
   }
-  // All bytes are here already: nothing is asked.
+  // A complete download needs no request.
   mirror.requests.length = 0
-  assert.equal((await importNow(begun(etag, disk))).status.state, 'done')
+  assert.equal((await importNow(partialJob(etag, disk))).status.state, 'done')
   assert.equal(mirror.requests.length, 0)
-  // The right validator with wrong bytes (a power cut): once more, from the start.
-  const { status, log } = await importNow(begun(etag, Buffer.alloc(1 << 20)))
+  // The right validator with wrong bytes (a power failure): the file is downloaded again.
+  const { status, log } = await importNow(partialJob(etag, Buffer.alloc(1 << 20)))
   assert.equal(status.state, 'done', log)
   assert.deepEqual(
     mirror.requests.map((request) => request.status),
@@ -137,7 +137,7 @@ test('an earlier part is resumed only while the file is the same', async () => {
   )
 })
 
-test('without validators a broken download starts over', async () => {
+test('restarts an interrupted download without validators', async () => {
   mirror.ranges = false
   let breaks = 1
   mirror.intercept = (_request, response) => {
@@ -153,7 +153,7 @@ test('without validators a broken download starts over', async () => {
   )
 })
 
-test('an answer without a length is fine', async () => {
+test('accepts a response without a length', async () => {
   mirror.intercept = (_request, response) => {
     response.writeHead(200)
     response.write(disk.subarray(0, 1 << 20))
@@ -164,18 +164,18 @@ test('an answer without a length is fine', async () => {
   assert.deepEqual([status.state, status.done_bytes, status.total_bytes], ['done', disk.length, null])
 })
 
-test('a wrong checksum removes the file and says both sums', async () => {
+test('a wrong checksum removes the file and names both checksums', async () => {
   const wrong = '0'.repeat(64)
   const { paths } = await failsWith('image_checksum_mismatch', new RegExp(`${sum}, not ${wrong}`), { sha256: wrong })
-  for (const gone of [paths.part, paths.meta, paths.source]) assert.ok(!existsSync(gone), gone)
+  for (const path of [paths.part, paths.meta, paths.source]) assert.ok(!existsSync(path), path)
 })
 
-test('a file that was cut short at the source has the wrong checksum', async () => {
+test('a file that is truncated at the source has a wrong checksum', async () => {
   mirror.files.set('/images/disk.img', disk.subarray(0, 1 << 20))
   await failsWith('image_checksum_mismatch', /The SHA-256 of disk\.img from 127\.0\.0\.1:\d+ is/)
 })
 
-test('a server that never gets beyond a byte is given up, and what is here is kept', async () => {
+test('fails when a server sends nothing more, and keeps the partial download', async () => {
   mirror.intercept = (request, response) => {
     const from = Number(/\d+/.exec(request.headers.range ?? '0')![0])
     response.writeHead(from === 0 ? 200 : 206, {
@@ -188,13 +188,17 @@ test('a server that never gets beyond a byte is given up, and what is here is ke
     response.socket!.end()
     return true
   }
-  const { paths } = await failsWith('image_source_unreachable', /disk\.img could not be downloaded from 127/, impatient)
+  const { paths } = await failsWith(
+    'image_source_unreachable',
+    /disk\.img could not be downloaded from 127/,
+    shortTimeout,
+  )
   const { length } = readFileSync(paths.part)
   assert.ok(length > 0)
   assert.ok(readFileSync(paths.part).equals(disk.subarray(0, length)))
 })
 
-test('answers that say no', async () => {
+test('fails immediately for 4xx, and retries 5xx', async () => {
   let status = 404
   mirror.intercept = (_request, response) => {
     response.writeHead(status).end()
@@ -205,13 +209,13 @@ test('answers that say no', async () => {
   await failsWith('image_source_not_found', /it returned status 410/)
   status = 403
   await failsWith('image_source_unreachable', /it returned status 403/)
-  assert.equal(mirror.requests.length, 3, 'asked once each')
+  assert.equal(mirror.requests.length, 3, 'one request each')
   status = 503
-  await failsWith('image_source_unreachable', /it returned status 503/, impatient)
-  assert.ok(mirror.requests.length > 4, 'asked again')
+  await failsWith('image_source_unreachable', /it returned status 503/, shortTimeout)
+  assert.ok(mirror.requests.length > 4, 'more than one request')
 })
 
-test('a passing failure is outlived', async () => {
+test('succeeds after a temporary failure', async () => {
   let failures = 1
   mirror.intercept = (_request, response) => {
     if (failures-- <= 0) return false
@@ -221,20 +225,20 @@ test('a passing failure is outlived', async () => {
   assert.equal((await importUrl()).status.state, 'done')
 })
 
-test('a dead mirror, and a name that does not exist', async () => {
+test('fails for a refused connection and for an unknown host name', async () => {
   const server = createServer()
   await once(server.listen(0, '127.0.0.1'), 'listening')
   const { port } = server.address() as AddressInfo
   await once(server.close(), 'close')
   await failsWith('image_source_unreachable', /connection refused/, {
     url: `http://127.0.0.1:${port}/disk.img`,
-    ...impatient,
+    ...shortTimeout,
   })
-  const url = `http://${'x'.repeat(64)}.test/disk.img` // too long a label to ask anybody about
-  await failsWith('image_source_unreachable', /x\.test: host name could not be resolved/, { url, ...impatient })
+  const url = `http://${'x'.repeat(64)}.test/disk.img` // the label is too long for a DNS query
+  await failsWith('image_source_unreachable', /x\.test: host name could not be resolved/, { url, ...shortTimeout })
 })
 
-test('a source that stops is stalled: before its headers, and in the middle', async () => {
+test('fails when a source stalls before its headers or in its body', async () => {
   mirror.intercept = () => true
   await failsWith('image_source_stalled', /127\.0\.0\.1:\d+ sent no data of disk\.img for 0\.6 s/, {
     stall_timeout_seconds: 0.6,
@@ -244,7 +248,7 @@ test('a source that stops is stalled: before its headers, and in the middle', as
     response.write(disk.subarray(0, 1 << 20))
     return true
   }
-  const { status } = await failsWith('image_source_stalled', /disk\.img/, impatient)
+  const { status } = await failsWith('image_source_stalled', /disk\.img/, shortTimeout)
   assert.ok(status.done_bytes > 0)
   const silent = createServer(() => {})
   await once(silent.listen(0, '127.0.0.1'), 'listening')
@@ -259,7 +263,7 @@ test('a source that stops is stalled: before its headers, and in the middle', as
   }
 })
 
-test('too large: by its announced length at once, by its bytes when it lies', async () => {
+test('rejects a file that is too large, by its announced or its actual length', async () => {
   let sent = 0
   mirror.intercept = (_request, response) => {
     sent++
@@ -283,7 +287,7 @@ test('too large: by its announced length at once, by its bytes when it lies', as
   await failsWith('image_too_large', /The disk in the image has 3\.0 MiB/, small)
 })
 
-test('names in messages are plain text', async () => {
+test('messages contain names as plain text', async () => {
   const { status } = await importUrl({ url: `${mirror.url}/a/%1b%5b31m%0aevil%20name%e2%80%ae` })
   assert.match(status.error!.message, / has no evil name \(it returned status 404\)/)
 })

@@ -1,4 +1,4 @@
-/** Fetches one file of a source: resumed where it stopped, limited in size, checked. */
+/** Downloads a file: resumes a partial download, limits its size and verifies its checksum. */
 
 import type { OutboundPolicy } from '../../lib/outbound.ts'
 import { type OutboundResponse, requestOutbound } from '../../lib/outbound-request.ts'
@@ -12,7 +12,7 @@ import { sourceName } from './source.ts'
 
 export type Limits = { allowed_addresses: string[]; stall_timeout_seconds: number; max_bytes: number }
 
-/** Downloads a file to `paths.source`; it is there only after its checksum was right. Throws ImportError. */
+/** Downloads a file and moves it to `paths.source` when its checksum is verified. Throws ImportError. */
 export async function downloadVerified(
   url: string,
   sha256: string,
@@ -29,7 +29,7 @@ export async function downloadVerified(
     await downloadRest(url, part, limits, reporter)
     reporter.phase('verifying', `verifying ${file}`)
     if (part.sha256() !== sha256.toLowerCase() && resumed) {
-      // A power cut may have left a hole in the old bytes, or the server ignores If-Range: once more, from the start.
+      // A power failure may have damaged the partial download, or the server ignores If-Range: download it again.
       reporter.phase('downloading', `downloading ${file} from ${host} again`)
       await part.restart({ etag: null, last_modified: null, length: null })
       await downloadRest(url, part, limits, reporter)
@@ -94,7 +94,7 @@ async function receive(
   if (total !== null && part.offset !== total) throw new RetryableError('the connection was closed early')
 }
 
-/** Fetches a small file into memory. Throws ImportError. */
+/** Downloads a small file into memory. Throws ImportError. */
 export async function downloadSmall(url: string, limits: Limits, maxBytes: number): Promise<Buffer> {
   const source = sourceName(url)
   return withRetries(source, limits.stall_timeout_seconds * 1000, async (watch) => {
@@ -117,7 +117,7 @@ export async function downloadSmall(url: string, limits: Limits, maxBytes: numbe
 }
 
 function get(url: string, limits: Limits, watch: Watch, range: Record<string, string>): Promise<OutboundResponse> {
-  // Plain http is fine here: nothing is used before its checksum or signature is right.
+  // http is allowed, because a file is used only after its checksum or signature is verified.
   const policy: OutboundPolicy = { allowHttp: true, allowedAddresses: limits.allowed_addresses, dnsTimeoutMs: 5000 }
   return requestOutbound(url, policy, {
     headers: { accept: '*/*', 'accept-encoding': 'identity', 'user-agent': 'CloudNexus', ...range },

@@ -1,4 +1,4 @@
-/** Why an import failed. Codes are stable: the control plane shows them as the image's and the instance's reason. */
+/** Stable codes of failed imports, part of the API: the `error` of an image and the reason of an instance. */
 export const importErrorCodes = [
   'image_source_unreachable',
   'image_source_not_found',
@@ -11,13 +11,13 @@ export const importErrorCodes = [
   'image_destination_not_allowed',
   'image_build_failed',
   'image_host_tool_missing',
-  /** Something on this host (a full disk, a bug): trying again may work. */
+  /** An error of this host (a full disk, a bug); a retry may succeed. */
   'image_import_failed',
 ] as const
 
 export type ImportErrorCode = (typeof importErrorCodes)[number]
 
-/** A failed import. `message` is for the user: which source, what to do; `detail` is for our log only. */
+/** A failed import. `message` is for the user, `detail` only for the log. */
 export class ImportError extends Error {
   readonly code: ImportErrorCode
   readonly detail: string | null
@@ -29,7 +29,7 @@ export class ImportError extends Error {
   }
 }
 
-/** Any error as an ImportError; what was not foreseen becomes `image_import_failed` with its stack as detail. */
+/** Converts any error to an ImportError; an unexpected one becomes `image_import_failed` with its stack as detail. */
 export function asImportError(error: unknown): ImportError {
   if (error instanceof ImportError) return error
   const code = (error as NodeJS.ErrnoException | null)?.code
@@ -38,7 +38,7 @@ export function asImportError(error: unknown): ImportError {
   return new ImportError('image_import_failed', 'The import failed on this host. The cause is in its log.', detail)
 }
 
-/** The host has no room for the image. */
+/** The error for a full disk of the host. */
 export function diskFull(detail: string): ImportError {
   return new ImportError(
     'image_import_failed',

@@ -1,7 +1,7 @@
 import { closeSync, fsyncSync, openSync, renameSync, writeFileSync } from 'node:fs'
 import { dirname } from 'node:path'
 
-/** Replaces a file as a whole (mode 0600): readers see the old text or the new. `durable` also survives a power cut. */
+/** Replaces a file (mode 0600) atomically. `durable`: the new content also survives a power failure. */
 export function writeAtomically(path: string, text: string, options: { durable: boolean }): void {
   const temporary = `${path}.tmp`
   const file = openSync(temporary, 'w', 0o600)
@@ -15,7 +15,7 @@ export function writeAtomically(path: string, text: string, options: { durable: 
   if (options.durable) syncDirectory(dirname(path))
 }
 
-/** Makes names in a directory survive a power cut. */
+/** Makes renames in a directory durable. */
 export function syncDirectory(path: string): void {
   const directory = openSync(path, 'r')
   try {

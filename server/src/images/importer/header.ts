@@ -1,26 +1,25 @@
 /**
- * What a disk image is, decided by our own reading of it, before any tool opens it.
+ * Determines the format of a disk image before any tool opens it. Pure; throws only ImportError.
  *
- * A format name is an instruction to QEMU: a qcow2 header can name other files of this host as backing or data file,
- * and QEMU, asked to guess, finds a qcow2 in whatever begins with its magic. So only two formats are accepted, each by
- * what it is and not by what somebody calls it; everything with the mark of another format is refused, and what is left
- * must look like a disk that boots. Pure; throws nothing but ImportError.
+ * A qcow2 header can name other files of this host as backing or data file, and QEMU, if it detects the format itself,
+ * treats every file with the qcow2 magic number as qcow2. Therefore only two formats are accepted, by their content and
+ * not by their name: a file with the signature of another format is rejected, and a raw disk must be bootable.
  */
 import { ImportError } from './errors.ts'
 import { checkDiskSize, inspectQcow2 } from './qcow2.ts'
 
-/** The beginning (2 MiB, or all) and the end (512 bytes, or all) of a file, and its length. */
+/** The first `HEAD_BYTES` and the last `TAIL_BYTES` of a file, and its size. */
 export type Sample = { head: Buffer; tail: Buffer; size_bytes: number }
 
 export type Inspection = { format: 'raw' | 'qcow2'; virtual_size_bytes: number }
 
-/** How much of a file `Sample.head` must hold: the largest qcow2 cluster, where the header ends at the latest. */
+/** The size of the largest qcow2 cluster, which contains the whole header. */
 export const HEAD_BYTES = 2 << 20
 export const TAIL_BYTES = 512
 
 const SECTOR = 512
 
-/** Throws ImportError unless the file is a raw or qcow2 disk that is safe to convert. */
+/** The format and size of a disk. Throws ImportError unless it is a raw or qcow2 disk that is safe to convert. */
 export function inspectImage(sample: Sample, maxVirtualSizeBytes: number): Inspection {
   const { head } = sample
   const qcow2 = head.length >= 4 && head.readUInt32BE(0) === 0x514649fb
@@ -50,7 +49,7 @@ const bytesAt = (bytes: Buffer, at: number, mark: string) =>
 
 const unsupported = (message: string) => new ImportError('image_format_unsupported', message)
 
-/** Formats that are refused by name. A fixed-size VHD begins like a raw disk: its mark is in the last sector. */
+/** Signatures of rejected formats. That of a fixed-size VHD is in its last sector. */
 const marks: { at: number | 'end'; mark: string; name: string }[] = [
   { at: 0, mark: 'KDMV', name: 'a VMDK' },
   { at: 0, mark: 'COWD', name: 'a VMDK' },

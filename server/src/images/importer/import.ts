@@ -1,4 +1,4 @@
-/** One import, from wherever an earlier run left it: get the source, convert it, say so. */
+/** One import: downloads the source, converts it and records the result; resumes after an earlier run. */
 import { createHash } from 'node:crypto'
 import { existsSync, rmSync } from 'node:fs'
 import { constants, open } from 'node:fs/promises'
@@ -16,7 +16,7 @@ import { buildImage } from './recipe.ts'
 import { createReporter, type Reporter } from './reporter.ts'
 import { size } from './text.ts'
 
-/** Brings the image of a job to `output/`. Does not throw for a failed import: the outcome is in status.json. */
+/** Imports the image of a job to `output/`. Records the result in `status.json`; a failed import does not throw. */
 export async function runImport(jobDir: string, writeLog: (line: string) => void): Promise<void> {
   const paths = jobPaths(jobDir)
   if (readStatus(jobDir)?.state === 'done') return
@@ -51,7 +51,7 @@ async function importDisk(jobDir: string, job: Exclude<Job, { kind: 'recipe' }>,
 
 async function download(jobDir: string, job: UrlJob | PublisherJob, reporter: Reporter): Promise<string> {
   const paths = jobPaths(jobDir)
-  if (existsSync(paths.source)) return paths.source // it got its name when its checksum was right
+  if (existsSync(paths.source)) return paths.source // was renamed after its checksum was verified
   const { url, sha256 } = job.kind === 'url' ? job : await publishedFile(jobDir, job, reporter)
   await downloadVerified(url, sha256, job, paths, reporter)
   return paths.source

@@ -1,4 +1,4 @@
-/** The files of one import. The control plane writes the job and reads the status; the importer does the rest. */
+/** The files of an import. The control plane writes the job and reads the status; the importer writes all others. */
 import { mkdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { Value } from 'typebox/value'
@@ -6,18 +6,18 @@ import { writeAtomically } from './files.ts'
 import { type Job, parseJob } from './job.ts'
 import { type Status, statusSchema } from './status.ts'
 
-/** Where everything of one import is. */
+/** The paths of the files of an import. */
 export function jobPaths(jobDir: string) {
   const at = (name: string) => join(jobDir, name)
   return {
     job: at('job.json'),
     status: at('status.json'),
-    /** What has arrived so far, and by which validators it may be resumed. */
+    /** The partial download, and the validators with which it can be resumed. */
     part: at('download.part'),
     meta: at('download.meta.json'),
-    /** The whole source, its checksum verified. */
+    /** The complete source, after its checksum was verified. */
     source: at('source.img'),
-    /** The publisher's list, signature and keyring while they are checked. */
+    /** The publisher's list, signature and keyring while the signature is verified. */
     publisher: at('publisher'),
     output: at('output'),
     disk: at('output/disk.qcow2'),
@@ -25,19 +25,19 @@ export function jobPaths(jobDir: string) {
   }
 }
 
-/** Makes the job directory (mode 0700) with its input. Throws TypeError when the job is not valid. */
+/** Creates the job directory (mode 0700) with its job. Throws TypeError if the job is invalid. */
 export function writeJob(jobDir: string, job: Job): void {
   const text = JSON.stringify(parseJob(job), null, 2)
   mkdirSync(jobDir, { recursive: true, mode: 0o700 })
   writeAtomically(jobPaths(jobDir).job, text, { durable: true })
 }
 
-/** The job of a directory. Throws when it is missing or not valid. */
+/** Reads the job of a directory. Throws if it is missing or invalid. */
 export function readJob(jobDir: string): Job {
   return parseJob(JSON.parse(readFileSync(jobPaths(jobDir).job, 'utf8')))
 }
 
-/** How far the import is; null until the importer has said anything that can be read. */
+/** Reads the status of an import; null if the importer has not written a valid one. */
 export function readStatus(jobDir: string): Status | null {
   try {
     const status: unknown = JSON.parse(readFileSync(jobPaths(jobDir).status, 'utf8'))

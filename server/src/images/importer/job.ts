@@ -1,31 +1,31 @@
-/** What one import is to do: the input file of the importer, written once by the control plane. */
+/** The job of an import: the input file of the importer, written by the control plane. */
 import Type, { type Static } from 'typebox'
 import { Value } from 'typebox/value'
 import { parseRange } from '../../lib/outbound.ts'
 
 const absolutePath = Type.String({ pattern: '^/[^\\0]*$', maxLength: 4096 })
-const sha256 = Type.String({ pattern: '^[0-9a-fA-F]{64}$', description: 'Of the source file, hexadecimal' })
+const sha256 = Type.String({ pattern: '^[0-9a-fA-F]{64}$', description: 'SHA-256 of the source file, hexadecimal' })
 const url = Type.String({ minLength: 1, maxLength: 4096 })
-// A plain name: it becomes the last segment of an address, and part of messages.
+// Becomes the last segment of a URL and part of messages.
 const fileName = Type.String({ pattern: '^[A-Za-z0-9][A-Za-z0-9._+~-]{0,254}$' })
 
 const disk = {
-  max_virtual_size_bytes: Type.Integer({ minimum: 512, description: 'Limit of the disk as a guest sees it' }),
+  max_virtual_size_bytes: Type.Integer({ minimum: 512, description: 'Maximum size of the disk as a guest sees it' }),
   ready_signal: Type.Union([Type.Literal('guest'), Type.Literal('process')]),
   ssh_user: Type.Union([Type.String({ pattern: '^[a-z_][a-z0-9_-]{0,31}$' }), Type.Null()]),
 }
 const download = {
   ...disk,
-  max_bytes: Type.Integer({ minimum: 1, description: 'Limit of the source file' }),
-  allowed_addresses: Type.Array(Type.String(), { description: 'CIDRs allowed beyond public unicast' }),
-  stall_timeout_seconds: Type.Number({ exclusiveMinimum: 0, maximum: 3600, description: 'Usually 60' }),
+  max_bytes: Type.Integer({ minimum: 1, description: 'Maximum size of the source file' }),
+  allowed_addresses: Type.Array(Type.String(), { description: 'CIDR ranges allowed in addition to public addresses' }),
+  stall_timeout_seconds: Type.Number({ exclusiveMinimum: 0, maximum: 3600, description: 'Default: 60' }),
 }
 const closed = { additionalProperties: false }
 
-/** A disk at an address, with the checksum its owner gave. */
+/** A disk at a URL, with the checksum of the request. */
 const urlJob = Type.Object({ kind: Type.Literal('url'), url, sha256, ...download }, closed)
 
-/** A disk of a publisher's mirror directory, vouched for by a signed list of checksums. */
+/** A disk in a publisher's mirror directory, verified by a signed list of checksums. */
 const publisherJob = Type.Object(
   {
     kind: Type.Literal('publisher'),
@@ -40,7 +40,7 @@ const publisherJob = Type.Object(
   closed,
 )
 
-/** A file that is already on this host. It is read in place, and lent to the unprivileged user that converts it. */
+/** A file on this host. It is read in place; the unprivileged user that converts it gets temporary access. */
 const uploadJob = Type.Object(
   {
     kind: Type.Literal('upload'),
@@ -52,12 +52,12 @@ const uploadJob = Type.Object(
   closed,
 )
 
-/** A build script of ours that makes disk.qcow2 and manifest.json (see images/) on this host. */
+/** A build script of the project that creates disk.qcow2 and manifest.json (see images/) on this host. */
 const recipeJob = Type.Object(
   {
     kind: Type.Literal('recipe'),
     script: absolutePath,
-    silence_timeout_seconds: Type.Optional(Type.Number({ exclusiveMinimum: 0, description: '600 unless given' })),
+    silence_timeout_seconds: Type.Optional(Type.Number({ exclusiveMinimum: 0, description: 'Default: 600' })),
   },
   closed,
 )
@@ -71,7 +71,7 @@ export type UploadJob = Static<typeof uploadJob>
 export type RecipeJob = Static<typeof recipeJob>
 export type Job = Static<typeof jobSchema>
 
-/** Validates a job, address ranges included. Throws TypeError that names the first wrong field. */
+/** Validates a job, including its address ranges. Throws TypeError with the first invalid field. */
 export function parseJob(value: unknown): Job {
   const kinds = { url: urlJob, publisher: publisherJob, upload: uploadJob, recipe: recipeJob }
   const kind = (value as { kind?: unknown } | null)?.kind

@@ -1,13 +1,13 @@
 /**
- * One importer for one job directory. The lock is an abstract unix socket: the kernel gives it to one process and takes
- * it back however that process ends, so there is nothing stale to judge. Its name cannot be guessed without the job.
+ * Locks a job directory for one importer. The lock is an abstract Unix socket, which the kernel releases when its process
+ * ends, so that a lock cannot be stale. Its name cannot be guessed without the content of the job.
  */
 import { createHash } from 'node:crypto'
 import { readFileSync, realpathSync } from 'node:fs'
 import { createServer } from 'node:net'
 import { jobPaths } from './job-files.ts'
 
-/** True when this process now holds the lock, until it ends; false when another importer does. */
+/** Locks the job until this process ends; returns false if another importer holds the lock. */
 export async function lockJob(jobDir: string): Promise<boolean> {
   const hash = createHash('sha256')
     .update(realpathSync(jobDir))

@@ -1,4 +1,4 @@
-/** The importer as the control plane sees it: a process that may be killed at any moment, and files. */
+/** Tests of the importer as a process that may be killed at any time. */
 import assert from 'node:assert/strict'
 import { execFileSync } from 'node:child_process'
 import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
@@ -25,7 +25,7 @@ mirror.files.set('/disk.img', disk)
 const etag = `"${sha256(disk).slice(0, 16)}"`
 const newJob = () => jobFolder(folder, urlJob(`${mirror.url}/disk.img`, sha256(disk)))
 
-/** Serves the first half of what is asked for, then hangs. */
+/** Sends the first half of the requested range, then hangs. */
 function serveHalf(): void {
   mirror.intercept = (request, response) => {
     const from = Number(/\d+/.exec(request.headers.range ?? '0')![0])
@@ -36,17 +36,17 @@ function serveHalf(): void {
   }
 }
 
-test('killed in the middle of a download, again and again, it goes on where it was', async () => {
+test('resumes a download after each kill', async () => {
   const job = newJob()
   mirror.requests.length = 0
   serveHalf()
-  const seen: number[] = []
+  const offsets: number[] = []
   for (const part of [4 << 20, 6 << 20]) {
     const run = startImporter(job)
     await until(`${part} bytes`, () => readStatus(job)?.done_bytes === part && readStatus(job)?.pid === run.pid)
     run.child.kill('SIGKILL')
     assert.equal((await run.ended).signal, 'SIGKILL')
-    seen.push(part)
+    offsets.push(part)
     assert.deepEqual([readStatus(job)!.state, readStatus(job)!.phase], ['running', 'downloading'])
   }
   mirror.intercept = () => false
@@ -55,21 +55,21 @@ test('killed in the middle of a download, again and again, it goes on where it w
   assert.equal(readStatus(job)!.state, 'done', log)
   assert.deepEqual(
     mirror.requests.map(({ range, if_range }) => [range, if_range]),
-    [[undefined, undefined], ...seen.map((part) => [`bytes=${part}-`, etag])],
+    [[undefined, undefined], ...offsets.map((part) => [`bytes=${part}-`, etag])],
   )
   for (const line of log.trim().split('\n')) assert.equal(typeof JSON.parse(line).msg, 'string')
   assert.deepEqual(readdirSync(job).sort(), ['job.json', 'output', 'status.json'])
   assert.deepEqual(readdirSync(at(job).output).sort(), ['disk.qcow2', 'manifest.json'])
 
-  // Started once more, it has nothing to do.
-  const asked = mirror.requests.length
+  // After a complete import, another start has no effect.
+  const requests = mirror.requests.length
   assert.deepEqual(await startImporter(job).ended, { code: 0, signal: null, log: '' })
-  assert.equal(mirror.requests.length, asked)
+  assert.equal(mirror.requests.length, requests)
 })
 
-test('killed while it converts, it ends the converter and converts again without a download', async () => {
+test('kills the converter after a kill and converts again without a download', async () => {
   const real = execFileSync('which', ['qemu-img'], { encoding: 'utf8' }).trim()
-  // Hangs where a long conversion would be; it may not write, so it is known by its command line.
+  // Hangs in place of a long conversion. It cannot write files, so it is found by its command line.
   const hang = `sleep 1001.${process.pid}`
   const hanging = shadowTool('qemu-img', `#!/bin/sh\n[ "$1" = convert ] && exec ${hang}\nexec ${real} "$@"\n`)
   const job = newJob()
@@ -80,14 +80,14 @@ test('killed while it converts, it ends the converter and converts again without
   await first.ended
   await until('the end of the converter', () => sleeping() === '')
   assert.ok(existsSync(at(job).source))
-  const asked = mirror.requests.length
+  const requests = mirror.requests.length
   const { code, log } = await startImporter(job).ended
   assert.equal(code, 0)
   assert.equal(readStatus(job)!.state, 'done', log)
-  assert.equal(mirror.requests.length, asked)
+  assert.equal(mirror.requests.length, requests)
 })
 
-test('a second importer on the same directory leaves the first one alone', async () => {
+test('a second importer of the same job exits', async () => {
   const job = newJob()
   serveHalf()
   const first = startImporter(job)
@@ -101,7 +101,7 @@ test('a second importer on the same directory leaves the first one alone', async
   mirror.intercept = () => false
 })
 
-test('a failed import is exit code 0, and is tried again when it is started again', async () => {
+test('a failed import exits with 0 and is retried at the next start', async () => {
   const job = newJob()
   mirror.files.delete('/disk.img')
   const { code, log } = await startImporter(job).ended
@@ -112,7 +112,7 @@ test('a failed import is exit code 0, and is tried again when it is started agai
   assert.equal(readStatus(job)!.state, 'done')
 })
 
-test('without a job it says so', async () => {
+test('exits with 1 without a job and fails with an invalid one', async () => {
   assert.equal((await startImporter(join(folder, 'nowhere')).ended).code, 1)
   const job = newJob()
   writeFileSync(at(job).job, '{"kind":"url"}')

@@ -1,13 +1,13 @@
 /**
- * The importer: `node main.ts JOB_DIR`, a process of its own that brings one image onto this host (see job.ts, status.ts).
- * It outlives the control plane, may be killed at any moment, and goes on where it was when it is started again. The
- * outcome is in status.json, so exit code 0 means only that there is nothing left to do; 1: no job; 143: told to stop.
+ * The importer: `node main.ts JOB_DIR`, a separate process that imports one image (see job.ts, status.ts). It outlives the
+ * control plane, may be killed at any time and resumes when it is started again. The result is in `status.json`. Exit
+ * code 0: nothing is left to do; 1: no job; 143: stopped by a signal.
  */
 import { killChildren } from './children.ts'
 import { runImport } from './import.ts'
 import { lockJob } from './lock.ts'
 
-process.stdout.on('error', () => {}) // whoever read our output may be gone
+process.stdout.on('error', () => {}) // the reader of the output may have exited
 process.stderr.on('error', () => {})
 for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) {
   process.on(signal, () => {

@@ -1,4 +1,4 @@
-/** What an image is, for the driver that will boot it: `output/manifest.json`. */
+/** `output/manifest.json`: the properties of an image, for the driver that boots it. */
 import { readFileSync, statSync } from 'node:fs'
 import Type, { type Static } from 'typebox'
 import { Value } from 'typebox/value'
@@ -7,7 +7,7 @@ import type { jobPaths } from './job-files.ts'
 
 const partName = Type.String({ pattern: '^[A-Za-z0-9][A-Za-z0-9._-]*$' })
 
-/** Recipes add `source` and direct boot; a foreign disk boots by itself and is configured by NoCloud. */
+/** Only recipes have `source` and direct boot; an imported disk has a boot loader and is configured by NoCloud. */
 export const manifestSchema = Type.Object({
   format: Type.Literal('qcow2'),
   virtual_size_bytes: Type.Integer({ minimum: 512 }),
@@ -25,7 +25,7 @@ export function writeManifest(path: string, manifest: Manifest): void {
   writeAtomically(path, `${JSON.stringify(manifest, null, 2)}\n`, { durable: true })
 }
 
-/** The manifest of a finished output folder. Throws when it, or a file that it needs, is missing or not valid. */
+/** The manifest of a finished output folder. Throws if it is invalid or a file of the image is missing. */
 export function checkOutput(paths: ReturnType<typeof jobPaths>): Manifest {
   const manifest = Value.Parse(manifestSchema, JSON.parse(readFileSync(paths.manifest, 'utf8')))
   for (const name of ['disk.qcow2', manifest.boot?.kernel, manifest.boot?.initrd]) {

@@ -1,8 +1,8 @@
 /**
- * The file that is being downloaded: bytes, their running checksum, and what they may be resumed by.
+ * The partial download: its bytes, their running checksum and the validators with which it can be resumed.
  *
- * The importer may be killed at any line, so the order matters: a new start truncates the bytes before it writes the
- * validators of what comes next. Old bytes can then never carry new validators; at worst good bytes are thrown away.
+ * The importer may be killed at any line. Therefore `restart` truncates the file before it writes the new validators: old
+ * bytes never have new validators.
  */
 import { createHash, type Hash } from 'node:crypto'
 import { readFileSync, rmSync } from 'node:fs'
@@ -27,15 +27,15 @@ export type Part = {
   readonly meta: Meta
   restart: (meta: Meta) => Promise<void>
   append: (chunk: Uint8Array) => Promise<void>
-  /** Hexadecimal SHA-256 of all bytes so far. */
+  /** The hexadecimal SHA-256 of all received bytes. */
   sha256: () => string
-  /** Moves the bytes, safe on disk, to their place. */
+  /** Syncs the file to disk and renames it. */
   moveTo: (path: string) => Promise<void>
   remove: () => Promise<void>
   close: () => Promise<void>
 }
 
-/** Opens the part of an earlier run, or a new one; `onHashed` is told how many of the old bytes were read again. */
+/** Opens the partial download of an earlier run, or a new one. `onHashed` receives the number of bytes read again. */
 export async function openPart(
   paths: { part: string; meta: string },
   onHashed: (bytes: number) => void,
@@ -96,7 +96,7 @@ function readMeta(path: string): Meta {
   }
 }
 
-/** Feeds a whole file to a hash and returns its length. */
+/** Adds a whole file to a hash and returns its length. */
 export async function hashAll(handle: FileHandle, hash: Hash, onHashed: (bytes: number) => void): Promise<number> {
   const buffer = Buffer.allocUnsafe(1 << 20)
   for (let offset = 0; ; ) {
@@ -108,7 +108,7 @@ export async function hashAll(handle: FileHandle, hash: Hash, onHashed: (bytes: 
   }
 }
 
-/** Errors of this host's disk are not the source's: no other attempt, another message. */
+/** Converts errors of the local disk, so that they are not retried as errors of the source. */
 async function onDisk(work: () => Promise<void>): Promise<void> {
   try {
     await work()

@@ -1,4 +1,4 @@
-/** The pure and small parts: jobs, status, texts, names, lists, signatures, patience. */
+/** Tests of the small parts: jobs, status, texts, names, lists, signatures, retries. */
 import assert from 'node:assert/strict'
 import { readdirSync, writeFileSync } from 'node:fs'
 import { test } from 'node:test'
@@ -17,7 +17,7 @@ import { plain, size } from './text.ts'
 
 const folder = temporaryFolder()
 
-/** Time that passes only when somebody waits. */
+/** A clock that advances only during `sleep`. */
 function virtualClock() {
   let now = 0
   const timers = new Set<{ at: number; callback: () => void }>()
@@ -41,7 +41,7 @@ function virtualClock() {
   return { clock, advance, time: () => now }
 }
 
-test('a job is validated when written and when read', () => {
+test('validates a job when it is written and read', () => {
   const job = urlJob('https://example.org/x.img', 'a'.repeat(64))
   const path = jobFolder(folder, job)
   assert.deepEqual(readJob(path), job)
@@ -61,7 +61,7 @@ test('a job is validated when written and when read', () => {
   for (const value of wrong) assert.throws(() => parseJob(value), TypeError, JSON.stringify(value))
 })
 
-test('a status that cannot be read is none', () => {
+test('an invalid status is null', () => {
   const path = jobFolder(folder, urlJob('https://example.org/x', 'a'.repeat(64)))
   assert.equal(readStatus(path), null)
   for (const text of ['', '{', '{}', '{"state":"done"}']) {
@@ -70,7 +70,7 @@ test('a status that cannot be read is none', () => {
   }
 })
 
-test('a status is written at each phase, and else at most four times a second, the last value always', () => {
+test('writes the status at each phase, and otherwise at most four times per second including the last value', () => {
   const { clock, advance } = virtualClock()
   const path = jobFolder(folder, urlJob('https://example.org/x', 'a'.repeat(64)))
   const lines: string[] = []
@@ -100,20 +100,20 @@ test('a status is written at each phase, and else at most four times a second, t
 
 const source = { host: 'example.org', file: 'x.img' }
 
-test('patience: pauses of 0.5 to 8 s, and the end when nothing has come for the stall time', async () => {
+test('retries with a backoff of 0.5 to 8 s until the stall timeout', async () => {
   const { clock, time } = virtualClock()
-  const asked: number[] = []
+  const attempts: number[] = []
   const refused = Object.assign(new Error('x'), { code: 'ECONNREFUSED' })
-  const ask = async () => {
-    asked.push(time())
+  const attempt = async () => {
+    attempts.push(time())
     throw refused
   }
-  const work = withRetries(source, 60_000, ask, clock)
+  const work = withRetries(source, 60_000, attempt, clock)
   await assert.rejects(work, { code: 'image_source_unreachable', message: /connection refused/ })
-  assert.deepEqual(asked, [0, 500, 1500, 3500, 7500, 15500, 23500, 31500, 39500, 47500, 55500])
+  assert.deepEqual(attempts, [0, 500, 1500, 3500, 7500, 15500, 23500, 31500, 39500, 47500, 55500])
 })
 
-test('patience: a byte resets the clock and the pauses; attempts are bounded all the same', async () => {
+test('progress resets the timeout and the backoff, but not the number of attempts', async () => {
   const { clock, time } = virtualClock()
   let attempts = 0
   const work = withRetries(
@@ -132,7 +132,7 @@ test('patience: a byte resets the clock and the pauses; attempts are bounded all
   assert.equal(time(), 200 * 50_000 + 199 * 500)
 })
 
-test('patience: a trickle ends after a day', async () => {
+test('a slow download fails after a day', async () => {
   const { clock, time } = virtualClock()
   const work = withRetries(
     source,
@@ -150,7 +150,7 @@ test('patience: a trickle ends after a day', async () => {
   assert.ok(time() >= 86_400_000 && time() < 86_500_000)
 })
 
-test('errors that were not foreseen say nothing of the inside', () => {
+test('the message of an unexpected error contains no internals', () => {
   assert.match(
     asImportError(Object.assign(new Error('/secret'), { code: 'ENOSPC' })).message,
     /disk of this host is full/,
@@ -160,7 +160,7 @@ test('errors that were not foreseen say nothing of the inside', () => {
   assert.match(error.detail!, /\/secret\/path/)
 })
 
-test('sources are named without query, user information, or tricks', () => {
+test('the name of a source has no query, user information or control characters', () => {
   assert.deepEqual(sourceName('https://u:p@example.org:8443/a/b.img?t=x#f'), {
     host: 'example.org:8443',
     file: 'b.img',
@@ -172,7 +172,7 @@ test('sources are named without query, user information, or tricks', () => {
   assert.deepEqual([size(0), size(1023), size(1536), size(2 ** 40)], ['0 bytes', '1023 bytes', '1.5 KiB', '1.0 TiB'])
 })
 
-test('lists of checksums', () => {
+test('finds the checksum of a file in a list', () => {
   const [a, b] = ['A'.repeat(64), 'b'.repeat(64)]
   const list = `${a}  x.img\r\n${b} *y.img\nnonsense\n${b}  dir/x.img\n${a.toLowerCase()} *x.img\n${b} z.img\n`
   assert.equal(checksumOf(list, 'x.img', 'h'), 'a'.repeat(64))
@@ -180,7 +180,7 @@ test('lists of checksums', () => {
   for (const name of ['z.img', '', 'img', 'constructor']) assert.throws(() => checksumOf(list, name, 'h'), ImportError)
 })
 
-test('signatures: every bad word spoils, and another signature does not help a changed list', () => {
+test('rejects a signature with a bad keyword, and a modified list with another good signature', () => {
   const [key, primary] = ['A'.repeat(40), 'B'.repeat(40)]
   const signature = (word: string, fingerprint = key, hash = 10) =>
     `[GNUPG:] NEWSIG\n[GNUPG:] ${word} X name\n[GNUPG:] VALIDSIG ${fingerprint} 2026-01-01 1 0 4 0 22 ${hash} 00 ${primary}\n`
@@ -198,11 +198,11 @@ test('signatures: every bad word spoils, and another signature does not help a c
   assert.notEqual(signatureProblem(signature('GOODSIG'), ['C'.repeat(40)]), null)
   assert.notEqual(signatureProblem(signature('GOODSIG', key, 2), [key]), null, 'SHA-1')
   assert.notEqual(signatureProblem('', [key]), null)
-  // A name is data of the signer: it cannot speak for gpgv.
+  // A name is data of the signer and is not parsed as a status line.
   assert.notEqual(signatureProblem(`[GNUPG:] NEWSIG\n[GNUPG:] ERRSIG X [GNUPG:] GOODSIG\n`, [key]), null)
 })
 
-test('armor with and without headers and checksum', () => {
+test('decodes armor with and without headers and checksum', () => {
   const block = (head: string, tail: string) =>
     Buffer.from(
       `-----BEGIN PGP PUBLIC KEY BLOCK-----\n${head}\naGVs\nbG8=\n${tail}-----END PGP PUBLIC KEY BLOCK-----\n`,

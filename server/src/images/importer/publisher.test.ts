@@ -1,4 +1,4 @@
-/** A publisher's mirror, with keys and signatures made here by gpg. */
+/** Imports from a publisher's mirror, with keys and signatures that gpg creates. */
 import assert from 'node:assert/strict'
 import { execFileSync } from 'node:child_process'
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
@@ -20,17 +20,17 @@ const gpg = (...args: string[]) =>
   })
 after(() => execFileSync('gpgconf', ['--homedir', home, '--kill', 'all']))
 
-/** Makes a key and returns its fingerprint. `time` is when gpg believes to be. */
+/** Creates a key and returns its fingerprint. `time` sets the clock of gpg. */
 function makeKey(name: string, expires: string, time: string[] = []): string {
   gpg(...time, '--quick-generate-key', `${name} <${name}@example.org>`, 'ed25519', 'sign', expires)
   const listing = gpg('--with-colons', '--list-keys', `${name}@example.org`).toString()
   return /^fpr:+([0-9A-F]{40}):/m.exec(listing)![1]!
 }
-const longAgo = ['--faked-system-time', '20200101T000000']
+const in2020 = ['--faked-system-time', '20200101T000000']
 const owner = makeKey('owner', 'never')
 const other = makeKey('other', 'never')
-const ancient = makeKey('ancient', 'never', longAgo)
-const expired = makeKey('expired', '20200201T000000', longAgo)
+const ancient = makeKey('ancient', 'never', in2020)
+const expired = makeKey('expired', '20200201T000000', in2020)
 const revoked = makeKey('revoked', 'never')
 
 function keyring(name: string, ...options: string[]): string {
@@ -72,17 +72,18 @@ async function importPublished(more: Partial<PublisherJob> = {}) {
   const job = jobFolder(folder, publisherJob(more))
   return { ...(await importNow(job)), paths: at(job) }
 }
-async function refused(code: string, message: RegExp, more: Partial<PublisherJob> = {}) {
+async function rejected(code: string, message: RegExp, more: Partial<PublisherJob> = {}) {
   const { status, log, paths } = await importPublished(more)
   assert.deepEqual([status.state, status.error?.code], ['failed', code], log)
   assert.match(status.error!.message, message)
   assert.ok(!existsSync(paths.publisher))
-  const asked = mirror.requests.filter((request) => request.path.endsWith('.img'))
-  assert.equal(asked.length, 0, 'the image was downloaded')
+  const downloads = mirror.requests.filter((request) => request.path.endsWith('.img'))
+  assert.equal(downloads.length, 0, 'the image was downloaded')
 }
-const invalid = (message: RegExp, more: Partial<PublisherJob> = {}) => refused('image_signature_invalid', message, more)
+const invalid = (message: RegExp, more: Partial<PublisherJob> = {}) =>
+  rejected('image_signature_invalid', message, more)
 
-test('a good signature of an allowed key: binary, armored, armored keyring, among others', async () => {
+test('accepts a good signature of an allowed key in all formats', async () => {
   publish(sign(list, [owner]))
   const { status, log, paths } = await importPublished()
   assert.equal(status.state, 'done', log)
@@ -98,7 +99,7 @@ test('a good signature of an allowed key: binary, armored, armored keyring, amon
   }
 })
 
-test('a keyring by its address counts for the pinned key alone; one that is missing is said to be', async () => {
+test('accepts only pinned keys of a keyring from a URL, and reports a missing keyring', async () => {
   publish(sign(list, [owner]))
   mirror.files.set('/keys', readFileSync(armored))
   assert.equal((await importPublished({ keyring: `${mirror.url}/keys` })).status.state, 'done')
@@ -109,31 +110,31 @@ test('a keyring by its address counts for the pinned key alone; one that is miss
   await invalid(/keyring .* is not on this host/, { keyring: join(folder, 'no-such.gpg') })
 })
 
-test('a list that was changed after it was signed', async () => {
+test('rejects a list that was modified after it was signed', async () => {
   publish(sign(list, [owner]), list.replace('0000', '0001'))
   await invalid(/SHA256SUMS of 127\.0\.0\.1:\d+ cannot be trusted: the signature does not match the list/)
 })
 
-test('a good signature of another key of the keyring', async () => {
+test('rejects a good signature of another key of the keyring', async () => {
   publish(sign(list, [other]))
   await invalid(/signed by a key that is not allowed/)
 })
 
-test('a key that is not in the keyring', async () => {
+test('rejects a key that is not in the keyring', async () => {
   publish(sign(list, [other]))
   await invalid(/not in the keyring/, { keyring: ownersKey, fingerprints: [other] })
 })
 
-test('an expired key, an expired signature', async () => {
-  publish(sign(list, [expired], ...longAgo))
+test('rejects an expired key and an expired signature', async () => {
+  publish(sign(list, [expired], ...in2020))
   await invalid(/has expired/, { fingerprints: [expired] })
-  publish(sign(list, [ancient], ...longAgo, '--default-sig-expire', '1d'))
+  publish(sign(list, [ancient], ...in2020, '--default-sig-expire', '1d'))
   await invalid(/has expired/, { fingerprints: [ancient] })
-  publish(sign(list, [ancient], ...longAgo))
+  publish(sign(list, [ancient], ...in2020))
   assert.equal((await importPublished({ fingerprints: [ancient] })).status.state, 'done')
 })
 
-test('a revoked key', async () => {
+test('rejects a revoked key', async () => {
   const signature = sign(list, [revoked])
   const certificate = readFileSync(join(home, 'openpgp-revocs.d', `${revoked}.rev`), 'utf8')
   const path = join(folder, 'revocation')
@@ -143,38 +144,38 @@ test('a revoked key', async () => {
   await invalid(/was revoked/, { fingerprints: [revoked], keyring: keyring('revoked.gpg') })
 })
 
-test('a signature by SHA-1', async () => {
+test('rejects a SHA-1 signature', async () => {
   publish(sign(list, [owner], '--digest-algo', 'SHA1'))
   await invalid(/too weak/)
 })
 
-test('no signature, and no signature that could be read', async () => {
+test('rejects a missing and an unreadable signature', async () => {
   publish(null)
   await invalid(/it has no signature/)
   publish(Buffer.from('<html>welcome to the hotel</html>'))
   await invalid(/its signature cannot be read/)
 })
 
-test('a file that the list does not name, or names twice', async () => {
+test('rejects a file that the list does not contain, or contains twice', async () => {
   publish(sign(list, [owner]))
-  await refused('image_source_not_found', /does not contain disk\.raw/, { file_name: 'disk.raw' })
+  await rejected('image_source_not_found', /does not contain disk\.raw/, { file_name: 'disk.raw' })
   const twice = `${list}${'2'.repeat(64)}  disk.img\n`
   publish(sign(twice, [owner]), twice)
-  await refused('image_checksum_mismatch', /two checksums/)
+  await rejected('image_checksum_mismatch', /two checksums/)
 })
 
-test('no list, and a list that never ends', async () => {
+test('rejects a missing and an endless list', async () => {
   publish(sign(list, [owner]))
-  await refused('image_source_not_found', /has no NOSUMS/, { sums_name: 'NOSUMS' })
+  await rejected('image_source_not_found', /has no NOSUMS/, { sums_name: 'NOSUMS' })
   mirror.intercept = (_request, response) => {
     response.writeHead(200)
     response.write(Buffer.alloc(8 << 20))
     return true
   }
-  await refused('image_too_large', /SHA256SUMS.*exceeds the limit/)
+  await rejected('image_too_large', /SHA256SUMS.*exceeds the limit/)
 })
 
-test('a signed list does not help a wrong file', async () => {
+test('rejects a file that does not match the signed list', async () => {
   publish(sign(list, [owner]))
   mirror.files.set('/release/disk.img', bootableDisk())
   const { status, paths } = await importPublished()
@@ -182,7 +183,7 @@ test('a signed list does not help a wrong file', async () => {
   assert.ok(!existsSync(paths.part))
 })
 
-test('the address of a file in a mirror', () => {
+test('the URL of a file in a mirror', () => {
   assert.equal(urlIn('https://example.org/a', 'b+c.img'), 'https://example.org/a/b%2Bc.img')
   assert.equal(urlIn('https://example.org/a/?x=y#z', 'b'), 'https://example.org/a/b')
   assert.equal(urlIn('nonsense', 'b'), 'nonsense')

@@ -1,4 +1,4 @@
-/** What a publisher vouches for: the checksum of a file, from a list whose signature is checked with gpgv. */
+/** Reads the checksum of a published file from a list whose signature is verified with gpgv. */
 import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { dearmor } from './armor.ts'
@@ -16,7 +16,7 @@ const MAX_LIST_BYTES = 4 << 20
 const MAX_SIGNATURE_BYTES = 256 << 10
 const MAX_KEYRING_BYTES = 1 << 20
 
-/** Address and verified checksum of the file of a publisher's mirror. Throws ImportError. */
+/** The URL and verified checksum of a file in a publisher's mirror. Throws ImportError. */
 export async function publishedFile(
   jobDir: string,
   job: PublisherJob,
@@ -33,10 +33,10 @@ export async function publishedFile(
   return { url: at(job.file_name), sha256: checksumOf(list.toString('utf8'), job.file_name, host) }
 }
 
-/** The address of a file in a mirror's directory. */
+/** The URL of a file in a mirror directory. */
 export function urlIn(baseUrl: string, name: string): string {
   const base = URL.parse(baseUrl)
-  if (base === null) return baseUrl // the guard refuses it
+  if (base === null) return baseUrl // rejected when it is requested
   base.search = ''
   base.hash = ''
   if (!base.pathname.endsWith('/')) base.pathname += '/'
@@ -75,8 +75,8 @@ async function verify(jobDir: string, job: PublisherJob, list: Buffer, signature
 }
 
 /**
- * The keys that may sign. Where they come from is not what makes them trusted: the signature must be by one of the
- * pinned fingerprints, so a key server may be asked for them.
+ * The keyring. It may come from an untrusted key server, because the signature must be by a key with a pinned
+ * fingerprint.
  */
 async function readKeyring(job: PublisherJob, host: string): Promise<Buffer> {
   if (!job.keyring.startsWith('/')) return await downloadSmall(job.keyring, job, MAX_KEYRING_BYTES)

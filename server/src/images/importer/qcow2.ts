@@ -1,7 +1,7 @@
 /**
- * The header of a qcow2 file (qemu: docs/interop/qcow2.rst), read with suspicion. Everything that could make QEMU open
- * another file is `image_unsafe`; so is any incompatible feature that we do not know, because it may be one of those.
- * What cannot be right (tables outside of the file, impossible sizes) is `image_format_unsupported`.
+ * Validates the header of an untrusted qcow2 file (see docs/interop/qcow2.rst of QEMU). Everything that could make QEMU
+ * open another file is `image_unsafe`, and so is every unknown incompatible feature. Invalid values (tables outside of
+ * the file, invalid sizes) are `image_format_unsupported`.
  */
 import { ImportError } from './errors.ts'
 import type { Sample } from './header.ts'
@@ -21,7 +21,7 @@ const MAX_L1_BYTES = 32 << 20
 const MAX_REFCOUNT_TABLE_BYTES = 8 << 20
 const MAX_SNAPSHOTS = 65536
 
-/** The size of the disk in the file. Throws ImportError unless the header is whole, plain and self-contained. */
+/** The size of the disk in the file. Throws ImportError unless the header is valid and names no other file. */
 export function inspectQcow2(sample: Sample, maxVirtualSizeBytes: number): number {
   const { head } = sample
   if (head.length < V2_HEADER) throw damaged('its header is truncated')
@@ -41,7 +41,7 @@ export function inspectQcow2(sample: Sample, maxVirtualSizeBytes: number): numbe
   const headerLength = version === 3 ? checkV3(head, features, cluster) : V2_HEADER
   checkExtensions(head, headerLength, Math.min(cluster, sample.size_bytes))
 
-  const virtualSize = Number(head.readBigUInt64BE(24)) // rounded where it is far beyond any limit
+  const virtualSize = Number(head.readBigUInt64BE(24)) // rounded only far above the limit
   checkDiskSize(virtualSize, maxVirtualSizeBytes)
   if (virtualSize === 0 || virtualSize % 512 !== 0) throw damaged('its disk size is invalid')
   checkTables(sample, cluster, virtualSize, (features & EXTENDED_L2) === 0n ? 8 : 16)
@@ -57,7 +57,7 @@ function checkFeatures(features: bigint): void {
   if ((features & DIRTY) !== 0n) throw damaged('it was not closed cleanly; repair it with qemu-img check -r all')
 }
 
-/** Returns the header's length. */
+/** Validates the fields of version 3 and returns the length of the header. */
 function checkV3(head: Buffer, features: bigint, cluster: number): number {
   const length = head.readUInt32BE(100)
   if (length < V3_HEADER || length % 8 !== 0 || length > cluster || length > head.length) {
@@ -71,7 +71,7 @@ function checkV3(head: Buffer, features: bigint, cluster: number): number {
   return length
 }
 
-/** Extensions lie between the header and the end of the first cluster; each is padded to 8 bytes. */
+/** Validates the extensions, between the header and the end of the first cluster, each padded to 8 bytes. */
 function checkExtensions(head: Buffer, start: number, end: number): void {
   for (let at = start; at < end; ) {
     if (at + 8 > end || at + 8 > head.length) throw damaged('its header extensions are truncated')
@@ -87,7 +87,7 @@ function checkExtensions(head: Buffer, start: number, end: number): void {
 
 function checkTables({ head, size_bytes }: Sample, cluster: number, virtualSize: number, entryBytes: number): void {
   const table = (offset: bigint, bytes: number, most: number, what: string) => {
-    const at = Number(offset) // rounding is harmless: what is so large is outside of any file
+    const at = Number(offset) // rounded only far above the size of any file
     if (at === 0 || at % cluster !== 0 || bytes > most || at + bytes > size_bytes) {
       throw damaged(`its ${what} is outside of the file, which may be truncated`)
     }
@@ -103,7 +103,7 @@ function checkTables({ head, size_bytes }: Sample, cluster: number, virtualSize:
   if (snapshots > 0) table(head.readBigUInt64BE(64), snapshots, MAX_SNAPSHOTS, 'snapshot table')
 }
 
-/** Throws ImportError when the disk in an image is larger than allowed. */
+/** Throws ImportError if the disk in an image exceeds the limit. */
 export function checkDiskSize(bytes: number, maxBytes: number): void {
   if (bytes <= maxBytes) return
   const message = `The disk in the image has ${size(bytes)} and exceeds the limit of ${size(maxBytes)}.`

@@ -27,17 +27,17 @@ async function fails(script: string, message: RegExp, more: Partial<RecipeJob> =
   assert.ok(!existsSync(at(job).output))
   return log
 }
-const isGone = (pid: string) =>
+const hasExited = (pid: string) =>
   !existsSync(`/proc/${pid}`) || /^State:\tZ/m.test(readFileSync(`/proc/${pid}/status`, 'utf8'))
 
-test('a build whose result is complete is done', async () => {
+test('a build with complete output succeeds', async () => {
   const job = recipe(`echo 'progress 0.5 half'; echo 'progress x'; echo noise >&2; ${complete}`)
   const { status } = await importNow(job)
   assert.deepEqual([status.state, status.phase, status.progress, status.error], ['done', 'building', 1, null])
   assert.deepEqual(JSON.parse(readFileSync(at(job).manifest, 'utf8')), manifest)
 })
 
-test('its progress lines are shown', async () => {
+test('progress lines update the status', async () => {
   const job = recipe(`echo 'progress 0.35 unpacking the packages'; read -r < ${join(folder, 'gate')}; ${complete}`)
   const { execFileSync } = await import('node:child_process')
   execFileSync('mkfifo', [join(folder, 'gate')])
@@ -49,7 +49,7 @@ test('its progress lines are shown', async () => {
   assert.equal((await work).status.state, 'done')
 })
 
-test('the last line of a failure is the reason, as plain text', async () => {
+test('the last error line of a failed build is the reason, as plain text', async () => {
   const log = await fails(
     `echo first >&2; printf '\\033[31mno \\tkernel\\033[0m in the sources\\n\\n' >&2; exit 3`,
     /: no kernel in the sources$/,
@@ -62,7 +62,7 @@ test('the last line of a failure is the reason, as plain text', async () => {
   await fails(`head -c 5000 /dev/zero | tr '\\0' x >&2; exit 1`, /: x{299}…$/)
 })
 
-test('an incomplete result is a failure', async () => {
+test('incomplete output is a failure', async () => {
   await fails('true', /incomplete/)
   await fails(`${complete}; rm kernel`, /incomplete/)
   await fails(`${complete}; echo '{}' > manifest.json`, /incomplete/)
@@ -74,15 +74,15 @@ test('a script that cannot be started is a failure', async () => {
   assert.equal((await importNow(job)).status.error?.code, 'image_build_failed')
 })
 
-test('a silent build is ended with everything that it started', async () => {
+test('kills a silent build with all its processes', async () => {
   const pids = join(folder, 'pids')
   const started = `sleep 1000 & echo $! > ${pids}; setsid sleep 1000 & echo $! >> ${pids}; echo $$ >> ${pids}; wait`
   await fails(started, /its script wrote no output for 2 s/, { silence_timeout_seconds: 2 })
   const [first, second, third] = readFileSync(pids, 'utf8').trim().split('\n')
-  for (const pid of [first!, second!, third!]) await until(`the end of ${pid}`, () => isGone(pid))
+  for (const pid of [first!, second!, third!]) await until(`the end of ${pid}`, () => hasExited(pid))
 })
 
-test('a build whose importer was killed is ended by the next one, which builds anew', async () => {
+test('the next importer kills the build of a killed one and builds again', async () => {
   const [pids, again] = [join(folder, 'pids-of-first'), join(folder, 'again')]
   const job = recipe(
     `[[ -e ${again} ]] || { touch "$out/stale" ${again}; setsid sleep 1000 & echo $! > ${pids}; wait; }; grep -qs '^State:.[^Z]' /proc/$(<${pids})/status && exit 9; ${complete}`,
@@ -92,9 +92,9 @@ test('a build whose importer was killed is ended by the next one, which builds a
   first.child.kill('SIGKILL')
   await first.ended
   const pid = readFileSync(pids, 'utf8').trim()
-  assert.ok(!isGone(pid), 'nobody could end it yet')
+  assert.ok(!hasExited(pid), 'nothing has killed it yet')
   const second = startImporter(job)
   assert.equal((await second.ended).code, 0)
-  assert.ok(isGone(pid))
+  assert.ok(hasExited(pid))
   assert.ok(existsSync(at(job).manifest) && !existsSync(join(at(job).output, 'stale')))
 })

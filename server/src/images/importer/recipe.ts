@@ -1,4 +1,4 @@
-/** Builds an image on this host by one of our own scripts (see images/): `script OUTPUT_DIR`. */
+/** Builds an image on this host with a script of the project (see images/): `script OUTPUT_DIR`. */
 import { spawn } from 'node:child_process'
 import { mkdirSync, rmSync } from 'node:fs'
 import { dirname } from 'node:path'
@@ -15,7 +15,7 @@ import { plain } from './text.ts'
 const SILENCE_TIMEOUT_SECONDS = 600
 const MAX_ERROR_LINES = 40
 
-/** Runs the script in an empty `output/`; lines `progress 0.35 text` on stdout become the status. Throws ImportError. */
+/** Runs the script with an empty `output/`. Lines `progress 0.35 text` of its output update the status. Throws ImportError. */
 export async function buildImage(jobDir: string, job: RecipeJob, reporter: Reporter): Promise<void> {
   const paths = jobPaths(jobDir)
   const silenceSeconds = job.silence_timeout_seconds ?? SILENCE_TIMEOUT_SECONDS
@@ -25,18 +25,18 @@ export async function buildImage(jobDir: string, job: RecipeJob, reporter: Repor
 
   const result = await runScript(jobDir, job.script, silenceSeconds * 1000, reporter)
   await killLeftovers(jobDir)
-  const said = result.errors.join('\n')
-  if (result.silent) {
+  const stderr = result.errors.join('\n')
+  if (result.timedOut) {
     throw failed(
       `its script wrote no output for ${silenceSeconds} s and was stopped. Check the network of this host`,
-      said,
+      stderr,
     )
   }
   if (result.code !== 0) {
     const last = result.errors.at(-1) ?? exitReason(result.code)
-    // The user gets the reason, not where things are on this host.
+    // The message must not contain paths of this host.
     const local = last.replaceAll(`${jobDir}/`, '').replaceAll(`${dirname(job.script)}/`, '')
-    throw failed(plain(local, 300), said)
+    throw failed(plain(local, 300), stderr)
   }
   try {
     checkOutput(paths)
@@ -45,43 +45,43 @@ export async function buildImage(jobDir: string, job: RecipeJob, reporter: Repor
   }
 }
 
-type ScriptResult = { code: number | null; silent: boolean; errors: string[] }
+type ScriptResult = { code: number | null; timedOut: boolean; errors: string[] }
 
 function runScript(jobDir: string, script: string, silenceMs: number, reporter: Reporter): Promise<ScriptResult> {
   const child = spawn(script, [jobPaths(jobDir).output], {
     cwd: jobDir,
     env: scriptEnvironment(jobDir),
     stdio: ['ignore', 'pipe', 'pipe'],
-    detached: true, // leads a process group, so that all of it can be ended
+    detached: true, // leads a process group, which can be killed as a whole
   })
   const kill = track(child, { group: true })
-  const result: ScriptResult = { code: null, silent: false, errors: [] }
-  let silence = { cancel() {} }
-  const heard = () => {
-    silence.cancel()
-    silence = systemClock.after(silenceMs, () => {
-      result.silent = true
+  const result: ScriptResult = { code: null, timedOut: false, errors: [] }
+  let timeout = { cancel() {} }
+  const restartTimeout = () => {
+    timeout.cancel()
+    timeout = systemClock.after(silenceMs, () => {
+      result.timedOut = true
       kill()
-      killLeftovers(jobDir).catch(() => {}) // what left the group may hold our pipes open
+      killLeftovers(jobDir).catch(() => {}) // processes that left the group may keep the pipes open
     })
   }
-  heard()
+  restartTimeout()
   createInterface(child.stdout!).on('line', (line) => {
-    heard()
+    restartTimeout()
     const [, fraction, text] = /^progress (\d(?:\.\d+)?) (.*)$/.exec(line.slice(0, 1000)) ?? []
     if (fraction !== undefined) reporter.fraction(Number(fraction), plain(text!, 200))
   })
   createInterface(child.stderr!).on('line', (line) => {
-    heard()
+    restartTimeout()
     if (line.trim() !== '') result.errors = [...result.errors, line.slice(0, 1000)].slice(-MAX_ERROR_LINES)
   })
   return new Promise((resolve, reject) => {
     child.once('error', (error) => {
-      silence.cancel()
+      timeout.cancel()
       reject(failed('its script could not be started', String(error)))
     })
     child.once('close', (code) => {
-      silence.cancel()
+      timeout.cancel()
       resolve({ ...result, code })
     })
   })

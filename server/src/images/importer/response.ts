@@ -1,23 +1,23 @@
-/** What an answer to "give me the file, from byte OFFSET if it is still the same" means. Pure. */
+/** Evaluates the response to a download request, possibly a conditional range request. Pure. */
 import { ImportError } from './errors.ts'
 import { RetryableError } from './retry.ts'
 import type { SourceName } from './source.ts'
 import { size } from './text.ts'
 
-/** By what a file is known to be the same later, and how long it is. */
+/** The validators of a file, with which a download can be resumed, and its length. */
 export type Meta = { etag: string | null; last_modified: string | null; length: number | null }
 
-/** `start` is 0 when the file begins anew; `complete` when nothing is missing. */
+/** `start`: offset of the first byte in the body. `complete`: no byte is missing. */
 export type DownloadResponse = { start: number; total: number | null; complete: boolean; meta: Meta }
 
 type Headers = Record<string, string | string[] | undefined>
 
-/** The value for If-Range: a strong ETag, else the date; null when the file cannot be resumed (RFC 9110, 13.1.5). */
+/** The value of If-Range: a strong ETag or the date; null if the download cannot be resumed (RFC 9110, 13.1.5). */
 export function resumeValidator(meta: Meta): string | null {
   return meta.etag ?? meta.last_modified
 }
 
-/** Reads status and headers. Throws ImportError when no other attempt can help, RetryableError when one may. */
+/** Evaluates status and headers. Throws RetryableError if a retry may succeed, otherwise ImportError. */
 export function readResponse(
   source: SourceName,
   status: number,
@@ -25,13 +25,9 @@ export function readResponse(
   offset: number,
   maxBytes: number,
 ): DownloadResponse {
-  const answer = {
-    ...readRange(source, status, headers, offset),
-    meta: { etag: null, last_modified: null, length: null },
-  }
-  const { total } = answer
-  if (total !== null && total > maxBytes) throw tooLarge(source, total, maxBytes)
-  return { ...answer, meta: { ...validators(headers), length: total } }
+  const range = readRange(source, status, headers, offset)
+  if (range.total !== null && range.total > maxBytes) throw tooLarge(source, range.total, maxBytes)
+  return { ...range, meta: { ...validators(headers), length: range.total } }
 }
 
 function readRange(
@@ -61,10 +57,10 @@ function readRange(
   throw new ImportError('image_source_unreachable', message)
 }
 
-/** Another attempt may help, from the first byte. */
+/** A retry must start at the first byte. */
 export class RestartError extends RetryableError {}
 
-/** The refusal of a source file beyond the limit; `total` is null when it only proved to be so on the way. */
+/** The error for a file that exceeds the limit; `total` is null if its size is unknown. */
 export function tooLarge(source: SourceName, total: number | null, maxBytes: number): ImportError {
   const what = total === null ? 'exceeds' : `has ${size(total)} and exceeds`
   const message = `${source.file} from ${source.host} ${what} the limit of ${size(maxBytes)} for an image file.`

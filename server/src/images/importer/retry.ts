@@ -1,10 +1,10 @@
 /**
- * Patience with a source: how long to wait for it and when to ask again.
+ * Timeouts and retries of downloads.
  *
- * What ends the patience is the lack of progress, not the length of a download: a byte of the answer's body resets the
- * clock, nothing else does. So one watch covers the name look-up, the connection, the wait for headers and a body that
- * stops, across attempts. A broken connection is tried again after 0.5 to 8 s. Because a source could feed us a byte a
- * minute, or break after every byte, attempts and total time have limits of their own.
+ * A download fails when it makes no progress for the stall timeout; its total duration does not matter. Only a received
+ * byte of the body counts as progress, so one timeout covers name resolution, connection, headers and body, across
+ * attempts. A failed attempt is retried after a backoff of 0.5 to 8 s. The number of attempts and the total time are
+ * limited too, because a source could send one byte per minute, or close the connection after every byte.
  */
 import { type Clock, systemClock } from '../../lib/clock.ts'
 import { OutboundError } from '../../lib/outbound.ts'
@@ -17,15 +17,15 @@ const MAX_BACKOFF_MS = 8000
 const MAX_ATTEMPTS = 200
 const MAX_TOTAL_MS = 24 * 3600 * 1000
 
-/** Given to each attempt: its end, and where it reports bytes. */
+/** Passed to each attempt: `signal` aborts it, and it calls `progress` for received bytes. */
 export type Watch = { signal: AbortSignal; progress: () => void }
 
-/** A failure of one attempt that another may not meet. The message completes "HOST could not be read: …". */
+/** A failure after which a retry may succeed. The message completes "FILE could not be downloaded from HOST: …". */
 export class RetryableError extends Error {}
 
 class StallError extends Error {}
 
-/** Runs attempts until one succeeds. Throws ImportError: at once when an attempt throws one, else out of patience. */
+/** Retries an attempt until it succeeds. Throws ImportError when an attempt throws one, or when no retry is left. */
 export async function withRetries<T>(
   source: SourceName,
   stallMs: number,
@@ -34,7 +34,7 @@ export async function withRetries<T>(
 ): Promise<T> {
   const start = clock.monotonic()
   let lastProgress = start
-  let fruitless = 0
+  let withoutProgress = 0
   for (let attempts = 1; ; attempts++) {
     const before = lastProgress
     const controller = new AbortController()
@@ -50,27 +50,27 @@ export async function withRetries<T>(
     } catch (error) {
       if (controller.signal.reason instanceof StallError) throw stallError(source, stallMs, error)
       if (!isRetryable(error)) throw publicError(source, error)
-      fruitless = lastProgress > before ? 0 : fruitless + 1
-      const pause = Math.min(MAX_BACKOFF_MS, MIN_BACKOFF_MS * 2 ** Math.max(0, fruitless - 1))
-      const patience = lastProgress + stallMs - clock.monotonic()
-      if (attempts === MAX_ATTEMPTS || pause >= patience) throw publicError(source, error)
+      withoutProgress = lastProgress > before ? 0 : withoutProgress + 1
+      const backoff = Math.min(MAX_BACKOFF_MS, MIN_BACKOFF_MS * 2 ** Math.max(0, withoutProgress - 1))
+      const remaining = lastProgress + stallMs - clock.monotonic()
+      if (attempts === MAX_ATTEMPTS || backoff >= remaining) throw publicError(source, error)
       watchdog.cancel()
-      await clock.sleep(pause)
+      await clock.sleep(backoff)
     } finally {
       watchdog.cancel()
     }
   }
 }
 
-/** Aborts with Stalled when `remaining()` is used up. */
+/** Aborts with StallError when `remaining()` reaches 0. */
 function startWatchdog(clock: Clock, controller: AbortController, remaining: () => number): { cancel(): void } {
   let timer = { cancel() {} }
-  const look = () => {
+  const check = () => {
     const ms = remaining()
     if (ms <= 0) controller.abort(new StallError())
-    else timer = clock.after(ms, look)
+    else timer = clock.after(ms, check)
   }
-  look()
+  check()
   return { cancel: () => timer.cancel() }
 }
 
@@ -94,7 +94,7 @@ function publicError(source: SourceName, error: unknown): ImportError {
   return new ImportError('image_source_unreachable', text, detail(error))
 }
 
-/** What the network said, in words that carry no address. */
+/** The reason of a network error, without IP addresses. */
 function reason(error: unknown): string {
   if (error instanceof RetryableError || error instanceof OutboundError) return error.message
   const { code } = error as NodeJS.ErrnoException

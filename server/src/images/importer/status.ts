@@ -1,4 +1,4 @@
-/** How far an import is: the output file of the importer, replaced as a whole whenever it changes. */
+/** The progress and result of an import: the output file of the importer, which replaces it atomically. */
 import Type, { type Static } from 'typebox'
 import { importErrorCodes } from './errors.ts'
 
@@ -8,7 +8,9 @@ const bytes = Type.Integer({ minimum: 0 })
 export const statusSchema = Type.Object({
   state: Type.Enum(['running', 'done', 'failed']),
   phase: Type.Enum(['downloading', 'verifying', 'converting', 'building']),
-  progress: Type.Union([Type.Number({ minimum: 0, maximum: 1 }), Type.Null()], { description: 'Of this phase' }),
+  progress: Type.Union([Type.Number({ minimum: 0, maximum: 1 }), Type.Null()], {
+    description: 'Fraction of this phase',
+  }),
   done_bytes: bytes,
   total_bytes: Type.Union([bytes, Type.Null()]),
   message: Type.Union([Type.String(), Type.Null()]),

@@ -1,7 +1,7 @@
-/** A list of checksums as sha256sum writes it. Pure. */
+/** Lists of checksums in the format of sha256sum. Pure. */
 import { ImportError } from './errors.ts'
 
-/** The SHA-256 of a name, text (`  name`) or binary (` *name`) form. Throws ImportError unless there is exactly one. */
+/** The SHA-256 of a file in a list, in text (`  name`) or binary (` *name`) form. Throws ImportError unless it is unique. */
 export function checksumOf(list: string, fileName: string, host: string): string {
   const sums = new Set<string>()
   for (const line of list.split(/\r?\n/)) {

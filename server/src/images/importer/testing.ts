@@ -1,4 +1,4 @@
-/** What the importer's tests share: folders, disks, a mirror on loopback, the importer as a process. */
+/** Shared by the tests of the importer: folders, disks, a mirror on loopback, the importer as a process. */
 import { spawn } from 'node:child_process'
 import { createHash, randomBytes } from 'node:crypto'
 import { once } from 'node:events'
@@ -34,7 +34,7 @@ export const sha256 = (bytes: Buffer) => createHash('sha256').update(bytes).dige
 
 export type Mirror = Awaited<ReturnType<typeof startMirror>>
 
-/** An HTTP server with files, validators and ranges; `intercept` may answer instead (it returns true then). */
+/** An HTTP server with files, validators and ranges. If `intercept` returns true, it has sent the response. */
 export async function startMirror() {
   const files = new Map<string, Buffer>()
   const requests: { path: string; range: string | undefined; if_range: string | undefined; status: number }[] = []
@@ -78,7 +78,7 @@ export async function startMirror() {
   return mirror
 }
 
-/** Limits that let a test reach its own mirror. */
+/** Limits that permit requests to the mirror of a test. */
 export const limits = {
   max_bytes: 64 << 20,
   max_virtual_size_bytes: 1 << 30,
@@ -88,21 +88,21 @@ export const limits = {
   stall_timeout_seconds: 20,
 }
 
-/** A job for a file at an address. */
+/** A job for a file at a URL. */
 export function urlJob(url: string, sum: string, more: Partial<UrlJob> = {}): UrlJob {
   return { kind: 'url', url, sha256: sum, ...limits, ...more }
 }
 
 let count = 0
 
-/** A job directory with its job. */
+/** Creates a job directory. */
 export function jobFolder(parent: string, job: Job): string {
   const folder = join(parent, `job-${++count}`)
   writeJob(folder, job)
   return folder
 }
 
-/** Runs an import in this process; `log` is all that it logged. */
+/** Runs an import in this process and returns its status and log. */
 export async function importNow(folder: string): Promise<{ status: Status; log: string }> {
   let log = ''
   await runImport(folder, (line) => {
@@ -111,7 +111,7 @@ export async function importNow(folder: string): Promise<{ status: Status; log: 
   return { status: readStatus(folder)!, log }
 }
 
-/** Starts the importer as its own process. */
+/** Starts the importer as a process. */
 export function startImporter(folder: string, environment: Record<string, string> = {}) {
   const child = spawn(process.execPath, [join(import.meta.dirname, 'main.ts'), folder], {
     stdio: ['ignore', 'ignore', 'pipe'],
@@ -125,16 +125,16 @@ export function startImporter(folder: string, environment: Record<string, string
   return { child, pid: child.pid!, ended }
 }
 
-/** Waits until something is true; fails after half a minute. */
+/** Waits until a condition holds; fails after 30 s. */
 export async function until(what: string, condition: () => boolean): Promise<void> {
   for (let i = 0; i < 3000; i++) {
     if (condition()) return
     await systemClock.sleep(10)
   }
-  throw new Error(`it never happened: ${what}`)
+  throw new Error(`timeout while waiting for ${what}`)
 }
 
-/** An executable in a folder of its own, which every user may enter and which is searched before the others. */
+/** Creates an executable in a folder that all users can access and that comes first in the search path. */
 export function shadowTool(name: string, script: string): { PATH: string } {
   const folder = temporaryFolder()
   chmodSync(folder, 0o755)

@@ -1,4 +1,4 @@
-/** Strings of others on their way into a message: one line, no control or escape sequences, bounded. */
+/** Makes an untrusted string safe for a message: one line of bounded length without control or escape sequences. */
 export function plain(text: string, maxLength: number): string {
   const line = text
     // biome-ignore lint/suspicious/noControlCharactersInRegex: control characters are what this removes
@@ -8,7 +8,7 @@ export function plain(text: string, maxLength: number): string {
   return line.length <= maxLength ? line : `${line.slice(0, maxLength - 1)}…`
 }
 
-/** Bytes for people: `1.5 GiB`. */
+/** Formats a number of bytes: `1.5 GiB`. */
 export function size(bytes: number): string {
   const unit = Math.min(4, Math.max(0, Math.floor(Math.log2(Math.max(1, bytes)) / 10)))
   const value = bytes / 2 ** (10 * unit)

@@ -1,10 +1,10 @@
 /**
- * Runs a host tool on data of others: unprivileged, limited, and with no path of ours in its hands.
+ * Runs a host tool on untrusted data: without privileges, with resource limits and without access to paths.
  *
- * Our directories are closed to other users, and should stay so. So a tool gets its files as inherited descriptors and
- * opens them again as /proc/self/fd/N, which asks for rights on the file but not on the directories above it. When we
- * are root the file is lent to the unprivileged group (to read) or user (to write) for as long as the tool runs.
- * There is no shell, arguments are ours, and setpriv ends the tool if the importer is killed.
+ * Other users have no access to the directories of the control plane. Therefore a tool inherits file descriptors and
+ * opens them as /proc/self/fd/N, which requires permissions on the file but not on its directories. If the importer is
+ * root, the unprivileged group (to read) or user (to write) owns the file while the tool runs. No shell is involved, all
+ * arguments are fixed, and setpriv kills the tool when the importer dies.
  */
 import { spawn } from 'node:child_process'
 import { accessSync, constants } from 'node:fs'
@@ -14,7 +14,7 @@ import { systemClock } from '../../lib/clock.ts'
 import { searchPath, toolEnvironment, track } from './children.ts'
 import { ImportError } from './errors.ts'
 
-/** `nobody` and `nogroup` on Debian; the kernel's overflow ids, so no account of ours owns anything by them. */
+/** `nobody` and `nogroup` on Debian; the overflow IDs of the kernel, which own no files. */
 const UNPRIVILEGED_ID = 65534
 const MEMORY_BYTES = 2 ** 30
 const MAX_OUTPUT_BYTES = 1 << 20
@@ -29,35 +29,35 @@ export type ToolRun = {
   /** The n-th file is `fileArgument(n)` to the tool. */
   files: { path: string; write?: boolean }[]
   cpuSeconds: number
-  /** Of wall-clock time. */
+  /** Timeout in wall-clock time. */
   deadlineMs: number
   /** The largest file that the tool may write. */
   fileBytes?: number
   onOutput?: (text: string) => void
 }
 
-/** `code` is null when the tool was killed; `stderr` is its end only. */
+/** `code` is null if the tool was killed. `stderr` is the end of its error output. */
 export type ToolResult = { code: number | null; timedOut: boolean; stdout: string; stderr: string }
 
-/** How a tool names the n-th file that it was given. */
+/** The path by which a tool opens its n-th file. */
 export function fileArgument(index: number): string {
   return `/proc/self/fd/${3 + index}`
 }
 
-/** Runs a tool to its end, good or bad. Throws ImportError when it is not installed. */
+/** Runs a tool and returns its result. Throws ImportError if it is not installed. */
 export async function runTool(run: ToolRun): Promise<ToolResult> {
   for (const tool of ['setpriv', 'prlimit', run.tool] as const) requireTool(tool)
   const handles: FileHandle[] = []
-  const takeBack: (() => Promise<void>)[] = []
+  const restore: (() => Promise<void>)[] = []
   try {
     for (const file of run.files) {
       const handle = await open(file.path, (file.write ? constants.O_RDWR : constants.O_RDONLY) | constants.O_NOFOLLOW)
       handles.push(handle)
-      takeBack.push(await grantAccess(handle, file.write ?? false))
+      restore.push(await grantAccess(handle, file.write ?? false))
     }
     return await execute(run, handles)
   } finally {
-    for (const back of takeBack) await back()
+    for (const restoreFile of restore) await restoreFile()
     for (const handle of handles) await handle.close()
   }
 }
@@ -100,7 +100,7 @@ function execute(run: ToolRun, handles: FileHandle[]): Promise<ToolResult> {
   })
 }
 
-/** Throws ImportError with the package to install when a tool is missing. */
+/** Throws ImportError with the package to install if a tool is missing. */
 export function requireTool(tool: Tool): void {
   const found = searchPath()
     .split(delimiter)
@@ -121,11 +121,11 @@ function isExecutable(path: string): boolean {
 
 const isRoot = () => process.getuid?.() === 0
 
-/** Gives a file to the unprivileged user or group; returns how to take it back. */
+/** Gives the unprivileged user or group access to a file; returns a function that restores its owner and mode. */
 async function grantAccess(handle: FileHandle, write: boolean): Promise<() => Promise<void>> {
   const stat = await handle.stat()
-  // A second name could be any file of this host, which must never change hands.
-  if (!stat.isFile() || stat.nlink !== 1) throw new Error('not a regular file with one name')
+  // With a second hard link, the file could be any file of this host, whose owner must not change.
+  if (!stat.isFile() || stat.nlink !== 1) throw new Error('not a regular file with one link')
   if (!isRoot()) return async () => {}
   await handle.chown(write ? UNPRIVILEGED_ID : 0, UNPRIVILEGED_ID)
   await handle.chmod(write ? 0o600 : 0o640)
