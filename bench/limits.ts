@@ -2,13 +2,13 @@
  * What the rate limits cost: a decision on one busy key with lent tokens, beside the same key with a statement for each
  * decision (a bare upsert, and the project's own function), on the same server in the same run.
  */
+import { defaultSettings } from '../server/src/config.ts'
 import { connect } from '../server/src/db/database.ts'
 import { migrate } from '../server/src/db/migrate.ts'
 import { startTestServer } from '../server/src/db/test-server.ts'
 import { systemClock as clock } from '../server/src/lib/clock.ts'
 import { silentLog as log } from '../server/src/lib/log.ts'
 import { createRateLimits } from '../server/src/rate-limits/hook.ts'
-import { DEFAULT_RATE_LIMITS } from '../server/src/rate-limits/policies.ts'
 import { createBucketStore } from '../server/src/rate-limits/store.ts'
 import { median } from './lib/statistics.ts'
 
@@ -22,7 +22,7 @@ const sql = connect({ url: server.url, max: CONNECTIONS, name: 'bench' })
 await migrate(sql)
 await sql`create unlogged table bare (key text primary key, tat timestamptz not null)`
 
-const rate_limits = { ...DEFAULT_RATE_LIMITS, reads: PLENTY, writes: PLENTY, creates: PLENTY }
+const rate_limits = { ...defaultSettings().rate_limits, reads: PLENTY, writes: PLENTY, creates: PLENTY }
 let statements = 0
 function count<T>(statement: T): T {
   statements++

@@ -1,18 +1,15 @@
 import { createApp } from '../server/src/app.ts'
-import { readVersion } from '../server/src/config.ts'
+import { defaultSettings } from '../server/src/config.ts'
 import type { Deps } from '../server/src/deps.ts'
 import { systemClock as clock } from '../server/src/lib/clock.ts'
 import { silentLog as log } from '../server/src/lib/log.ts'
 import { systemRandom as random } from '../server/src/lib/random.ts'
-import { DEFAULT_RATE_LIMITS } from '../server/src/rate-limits/policies.ts'
 
 /** The text of openapi.json: what the routes say of themselves, which needs no database, driver or secret. */
 export async function generateOpenapi(): Promise<string> {
   const config = {
-    version: readVersion(),
+    ...defaultSettings(),
     public_url: 'http://127.0.0.1:8080',
-    rate_limits: DEFAULT_RATE_LIMITS,
-    trusted_proxies: [],
   }
   const notifier = { onChange() {} }
   const deps = { config, clock, log, random, notifier, secrets: {}, regions: [] } as unknown as Deps

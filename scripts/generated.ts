@@ -1,10 +1,10 @@
 import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { settingsTable } from '../server/src/config/help.ts'
 import { connect } from '../server/src/db/database.ts'
 import { migrate } from '../server/src/db/migrate.ts'
 import { dumpSchema } from '../server/src/db/schema-dump.ts'
 import { startTestServer } from '../server/src/db/test-server.ts'
-import { settingsTable } from '../server/src/start/help.ts'
 
 const root = join(import.meta.dirname, '..')
 
@@ -19,18 +19,16 @@ export async function generateAll(): Promise<GeneratedFile[]> {
     const { generateOpenapi } = (await import(openapi)) as { generateOpenapi(): Promise<string> }
     files.push({ path: 'openapi.json', text: await generateOpenapi() })
   }
-  const readme = join(root, 'README.md')
-  if (existsSync(readme)) {
-    files.push({ path: 'README.md', text: withTable(readFileSync(readme, 'utf8'), settingsTable()) })
-  }
+  const settings = 'docs/configuration.md'
+  files.push({ path: settings, text: withTable(readFileSync(join(root, settings), 'utf8'), settingsTable()) })
   return files
 }
 
 /** The text with a new table between its markers; as it is when it has none. */
 export function withTable(text: string, table: string): string {
   return text.replace(
-    /(<!-- settings -->\n)[\s\S]*?(\n<!-- \/settings -->)/,
-    (_, open, close) => `${open}${table}${close}`,
+    /(<!-- settings -->\n)[\s\S]*?(<!-- \/settings -->)/,
+    (_, open, close) => `${open}${table}\n${close}`,
   )
 }
 

@@ -1,11 +1,11 @@
 import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
 import fc from 'fast-check'
+import { type ConfigFile, parseConfigFile } from './config/file.ts'
+import { helpText, settingsTable } from './config/help.ts'
+import { SETTING_LIST } from './config/settings.ts'
 import { readConfig, type Settings } from './config.ts'
 import { StartupError } from './lib/errors.ts'
-import { type ConfigFile, parseConfigFile } from './start/config-file.ts'
-import { helpText, settingsTable } from './start/help.ts'
-import { SETTINGS } from './start/settings.ts'
 
 function read(args: string[], env: Record<string, string> = {}, file: ConfigFile = {}): Settings {
   const invocation = readConfig(args, env, () => file)
@@ -20,11 +20,11 @@ function mistakes(args: string[], env: Record<string, string> = {}): string {
     assert.ok(error instanceof StartupError, String(error))
     return error.message
   }
-  return assert.fail('nothing was refused')
+  return assert.fail('no mistake was found')
 }
 
 describe('configuration', () => {
-  test('without anything it is the documented default', () => {
+  test('returns the documented defaults when no setting is given', () => {
     const settings = read([])
     assert.equal(settings.port, 8080)
     assert.equal(settings.host, '127.0.0.1')
@@ -36,7 +36,7 @@ describe('configuration', () => {
     assert.deepEqual(settings.image_allow, ['127.0.0.0/8'])
   })
 
-  test('a flag wins over a variable, a variable over the file, the file over the default', () => {
+  test('gives a flag precedence over a variable, a variable over the file, and the file over the default', () => {
     const port = fc.option(fc.integer({ min: 1, max: 65_535 }), { nil: undefined })
     fc.assert(
       fc.property(port, port, port, (flag, variable, file) => {
@@ -50,8 +50,8 @@ describe('configuration', () => {
     )
   })
 
-  test('whatever a flag or variable says, it is taken as valid or refused in lines that name it', () => {
-    const named = SETTINGS.filter((setting) => setting.parse)
+  test('accepts the value of a flag or variable, or rejects it with lines that name it', () => {
+    const named = SETTING_LIST.filter((setting) => setting.type.parse && (setting.flag ?? setting.env))
     fc.assert(
       fc.property(fc.constantFrom(...named), fc.string({ unit: 'binary' }), ({ flag, env }, text) => {
         const args = flag ? [`${flag}=${text}`] : []
@@ -70,7 +70,7 @@ describe('configuration', () => {
     )
   })
 
-  test('any command line is understood or refused, never a crash', () => {
+  test('accepts any command line or rejects it with a StartupError', () => {
     const word = fc.oneof(fc.constantFrom('--port', '--host', '--help', '--', '-p', '--port=1', '80'), fc.string())
     fc.assert(
       fc.property(fc.array(word, { maxLength: 6 }), (args) => {
@@ -83,35 +83,35 @@ describe('configuration', () => {
     )
   })
 
-  test('all mistakes are told at once, with the nearest name', () => {
+  test('reports all mistakes together, with the nearest name', () => {
     assert.deepEqual(
       mistakes(['--prot=1', '--host', ''], { CLOUDNEXUS_ACCELL: 'kvm', CLOUDNEXUS_PORT: 'x' }).split('\n'),
       [
-        'There is no option --prot (did you mean --port?); see --help.',
-        '--host needs a value; see --help.',
-        'There is no setting CLOUDNEXUS_ACCELL (did you mean CLOUDNEXUS_ACCEL?); see --help.',
+        'Unknown option --prot (did you mean --port?); see --help.',
+        '--host requires a value; see --help.',
+        'Unknown setting CLOUDNEXUS_ACCELL (did you mean CLOUDNEXUS_ACCEL?); see --help.',
         'CLOUDNEXUS_PORT must be a whole number from 0 to 65535, not "x".',
       ],
     )
   })
 
-  test('the password of a database never reaches a message', () => {
+  test('keeps the password of a database out of messages', () => {
     for (const name of ['DATABASE_URL', 'DATABASE_APP_URL', 'DATABASE_ENGINE_URL']) {
       assert.doesNotMatch(mistakes([], { [name]: 'mysql://user:secret@host/name' }), /secret/)
     }
   })
 
-  test('the three databases come one alone or all together', () => {
+  test('accepts DATABASE_URL alone or all three database URLs', () => {
     const url = 'postgres://user:secret@host/name'
     assert.equal(read([], { DATABASE_URL: url }).database_app_url, null)
     const all = { DATABASE_URL: url, DATABASE_APP_URL: url, DATABASE_ENGINE_URL: url }
     assert.equal(read([], all).database_engine_url, url)
     for (const left of Object.keys(all))
-      assert.match(mistakes([], { ...all, [left]: '' }), /^DATABASE_APP_URL and .* all three/)
+      assert.match(mistakes([], { ...all, [left]: '' }), /^DATABASE_APP_URL and .* set all three/)
     assert.match(mistakes([], { DATABASE_APP_URL: url }), /all three/)
   })
 
-  test('images come from loopback addresses only where the API itself is bound to one, or on demand', () => {
+  test('allows images and webhooks at loopback addresses by default only when the API listens on one', () => {
     assert.deepEqual(read(['--host', '0.0.0.0']).image_allow, [])
     assert.deepEqual(read(['--host', '::1']).image_allow, ['127.0.0.0/8'])
     assert.deepEqual(read([], { CLOUDNEXUS_IMAGE_ALLOW: '10.0.0.0/8, fd00::/8' }).image_allow, [
@@ -122,12 +122,22 @@ describe('configuration', () => {
     assert.deepEqual(read([]).webhook_allow, ['127.0.0.0/8'])
     assert.deepEqual(read(['--host', '0.0.0.0']).webhook_allow, [])
     assert.deepEqual(read([], { CLOUDNEXUS_WEBHOOK_ALLOW: '10.0.0.0/8' }).webhook_allow, ['10.0.0.0/8'])
-    // Set to nothing, nothing is allowed: here an empty variable is a value.
+    // For this setting an empty variable is a value.
     assert.deepEqual(read([], { CLOUDNEXUS_WEBHOOK_ALLOW: '' }).webhook_allow, [])
     assert.deepEqual(read([], {}, { webhook_allow: [] }).webhook_allow, [])
   })
 
-  test('proxies are believed only where the operator names them, and never everybody', () => {
+  test('parses values of config.json in the same way as flags and variables', () => {
+    const file = { host: '[::1]', public_url: 'https://cloud.example.com/', trusted_proxies: ['10.0.0.1, 10.0.0.2'] }
+    assert.deepEqual(parseConfigFile('config.json', JSON.stringify(file)), {
+      host: '::1',
+      public_url: 'https://cloud.example.com',
+      trusted_proxies: ['10.0.0.1', '10.0.0.2'],
+    })
+    assert.throws(() => parseConfigFile('config.json', '{"data_dir": "/"}'), /unknown field data_dir/)
+  })
+
+  test('trusts only the proxies that the operator names, and rejects a range of all addresses', () => {
     assert.deepEqual(read([]).trusted_proxies, [])
     const env = { CLOUDNEXUS_TRUSTED_PROXIES: '10.0.0.0/8, fd00::/8,127.0.0.1' }
     assert.deepEqual(read([], env).trusted_proxies, ['10.0.0.0/8', 'fd00::/8', '127.0.0.1'])
@@ -137,7 +147,7 @@ describe('configuration', () => {
     }
   })
 
-  test('config.json names every wrong field', () => {
+  test('reports every wrong field of config.json', () => {
     const text = JSON.stringify({ prot: 1, port: 99_999, plans: [{ id: 'A', vcpus: 0 }], capacity: { memory: 1 } })
     assert.throws(
       () => parseConfigFile('config.json', text),
@@ -154,7 +164,7 @@ describe('configuration', () => {
     })
   })
 
-  test('a rate limit is changed alone, the others stay; all can be switched off', () => {
+  test('changes one rate limit without the others, and can disable all', () => {
     const { rate_limits } = read(
       [],
       {},
@@ -174,10 +184,10 @@ describe('configuration', () => {
     )
   })
 
-  test('help and table name every setting', () => {
-    for (const { flag, env, key } of SETTINGS) {
+  test('includes every setting in --help and in the documentation table', () => {
+    for (const { flag, env, key, in_file } of SETTING_LIST) {
       if (flag ?? env) assert.ok(helpText().includes((flag ?? env)!))
-      if (key !== 'data_dir') assert.ok(settingsTable().includes(`\`${key}\``))
+      if (in_file !== false) assert.ok(settingsTable().includes(`\`${key}\``))
     }
     assert.deepEqual(readConfig(['--help', '--nonsense'], {}).kind, 'help')
   })

@@ -4,11 +4,11 @@
  */
 import { enableCompileCache } from 'node:module'
 import { join } from 'node:path'
+import { helpText } from './config/help.ts'
 import { readConfig, readVersion } from './config.ts'
 import { systemClock as clock } from './lib/clock.ts'
 import { StartupError } from './lib/errors.ts'
 import { createLog } from './lib/log.ts'
-import { helpText } from './start/help.ts'
 import { createShutdown } from './start/shutdown.ts'
 
 /** Where this user cannot write it, Node compiles everything at each start. */

@@ -3,12 +3,13 @@ import assert from 'node:assert/strict'
 import { after, before, describe, test } from 'node:test'
 import { Type } from 'typebox'
 import { createApp } from '../app.ts'
+import { defaultSettings } from '../config.ts'
 import type { Deps } from '../deps.ts'
 import { type Call, caller, createTestApp, createTestKey, createTestTenant, testConfig } from '../http/testing.ts'
 import type { App, Resource } from '../http/types.ts'
 import { newKey } from '../keys/format.ts'
 import { systemRandom } from '../lib/random.ts'
-import { DEFAULT_RATE_LIMITS, type RateLimits } from './policies.ts'
+import type { RateLimits } from './policies.ts'
 
 const { app: first, deps, owner } = await createTestApp()
 const closing: App[] = [first]
@@ -16,7 +17,7 @@ after(() => Promise.all(closing.map((app) => app.close())))
 
 /** Slow enough that nothing comes back during a test. */
 const slow = (burst: number) => ({ rate_per_second: 0.01, burst })
-const SMALL: RateLimits = { ...DEFAULT_RATE_LIMITS, reads: slow(30), writes: slow(20), creates: slow(4) }
+const SMALL: RateLimits = { ...defaultSettings().rate_limits, reads: slow(30), writes: slow(20), creates: slow(4) }
 
 const schema = { summary: 'Probe', tags: ['Service'], response: { 200: Type.Object({}) } }
 const probes: Resource = {

@@ -19,19 +19,6 @@ export type RateLimits = {
   keys_per_project: number
 } & Record<PolicyName, Policy>
 
-/** api.md, "Rate limits". A create in a test environment also spends a write, so that test writes have the same limit. */
-export const DEFAULT_RATE_LIMITS: RateLimits = {
-  enabled: true,
-  keys_per_project: 5,
-  reads: { rate_per_second: 100, burst: 1_000 },
-  writes: { rate_per_second: 20, burst: 100 },
-  creates: { rate_per_second: 5, burst: 50 },
-  test_writes: { rate_per_second: 200, burst: 2_000 },
-  test_creates: { rate_per_second: 200, burst: 2_000 },
-  unauthenticated: { rate_per_second: 20, burst: 200 },
-  failed_authentication: { rate_per_second: 20 / 60, burst: 20 },
-}
-
 /** The classes of a route that does not name its own. */
 export function classesOf(method: string): readonly KeyClass[] {
   return method === 'GET' || method === 'HEAD' ? READS : WRITES
