@@ -1,4 +1,4 @@
-/** Moves a world that stands still: lets a worker look until nothing is due, and time pass until nothing will be. */
+/** Runs what is due in an environment, and advances its frozen clock to what is due next. */
 import type { Sql } from '../db/database.ts'
 import { systemClock } from '../lib/clock.ts'
 import type { Subject } from './faults.ts'
@@ -8,29 +8,29 @@ import type { MatrixWorld, Worker } from './world.ts'
 const DEADLINE_MS = 120_000
 
 /**
- * Looks at all that is due in the environment, failures at once again. Leases that hold last until they are ended on
- * purpose: how slow the machine is must not decide who looks.
+ * Runs every key of the environment that is due, also after failures, until none is. Steps that hang or have died keep
+ * their keys; all others must have ended.
  */
 export async function settle(world: MatrixWorld, worker: Worker, environmentId: string): Promise<void> {
   const { owner, faults } = world
   const isAtRest = async () => {
+    const kept = [...faults.lost].flatMap(([name, holdsKey]) => (holdsKey ? [name] : []))
     const [row] = await owner<{ due: number }[]>`
-      with again as (
-        update work set not_before = '-infinity',
-          leased_until = case when leased_until > now() then timestamptz 'infinity' else leased_until end
+      with retried as (
+        update work set not_before = '-infinity'
         where ctid in (
-          select ctid from work where environment_id = ${environmentId} and (not_before > now() or (leased_until > now() and leased_until < 'infinity'))
-          for update skip locked))
+          select ctid from work where environment_id = ${environmentId} and not_before > now() for update skip locked))
       select count(*) as due from work
-      where environment_id = ${environmentId} and due_at <= environment_now(${environmentId})`
-    if (worker.active() <= faults.lost && row!.due <= faults.lost) return true
+      where environment_id = ${environmentId} and due_at <= environment_now(${environmentId})
+        and not (leased_until > now() and kind || ' ' || id = any(${kept}))`
+    if (worker.active() === faults.lost.size && row!.due === 0) return true
     worker.engine.nudge()
     return false
   }
-  await until('it rests', isAtRest)
+  await until('no key is due', isAtRest)
 }
 
-/** Lets time pass, from one look to the next, as far as the horizon. */
+/** Advances the environment's clock from one due key to the next, as far as the horizon. */
 export async function drive(
   world: MatrixWorld,
   worker: Worker,
@@ -40,17 +40,19 @@ export async function drive(
   let passed = 0
   for (;;) {
     await settle(world, worker, environmentId)
-    const seconds = await untilNext(world.owner, environmentId)
+    const seconds = await secondsUntilDue(world.owner, environmentId)
     if (seconds === null || passed + seconds > horizonSeconds) return
-    // Machines differ by fractions of a second; they are looked at together.
-    const step = Math.max(0, seconds) + 1
+    if (seconds <= 0) continue
+    // Machines differ by fractions of a second; their passes run together.
+    const step = seconds + 1
     passed += step
     await world.owner`
       update environments set clock_frozen_at = clock_frozen_at + make_interval(secs => ${step}) where id = ${environmentId}`
   }
 }
 
-async function untilNext(owner: Sql, environmentId: string): Promise<number | null> {
+/** Null: no key will become due. */
+async function secondsUntilDue(owner: Sql, environmentId: string): Promise<number | null> {
   const [row] = await owner<{ seconds: number | null }[]>`
     select extract(epoch from min(due_at) - environment_now(${environmentId}))::float8 as seconds from work
     where environment_id = ${environmentId} and leased_until is null`
@@ -78,12 +80,12 @@ export async function throughFaults(
   work: (worker: Worker) => Promise<void>,
 ): Promise<void> {
   const { owner, faults } = world
-  faults.lost = 0
+  faults.lost.clear()
   const first = await world.worker('first')
   await work(first)
   await first.engine.stop(0)
   const hung = subjects.filter(({ release }) => release)
-  const killed = faults.lost - hung.length
+  const killed = faults.lost.size - hung.length
   await owner`update work set leased_until = now() - interval '1 second'
     where environment_id = ${environmentId} and leased_until is not null`
   const second = await world.worker('second')
@@ -96,7 +98,7 @@ export async function throughFaults(
   })
   for (const { release } of hung) release?.()
   await until('what hung has ended', () => first.active() <= killed)
-  faults.lost = 0
+  faults.lost.clear()
   await work(second)
   await second.engine.stop(1_000)
 }

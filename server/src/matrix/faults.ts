@@ -60,8 +60,8 @@ export type Subject = {
 export class Faults {
   readonly #subjects = new Map<string, Subject>()
   readonly #looking = new AsyncLocalStorage<Subject>()
-  /** Looks that hang or have died since this was last set to 0. */
-  lost = 0
+  /** Steps that hang or have died since this was last cleared: whether they still hold their key, by its name. */
+  readonly lost = new Map<string, boolean>()
 
   /** The subject of this name, such as `instance inst_0123456789`. */
   of(name: string): Subject {
@@ -127,10 +127,10 @@ export class Faults {
         throw error()
       case 'killed_before':
         await attempt()
-        return this.#die(point)
+        return this.#die(point, subject, true)
       case 'killed_after':
         await effect()
-        return this.#die(point)
+        return this.#die(point, subject, point !== 'finish')
       case 'run_twice':
         await effect()
         return effect()
@@ -143,19 +143,19 @@ export class Faults {
   }
 
   #hang(subject: Subject): Promise<void> {
-    this.lost++
+    this.lost.set(subject.name, true)
     return new Promise((resolve) => {
       subject.release = () => {
         subject.release = null
-        this.lost--
+        this.lost.delete(subject.name)
         resolve()
       }
     })
   }
 
   /** Nothing of this look runs any more. */
-  #die(point: Point): Promise<never> {
-    this.lost++
+  #die(point: Point, { name }: Subject, holdsKey: boolean): Promise<never> {
+    this.lost.set(name, holdsKey)
     if (point.startsWith('driver ')) throw new Died()
     return new Promise(() => {})
   }

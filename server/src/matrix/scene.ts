@@ -22,7 +22,6 @@ export async function createScene(world: MatrixWorld, workflow: Workflow) {
   const body = { name: 'matrix', scopes: SCOPES, budget: limits }
   const made = await caller(world.app, tenant.key)('POST', '/v2/api_keys', body)
   const call = caller(world.app, made.body.key)
-  const preparing = await world.worker('preparation')
   let count = 0
 
   async function wish([method, path, body]: ReturnType<NonNullable<Workflow['wish']>>): Promise<void> {
@@ -68,6 +67,7 @@ export async function createScene(world: MatrixWorld, workflow: Workflow) {
     drive: (worker: Worker) => drive(world, worker, environment_id, workflow.horizon_seconds ?? HORIZON_SECONDS),
     /** Makes things and brings them to where the workflow begins. */
     async prepare(number: number): Promise<string[]> {
+      const preparing = await world.worker('preparation')
       const ids = await inParallel(Array.from({ length: number }), create)
       for (const { wish: before, until: state } of workflow.from ?? []) {
         if (before) await inParallel(ids, (id) => wish(before(id)))
@@ -75,6 +75,7 @@ export async function createScene(world: MatrixWorld, workflow: Workflow) {
         const wrong = (await states(ids)).filter((each) => each !== state)
         if (wrong.length > 0) throw new Error(`preparing ${workflow.name}: ${wrong[0]}, not ${state}`)
       }
+      await preparing.engine.stop(1_000)
       return ids
     },
     /** The wish, or what happens to the machines. */

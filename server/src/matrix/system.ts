@@ -31,7 +31,7 @@ export async function runSystemKey(world: MatrixWorld, name: string): Promise<Re
   const { owner, faults } = world
   const look = async (worker: Worker) => {
     for (let i = 0; i < LOOKS; i++) {
-      await owner`update work set due_at = now() where kind || ' ' || id = ${name}`
+      await owner`update work set due_at = environment_now(environment_id) where kind || ' ' || id = ${name}`
       await settle(world, worker, SYSTEM)
     }
     await owner`update work set due_at = 'infinity' where kind || ' ' || id = ${name} and leased_until is null`

@@ -64,6 +64,14 @@ export type MatrixWorld = Pick<TestApp, 'app' | 'owner' | 'deps'> & {
   close(): Promise<void>
 }
 
+/** A lease ends only where a test ends it: how slow the machine is must not decide which worker has a key. */
+const ENDLESS_LEASES = `
+  create function endless_lease() returns trigger language plpgsql as $$ begin
+    new.leased_until := 'infinity';
+    return new; end $$;
+  create trigger endless before update on work for each row when (new.leased_until > now())
+    execute function endless_lease();`
+
 const START = '2030-01-01T00:00:00Z'
 /** What stands in the address of an image that is refused. */
 export const REFUSED = 'refused'
@@ -91,6 +99,8 @@ export async function createMatrixWorld(broken: Broken = {}): Promise<MatrixWorl
   })
   const { deps, owner } = base
   await owner`insert into environments (id, mode) values ('env_system', 'system') on conflict do nothing`
+  await owner`update environments set clock_frozen_at = now() where id = 'env_system'`
+  await owner.unsafe(ENDLESS_LEASES)
   await owner`insert into address_pools (id, range) values ('public:live:us-east-1', '127.90.1.0/24')`
   await owner.begin((tx) => syncCatalogue(tx, CATALOGUE))
   await installProbes(owner)

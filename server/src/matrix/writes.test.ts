@@ -87,8 +87,8 @@ async function run({ name, from, make }: Write, fault: Fault, committed: boolean
     (given) => (answer = given),
     () => {},
   )
-  await until('the fault has fallen', () => subject.fired && (faults.lost > 0 || answer !== null))
-  faults.lost = 0
+  await until('the fault has fallen', () => subject.fired && (faults.lost.size > 0 || answer !== null))
+  faults.lost.clear()
   const told = answer as Response | null
   assert.equal(told?.status, fault.startsWith('killed') ? undefined : 503)
   const between = await done()
