@@ -1,7 +1,7 @@
-# What the recipes share. A recipe sources this file, then calls `begin NAME OUTPUT_DIR` before anything else.
+# The functions that the recipes share. A recipe sources this file and then calls `begin NAME OUTPUT_DIR`.
 #
-# Packages are downloaded and unpacked, never installed: a kernel package that is installed changes the boot menu of
-# the host. File owners matter inside a guest's disk, so the trees are written by `as_root`: fakeroot for an ordinary user.
+# Packages are downloaded and unpacked, never installed, because the installation of a kernel package would change the boot
+# menu of the host. Files of a guest need owners, so trees are written with `as_root`, which is fakeroot for an ordinary user.
 
 PATH=$PATH:/usr/sbin:/sbin
 export LC_ALL=C
@@ -22,7 +22,7 @@ begin() {
 
 end() {
   rm -rf "$work"
-  (($1 == 0)) || [[ -n $explained ]] || printf '%s: failed while %s; the lines above say why\n' "$recipe" "$step" >&2
+  (($1 == 0)) || [[ -n $explained ]] || printf '%s: failed while %s; the lines above give the reason\n' "$recipe" "$step" >&2
 }
 
 progress() {
@@ -36,7 +36,7 @@ die() {
   exit 1
 }
 
-# The word before a command which needs root.
+# The prefix of a command that needs root.
 sudo=''
 ((EUID == 0)) || sudo='sudo '
 
@@ -51,16 +51,16 @@ apt_options=(-qq -o APT::Sandbox::User=root -o Acquire::Retries=2 -o Acquire::ht
 
 known() { apt-cache show "$1" >/dev/null 2>&1; }
 
-# A fresh machine has no package lists, an old one may have stale ones; only root can renew them.
+# The package lists may be missing or stale; only root can update them.
 refresh_lists() {
   if ((EUID == 0)); then
-    apt-get "${apt_options[@]}" update >&2 || true # one broken third-party source must not stop us
+    apt-get "${apt_options[@]}" update >&2 || true # a broken third-party source is not fatal
   else
     die "$1; please run: sudo apt-get update"
   fi
 }
 
-# fetch PACKAGE...: downloads from the host's own apt sources and unpacks all into $work/packages.
+# fetch PACKAGE...: downloads packages from the apt sources of the host to $work/debs.
 fetch() {
   mkdir -p "$work/debs" "$work/packages"
   (cd "$work/debs" && apt-get "${apt_options[@]}" download "$@") >&2 || {
@@ -75,7 +75,7 @@ unpack() {
   for deb in "$work"/debs/*.deb; do dpkg-deb -x "$deb" "$work/packages"; done
 }
 
-# "name version, name version" of what was fetched.
+# The fetched packages as "name version, name version".
 fetched_versions() {
   local deb
   for deb in "$work"/debs/*.deb; do dpkg-deb -W --showformat='${Package} ${Version}, ' "$deb"; done | sed 's/, $//'
@@ -90,8 +90,8 @@ as_root() {
   fi
 }
 
-# make_initrd TREE KERNEL_VERSION BUSYBOX: the drivers of a QEMU guest and initrd/init, as $out/initrd.
-# Ubuntu's kernel has many of these built in and compresses the others, which busybox cannot load: unpacked here.
+# make_initrd TREE KERNEL_VERSION BUSYBOX: writes initrd/init and the drivers of a QEMU guest to $out/initrd. Ubuntu's kernel
+# has many of the drivers built in and compresses the others; busybox cannot load compressed modules, so they are unpacked.
 make_initrd() {
   local tree=$1 version=$2 busybox=$3 root=$work/initrd applet module how path
   local essential=(pvpanic virtio_pci virtio_blk ext4 virtio_net virtio_console qemu_fw_cfg button evdev)
@@ -124,8 +124,8 @@ make_initrd() {
   (cd "$root" && find . -print0 | sort -z | cpio --null -o -H newc -R 0:0 --quiet --reproducible) | lz4 -l -9 -q -c >"$out/initrd"
 }
 
-# make_disk TREE BYTES [CONVERT_OPTION...]: the tree as $out/disk.qcow2. An instance's overlay is larger than this disk and
-# its file system grows at first boot, hence the room for group descriptors (-E resize: 1 TiB of 4 KiB blocks).
+# make_disk TREE BYTES [CONVERT_OPTION...]: writes the tree to $out/disk.qcow2. The file system grows at the first boot, so
+# group descriptors are reserved for 1 TiB (-E resize, in 4 KiB blocks).
 make_disk() {
   local tree=$1 bytes=$2
   shift 2

@@ -1,8 +1,7 @@
 #!/bin/bash
-# debian-12: systemd, cloud-init and sshd as Debian makes them, made by mmdebstrap; rootfs/ holds every file that is ours.
-# The guest boots by kernel and initrd like micro-linux, because a boot loader and an initramfs of its own cost seconds. So
-# the kernel is not a package of the guest, which could upgrade it and remove the modules of the one that runs: its modules
-# lie in /usr/lib/modules and belong to the image.
+# debian-12: Debian 12 with systemd, cloud-init and sshd, built with mmdebstrap; rootfs/ contains the project's own files. The
+# guest boots directly from kernel and initrd like micro-linux, which saves seconds. The kernel is not an installed package of
+# the guest, because an upgrade would remove the modules of the running kernel: the image contains them in /usr/lib/modules.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
 begin debian-12 "${1:-}"
@@ -15,7 +14,7 @@ if ((EUID != 0)); then
   need newuidmap:uidmap
   user=$(id -un 2>/dev/null) || true
   grep -qs "^$user:" /etc/subuid ||
-    die "an ordinary user needs a range of user ids to build this image, please run: sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 $user"
+    die "an ordinary user needs a range of user IDs to build this image, please run: sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 $user"
 fi
 
 disk_bytes=$((2 << 30))
@@ -24,12 +23,12 @@ packages=(
   ca-certificates curl e2fsprogs iproute2 iputils-ping kmod less netbase procps vim-tiny busybox-static
 )
 
-# The host's own mirror where it serves bookworm; otherwise mmdebstrap's default, deb.debian.org.
+# The host's mirror if it has bookworm, otherwise the default of mmdebstrap, deb.debian.org.
 mirror=$(apt-get indextargets --format '$(REPO_URI) $(RELEASE) $(COMPONENT)' 'Created-By: Packages' 2>/dev/null |
   awk -v key="$keyring" '$2 ~ /^bookworm(-updates|-security)?$/ && $3 == "main" { print "deb [signed-by=" key "] " $1 " " $2 " main" }' | sort -u) || mirror=''
 grep -q ' bookworm main$' <<<"$mirror" || mirror=''
 
-# Puts the kernel into the new system ($1), unpacked and not installed. The host's apt does it, with the new system's sources.
+# Unpacks the kernel in the new system ($1) with the host's apt and the apt sources of the new system.
 # shellcheck disable=SC2016
 kernel_hook='
   cd "$1/boot"
@@ -44,7 +43,7 @@ kernel_hook='
   rm -r unpacked "$kernel"_*.deb
 '
 
-# mmdebstrap's own messages, as progress; everything it says goes on to standard error.
+# Converts messages of mmdebstrap to progress lines and copies all its output to standard error.
 report() {
   local line
   while IFS= read -r line; do
@@ -61,7 +60,7 @@ report() {
 }
 
 progress 0.02 'reading the package lists'
-# File capabilities are left out, fakeroot cannot carry them. Debian has them on ping alone, which does without (50-ping.conf).
+# fakeroot does not support file capabilities. Debian uses them only for ping, which needs none with 50-ping.conf.
 step='building the system with mmdebstrap'
 root=$work/root
 mkdir "$root"
@@ -87,7 +86,7 @@ as_root bash -euc '
   rm -f ssh/ssh_host_* resolv.conf ../var/lib/dbus/machine-id
   ln -s ../run/systemd/resolve/stub-resolv.conf resolv.conf
   cd systemd/system
-  # Nothing of this serves a guest without a screen which is often started anew; each costs a part of a second of boot.
+  # A guest without a screen that is often recreated does not need these units; each delays the boot by a fraction of a second.
   for unit in apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer e2scrub_reap.service \
     getty@tty1.service serial-getty@ttyS0.service systemd-binfmt.service; do
     ln -sf /dev/null "$unit"

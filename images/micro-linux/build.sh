@@ -1,6 +1,6 @@
 #!/bin/bash
-# micro-linux: the smallest guest that a person can work in. Kernel, busybox and dropbear from the host's own Debian or
-# Ubuntu packages, root on ext4, configured through fw_cfg; rootfs/ holds every file that is ours.
+# micro-linux: a minimal guest with a shell and ssh. Kernel, busybox and dropbear are from the Debian or Ubuntu packages of
+# the host; the root file system is ext4; the seed is fw_cfg; rootfs/ contains the project's own files.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
 begin micro-linux "${1:-}"
@@ -9,13 +9,13 @@ need mke2fs:e2fsprogs qemu-img:qemu-utils fakeroot:fakeroot depmod:kmod cpio:cpi
 disk_bytes=$((64 << 20))
 parts=(busybox-static dropbear-bin libtommath1 libtomcrypt1 libgmp10 openssh-sftp-server)
 
-# dependency PACKAGE KIND: the versioned package of that kind which it depends on, if there is one.
+# dependency PACKAGE KIND: the versioned package of this kind that the package depends on, if any.
 dependency() {
   { apt-cache depends "$1" 2>/dev/null || true; } | awk -v kind="^$2-[0-9]" '$1 ~ /Depends:$/ && $2 ~ kind && !found++ { print $2 }'
 }
 
-# Debian's cloud kernel is one package. Ubuntu's meta package for guests is linux-image-virtual; the kernel it depends on
-# has its drivers in a package of their own.
+# Debian's cloud kernel is one package. Ubuntu's meta package for guests is linux-image-virtual; the drivers of its kernel are
+# in a separate package.
 kernel_packages() {
   local meta image
   for meta in linux-image-cloud-amd64 linux-image-virtual; do
@@ -66,8 +66,8 @@ for applet in acpid httpd init ip nc switch_root syslogd udhcpc usleep vi wget; 
   [[ -L $root/usr/bin/$applet ]] || die "this host's busybox-static has no $applet; micro-linux needs the one of Debian 12, Ubuntu 22.04 or newer"
 done
 
-# add_program FILE PATH: a program and the shared libraries it names. libc and the like are the host's own (the packages are
-# of the same release), what is only in the downloaded packages comes from there.
+# add_program FILE PATH: adds a program and its shared libraries, from the downloaded packages or, if they do not contain a
+# library, from the host, which has the same release.
 add_program() {
   local library
   install -D -m 755 "$1" "$root$2"
@@ -87,7 +87,7 @@ chmod 755 "$root"/usr/lib/cloudnexus/* "$root/etc/acpi/PWRF/00000080" "$root/etc
 progress 0.85 'making the disk'
 make_disk "$root" "$disk_bytes"
 
-# No panic= here: pvpanic tells the host of a panic, and the guest is to stay as it is until the host decides.
+# No panic= option: pvpanic reports a panic to the host, and the guest must not reboot by itself.
 make_manifest "$disk_bytes" fw_cfg 'console=ttyS0 quiet mitigations=off cryptomgr.notests rcupdate.rcu_expedited=1 no5lvl' \
   "$(fetched_versions), e2fsprogs $(dpkg-query -W -f '${Version}' e2fsprogs)"
 progress 1 'micro-linux is ready'

@@ -1,7 +1,7 @@
 #!/bin/bash
-# Makes of the built debian-12 a disk that boots by itself: a stand-in for a publisher's cloud image in end-to-end tests.
-# SeaBIOS starts the boot record, that starts syslinux from a FAT partition with kernel and initrd, and the second
-# partition is the root. Made of plain files: no loop device, no mount, no root.
+# Converts a built debian-12 image to a disk with a boot loader, for end-to-end tests that need a publisher's cloud image.
+# SeaBIOS starts the boot record, which starts syslinux from a FAT partition with kernel and initrd; the second partition is
+# the root. Needs neither loop devices nor mounts nor root.
 set -euo pipefail
 export PATH=$PATH:/usr/sbin:/sbin
 
@@ -12,7 +12,7 @@ die() {
 
 (($# == 2)) || die 'usage: images/test-fixtures/self-booting.sh DEBIAN_12_DIR OUT.qcow2'
 image=$1 out=$2
-[[ -r $image/manifest.json ]] || die "$image holds no image: run images/debian-12/build.sh $image first"
+[[ -r $image/manifest.json ]] || die "$image contains no image: run images/debian-12/build.sh $image first"
 mbr=/usr/lib/syslinux/mbr/mbr.bin
 missing=()
 for pair in syslinux:syslinux mformat:mtools qemu-img:qemu-utils; do
@@ -25,7 +25,7 @@ work=$(mktemp -d "$(dirname "$out")/.self-booting.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 append=$(sed -n 's/.*"append": "\([^"]*\)".*/\1/p' "$image/manifest.json")
 
-# partition FLAG TYPE START LENGTH: an entry of the partition table, in sectors; nothing here reads cylinders and heads.
+# partition FLAG TYPE START LENGTH: an entry of the partition table, in sectors; cylinders and heads are not used.
 partition() {
   local value
   printf "\\x$1\\0\\0\\0\\x$2\\0\\0\\0"

@@ -33,7 +33,7 @@ export function createMachineStore(sql: Sql) {
 
     /** No effect when the claim is no longer the newest. */
     async remove({ id, environment_id, lease }: Key): Promise<void> {
-      // The orphan sweep does not know the environment of an orphan.
+      // The orphan sweep passes no environment.
       const query = environment_id === '' ? sql : sql.as(environment_id)
       await query`delete from simulated_machines where id = ${id} and ${isNewest(id, lease)}`
     },

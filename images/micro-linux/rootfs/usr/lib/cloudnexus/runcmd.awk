@@ -1,6 +1,6 @@
-# Reads #cloud-config, writes the commands of its `runcmd` as shell. As cloud-init does: a string is a line of shell, a list
-# is one command with its arguments quoted. This is the part of YAML which people write there (block and flow lists, plain,
-# quoted and block scalars), not all of it; what is not understood ends with exit code 1, so that nothing runs by half.
+# Converts the commands of `runcmd` in a #cloud-config to shell. As in cloud-init, a string is a line of shell, and a list is
+# a command with quoted arguments. Supports a subset of YAML: block and flow lists, plain, quoted and block scalars. Anything
+# else exits with code 1, so that no partial list of commands runs.
 
 { sub(/\r$/, ""); line[NR] = $0 }
 
@@ -9,11 +9,11 @@ END {
     if (line[at] !~ /^[A-Za-z_][A-Za-z0-9_-]*[ \t]*:/) continue
     key = line[at]; sub(/[ \t]*:.*/, "", key)
     if (key == "runcmd") { rest = line[at]; sub(/^[^:]*:[ \t]*/, "", rest); runcmd(rest) }
-    else print "user data: micro-linux does not know `" key "`, it was ignored (only runcmd is supported)" > "/dev/stderr"
+    else print "user data: micro-linux ignores `" key "` (only runcmd is supported)" > "/dev/stderr"
   }
 }
 
-# The value of runcmd, which starts after the colon of line `at`; leaves `at` on its last line.
+# Converts the value of runcmd, which starts after the colon of line `at`; sets `at` to its last line.
 function runcmd(rest,    dash, first) {
   if (rest ~ /^\[/) { text = flow_text(rest); flow_list(1); return }
   if (rest !~ /^(#.*)?$/) fail("a list is expected")
@@ -28,13 +28,13 @@ function runcmd(rest,    dash, first) {
   }
 }
 
-# Is there another line with content? Comments and empty lines before it are skipped.
+# Whether another line has content. Skips comments and empty lines before it.
 function next_line() {
   while (at < NR && line[at + 1] ~ /^[ \t]*(#.*)?$/) at++
   return at < NR
 }
 
-# One item of runcmd: what follows its dash, which stands in column `dash`.
+# Converts an item of runcmd: the text after its dash, which is in column `dash`.
 function item(rest, dash,    words, inner) {
   inner = dash + 1
   if (rest ~ /^ *(#.*)?$/ || rest ~ /^ *-( |$)/) {
@@ -52,7 +52,7 @@ function item(rest, dash,    words, inner) {
   print scalar(rest, dash)
 }
 
-# A string in a block list, whose dash stands in column `dash`; it may go on over the more deeply indented lines.
+# A string in a block list, whose dash is in column `dash`; it may continue on more deeply indented lines.
 function scalar(rest, dash,    value) {
   sub(/^ +/, "", rest)
   if (rest ~ /^[|>][-+]?[ \t]*(#.*)?$/) return block_scalar(substr(rest, 1, 1), dash)
@@ -84,7 +84,7 @@ function block_scalar(style, dash,    depth, value, joint) {
   return value
 }
 
-# The text of a flow list that starts in `rest` and may go on over lines.
+# The text of a flow list that starts in `rest` and may continue on further lines.
 function flow_text(rest) {
   while (!balanced(rest)) { if (at >= NR) fail("a list is not closed"); at++; rest = rest " " line[at] }
   return rest
@@ -111,7 +111,7 @@ function flow_list(i) {
   }
 }
 
-# One command as a flow list: its words, quoted. Leaves `end` after the closing bracket.
+# The quoted words of a command in a flow list. Sets `end` to the position after the closing bracket.
 function flow_words(i,    words) {
   i = skip(i + 1)
   while (substr(text, i, 1) != "]") {
@@ -142,7 +142,7 @@ function separator(i) {
 
 function skip(i) { while (substr(text, i, 1) ~ /[ \t]/) i++; return i }
 
-# The string whose opening quote is character `i` of `s`; leaves `end` after its closing quote.
+# The string whose opening quote is character `i` of `s`. Sets `end` to the position after its closing quote.
 function quoted(s, i,    mark, c, value) {
   mark = substr(s, i, 1)
   for (i++; i <= length(s); i++) {
