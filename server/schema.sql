@@ -699,15 +699,15 @@ begin
       insert into rate_limits values (ask.bucket, ask.environment_id, '-infinity', 0, 0, 0) on conflict do nothing;
       select * into state from rate_limits r where r.bucket = ask.bucket for update;
     end if;
-    -- Read after the lock: whoever held it may have been served a moment ago.
+    -- Read after the lock, because the previous holder may have been served just before.
     now_s := coalesce(at, extract(epoch from clock_timestamp()));
     slot := floor(now_s);
 
-    -- The clock was set back: the bucket is as full as it was.
+    -- The clock was set back: the bucket stays as full as it was.
     if slot < state.lent_slot then
       state.tat := state.tat - (state.lent_slot - now_s);
     end if;
-    -- While tokens are lent the bucket is not refilled beyond what makes it full together with them.
+    -- Tokens that are lent count as still in the bucket: it is not refilled beyond its size.
     state.tat := least(
       greatest(
         state.tat,
@@ -900,7 +900,7 @@ begin
         extract(epoch from day)::bigint * 2048000, extract(epoch from day + 1)::bigint * 2048000);
       execute format('create table public.spans_%s partition of public.spans for values from (%L) to (%L)',
         to_char(day, 'YYYYMMDD'), format('%s 00:00:00+00', day), format('%s 00:00:00+00', day + 1));
-      -- No way in but by the parent, whose policies hold then.
+      -- Access is only through the parent, whose policies apply.
       execute format('alter table public.requests_%s enable row level security', to_char(day, 'YYYYMMDD'));
       execute format('alter table public.spans_%s enable row level security', to_char(day, 'YYYYMMDD'));
       changes := changes + 1;

@@ -1,6 +1,6 @@
--- Two halves, two words: columns that begin with wanted_ are written by wishes (the API), columns that begin with
--- observed_ by the reconciler that looks at the machine. Every row belongs to an environment, which has a clock:
--- no domain column has a default of now(), because in a test environment time is its owner's.
+-- The API writes the columns that begin with wanted_ (desired state); the reconcilers write those that begin with
+-- observed_ (observed state). Every row belongs to an environment, which has its own clock: no domain column has a
+-- default of now(), because the clock of a test environment can be frozen or advanced.
 
 create table projects (
   id text primary key,
@@ -11,7 +11,7 @@ create table projects (
 create table environments (
   id text primary key,
   project_id text references projects,
-  -- 'system' holds the installation's own work (catalogue images, sweeps) and belongs to no project.
+  -- 'system' has the work of the installation itself (catalogue images, sweeps) and belongs to no project.
   mode text not null check (mode in ('live', 'test', 'system')),
   clock_frozen_at timestamptz,
   clock_offset interval not null default '0',
@@ -27,9 +27,9 @@ create function environment_now(environment_id text) returns timestamptz
   language sql stable
   as $$ select coalesce(e.clock_frozen_at, now() + e.clock_offset) from environments e where e.id = environment_id $$;
 
--- The number of an environment's last event. The last statement of a transaction raises it, so numbers rise in the order
--- of commits without gaps. A table of its own, because every insert of a row with a foreign key takes a share lock on its
--- environment: a row that is shared and updated by the same transactions makes all waiters wake at every commit.
+-- The sequence number of an environment's last event. The last statement of a transaction increments it, so that
+-- sequence numbers follow the order of commits without gaps. A separate table, because every insert of a row with a
+-- foreign key takes a share lock on its environment, which would conflict with these updates.
 create table environment_heads (
   environment_id text primary key references environments,
   sequence bigint not null default 0
@@ -39,7 +39,7 @@ create function open_environment_head() returns trigger language plpgsql
   as $$ begin insert into environment_heads (environment_id) values (new.id); return null; end $$;
 create trigger open_head after insert on environments for each row execute function open_environment_head();
 
--- Keys that need a look, never payloads. due_at is in the environment's time; leases and not_before are real time.
+-- Keys that are to be reconciled; no payloads. due_at is in the environment's time; leases and not_before are real time.
 create table work (
   kind text not null,
   id text not null,
@@ -74,7 +74,7 @@ create table api_keys (
   id text primary key,
   environment_id text not null references environments,
   name text not null,
-  -- HMAC-SHA-256 with a pepper that is not in the database; the key itself is nowhere.
+  -- HMAC-SHA-256 with a pepper that is not in the database. The key itself is not stored.
   digest bytea not null unique,
   prefix text not null,
   scopes text[] not null,
@@ -83,13 +83,13 @@ create table api_keys (
   revoked_at timestamptz
 );
 
--- Addresses are handed out from pools; a row of addresses is the reservation, and its key keeps it single.
+-- Pools of IP addresses. A row of addresses reserves an address; its primary key makes the reservation unique.
 create table address_pools (
   id text primary key,
   range cidr not null
 );
 
--- Each ticket falls on one address of a range; see addresses/store.ts.
+-- Each ticket stands for one address of a range; see addresses/store.ts.
 create sequence address_tickets minvalue 0;
 
 create table addresses (
@@ -110,7 +110,7 @@ create table subnets (
   name text not null,
   range cidr not null,
   pool_id text not null unique references address_pools,
-  -- Number of the private network on the host, for live subnets only.
+  -- Number of the private network on the host; null for test subnets.
   segment integer unique,
   is_default boolean not null default false,
   created_at timestamptz not null,
@@ -133,24 +133,24 @@ create table ssh_keys (
 
 create table images (
   id text primary key,
-  -- Null: of the installation's catalogue, seen by every environment.
+  -- Null: an image of the catalogue, visible to every environment.
   environment_id text references environments,
   ordinal bigint generated always as identity,
   name text not null,
   description text not null,
-  -- Where it comes from: a recipe, a publisher, an address with its checksum, or an upload.
+  -- A recipe, a publisher, a URL with its checksum, or an upload.
   source jsonb not null,
   ready_signal text not null check (ready_signal in ('guest', 'process')),
   ssh_user text not null,
   created_at timestamptz not null,
-  -- A number that is raised when somebody needs the image on this host; the importer brings it.
+  -- Incremented when the image is needed on this host; the importer then imports it.
   wanted_import integer not null default 0,
   wanted_gone boolean not null default false,
   observed_import integer not null default 0,
   observed_state text not null default 'absent' check (observed_state in ('absent', 'importing', 'present', 'failed')),
   observed_progress jsonb,
   observed_error jsonb,
-  -- What the importer found: boot files, seed, size.
+  -- The result of the import: boot files, seed, size.
   observed_manifest jsonb,
   unique nulls not distinct (environment_id, name)
 );
@@ -171,7 +171,7 @@ create table instances (
   ports integer[] not null,
   ssh_public_keys text[] not null,
   ssh_user text not null,
-  -- Sealed; see lib/secret-box.ts.
+  -- Encrypted; see lib/secret-box.ts.
   user_data bytea,
   deployment_id text,
   tags jsonb not null,
@@ -184,7 +184,7 @@ create table instances (
 
   wanted_power text not null check (wanted_power in ('running', 'stopped')),
   wanted_gone boolean not null default false,
-  -- Numbers make wishes comparable with what was seen: each start, stop and rebuild raises its own.
+  -- Each start, stop and rebuild increments its number; comparing it with the observed number shows what is left to do.
   wanted_run integer not null,
   wanted_stop integer not null default 0,
   wanted_disk integer not null,
@@ -193,7 +193,7 @@ create table instances (
   wanted_memory_bytes bigint not null,
   wanted_disk_bytes bigint not null,
   wanted_public_ip inet,
-  -- The public status while the wish is not met yet.
+  -- The public status until the observed state matches the desired state.
   wanted_activity text not null check (wanted_activity in ('provisioning', 'starting', 'rebooting', 'resizing')),
   wanted_at timestamptz not null,
   wanted_stop_timeout_seconds integer not null default 60,
@@ -203,12 +203,12 @@ create table instances (
     check (observed_power in ('absent', 'stopped', 'running', 'off', 'crashed', 'paused')),
   observed_run integer not null default 0,
   observed_stop integer not null default 0,
-  -- Now: the guest of the current process has said that it is up.
+  -- The guest of the current process has reported that it is ready.
   observed_ready boolean not null default false,
-  -- The last run whose guest was up once; tells a crash from a machine that never came up.
+  -- The last run whose guest was ready. Distinguishes a crash from a machine that was never ready.
   observed_ready_run integer not null default 0,
   observed_disk integer not null default 0,
-  -- Disk number of which the guest has been up once: instance.ready is told once per disk.
+  -- The disk number whose guest has been ready: instance.ready is emitted once per disk.
   observed_ready_disk integer not null default 0,
   observed_vcpus integer not null default 0,
   observed_memory_bytes bigint not null default 0,
@@ -218,9 +218,9 @@ create table instances (
   observed_started_at timestamptz,
   observed_recovering boolean not null default false,
   observed_recovery_attempts integer not null default 0,
-  -- Starts after failures, ever; with wanted_run they make the number of the run that should be there.
+  -- Total number of starts after failures. Added to wanted_run, it is the number of the desired run.
   observed_recoveries integer not null default 0,
-  -- { code, message, run, disk }: why the wish with these numbers cannot be met.
+  -- { code, message, run, disk }: why the desired state with these numbers cannot be reached.
   observed_problem jsonb,
 
   status text not null,
@@ -238,7 +238,7 @@ create index instances_image on instances (image_id) where status <> 'terminated
 create index instances_subnet on instances (environment_id, subnet_id) where status <> 'terminated';
 create index instances_region on instances (region) where mode = 'live' and status <> 'terminated';
 
--- The simulated driver's machines: what a hypervisor would know, kept where it survives a restart.
+-- The machines of the simulated driver. They are stored so that they survive a restart.
 create table simulated_machines (
   id text primary key,
   environment_id text not null,

@@ -1,25 +1,25 @@
--- The second wall between tenants. The first is the `where environment_id = …` of each statement; this one holds where
--- such a clause was forgotten. Three kinds of roles:
+-- Row-level security keeps tenants apart, also where a statement lacks its `where environment_id = …`. There are three
+-- kinds of roles:
 --
---   owner      the role of DATABASE_URL. It migrates, is used at start only, and is nobody's role afterwards.
---   cn_app     whoever serves a request or reconciles a key, bound to one environment by the transaction's setting
---              cloudnexus.environment_id (Sql.as in db/database.ts). Without the setting it sees and writes nothing.
---   cn_engine  what has no tenant: claiming and finishing work, sweeps, looking a key up. Across environments, with
---              rights on these few tables only.
+--   owner      the role of DATABASE_URL. It runs the migrations and is used only at start.
+--   cn_app     serves requests and reconciles keys, bound to one environment by the transaction's setting
+--              cloudnexus.environment_id (Sql.as in db/database.ts). Without the setting it reads and writes nothing.
+--   cn_engine  does what belongs to no tenant: claims and completes work, sweeps, authenticates keys. It spans environments
+--              and has privileges on few tables.
 --
--- The two groups are of the whole cluster; each installation has login roles of its own in them (db/roles.ts).
+-- The two groups belong to the whole cluster; each installation has its own login roles in them (db/roles.ts).
 --
--- A new table gets its wall in the migration that makes it:
+-- Every new table enables row-level security in the migration that creates it:
 --
 --   select isolate_tenant_table('things');
 --   select isolate_tenant_table('things', app => 'select, insert', engine => 'select, delete');
 --
--- It needs a column environment_id, or else project_id. `app` are the rights of requests and reconcilers on the rows of
--- their environment (default: select, insert, update, delete), `engine` the rights across all of them (default: none;
--- name what a plain `deps.sql` does with the table). A table that belongs to no tenant: isolate_table('things', engine =>
--- 'select'). Sequences that are drawn from by name need `grant usage`; identity columns need nothing. What a tenant may
--- learn or do beyond its rows is a small function, security definer, with a pinned search_path, that answers an
--- aggregate. tenants.test.ts fails for a table without its wall and for a function that is open to everybody.
+-- The table needs a column environment_id or project_id. `app` is the privileges of requests and reconcilers on the rows
+-- of their environment (default: select, insert, update, delete). `engine` is the privileges on all rows (default: none;
+-- list what a plain `deps.sql` does with the table). For a table that belongs to no tenant, use isolate_table('things',
+-- engine => 'select'). Sequences that are used by name need `grant usage`; identity columns do not. Where a tenant needs
+-- data beyond its rows, add a small security definer function with a fixed search_path that returns an aggregate.
+-- tenants.test.ts fails for a table without row-level security and for a function that PUBLIC can execute.
 
 do $$
 declare
@@ -30,23 +30,23 @@ begin
       begin
         execute format('create role %I nologin', role_name);
       exception when duplicate_object or unique_violation then
-        null; -- another database of the cluster was migrated at the same moment
+        null; -- a concurrent migration of another database of the cluster created it
       end;
     end if;
   end loop;
 end $$;
 
--- Null or empty without a binding, and equal to no id then.
+-- Null or empty when the connection is not bound, and then equal to no ID.
 create function current_environment_id() returns text
   language sql stable parallel safe
   as $$ select current_setting('cloudnexus.environment_id', true) $$;
 
--- By its full name, because functions with a pinned search_path call it.
+-- Schema-qualified, because functions with a fixed search_path call it.
 create or replace function environment_now(environment_id text) returns timestamptz
   language sql stable
   as $$ select coalesce(e.clock_frozen_at, now() + e.clock_offset) from public.environments e where e.id = environment_id $$;
 
--- Forced, so that not even the owner passes but by a policy that says so.
+-- With FORCE, the policies also apply to the owner of the table.
 create function isolate_table(target regclass, engine text default null) returns void
   language plpgsql
   as $$
@@ -89,7 +89,7 @@ alter table address_pools add column environment_id text references environments
 update address_pools p set environment_id = s.environment_id from subnets s where s.pool_id = p.id;
 update address_pools p set environment_id = e.id from environments e where p.id = 'public:' || e.id;
 
--- Who holds the address, also one of a shared pool.
+-- The environment that holds the address, also in a shared pool.
 alter table addresses add column environment_id text references environments default current_environment_id();
 update addresses a set environment_id = i.environment_id from instances i where i.id = a.instance_id;
 delete from addresses where environment_id is null;
@@ -107,7 +107,7 @@ select isolate_tenant_table('addresses', app => 'select, insert, delete', engine
 select isolate_tenant_table('simulated_machines', engine => 'delete');
 grant usage on sequence address_tickets to cn_app;
 
--- What the sweeps compare. A statement about instances that forgot its tenant asks for more, and is refused.
+-- What the sweeps compare. A statement that lacks its tenant reads more columns and fails.
 grant select (id, environment_id, mode, region, status, private_ip, wanted_public_ip, observed_public_ip)
   on instances to cn_engine;
 grant select (id) on simulated_machines to cn_engine;
@@ -121,7 +121,7 @@ create policy tenant on projects to cn_app
   using (id = (select e.project_id from environments e where e.id = current_environment_id()));
 grant select on projects to cn_app;
 
--- Rows without an environment are shared: everybody reads them, nobody's tenant writes them.
+-- Rows without an environment are shared: every tenant can read them, and none can write them.
 select isolate_table('address_pools');
 create policy tenant_reads on address_pools for select to cn_app
   using (environment_id is null or environment_id = current_environment_id());
@@ -129,9 +129,9 @@ create policy tenant_adds on address_pools for insert to cn_app with check (envi
 create policy tenant_removes on address_pools for delete to cn_app using (environment_id = current_environment_id());
 grant select, insert, delete on address_pools to cn_app;
 
--- The catalogue's images belong to the environment of the installation's own work, which alone changes them. A lock
--- passes by the policy of updates, and creating an instance locks its image: hence two conditions. So that nobody can
--- make a row of the catalogue his own, only these columns may change at all.
+-- Images of the catalogue belong to the system environment, and only it can change them. Creating an instance locks its
+-- image, and a lock needs to pass the policy of updates: hence two conditions. Updates are limited to these columns, so
+-- that no tenant can take over a row of the catalogue.
 select isolate_table('images');
 create policy tenant_reads on images for select to cn_app
   using (environment_id is null or environment_id = current_environment_id());
@@ -144,9 +144,9 @@ grant select, insert, delete on images to cn_app;
 grant update (name, wanted_import, wanted_gone, observed_import, observed_state, observed_progress, observed_error,
   observed_manifest) on images to cn_app;
 
--- What spans tenants inside a tenant's transaction. Each answers no more than a sum, a free number, or nothing.
+-- Functions that span tenants inside a tenant's transaction. Each returns a sum, a free number, or nothing.
 
--- What the live instances of a region have reserved, except one of them; to each one's memory the machine's overhead.
+-- What the live instances of a region reserve, except one of them, with an overhead of memory for each machine.
 create function used_capacity(in_region text, except_id text, overhead_bytes bigint)
   returns table (vcpus bigint, memory_bytes bigint, disk_bytes bigint)
   language sql stable security definer set search_path = pg_catalog, pg_temp
@@ -157,7 +157,7 @@ create function used_capacity(in_region text, except_id text, overhead_bytes big
     where i.region = in_region and i.mode = 'live' and i.status <> 'terminated' and i.id is distinct from except_id
   $$;
 
--- The lowest address of a pool that nobody holds, from this offset on; null: there is none, or no such pool for us.
+-- The lowest free address of a pool from this offset on; null when there is none, or when the pool is another tenant's.
 create function free_address(of_pool text, first_offset bigint) returns inet
   language sql security definer set search_path = pg_catalog, pg_temp
   as $$
@@ -176,7 +176,7 @@ create function free_address(of_pool text, first_offset bigint) returns inet
     order by at limit 1
   $$;
 
--- A number of a private network on the host that no subnet has; the sequence comes round after 16,000.
+-- A private network number of this host that no subnet uses. The sequence cycles after 16,000.
 create function free_subnet_segment() returns integer
   language sql security definer set search_path = pg_catalog, pg_temp
   as $$
@@ -185,7 +185,7 @@ create function free_subnet_segment() returns integer
     where not exists (select from public.subnets s where s.segment = next.segment) limit 1
   $$;
 
--- Asks for an image of the catalogue to be brought to this host, unless it is there or on its way.
+-- Requests the import of a catalogue image, unless it is on this host or being imported.
 create function import_catalogue_image(image_id text) returns void
   language plpgsql security definer set search_path = pg_catalog, pg_temp
   as $$
@@ -200,7 +200,7 @@ begin
     due_at = least(w.due_at, excluded.due_at), not_before = '-infinity', wakes = w.wakes + 1;
 end $$;
 
--- Wakes every instance that waits for this image, in the order of their ids, so that two of these cannot lock each other out.
+-- Wakes every instance that waits for this image, in the order of their IDs, so that two calls cannot deadlock.
 create function wake_instances_waiting_for(awaited_image_id text) returns void
   language sql security definer set search_path = pg_catalog, pg_temp
   as $$

@@ -1,20 +1,19 @@
 -- The buckets of the rate limits, shared by all API processes. Unlogged: after a crash of the server they are full again,
--- which is worth less than a write-ahead record for each decision. What the columns mean, and why the bound holds, is
--- told in server/src/rate-limits/gcra.ts; the function below is that file's `exchange` in SQL, and a test compares them.
--- These rows say how much a key may still ask, not what a tenant has: one statement serves buckets of several tenants.
+-- which costs less than writing WAL for each decision. rate-limits/gcra.ts explains the columns and proves the bound; the
+-- function below is its `exchange` in SQL, and a test compares them. One statement serves the buckets of several tenants.
 create unlogged table rate_limits (
   bucket text primary key,
   environment_id text not null,
-  -- Seconds since 1970 of the database's clock at which the bucket is full: the theoretical arrival time.
+  -- When the bucket is full, in seconds since 1970 by the database's clock: the theoretical arrival time.
   tat double precision not null,
-  -- Tokens lent in the second `lent_slot` and in the one before it, which processes may still hold unspent.
+  -- Tokens lent in the second `lent_slot` and in the one before it, which processes may not have spent yet.
   lent_slot bigint not null,
   lent integer not null,
   lent_before integer not null
 ) with (fillfactor = 50);
 
--- Serves several buckets at once, each under its row's lock, in the order given: callers sort by bucket, so that two of
--- them never wait for each other in a circle. `at` is the database's clock; only tests give another.
+-- Serves several buckets, each under its row's lock, in the given order. Callers sort by bucket, so that two of them
+-- cannot deadlock. `at` is the database's clock; only tests set it.
 create function exchange_rate_limits(asked jsonb, at double precision default null)
   returns table (bucket text, sold integer, lent integer, slot bigint, available double precision)
   language plpgsql
@@ -35,15 +34,15 @@ begin
       insert into rate_limits values (ask.bucket, ask.environment_id, '-infinity', 0, 0, 0) on conflict do nothing;
       select * into state from rate_limits r where r.bucket = ask.bucket for update;
     end if;
-    -- Read after the lock: whoever held it may have been served a moment ago.
+    -- Read after the lock, because the previous holder may have been served just before.
     now_s := coalesce(at, extract(epoch from clock_timestamp()));
     slot := floor(now_s);
 
-    -- The clock was set back: the bucket is as full as it was.
+    -- The clock was set back: the bucket stays as full as it was.
     if slot < state.lent_slot then
       state.tat := state.tat - (state.lent_slot - now_s);
     end if;
-    -- While tokens are lent the bucket is not refilled beyond what makes it full together with them.
+    -- Tokens that are lent count as still in the bucket: it is not refilled beyond its size.
     state.tat := least(
       greatest(
         state.tat,

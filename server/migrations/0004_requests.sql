@@ -1,14 +1,14 @@
--- The request log and the spans of what requests caused, in real time, a partition for each day (UTC). Days are made
--- ahead and dropped when they are old by keep_request_days(): nothing is ever deleted row by row.
+-- The request log and the spans of what requests caused, in real time, with one partition for each day (UTC).
+-- keep_request_days() creates partitions ahead and drops old ones; rows are not deleted one by one.
 
 -- ordinal = milliseconds since 1970 * 2048 + a tick. It orders the log by time, numbers the rows within a millisecond,
--- and is the key of the partitions: so a list reads the newest days and stops, and a cursor leaves the others alone.
+-- and is the partition key, so that a list and a cursor read only the partitions that they need.
 create sequence request_ticks minvalue 0 maxvalue 2047 cycle;
 
 create table requests (
   ordinal bigint not null,
   id text not null,
-  -- Null: the request came without a valid key. Nobody can read it by the API.
+  -- Null: the request had no valid key. The API does not show it.
   environment_id text,
   -- The client's X-Request-ID, or the same as id.
   request_id text not null,
@@ -16,19 +16,19 @@ create table requests (
   key_id text,
   method text not null,
   route text,
-  -- What the path names, or what the request has made.
+  -- The resource that the path names, or that the request created.
   resource text,
   status smallint not null,
-  -- Of the problem in the answer.
+  -- The code of the problem in the response.
   code text,
   duration_ms double precision not null,
   address text not null,
   user_agent text,
-  -- The client left before the answer was sent.
+  -- The client disconnected before the response was sent.
   aborted boolean not null,
   -- The share of such requests that was recorded at that moment.
   sample_rate real not null,
-  -- Transactions of a write: [[begin, duration], …] in milliseconds, from the beginning of the request.
+  -- Transactions of a write: [[begin, duration], …] in milliseconds since the request began.
   transactions jsonb,
   primary key (id, ordinal)
 ) partition by range (ordinal);
@@ -38,7 +38,7 @@ create index requests_resource on requests (environment_id, resource, ordinal) w
 create index requests_key on requests (environment_id, key_id, ordinal);
 create index requests_request_id on requests (environment_id, request_id, ordinal);
 
--- Steps that requests caused, however late. The key makes a batch that is written twice the same as once.
+-- Steps that requests caused. Writing a batch twice has no effect, because of the primary key.
 create table spans (
   environment_id text not null,
   request_id text not null,
@@ -48,7 +48,7 @@ create table spans (
   kind text not null,
   duration_ms double precision not null,
   status text not null,
-  -- What is waited for until the resource's next span; null: nothing.
+  -- What the resource waits for until its next span; null: nothing.
   waits_for text,
   detail jsonb not null default '{}',
   primary key (environment_id, request_id, resource, started_at, name)
@@ -58,9 +58,8 @@ create table spans (
 alter table events add column recorded_at timestamptz not null default clock_timestamp();
 create index events_request on events (environment_id, request_id) where request_id is not null;
 
--- Makes the partitions from yesterday until three days ahead and drops those older than keep_days. Runs as the owner of
--- the tables, which the callers are not. It waits two seconds for its locks at most: whoever waits longer holds up every
--- insert behind it, and the next call comes.
+-- Creates the partitions from yesterday until three days ahead, and drops those older than keep_days. It runs as the owner
+-- of the tables. It waits at most two seconds for its locks, because all inserts wait behind it; the next call retries.
 create function keep_request_days(keep_days integer) returns integer
   language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '2s'
   as $$
@@ -79,7 +78,7 @@ begin
         extract(epoch from day)::bigint * 2048000, extract(epoch from day + 1)::bigint * 2048000);
       execute format('create table public.spans_%s partition of public.spans for values from (%L) to (%L)',
         to_char(day, 'YYYYMMDD'), format('%s 00:00:00+00', day), format('%s 00:00:00+00', day + 1));
-      -- No way in but by the parent, whose policies hold then.
+      -- Access is only through the parent, whose policies apply.
       execute format('alter table public.requests_%s enable row level security', to_char(day, 'YYYYMMDD'));
       execute format('alter table public.spans_%s enable row level security', to_char(day, 'YYYYMMDD'));
       changes := changes + 1;
@@ -98,7 +97,7 @@ end $$;
 revoke execute on function keep_request_days from public;
 grant execute on function keep_request_days to cn_engine;
 
--- Batches hold rows of many tenants, so the engine's role writes them; each reads its own.
+-- A batch has rows of many tenants, so the engine's role writes it; each tenant reads its own rows.
 select isolate_tenant_table('requests', app => 'select', engine => 'select, insert');
 select isolate_tenant_table('spans', app => 'select', engine => 'select, insert');
 grant usage on sequence request_ticks to cn_engine;

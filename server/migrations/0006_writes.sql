@@ -1,9 +1,9 @@
--- What every write leaves besides its effect, in the same transaction: its place in the audit log, what it adds to the
--- project's use, and the answer that a repetition of the request gets.
+-- What every write stores besides its effect, in the same transaction: its audit entry, its change of the project's
+-- usage, and the response for a repetition of the request.
 
--- The head of an environment is locked for the last statement of a transaction only; so use and limit are compared there,
--- and a hundred creates at once wait for each other no longer than that. `quota` holds what differs from the operator's
--- configuration: { "instances": 10 }; null stands for no limit.
+-- The head of an environment is locked only for the last statement of a transaction. Usage is compared with the limit
+-- there, so that concurrent creates wait for each other only briefly. `quota` has what differs from the operator's
+-- configuration: { "instances": 10 }; null means no limit.
 alter table environment_heads
   add column quota jsonb not null default '{}',
   add column used_instances bigint not null default 0,
@@ -12,7 +12,7 @@ alter table environment_heads
   add column used_disk_bytes bigint not null default 0,
   add column used_public_ips bigint not null default 0,
   add column audit_sequence bigint not null default 0,
-  -- SHA-256 over the hash of the entry before and the digest of the entry; the first one follows 32 zero bytes.
+  -- SHA-256 over the hash of the previous entry (32 zero bytes for the first) and the digest of the entry.
   add column audit_hash bytea not null default decode(repeat('00', 32), 'hex');
 
 update environment_heads h set
@@ -24,7 +24,7 @@ from (
   from instances where status <> 'terminated' group by environment_id
 ) as u where u.environment_id = h.environment_id;
 
--- The last statement of a transaction is sent together with the commit: what must not be committed has to fail.
+-- The last statement of a transaction is sent together with the commit, so it raises an error to prevent the commit.
 create function refuse_over_quota() returns integer language plpgsql
   as $$ begin raise exception 'the project would use more than it may' using errcode = 'CN001'; end $$;
 
@@ -53,7 +53,7 @@ create table audit_log (
 create index audit_log_resource on audit_log (environment_id, resource, sequence);
 create index audit_log_request on audit_log (environment_id, request_id);
 
--- Entries are added and read, and that is all that anybody can do with them.
+-- The audit log is append-only.
 create function refuse_change() returns trigger language plpgsql
   as $$ begin raise exception 'entries of % are never changed', tg_table_name; end $$;
 create trigger append_only before update or delete on audit_log for each row execute function refuse_change();
@@ -78,7 +78,7 @@ create index idempotency_keys_age on idempotency_keys (created_at);
 select isolate_tenant_table('audit_log', app => 'select, insert');
 select isolate_tenant_table('idempotency_keys', app => 'select, insert, update', engine => 'select, delete');
 
--- The quotas that differ from the operator's configuration, of any project: for the operator's own to see and to set.
+-- The quotas of any project that differ from the operator's configuration. Only the operator's project can use them.
 create function project_quotas(of_project text) returns jsonb
   language sql stable security definer set search_path = pg_catalog, pg_temp
   as $$

@@ -1,3 +1,3 @@
--- The size that an instance had before a change of plan that has not come to its end, so that instance.scaled can say it then:
+-- The size of an instance before a resize that is not complete, for the event instance.scaled:
 -- { "plan", "vcpus", "memory_bytes", "disk_bytes" }.
 alter table instances add column wanted_size_before jsonb;

@@ -1,4 +1,4 @@
--- Who is told of events by HTTP. wanted_ by the API, observed_ by the deliveries; times are the environment's unless said.
+-- HTTP endpoints that receive events. Times are the environment's unless a comment says otherwise.
 create table webhooks (
   environment_id text not null references environments,
   id text primary key,
@@ -9,18 +9,18 @@ create table webhooks (
   description text not null,
   wanted_enabled boolean not null,
   wanted_gone boolean not null default false,
-  -- Sealed; see lib/secret-box.ts. The previous one signs, too, until then (real time).
+  -- Encrypted; see lib/secret-box.ts. The previous secret also signs until previous_secret_until (real time).
   secret bytea not null,
   previous_secret bytea,
   previous_secret_until timestamptz,
-  -- Whose scopes count: the key that made it, or last said where and what it sends.
+  -- The key whose scopes apply: the one that created the webhook or last changed its URL or events.
   key_id text not null references api_keys,
   observed_disabled_reason text check (observed_disabled_reason in ('gone', 'failing', 'key_ended')),
   observed_disabled_at timestamptz,
   -- The first and the last failure since the last success; null: none.
   observed_failing_since timestamptz,
   observed_failed_at timestamptz,
-  -- It said that it is busy: one request at a time, until a success.
+  -- The receiver reported that it is busy: one request at a time, until a success.
   observed_throttled boolean not null default false,
   created_at timestamptz not null,
   updated_at timestamptz not null,
@@ -28,7 +28,7 @@ create table webhooks (
 );
 create index webhooks_listed on webhooks (environment_id, ordinal);
 
--- What is to be sent, and what came of it. No foreign keys: each insert would lock a row that everybody shares.
+-- Deliveries and their results. No foreign keys: each insert would lock a row that all deliveries share.
 create table webhook_deliveries (
   environment_id text not null,
   id text primary key,
@@ -39,31 +39,31 @@ create table webhook_deliveries (
   event_type text not null,
   cause text not null check (cause in ('event', 'resend', 'replay', 'ping')),
   status text not null default 'pending' check (status in ('pending', 'succeeded', 'failed', 'cancelled')),
-  -- Why it was cancelled, or what was wrong with the last attempt.
+  -- Why the delivery was cancelled, or why the last attempt failed.
   reason text,
   attempts integer not null default 0,
-  -- Of the next attempt; null: there is none.
+  -- When the next attempt is due; null: no further attempt.
   due_at timestamptz,
   created_at timestamptz not null,
   finished_at timestamptz,
-  -- Real time, by which the log is kept.
+  -- Real time, for the retention of the log.
   recorded_at timestamptz not null default clock_timestamp()
 );
--- What is replayed comes after what is new.
+-- Replayed events are delivered after new ones.
 create index webhook_deliveries_due on webhook_deliveries (webhook_id, due_at, ordinal) where status = 'pending' and cause <> 'replay';
 create index webhook_deliveries_replayed on webhook_deliveries (webhook_id, due_at, ordinal) where status = 'pending' and cause = 'replay';
 create index webhook_deliveries_listed on webhook_deliveries (webhook_id, ordinal);
 create index webhook_deliveries_event on webhook_deliveries (webhook_id, event_sequence);
 create index webhook_deliveries_age on webhook_deliveries (recorded_at);
 
--- Each request that was made. Real time.
+-- Each HTTP request of a delivery, in real time.
 create table webhook_attempts (
   environment_id text not null,
   delivery_id text not null references webhook_deliveries on delete cascade,
   number integer not null,
   started_at timestamptz not null,
   duration_ms double precision not null,
-  -- Parts of it, where they happened: the name, the connection with TLS, the wait for the answer.
+  -- Its parts, where they took place: name resolution, connection with TLS, wait for the response.
   dns_ms double precision,
   connect_ms double precision,
   first_byte_ms double precision,
@@ -77,12 +77,12 @@ create table webhook_attempts (
   primary key (delivery_id, number)
 );
 
--- How many webhooks there are: where there are none, writing an event costs no more than looking at this.
+-- The number of webhooks. When it is 0, writing an event reads nothing more.
 alter table environment_heads add column webhooks integer not null default 0;
 
--- Events of a transaction → what is to be sent of them, called by the statement that writes them. It sees what was committed
--- until the environment's turn came, so nothing that happens after a webhook was made is missed. The id of a first delivery
--- follows from event and webhook: nobody can make it twice. A ping is for the webhook that it is about.
+-- Queues the deliveries of a transaction's events; the statement that writes the events calls it. It reads what was
+-- committed before the environment was locked, so no event that follows the creation of a webhook is missed. The ID of a
+-- first delivery is derived from event and webhook, so it is unique. A ping is delivered only to its own webhook.
 create function queue_deliveries(
   in_environment text, event_ids text[], sequences bigint[], types text[], resource_ids text[], at timestamptz
 ) returns integer language plpgsql

@@ -1,17 +1,17 @@
--- Recoveries: what is remembered of failures, a record of each recovery, and whose turn it is after a reboot of the host.
+-- Recoveries: the failures of an instance, a record of each recovery, and the recovery slots after a reboot of the host.
 
 alter table instances
   add column recovery_priority integer not null default 50 check (recovery_priority between 0 and 100),
-  -- Since when the guest that runs now is up.
+  -- Since when the current guest is ready.
   add column observed_ready_at timestamptz,
-  -- Boot of the host at the last look.
+  -- Boot of the host at the last observation.
   add column observed_boot text,
-  -- { wish, run, cause, down_since, streak, at }: failures since the last start that somebody wished for.
+  -- Failures since the last start that a client requested: { run, cause, down_since, streak, at, … }.
   add column observed_failures jsonb,
-  -- { number, cause, detected_at, … }: the last recovery, as its row below says.
+  -- { number, cause, detected_at, … }: the last recovery, as in its row below.
   add column recovery jsonb;
 
--- They outlive their instance: the recovery objective is over all there were.
+-- Rows outlive their instance, because the recovery objective covers all recoveries.
 create table recoveries (
   environment_id text not null references environments,
   instance_id text not null,
@@ -19,21 +19,21 @@ create table recoveries (
   cause text not null
     check (cause in ('process_died', 'guest_panicked', 'guest_hung', 'host_rebooted', 'disk_error')),
   detected_at timestamptz not null,
-  -- Null: nobody knows.
+  -- Null: unknown.
   down_since timestamptz,
-  -- How often it was started again, and when last.
+  -- How often the instance was started again, and when last.
   attempts integer not null,
   started_at timestamptz,
   ended_at timestamptz,
-  -- Null while it is under way.
+  -- Null while the recovery is in progress.
   outcome text check (outcome in ('recovered', 'failed', 'cancelled')),
   primary key (environment_id, instance_id, number)
 );
 select isolate_tenant_table('recoveries', app => 'select, insert, update', engine => 'delete');
 grant select (environment_id, detected_at) on recoveries to cn_engine;
 
--- Who has taken a turn after a reboot of the host: started again and not up yet. One that failed again and waits for its
--- next start has given it back.
+-- Whether the instance holds a recovery slot after a reboot of the host: it was started again and is not ready yet. An
+-- instance that failed again and waits for its next start has released its slot.
 create function is_booting_after_reboot(i instances) returns boolean
   language sql immutable set search_path = pg_catalog, pg_temp
   as $$
@@ -42,9 +42,9 @@ create function is_booting_after_reboot(i instances) returns boolean
       and (i.observed_power = 'running' or i.observed_run < i.wanted_run + i.observed_recoveries)
   $$;
 
--- Whether this instance may be started now: a turn is free, and nobody of a higher priority waits for one. Who waits: those
--- that were seen down, and those that should run and were not looked at since the host is up. One whose steps fail holds
--- nobody up. Who asks in a transaction that then takes the turn is alone in doing so until its end.
+-- Whether this instance may be started now: a recovery slot is free, and no instance of a higher priority waits for one.
+-- Instances that wait: those that were observed down, and those that should run and were not observed since the host
+-- booted. An instance whose steps fail does not block others. A transaction that takes the slot holds a lock until it ends.
 create function recovery_turn(of_instance text, boot text, at_once integer) returns boolean
   language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
   as $$
@@ -76,8 +76,8 @@ begin
   );
 end $$;
 
--- Wakes those who wait for their turn in the world of this instance, in the order of their ids, so that two of these cannot
--- lock each other out.
+-- Wakes the instances that wait for a recovery slot beside this instance, in the order of their IDs, so that two calls
+-- cannot deadlock.
 create function wake_instances_waiting_to_recover(of_instance text) returns void
   language sql security definer set search_path = pg_catalog, pg_temp
   as $$

@@ -5,11 +5,13 @@ import { StartupError } from '../lib/errors.ts'
 import type { Sql } from './database.ts'
 
 const FOLDER = join(import.meta.dirname, '../../migrations')
-/** Any number that nothing else locks; two processes that start together migrate one after the other. */
+/** Advisory lock: processes that start at the same time migrate one after the other. */
 const LOCK = 7_202_601
 
+type Migration = { number: number; name: string; text: string }
+
 /** The numbered files of `migrations/`, in order. */
-export function migrationFiles(): { number: number; name: string; text: string }[] {
+export function migrationFiles(): Migration[] {
   return readdirSync(FOLDER)
     .filter((name) => /^\d{4}_.+\.sql$/.test(name))
     .sort()
@@ -17,8 +19,8 @@ export function migrationFiles(): { number: number; name: string; text: string }
 }
 
 /**
- * Brings the database up to this release, each file in a transaction of its own, forward only. Refuses a database that
- * a newer release has touched, and one whose past differs from ours.
+ * Applies the migrations that the database lacks, each file in its own transaction. Rejects a database that a newer
+ * release has migrated, and one whose migrations differ from ours.
  * @returns how many files were applied
  */
 export async function migrate(sql: Sql): Promise<number> {
@@ -32,17 +34,21 @@ export async function migrate(sql: Sql): Promise<number> {
     const newest = Math.max(0, ...applied.map((m) => m.number))
     if (newest > files.length) {
       throw new StartupError(
-        `The database is of a newer version (migration ${newest}, this release knows ${files.length}). Start that release, or give another data directory.`,
+        `A newer release has migrated the database (to ${newest}, this release to ${files.length}). Start that release, or use another data directory.`,
       )
     }
     let count = 0
     for (const file of files) {
-      const digest = createHash('sha256').update(file.text).digest('hex')
+      const digest = digestOf(file)
       const before = applied.find((m) => m.number === file.number)
-      if (before && before.digest !== digest) {
-        throw new StartupError(`Migration ${file.name} was changed after it had been applied to this database.`)
+      if (before?.digest === digest) continue
+      if (before && before.digest !== EARLIER_DIGESTS[file.number - 1]) {
+        throw new StartupError(`Migration ${file.name} was changed after it was applied to this database.`)
       }
-      if (before) continue
+      if (before) {
+        await connection`update migrations set digest = ${digest} where number = ${file.number}`
+        continue
+      }
       await connection.unsafe(
         `begin; ${file.text}; insert into migrations (number, name, digest) values (${file.number}, '${file.name}', '${digest}'); commit`,
       )
@@ -54,3 +60,24 @@ export async function migrate(sql: Sql): Promise<number> {
     connection.release()
   }
 }
+
+/** Of the statements alone, so that the wording of a comment can change. */
+function digestOf({ text }: Migration): string {
+  const statements = text.replace(/--.*/g, '').replace(/\s+/g, ' ').trim()
+  return createHash('sha256').update(statements).digest('hex')
+}
+
+/** Databases of earlier releases recorded the digests of whole files, by which they are recognised: 0001, 0002, … */
+export const EARLIER_DIGESTS = [
+  'f28977886f1cdef98af9085a93d6f1fec8893deea2dfccf515b92bd9378d303d',
+  '40de664f2879bdae823738b2c4cc94ba04ed8ecb32c592c394466fa84020618f',
+  '598dfd505cbdf94ed9ab20f13c9271cabc996e5d56f9a502e788547d8e50053d',
+  'c323a44d432dc2452f786cc978de10e1c26015c69fa85c81d5aee88c50b259c5',
+  '02a97baba86f7815ab609d8949552b071ee1de129bc16a80e237c08f8df0b3b1',
+  'd0590578072977f19c279bbbc5f085dedbfb7921cfd64650b9ec9450540403f2',
+  '8977c2e0d9c351f815bdf180a630c7e8f16f8679c2e62b5795523557aea940bb',
+  '153facfd7a5d66bcbe1592a97ee9864fa71d14fbe43a39d384c9008f2d59e6ec',
+  '6eac5eb46369db64a86e97d1d0419f82b99c97f38bba9b25da055c7c730129e9',
+  '5ec133656e618d9091f5a01698ec16bee520bbd53fe6366e93827844f9b28862',
+  '3a2daaedd649c155b0a7f619e3be9a170c7eb9824d9b980732b499bd94f06703',
+]

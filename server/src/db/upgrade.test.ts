@@ -1,27 +1,25 @@
-/** A database of an earlier release, with rows in it, is brought up to this one. */
+/** The upgrade of a database of an earlier release, with rows in it. */
 import assert from 'node:assert/strict'
-import { createHash } from 'node:crypto'
 import { test } from 'node:test'
 import { connect } from './database.ts'
-import { migrate, migrationFiles } from './migrate.ts'
+import { EARLIER_DIGESTS, migrate, migrationFiles } from './migrate.ts'
 import { createTestDatabase } from './testing.ts'
 
 const { owner, url } = await createTestDatabase({ max: 2 })
 const [first] = migrationFiles()
-// One server may serve several runs.
+// Several runs can share a server.
 const name = `upgrade_${process.pid}`
 await owner.unsafe(`create database ${name}`)
 const old = connect({ url: url.replace(/\/[^/?]*(\?|$)/, `/${name}$1`), max: 2, name: 'test-upgrade' })
 
-test('pools and addresses of 0.1.0 get their environment; what nobody holds is let go', async (t) => {
+test('an upgrade from 0.1.0 assigns pools and addresses to their environments, and releases unused addresses', async (t) => {
   t.after(async () => {
     await old.end()
     await owner.unsafe(`drop database ${name} with (force)`)
   })
-  const digest = createHash('sha256').update(first!.text).digest('hex')
   await old.unsafe(`create table migrations (
     number integer primary key, name text not null, digest text not null, applied_at timestamptz not null default now());
-    ${first!.text}; insert into migrations (number, name, digest) values (1, '${first!.name}', '${digest}')`)
+    ${first!.text}; insert into migrations (number, name, digest) values (1, '${first!.name}', '${EARLIER_DIGESTS[0]}')`)
   await old.unsafe(`
     insert into projects (id, name, created_at) values ('proj_1', 'p', now());
     insert into environments (id, project_id, mode) values ('env_l', 'proj_1', 'live'), ('env_t', 'proj_1', 'test');
@@ -59,4 +57,8 @@ test('pools and addresses of 0.1.0 get their environment; what nobody holds is l
       ['127.90.1.2', 'env_l'],
     ],
   )
+
+  assert.equal(await migrate(old), 0)
+  await old`update migrations set digest = 'x' where number = 2`
+  await assert.rejects(migrate(old), /0002_tenants.sql was changed/)
 })
