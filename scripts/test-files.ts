@@ -1,0 +1,69 @@
+/**
+ * Which test files each command runs, and in which order. A unit test is quick unless it is listed here: it boots a guest,
+ * or takes more than 10 s alone. The lists begin with the longest file, because a long file that starts last leaves the
+ * other processors idle.
+ */
+import { globSync, readFileSync } from 'node:fs'
+import { dirname, join } from 'node:path'
+
+export const LONG_UNIT_TESTS = [
+  'server/src/drivers/qemu/driver.test.ts',
+  'server/src/drivers/qemu/machines.test.ts',
+  'server/src/matrix/matrix.test.ts',
+  'server/src/http/socket.test.ts',
+  'server/src/simulation/simulation.test.ts',
+  'server/src/simulation/broken.test.ts',
+  'server/src/matrix/broken.test.ts',
+  'server/src/matrix/probes.test.ts',
+  'server/src/matrix/writes.test.ts',
+  'server/src/fuzz/fuzz.test.ts',
+  'server/src/fuzz/matrix.test.ts',
+  'server/src/fuzz/socket.test.ts',
+  'server/src/drivers/qemu/crash.test.ts',
+  'server/src/drivers/qemu/accelerator.test.ts',
+]
+
+/** The end-to-end tests that take longest; the others follow. */
+export const LONG_END_TO_END_TESTS = ['e2e/crash-loop.test.ts', 'e2e/broken-builds.test.ts', 'e2e/cloud-images.test.ts']
+
+/** Run by `npm run test:long` only: they take hours. */
+export const SOAK_TESTS = 'e2e/soak/**/*.test.ts'
+
+const ROOT = join(import.meta.dirname, '..')
+/** What boots guests in unit tests. */
+const GUEST_KIT = 'server/src/drivers/qemu/testing.ts'
+
+/** Unit tests, the long ones first; `quick`: without these. */
+export function unitTests({ quick = false } = {}): string[] {
+  const others = find('{server/src,scripts}/**/*.test.ts').filter((file) => !LONG_UNIT_TESTS.includes(file))
+  return quick ? others : [...LONG_UNIT_TESTS, ...others]
+}
+
+/** End-to-end tests, the long ones first. */
+export function endToEndTests(): string[] {
+  const soak = soakTests()
+  const known = [...LONG_END_TO_END_TESTS, ...soak]
+  return [...LONG_END_TO_END_TESTS, ...find('e2e/**/*.test.ts').filter((file) => !known.includes(file))]
+}
+
+/** Tests that take hours. */
+export function soakTests(): string[] {
+  return find(SOAK_TESTS)
+}
+
+/** True if the test file imports, directly or through other files, what boots guests. */
+export function bootsGuests(file: string): boolean {
+  const seen = new Set<string>()
+  const visit = (path: string): boolean => {
+    if (path === GUEST_KIT) return true
+    if (seen.has(path)) return false
+    seen.add(path)
+    const imports = readFileSync(join(ROOT, path), 'utf8').matchAll(/^(?:import|export|\}).* from '(\.[^']+\.ts)'$/gm)
+    return [...imports].some(([, from]) => visit(join(dirname(path), from!)))
+  }
+  return visit(file)
+}
+
+function find(pattern: string): string[] {
+  return globSync(pattern, { cwd: ROOT, exclude: ['**/node_modules/**'] }).sort()
+}
