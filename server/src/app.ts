@@ -53,7 +53,7 @@ export type AppOptions = {
 export async function createApp(deps: Deps, options: AppOptions): Promise<App> {
   const { clock, log, keys } = deps
   const timeouts = { ...TIMEOUTS, ...options.timeouts }
-  const answerLimit = createResponseDeadline(clock, timeouts)
+  const responseDeadline = createResponseDeadline(clock, timeouts)
   const limits = createRateLimits(deps)
   const usage = createKeyUsage(deps)
   const methods = createMethodTable()
@@ -69,7 +69,7 @@ export async function createApp(deps: Deps, options: AppOptions): Promise<App> {
       connectionsCheckingInterval: timeouts.check_ms,
       requireHostHeader: false,
     },
-    connectionTimeout: timeouts.silence_ms,
+    connectionTimeout: timeouts.idle_ms,
     keepAliveTimeout: timeouts.keep_alive_ms,
     return503OnClosing: false,
     // An empty list trusts nobody: then the client is whoever holds the socket.
@@ -111,7 +111,7 @@ export async function createApp(deps: Deps, options: AppOptions): Promise<App> {
     checkAddress(request)
     dropContentTypeOfEmptyBody(request)
     limitBodyTime(request, reply, deps, timeouts)
-    answerLimit.asked(reply)
+    responseDeadline.onRequest(reply)
     const { scope, limits: classes } = request.routeOptions.config
     if (scope === 'none' || request.is404) {
       if (classes?.length !== 0) limits.unauthenticated(request, reply)
@@ -158,7 +158,7 @@ export async function createApp(deps: Deps, options: AppOptions): Promise<App> {
   })
 
   app.addHook('onResponse', (request, reply, done) => {
-    answerLimit.answered(reply)
+    responseDeadline.onResponse(reply)
     const { url: route } = request.routeOptions
     recorder?.sent(request, reply)
     count?.(request, reply, route)
@@ -219,8 +219,8 @@ function acceptedRequestId(given: string | string[] | undefined): string | null 
 /** Refuses what no route could mean, before anything looks at it. */
 function checkAddress(request: FastifyRequest): void {
   const { url = '', httpVersion } = request.raw
-  if (url.length > MAX_URL_BYTES) throw new ApiError('uri_too_long', `The address may have ${MAX_URL_BYTES} bytes.`)
-  if (url.includes('%00')) throw new ApiError('bad_request', 'The address holds a NUL character (%00); leave it out.')
+  if (url.length > MAX_URL_BYTES) throw new ApiError('uri_too_long', `The request URL exceeds ${MAX_URL_BYTES} bytes.`)
+  if (url.includes('%00')) throw new ApiError('bad_request', 'The URL contains a NUL character (%00); remove it.')
   if (url.includes('%') && !isDecodable(url)) throw new ApiError('bad_request', BAD_ESCAPE)
   if (request.headers.host === undefined && httpVersion === '1.1') {
     throw new ApiError('bad_request', 'The Host header is missing.')

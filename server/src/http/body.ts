@@ -3,11 +3,11 @@ import type { FastifyRequest } from 'fastify'
 import { ApiError } from '../lib/errors.ts'
 import type { App } from './types.ts'
 
-/** Bytes that a JSON body may have. */
+/** Maximum size of a JSON body. */
 export const BODY_LIMIT_BYTES = 2 ** 20
 const MAX_DEPTH = 32
 
-/** JSON in UTF-8 and nothing else; an empty body is no body, whatever its Content-Type says. */
+/** Accepts only JSON in UTF-8. An empty body counts as no body, whatever its Content-Type. */
 export function acceptJson(app: App): void {
   const decoder = new TextDecoder('utf-8', { fatal: true })
   const parse = app.getDefaultJsonParser('error', 'error')
@@ -21,11 +21,12 @@ export function acceptJson(app: App): void {
       try {
         text = decoder.decode(body)
       } catch {
-        return done(malformed('The body is not valid UTF-8.'))
+        return done(malformed('The request body is not valid UTF-8.'))
       }
       parse(request, text, (error, value) => {
-        if (error) return done(malformed(`The body is not valid JSON${position(text)}.`))
-        if (isDeeper(value, MAX_DEPTH)) return done(malformed(`The body is nested more than ${MAX_DEPTH} levels deep.`))
+        if (error) return done(malformed(`The request body is not valid JSON${position(text)}.`))
+        if (isDeeper(value, MAX_DEPTH))
+          return done(malformed(`The request body is nested more than ${MAX_DEPTH} levels deep.`))
         done(null, value)
       })
     },
@@ -33,42 +34,39 @@ export function acceptJson(app: App): void {
   app.addContentTypeParser('*', (request, payload, done) => {
     const { raw_body } = request.routeOptions.config
     if (raw_body && request.headers['content-type'] === 'application/octet-stream') return done(null, payload)
-    done(raw_body ? requireBinaryBody() : new ApiError('unsupported_media_type', JSON_WANTED))
+    done(raw_body ? requireBinaryBody() : new ApiError('unsupported_media_type', JSON_REQUIRED))
   })
 }
 
-/** Forgets the type of a body that is not there, before anybody refuses the request for it. */
+/** Removes the Content-Type of an empty body, so that it does not cause an `unsupported_media_type` error. */
 export function dropContentTypeOfEmptyBody(request: FastifyRequest): void {
-  if (request.method === 'GET' || request.method === 'HEAD') return // nobody looks at theirs
+  if (request.method === 'GET' || request.method === 'HEAD') return // their bodies are never parsed
   const { 'content-length': length = '0', 'transfer-encoding': encoding } = request.headers
   if (encoding !== undefined || length !== '0' || request.routeOptions.config.raw_body) return
   delete request.headers['content-type']
 }
 
-/** The body of a route with `raw_body`, to be read by its handler. */
+/** The request body as a stream, for the handler of a route with `raw_body`. */
 export function rawBody(request: FastifyRequest): Readable {
   if (request.body instanceof Readable) return request.body
   throw requireBinaryBody()
 }
 
-const JSON_WANTED = 'Send the body as JSON, with the header Content-Type: application/json.'
+const JSON_REQUIRED = 'Send the body as JSON, with the header Content-Type: application/json.'
 
 function requireBinaryBody(): ApiError {
-  return new ApiError(
-    'unsupported_media_type',
-    'Send the bytes with the header Content-Type: application/octet-stream.',
-  )
+  return new ApiError('unsupported_media_type', 'Send the data with the header Content-Type: application/octet-stream.')
 }
 
 function malformed(detail: string): ApiError {
   return new ApiError('malformed_json', detail)
 }
 
-/** Where the parser stopped, without the text around it. */
+/** Where the parser stopped, without quoting the body. */
 function position(text: string): string {
   try {
     JSON.parse(text)
-    return ': the names __proto__ and constructor are not allowed in it'
+    return ': it must not contain the keys __proto__ and constructor'
   } catch (error) {
     const found = /at position \d+( \(line \d+ column \d+\))?/.exec(String(error))
     return found ? ` (${found[0]})` : ''

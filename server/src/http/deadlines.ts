@@ -1,8 +1,8 @@
 /**
- * Nobody holds a connection for longer than it is of use: not by headers or a body that trickle in, not by an answer
- * that is not read, not by silence; and no handler keeps a client waiting beyond the deadline of its route.
+ * Deadlines for connections and requests. A connection is closed when its headers or body arrive too slowly, when the
+ * response is not read, or when it is idle. A handler that exceeds the deadline of its route gets a 503 response.
  *
- * When the process is being stopped, what is being waited for ends early and in order: the answer says how things are.
+ * On shutdown, pending bodies have a short deadline and long polls end early with the current state.
  */
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import type { Clock } from '../lib/clock.ts'
@@ -10,24 +10,24 @@ import { ApiError } from '../lib/errors.ts'
 
 /** Real milliseconds. */
 export const TIMEOUTS = {
-  /** From the connection, or the answer before, until the headers are complete. */
+  /** From the connection, or the previous response, until the headers are complete. */
   headers_ms: 30_000,
-  /** From the headers until the body is complete; routes may have another (`body_deadline_ms`). */
+  /** From the headers until the body is complete; a route can override it with `body_deadline_ms`. */
   body_ms: 30_000,
-  /** From the headers until the answer begins; routes may have another (`answer_deadline_ms`). */
-  answer_ms: 30_000,
-  /** Without a byte in either direction: longer than the longest poll (60 s). */
-  silence_ms: 90_000,
-  /** Between two requests of a connection. */
+  /** From the headers until the response begins; a route can override it with `response_deadline_ms`. */
+  response_ms: 30_000,
+  /** Without a byte in either direction; longer than the longest long poll (60 s). */
+  idle_ms: 90_000,
+  /** Between two requests on a connection. */
   keep_alive_ms: 65_000,
-  /** How often the first two are looked at. */
+  /** How often Node checks the first two. */
   check_ms: 5_000,
-  /** How long a body may still arrive once the process is being stopped. */
+  /** For a pending body once shutdown has begun. */
   stopping_body_ms: 3_000,
 }
 export type Timeouts = typeof TIMEOUTS
 
-/** Ends a request whose body trickles in, or has not come when the process must go. */
+/** Ends a request whose body arrives too slowly, or is still pending at shutdown. */
 export function limitBodyTime(
   request: FastifyRequest,
   reply: FastifyReply,
@@ -37,77 +37,76 @@ export function limitBodyTime(
   const { raw } = request
   if (raw.method === 'GET' || raw.method === 'HEAD' || raw.complete) return
   const end = (error: ApiError) => {
-    // Whoever reads the body sees the error, and the socket carries the answer. Without a reader the answer has gone out.
+    // The reader of the body gets the error and sends the response. Without a reader the response has been sent already.
     if (raw.listenerCount('error') === 0) raw.destroy()
     else raw.emit('error', error)
   }
-  const late = () => end(new ApiError('request_timeout', TOO_SLOW, { headers: { connection: 'close' } }))
-  const timers = [clock.after(request.routeOptions.config.body_deadline_ms ?? timeouts.body_ms, late)]
-  const hurry = () => timers.push(clock.after(timeouts.stopping_body_ms, () => end(shuttingDown())))
-  if (stopping.aborted) hurry()
-  else stopping.addEventListener('abort', hurry)
+  const onTimeout = () => end(new ApiError('request_timeout', BODY_TIMEOUT, { headers: { connection: 'close' } }))
+  const timers = [clock.after(request.routeOptions.config.body_deadline_ms ?? timeouts.body_ms, onTimeout)]
+  const onShutdown = () => timers.push(clock.after(timeouts.stopping_body_ms, () => end(shuttingDown())))
+  if (stopping.aborted) onShutdown()
+  else stopping.addEventListener('abort', onShutdown)
   const done = () => {
-    stopping.removeEventListener('abort', hurry)
+    stopping.removeEventListener('abort', onShutdown)
     for (const timer of timers) timer.cancel()
   }
   raw.once('end', done)
   raw.once('close', done)
-  // A request that was refused, and whose body nobody reads, comes to no end of its own.
+  // A rejected request whose body is not read never emits 'end'.
   reply.raw.once('close', done)
 }
 
-/** Requests are looked at together, once in so long: most have been answered then and never cost a timer. */
-const GATHER_MS = 100
+/** New requests are checked in batches: most have a response by then and need no timer of their own. */
+const BATCH_MS = 100
 
 export type ResponseDeadline = {
-  /** A request has come. */
-  asked(reply: FastifyReply): void
-  /** It has been answered; what is not told here is seen at the next look. */
-  answered(reply: FastifyReply): void
+  /** Call it when a request arrives. */
+  onRequest(reply: FastifyReply): void
+  /** Call it when the response has been sent; optional, since the next check finds it too. */
+  onResponse(reply: FastifyReply): void
 }
 
-/** Answers for handlers that do not. What they were doing may still be done. */
+/** Sends 503 for handlers that exceed their deadline. Their work is not cancelled. */
 export function createResponseDeadline(clock: Clock, timeouts: Timeouts): ResponseDeadline {
-  // Not a list that is emptied at each look: thousands of answered requests would be kept from the garbage collector.
-  const young = new Set<FastifyReply>()
-  let isLooking = false
+  // A set, so that completed requests can be garbage-collected before the next check.
+  const recent = new Set<FastifyReply>()
+  let isScheduled = false
 
-  function look(): void {
-    isLooking = false
-    for (const reply of young) {
+  function check(): void {
+    isScheduled = false
+    for (const reply of recent) {
       if (reply.sent || reply.raw.destroyed) continue
-      const { answer_deadline_ms, body_deadline_ms = 0 } = reply.routeOptions.config
-      const deadline = Math.max(answer_deadline_ms ?? timeouts.answer_ms, body_deadline_ms)
-      const timer = clock.after(deadline - GATHER_MS, () => answer(reply))
+      const { response_deadline_ms, body_deadline_ms = 0 } = reply.routeOptions.config
+      const deadline = Math.max(response_deadline_ms ?? timeouts.response_ms, body_deadline_ms)
+      const timer = clock.after(deadline - BATCH_MS, () => sendTimeout(reply))
       reply.raw.once('close', timer.cancel)
     }
-    young.clear()
+    recent.clear()
   }
 
-  function answer(reply: FastifyReply): void {
+  function sendTimeout(reply: FastifyReply): void {
     if (reply.sent || reply.raw.headersSent) return
-    const detail = 'This takes too long. It may still be done: look at the resource before you try again.'
+    const detail = 'The request took too long. It may still complete: check the resource before you retry.'
     void reply.send(new ApiError('unavailable', detail, { headers: { 'retry-after': '5' } }))
   }
 
   return {
-    asked(reply) {
-      young.add(reply)
-      if (isLooking) return
-      isLooking = true
-      clock.after(GATHER_MS, look)
+    onRequest(reply) {
+      recent.add(reply)
+      if (isScheduled) return
+      isScheduled = true
+      clock.after(BATCH_MS, check)
     },
-    answered: (reply) => void young.delete(reply),
+    onResponse: (reply) => void recent.delete(reply),
   }
 }
 
 /**
- * A signal for whoever waits on behalf of a request: it aborts when the client has left, or when the process is being
- * stopped. Call `done` when nobody waits any more.
+ * A signal that aborts when the client disconnects or shutdown begins. Call `done` when it is no longer needed.
  */
 export function detachAbort(request: FastifyRequest['raw'], stopping: AbortSignal) {
-  const over = new AbortController()
-  const abort = () => over.abort()
+  const controller = new AbortController()
+  const abort = () => controller.abort()
   if (stopping.aborted) abort()
   stopping.addEventListener('abort', abort)
   request.once('close', abort)
@@ -115,12 +114,12 @@ export function detachAbort(request: FastifyRequest['raw'], stopping: AbortSigna
     stopping.removeEventListener('abort', abort)
     request.off('close', abort)
   }
-  return { signal: over.signal, done }
+  return { signal: controller.signal, done }
 }
 
-const TOO_SLOW = 'The body did not arrive in time. Send it faster or in one piece.'
+const BODY_TIMEOUT = 'The request body did not arrive in time. Send it faster.'
 
 function shuttingDown(): ApiError {
-  const detail = 'The service is being restarted, and the body had not arrived. Send the request again in a moment.'
+  const detail = 'The service is restarting and did not receive the complete request body. Retry the request.'
   return new ApiError('unavailable', detail, { headers: { connection: 'close', 'retry-after': '5' } })
 }

@@ -2,20 +2,20 @@ import { createHash } from 'node:crypto'
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import { ApiError } from '../lib/errors.ts'
 
-/** A strong validator: the object's `version` where it has one, else a digest of what is shown. */
+/** A strong validator: the object's `version` if it has one, else a digest of its JSON. */
 export function etagOf(object: object): string {
   if ('version' in object) return `"${object.version}"`
   return `"${createHash('sha256').update(JSON.stringify(object)).digest('base64url').slice(0, 22)}"`
 }
 
-/** Answers one object with its ETag, or 304 when the client has it already. */
+/** Sends an object with its ETag, or 304 when `If-None-Match` lists that ETag. */
 export function sendObject<T extends object>(request: FastifyRequest, reply: FastifyReply, object: T): T {
   const etag = etagOf(object)
   reply.header('etag', etag)
   return matchesIfNoneMatch(request, etag) ? (reply.code(304).send() as unknown as T) : object
 }
 
-/** The same for an object that is a text already. */
+/** The same for an object that is serialised already. */
 export function sendCachedText(
   request: FastifyRequest,
   reply: FastifyReply,
@@ -26,7 +26,7 @@ export function sendCachedText(
   return sendText(reply, text)
 }
 
-/** Sends JSON that is a text already. */
+/** Sends JSON text as it is. */
 export function sendText(reply: FastifyReply, text: string): never {
   return reply.type('application/json; charset=utf-8').serializer(unserialized).send(text) as never
 }
@@ -38,12 +38,12 @@ function matchesIfNoneMatch(request: FastifyRequest, etag: string): boolean {
   return listsTag(known.replaceAll('W/', ''), etag)
 }
 
-/** Refuses a write whose `If-Match` is not the object as it is now (412). Call it on the locked row. */
+/** Throws 412 when `If-Match` does not list the object's current ETag. Call it on the locked row. */
 export function checkIfMatch(ifMatch: string | undefined, object: object): void {
   if (ifMatch === undefined || listsTag(ifMatch, etagOf(object))) return
   throw new ApiError(
     'precondition_failed',
-    'The resource is not as your If-Match says. Get it again, apply your change to what it is now, and send the new ETag.',
+    'The resource has changed since you read it (If-Match failed). Fetch it, reapply your change and retry with the new ETag.',
   )
 }
 

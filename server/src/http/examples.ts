@@ -1,6 +1,6 @@
-/** Examples for the OpenAPI document, put together from those of the fields. Pure. */
+/** Examples for the OpenAPI document, built from the examples of the fields. Pure. */
 
-/** As much of a JSON Schema as examples and generated requests need to know. */
+/** The part of JSON Schema that examples and generated requests use. */
 export type Schema = {
   $ref?: string
   type?: string | (string | undefined)[]
@@ -29,18 +29,18 @@ export type Schema = {
 }
 export type NamedSchemas = Record<string, Schema>
 
-/** The schema that a reference of the document means; others are returned as they are. */
+/** Resolves a reference within the document; other schemas are returned unchanged. */
 export function resolve(schema: Schema, named: NamedSchemas): Schema {
   const name = schema.$ref?.split('/').at(-1)
   return name === undefined ? schema : resolve(named[name]!, named)
 }
 
 /**
- * A value that fits the schema: its own example, or one made of its fields'. Undefined where a text has no example: its
- * schema needs one.
- * @param fields which optional fields to show: all (answers), or only those that have an example (requests)
+ * A value that matches the schema: its own example, or one built from its fields. Undefined for a string without an
+ * example: its schema needs one.
+ * @param fields which optional fields to include: all (responses), or only those with an example (requests)
  */
-export function exampleOf(schema: Schema, named: NamedSchemas, fields: 'all' | 'telling'): unknown {
+export function exampleOf(schema: Schema, named: NamedSchemas, fields: 'all' | 'with_example'): unknown {
   const { type, items, properties, required = [], ...rest } = resolve(schema, named)
   const given = rest.examples?.[0] ?? rest.example ?? rest.const ?? rest.default ?? rest.enum?.[0]
   if (given !== undefined) return given

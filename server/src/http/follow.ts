@@ -4,15 +4,15 @@ import type { Deps } from '../deps.ts'
 import type { Clock } from '../lib/clock.ts'
 import { detachAbort } from './deadlines.ts'
 
-/** A follower that lives longer is a forgotten one. */
+/** Maximum duration of a stream. */
 const FOLLOW_LIMIT_MS = 3_600_000
-/** A reader that takes nothing for this long is no reader. */
+/** The connection is closed when the client reads nothing for this long. */
 const UNREAD_LIMIT_MS = 90_000
 
 /**
- * An answer that goes on for an hour at most, as long as its client stays and reads and the process is not being
- * stopped. Nothing is made before what was made is taken.
- * @param make makes the parts; it has to end when the signal aborts
+ * A streaming response. It ends after an hour, when the client disconnects or stops reading, or at shutdown. The next
+ * part is produced only when the previous one has been read.
+ * @param make produces the parts; it must end when the signal aborts
  */
 export function following(
   deps: Pick<Deps, 'clock' | 'stopping'>,
@@ -28,31 +28,31 @@ async function* watched(
   make: (signal: AbortSignal) => AsyncIterable<Buffer | string>,
 ) {
   const { signal, done } = detachAbort(request, stopping)
-  const old = new AbortController()
-  const limit = clock.after(FOLLOW_LIMIT_MS, () => old.abort())
-  // What is followed may be silent for long; so what counts is what is not read, and not the silence of the connection.
+  const limit = new AbortController()
+  const timer = clock.after(FOLLOW_LIMIT_MS, () => limit.abort())
+  // A stream can be idle for long, so the idle timeout is replaced by a limit on unread data.
   request.socket.setTimeout?.(0)
   const isRead = watchdog(clock, UNREAD_LIMIT_MS, () => request.socket.destroy())
   try {
-    for await (const part of make(AbortSignal.any([signal, old.signal]))) {
+    for await (const part of make(AbortSignal.any([signal, limit.signal]))) {
       isRead.expect()
       yield part
       isRead.stop()
     }
   } finally {
     isRead.stop()
-    limit.cancel()
+    timer.cancel()
     done()
   }
 }
 
-/** Bites unless it is stopped within `ms` after something was expected. */
-function watchdog(clock: Clock, ms: number, bite: () => void) {
+/** Calls `onTimeout` unless `stop` is called within `ms` of `expect`. */
+function watchdog(clock: Clock, ms: number, onTimeout: () => void) {
   let timer: { cancel(): void } | null = null
   const stop = () => timer?.cancel()
   const expect = () => {
     stop()
-    timer = clock.after(ms, bite)
+    timer = clock.after(ms, onTimeout)
   }
   return { expect, stop }
 }

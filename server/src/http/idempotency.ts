@@ -1,22 +1,22 @@
 /**
- * Idempotency-Key on POST: a repetition gets the answer of the first request, and its effect happens once.
+ * Idempotency-Key on POST: a retry gets the response of the first request, and the effect happens once.
  *
- * The key's row, the effect and the stored answer are one transaction. Whoever is second finds the lock taken (409, try
- * again) or the answer stored; after a crash there is either all of it or nothing, so nothing pending can be left over.
- * Only answers of requests that had an effect are stored: a refusal may be tried again with the same key.
+ * The key's row, the effect and the stored response are written in one transaction. A concurrent request finds the lock
+ * taken (409, retry) or the response stored. A crash leaves all of it or nothing. Only responses of successful requests
+ * are stored: a rejected request can be retried with the same key.
  */
 import type { FastifyRequest } from 'fastify'
 import type { Query, Transaction } from '../db/database.ts'
 import { digestOf } from '../lib/canonical-json.ts'
 import { ApiError } from '../lib/errors.ts'
 
-/** Real hours for which an answer is kept. */
+/** Real hours for which a response is stored. */
 export const RESPONSE_TTL_HOURS = 24
 
-/** An answer as it is stored: the text of its body, without what was to be shown once. */
+/** A stored response: its body as text, without secrets that are shown only once. */
 export type StoredResponse = { status: number; headers: Record<string, string>; body: string | null }
 
-/** The key of a request and what it stands for; null when there is none, or the method ignores it. */
+/** The key of a request, with the digest of that request; null when there is none or the method ignores it. */
 export function idempotencyKeyOf(request: FastifyRequest): IdempotencyKey | null {
   const given = request.headers['idempotency-key']
   if (request.method !== 'POST' || given === undefined) return null
@@ -35,9 +35,9 @@ export function idempotencyKeyOf(request: FastifyRequest): IdempotencyKey | null
 export type IdempotencyKey = { method: string; path: string; key: string; digest: Buffer }
 
 /**
- * Takes the key for this transaction. Answers what was stored for the same request before, or null when this is the
- * first. Throws `idempotency_in_flight` while another request with the key runs, `idempotency_key_reused` when the key
- * stands for another request.
+ * Locks the key for this transaction. Returns the stored response of the same request, or null for the first request.
+ * Throws `idempotency_in_flight` while another request with the key runs, and `idempotency_key_reused` when the key was
+ * used for a different request.
  */
 export async function lockKey(
   tx: Transaction,
@@ -48,33 +48,34 @@ export async function lockKey(
   const [lock] = await tx<{ taken: boolean }[]>`
     select pg_try_advisory_xact_lock(hashtextextended(${name}, 0)) as taken`
   if (!lock!.taken) {
-    const detail = 'A request with this Idempotency-Key is being carried out. Try again in a second to get its answer.'
+    const detail = 'A request with this Idempotency-Key is in progress. Retry in one second to get its response.'
     throw new ApiError('idempotency_in_flight', detail, { headers: { 'retry-after': '1' } })
   }
-  // A statement of its own: it must see what was committed before the lock was free.
+  // A separate statement, so that it sees what was committed before the lock was released.
   const [found] = await tx<(StoredResponse & { request_digest: Buffer; kept: boolean })[]>`
     select status, headers, body, request_digest, created_at > now() - make_interval(hours => ${RESPONSE_TTL_HOURS}) as kept
     from idempotency_keys
     where environment_id = ${environmentId} and method = ${method} and path = ${path} and key = ${key}`
   if (!found?.kept) return null
   if (!digest.equals(found.request_digest)) {
-    const detail = 'This Idempotency-Key stands for a request with another body. Use a new key for a new request.'
+    const detail =
+      'This Idempotency-Key was used for a request with a different query or body. Use a new key for a new request.'
     throw new ApiError('idempotency_key_reused', detail)
   }
   return { status: found.status, headers: found.headers, body: found.body }
 }
 
-/** Stores the answer, in the transaction of its effect. */
+/** Stores the response, in the transaction of its effect. */
 export async function storeResponse(
   tx: Transaction,
   environmentId: string,
   { method, path, key, digest }: IdempotencyKey,
-  answer: StoredResponse,
+  response: StoredResponse,
 ): Promise<void> {
   await tx`
     insert into idempotency_keys as k (environment_id, method, path, key, request_digest, status, headers, body)
-    values (${environmentId}, ${method}, ${path}, ${key}, ${digest}, ${answer.status}, ${tx.json(answer.headers)},
-      ${answer.body})
+    values (${environmentId}, ${method}, ${path}, ${key}, ${digest}, ${response.status}, ${tx.json(response.headers)},
+      ${response.body})
     on conflict (environment_id, method, path, key) do update set request_digest = excluded.request_digest,
       status = excluded.status, headers = excluded.headers, body = excluded.body, created_at = now()`
 }

@@ -32,7 +32,7 @@ async function walk(query: string, between: () => Promise<unknown> = async () =>
   return seen
 }
 
-test('pages of any size hold everything once, newest or oldest first', async () => {
+test('pages of any size contain each item once, newest or oldest first', async () => {
   const ids = await insert(45)
   for (const limit of [1, 7, 20, 44, 45, 46, 100]) {
     assert.deepEqual(await walk(`limit=${limit}`), ids.toReversed())
@@ -42,7 +42,7 @@ test('pages of any size hold everything once, newest or oldest first', async () 
   await remove(ids)
 })
 
-test('while others create and delete, what existed throughout is seen exactly once', async () => {
+test('items that exist throughout are returned exactly once despite concurrent creates and deletes', async () => {
   const change = fc.record({ add: fc.nat(5), remove: fc.array(fc.nat(40), { maxLength: 5 }) })
   await fc.assert(
     fc.asyncProperty(
@@ -57,11 +57,11 @@ test('while others create and delete, what existed throughout is seen exactly on
           const next = changes.shift()
           if (!next) return
           all.push(...(await insert(next.add)))
-          const gone = next.remove.map((at) => all[at % all.length]!)
-          for (const id of gone) removed.add(id)
-          await remove(gone)
+          const deleted = next.remove.map((at) => all[at % all.length]!)
+          for (const id of deleted) removed.add(id)
+          await remove(deleted)
         })
-        assert.equal(new Set(seen).size, seen.length, 'nothing twice')
+        assert.equal(new Set(seen).size, seen.length, 'no duplicates')
         assert.deepEqual(
           initial.filter((id) => !removed.has(id) && !seen.includes(id)),
           [],
@@ -74,7 +74,7 @@ test('while others create and delete, what existed throughout is seen exactly on
   )
 })
 
-test('Link leads to the next page, with the same parameters', async () => {
+test('Link has the URL of the next page, with the same parameters', async () => {
   const ids = await insert(5)
   const first = await call('GET', '/v2/ssh_keys?limit=3&sort=created_at')
   const [, link] = /^<http:\/\/localhost:8080(\/v2\/ssh_keys\?[^>]+)>; rel="next"$/.exec(first.headers.link!)!
@@ -87,7 +87,7 @@ test('Link leads to the next page, with the same parameters', async () => {
   await remove(ids)
 })
 
-test('400 for a cursor that is altered, of another sort, or of another tenant', async () => {
+test('returns 400 for a modified cursor, or one of another sort order, list or tenant', async () => {
   const ids = await insert(5)
   const { body } = await call('GET', '/v2/ssh_keys?limit=2')
   const cursor: string = body.pagination.next_cursor
@@ -101,12 +101,12 @@ test('400 for a cursor that is altered, of another sort, or of another tenant', 
     const answer = await call('GET', url)
     assert.deepEqual([answer.status, answer.body.code], [400, 'invalid_cursor'], url)
   }
-  const stranger = await createTestTenant(deps)
-  assert.equal((await caller(app, stranger.live.key)('GET', `/v2/ssh_keys?cursor=${cursor}`)).status, 400)
+  const other = await createTestTenant(deps)
+  assert.equal((await caller(app, other.live.key)('GET', `/v2/ssh_keys?cursor=${cursor}`)).status, 400)
   await remove(ids)
 })
 
-test('400 for parameters that no list has', async () => {
+test('returns 400 for invalid parameters', async () => {
   for (const query of ['limit=0', 'limit=101', 'limit=ten', 'limit=', 'sort=name', 'page=2', 'limit=5&limit=6']) {
     const answer = await call('GET', `/v2/ssh_keys?${query}`)
     assert.deepEqual([answer.status, answer.body.code], [400, 'invalid_parameter'], query)

@@ -8,10 +8,13 @@ import { Nullable, OneOf, ref } from './schemas.ts'
 /** Query parameters of every list; spread them into the route's own. */
 export const listParameters = {
   limit: Type.Optional(
-    Type.Integer({ minimum: 1, maximum: 100, default: 20, description: 'How many to return at most.' }),
+    Type.Integer({ minimum: 1, maximum: 100, default: 20, description: 'Maximum number of items to return.' }),
   ),
   cursor: Type.Optional(
-    Type.String({ maxLength: 200, description: '`pagination.next_cursor` of the page before, with the same filters.' }),
+    Type.String({
+      maxLength: 200,
+      description: '`pagination.next_cursor` of the previous page. Use the same filters.',
+    }),
   ),
   sort: Type.Optional({
     ...OneOf(['-created_at', 'created_at'], 'Newest first (`-created_at`) or oldest first.'),
@@ -19,15 +22,17 @@ export const listParameters = {
   }),
 }
 
-/** Parameters of lists that the operator configures, in the order of the configuration. */
+/** Parameters of lists that come from the configuration, in its order. */
 export const fixedListParameters = { limit: listParameters.limit, cursor: listParameters.cursor }
 
 export const Pagination = Type.Object(
   {
-    next_cursor: Nullable(Type.String({ description: 'Give it as `cursor` to get the next page; null on the last.' })),
+    next_cursor: Nullable(
+      Type.String({ description: 'Pass it as `cursor` to get the next page. Null on the last page.' }),
+    ),
     has_more: Type.Boolean({ description: 'Whether there is a next page.' }),
   },
-  { $id: 'Pagination', description: 'Where a list goes on.', additionalProperties: false },
+  { $id: 'Pagination', description: 'How to get the next page.', additionalProperties: false },
 )
 
 /** The named schema of a page of a named schema. */
@@ -38,10 +43,10 @@ export function PageOf<T extends TSchema & { $id?: string }>(item: T) {
   )
 }
 
-/** The part of a list to read: rows beyond an ordinal, in one direction. */
+/** The rows of one page: those beyond an ordinal, in one direction. */
 export type Window = { after: number | null; descending: boolean; limit: number }
 
-/** The end of a list's statement: `where <filters> ${windowSql(sql, window)}`. `column` of the table is the ordinal. */
+/** The end of a list query: `where <filters> ${windowSql(sql, window)}`. `column` is the ordinal of the table. */
 export function windowSql(query: Query, { after, descending, limit }: Window, column = 'ordinal') {
   const ordinal = query(column)
   const order = descending ? query`desc` : query`asc`
@@ -53,9 +58,9 @@ export function windowSql(query: Query, { after, descending, limit }: Window, co
 type ListQuery = { limit?: number; cursor?: string; sort?: string }
 
 /**
- * Answers one page: reads one row more than asked for to know whether there are more.
+ * Sends one page. It reads one row more than requested to find out whether there is a next page.
  * @param select reads the rows of a window, in its order
- * @param show makes of a row what the API shows
+ * @param show converts a row to its API representation
  */
 export async function sendPage<Row extends { ordinal: number }, T>(
   deps: Deps,
@@ -80,7 +85,7 @@ export async function sendPage<Row extends { ordinal: number }, T>(
   return { data: shown.map(show), pagination: { next_cursor, has_more } }
 }
 
-/** Answers one page of a list that is all in memory, in its own order. */
+/** Sends one page of a list that is in memory, in the order of the list. */
 export function sendFixedPage<T>(deps: Deps, request: FastifyRequest, reply: FastifyReply, items: T[]) {
   const rows = items.map((item, ordinal) => ({ item, ordinal }))
   const select = async ({ after, limit }: Window) => rows.filter((row) => row.ordinal > (after ?? -1)).slice(0, limit)

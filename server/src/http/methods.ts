@@ -1,6 +1,6 @@
 import { ApiError } from '../lib/errors.ts'
 
-/** Which methods each address has, for the answer to a request that no route takes: 405 with Allow, or 404. */
+/** The methods of each URL, for requests that match no route: 405 with Allow, or 404. */
 export function createMethodTable() {
   const routes = new Map<string, Set<string>>()
 
@@ -14,10 +14,12 @@ export function createMethodTable() {
         matches(pattern.split('/'), path) ? [...methods] : [],
       )
       if (methods.length === 0) {
-        return new ApiError('not_found', `There is no ${method} at this address; /openapi.json lists what there is.`)
+        return new ApiError('not_found', `No route exists for ${method} at this URL; /openapi.json lists all routes.`)
       }
       const allow = [...new Set(methods)].sort().join(', ')
-      return new ApiError('method_not_allowed', `${method} is not possible here; use ${allow}.`, { headers: { allow } })
+      return new ApiError('method_not_allowed', `This URL does not support ${method}; use ${allow}.`, {
+        headers: { allow },
+      })
     },
   }
 }

@@ -1,4 +1,4 @@
-/** The last touch to the OpenAPI document: what every operation has in common and no route has to say. Pure. */
+/** Completes the OpenAPI document with what all operations have in common. Pure. */
 import { CATALOGUE, type ErrorCode } from '../lib/errors.ts'
 import { exampleOf, type NamedSchemas, type Schema } from './examples.ts'
 
@@ -25,8 +25,8 @@ export type CodesByStatus = Map<number, ErrorCode[]>
 
 /**
  * Adds to each operation its headers, its conditional requests and an example of each body and each problem, and names
- * the bodies that are not named yet by their titles.
- * @param codesOf the codes of each operation by its operationId
+ * unnamed bodies by their titles.
+ * @param codesOf the codes of each operation, by operationId
  */
 export function finishDocument(document: OpenapiDocument, codesOf: Map<string, CodesByStatus>): void {
   const named = document.components.schemas
@@ -52,7 +52,7 @@ export function finishDocument(document: OpenapiDocument, codesOf: Map<string, C
 
 const REPEATED = { style: 'form', explode: true }
 
-/** A body that is optional is `null` when it is absent: in the document that is `required: false`. */
+/** An absent optional body is `null` in the route's schema; the document says `required: false` instead. */
 function nameBody({ requestBody }: Operation, named: NamedSchemas): void {
   const media = requestBody?.content['application/json']
   if (!requestBody || !media || media.schema.$ref) return
@@ -84,7 +84,7 @@ function addHeaders(method: string, operation: Operation, codes: CodesByStatus):
   if (method === 'get' && shown?.$ref && !isPage(shown)) {
     use('IfNoneMatch')
     operation.responses['304'] = {
-      description: 'It is as you have it: its ETag is among those of `If-None-Match`.',
+      description: 'Not modified: the ETag of the resource is listed in `If-None-Match`.',
       headers: operation.responses['200']!.headers!,
     }
   }
@@ -93,20 +93,20 @@ function addHeaders(method: string, operation: Operation, codes: CodesByStatus):
   operation.parameters = parameters
 }
 
-/** An example for each body, shared by all that are of one named schema; and one for each problem. */
+/** Adds an example for each body, shared by all bodies of one named schema, and one for each problem. */
 function addExamples(operation: Operation, codes: CodesByStatus, named: NamedSchemas, examples: Examples): void {
   const share = (media: Media, name: string, value: () => Example) => {
     if (!examples.has(name)) examples.set(name, value())
     media.examples = { ...media.examples, [name]: { $ref: `#/components/examples/${name}` } }
   }
-  const show = (media: Media, fields: 'all' | 'telling') => {
+  const show = (media: Media, fields: 'all' | 'with_example') => {
     const value = () => exampleOf(media.schema, named, fields)
     const name = media.schema.$ref?.split('/').at(-1)
     if (name === undefined) media.example ??= value()
     else share(media, name, () => ({ value: value() }))
   }
   const json = operation.requestBody?.content['application/json']
-  if (json) show(json, 'telling')
+  if (json) show(json, 'with_example')
   for (const [status, { content = {} }] of Object.entries(operation.responses)) {
     for (const [type, media] of Object.entries(content)) {
       if (type !== 'application/problem+json') show(media, 'all')
@@ -118,7 +118,7 @@ function addExamples(operation: Operation, codes: CodesByStatus, named: NamedSch
 function problemExample(code: ErrorCode): Example {
   const [status, title] = CATALOGUE[code]
   const request_id = 'req_3x9y2z1a0b5c7d8e4f6g'
-  const detail = `${title}. What to do stands here.`
+  const detail = `${title}. This text says what to do.`
   const instance = `urn:cloudnexus:request:${request_id}`
   return {
     summary: title,
@@ -129,31 +129,31 @@ function problemExample(code: ErrorCode): Example {
 const HEADERS = {
   'X-Request-ID': {
     description:
-      'The id of the request: the one that you sent, or a new one. Everything about the request is found by it.',
+      'ID of the request: the one that you sent, or a new one. Use it to find the request in logs and in `/v2/requests`.',
     required: true,
     schema: { type: 'string', pattern: '^[A-Za-z0-9._-]{1,128}$', examples: ['req_3x9y2z1a0b5c7d8e4f6g'] },
   },
   ETag: {
-    description: 'Version of what is shown, for `If-Match` and `If-None-Match`.',
+    description: 'Version of the resource, for `If-Match` and `If-None-Match`.',
     required: true,
     schema: { type: 'string', examples: ['"1"'] },
   },
   Location: {
-    description: 'Address of what was made.',
+    description: 'URL of the created resource.',
     required: true,
     schema: { type: 'string', examples: ['http://127.0.0.1:8080/v2/instances/inst_3x9y2z1a0b'] },
   },
   Link: {
-    description: 'Address of the next page, with `rel="next"` (RFC 8288); absent on the last page.',
+    description: 'URL of the next page, with `rel="next"` (RFC 8288); absent on the last page.',
     schema: { type: 'string', examples: ['<http://127.0.0.1:8080/v2/instances?cursor=…>; rel="next"'] },
   },
   'Retry-After': {
-    description: 'Seconds after which to try again.',
+    description: 'Number of seconds to wait before a retry.',
     required: true,
     schema: { type: 'string', pattern: '^[0-9]+$', examples: ['2'] },
   },
   'WWW-Authenticate': {
-    description: 'How to authenticate.',
+    description: 'Authentication scheme.',
     required: true,
     schema: { type: 'string', examples: ['Bearer'] },
   },
@@ -164,19 +164,20 @@ const PARAMETERS = {
     name: 'X-Request-ID',
     in: 'header',
     description:
-      'An id of your own for this request. One that has another form, or begins with `req_`, is replaced by a new one.',
+      'Your own ID for this request. A value that does not match the pattern, or begins with `req_`, is replaced.',
     schema: { type: 'string', pattern: '^(?!req_)[A-Za-z0-9._-]{1,128}$', examples: ['order-4711'] },
   },
   IfMatch: {
     name: 'If-Match',
     in: 'header',
-    description: 'ETags of the versions that the request is for. If it is another one by now, nothing is done (412).',
+    description:
+      'ETags that you expect. If the current ETag is not among them, the request changes nothing and returns 412.',
     schema: { type: 'string', examples: ['"1"'] },
   },
   IfNoneMatch: {
     name: 'If-None-Match',
     in: 'header',
-    description: 'ETags that you have. If it is one of them still, the answer is 304, without a body.',
+    description: 'ETags of your cached copies. If the current ETag is among them, the response is 304 without a body.',
     schema: { type: 'string', examples: ['"1"'] },
   },
 } as const

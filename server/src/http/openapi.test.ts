@@ -21,14 +21,14 @@ const operations = Object.entries<Record<string, Operation>>(document.paths).fla
   Object.entries(methods).map(([method, operation]) => ({ name: `${method} ${path}`, operation })),
 )
 
-/** Every object in the document, with where it is. */
+/** Every object in the document, with its path. */
 function* objects(value: unknown, at = '#'): Generator<[string, Record<string, unknown>]> {
   if (typeof value !== 'object' || value === null) return
   if (!Array.isArray(value)) yield [at, value as Record<string, unknown>]
   for (const [key, child] of Object.entries(value)) yield* objects(child, `${at}/${key}`)
 }
 
-test('operations have unique ids, a summary, a known tag and known scopes', () => {
+test('operations have unique IDs, a summary, a known tag and known scopes', () => {
   const ids = operations.map(({ operation }) => operation.operationId)
   assert.deepEqual(ids.toSorted(), [...new Set(ids)].toSorted())
   const tags = document.tags.map(({ name }: { name: string }) => name)
@@ -43,7 +43,7 @@ test('operations have unique ids, a summary, a known tag and known scopes', () =
   }
 })
 
-test('every answer that is no success is a problem, and every operation tells of 400, 500 and 503', () => {
+test('every error response is a problem, and every operation documents 400, 500 and 503', () => {
   for (const { name, operation } of operations) {
     const statuses = Object.keys(operation.responses)
     for (const status of ['400', '500', '503']) assert.ok(statuses.includes(status), `${name}: ${status}`)
@@ -58,7 +58,7 @@ test('every answer that is no success is a problem, and every operation tells of
   }
 })
 
-test('references lead somewhere', () => {
+test('all references can be resolved', () => {
   for (const [at, { $ref }] of objects(document)) {
     if (typeof $ref !== 'string') continue
     const [kind, name] = /^#\/components\/(\w+)\/([\w-]+)$/.exec($ref)?.slice(1) ?? []
@@ -66,7 +66,7 @@ test('references lead somewhere', () => {
   }
 })
 
-test('named schemas and their fields are described, and closed', () => {
+test('named schemas are closed, and have descriptions with all fields', () => {
   for (const [name, schema] of Object.entries<Record<string, any>>(document.components.schemas)) {
     assert.ok(schema.description, name)
     if (schema.anyOf) continue
@@ -82,7 +82,7 @@ const ajv = createDocumentAjv(document)
 const exampleOf = (example: any) =>
   example.$ref ? document.components.examples[example.$ref.split('/').at(-1)].value : example.value
 
-/** All examples with the schema that they are for: of fields, of named schemas, of bodies. */
+/** All examples of fields, named schemas and bodies, with their schemas. */
 function* allExamples(): Generator<[at: string, schema: object, value: unknown]> {
   for (const [at, owner] of objects(document)) {
     const { example, examples, schema } = owner
@@ -103,29 +103,29 @@ test('examples are valid', () => {
   assert.ok(count > 20, `${count} examples`)
 })
 
-test('every body has an example; a text that has none gets one in its schema (`examples: [...]`)', () => {
+test('every body has an example (add `examples: [...]` to string fields)', () => {
   const media = (bodies: Record<string, any> = {}) =>
     Object.entries(bodies).filter(([type, { schema }]) => /[/+]json\b/.test(type) && schema)
   for (const { name, operation } of operations) {
-    const answers = Object.values(operation.responses).flatMap(({ content }) => media(content))
-    for (const [type, { example, examples }] of [...answers, ...media(operation.requestBody?.content)]) {
+    const responses = Object.values(operation.responses).flatMap(({ content }) => media(content))
+    for (const [type, { example, examples }] of [...responses, ...media(operation.requestBody?.content)]) {
       const values = [example, ...Object.values(examples ?? {}).map(exampleOf)].filter((value) => value !== undefined)
       assert.ok(values.length > 0, `${name}: ${type} has no example`)
     }
   }
 })
 
-test('bodies of JSON are named schemas', () => {
+test('JSON bodies are named schemas', () => {
   for (const { name, operation } of operations.filter(({ name }) => name.includes(' /v2/'))) {
-    const answers = Object.entries(operation.responses).map(([status, { content }]) => [status, content] as const)
-    for (const [what, content] of [...answers, ['request', operation.requestBody?.content] as const]) {
+    const responses = Object.entries(operation.responses).map(([status, { content }]) => [status, content] as const)
+    for (const [what, content] of [...responses, ['request', operation.requestBody?.content] as const]) {
       const schema = content?.['application/json']?.schema
-      if (schema) assert.ok(schema.$ref, `${name}: the schema of its ${what} has no name ($id, or title)`)
+      if (schema) assert.ok(schema.$ref, `${name}: the schema of its ${what} has no name ($id or title)`)
     }
   }
 })
 
-/** What of a request schema has no bound. */
+/** The unbounded parts of a request schema. */
 function* unbounded(schema: any, at: string): Generator<string> {
   if (schema.$ref) return yield* unbounded(document.components.schemas[schema.$ref.split('/').at(-1)], at)
   const types = [schema.type].flat()
@@ -140,10 +140,10 @@ function* unbounded(schema: any, at: string): Generator<string> {
   for (const one of schema.anyOf ?? []) yield* unbounded(one, at)
 }
 
-test('everything in a request has a bound: texts, lists, objects, numbers', () => {
+test('all strings, arrays, objects and numbers in a request are bounded', () => {
   const found = operations.flatMap(({ name, operation }) => [
     ...unbounded(operation.requestBody?.content['application/json']?.schema ?? {}, name),
-    // Texts of an address are bounded by it: 8 KiB.
+    // Strings in a URL are bounded by its maximum length of 8 KiB.
     ...(operation.parameters ?? []).flatMap((parameter: any) =>
       /integer|array/.test(String(parameter.schema?.type))
         ? [...unbounded({ ...parameter.schema, items: undefined }, name)]
@@ -154,7 +154,7 @@ test('everything in a request has a bound: texts, lists, objects, numbers', () =
   assert.deepEqual([...unbounded({ type: 'object', properties: { a: { type: 'string' } } }, '#')], ['#', '#/a'])
 })
 
-test('patterns are those of every JSON Schema implementation: they compile with the flag u', () => {
+test('patterns compile with the flag u, as JSON Schema requires', () => {
   for (const [at, { pattern }] of objects(document)) {
     if (typeof pattern === 'string') assert.doesNotThrow(() => new RegExp(pattern, 'u'), at)
   }

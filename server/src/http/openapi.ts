@@ -1,4 +1,4 @@
-/** The OpenAPI document: what the routes say, and for each the errors that follow from what it is. */
+/** The OpenAPI document: the schemas of the routes, and the errors that follow from each route's declaration. */
 import type { FastifyDynamicSwaggerOptions } from '@fastify/swagger'
 import type { FastifySchema, RouteOptions } from 'fastify'
 import { CATALOGUE, type ErrorCode } from '../lib/errors.ts'
@@ -18,7 +18,7 @@ export function openapiOptions(version: string, publicUrl: string): FastifyDynam
         title: 'CloudNexus API',
         version,
         description:
-          'Virtual machines, and what they need, on your own hosts. Authenticate with `Authorization: Bearer cn_…`. Every answer carries `X-Request-ID`; every answer that is not a success is a problem (RFC 9457) whose `code` is stable.',
+          'Virtual machines, and the networks, images and keys that they need, on your own hosts. Authenticate with `Authorization: Bearer cn_…`. Every response has the header `X-Request-ID`. Every error response is a problem (RFC 9457) with a stable `code`.',
         license: { name: 'Apache-2.0', identifier: 'Apache-2.0' },
       },
       servers: [{ url: publicUrl, description: 'This installation' }],
@@ -46,23 +46,23 @@ export function openapiOptions(version: string, publicUrl: string): FastifyDynam
 
 const TAGS = [
   { name: 'Instances', description: 'Virtual machines.' },
-  { name: 'Regions', description: 'Where machines run, and what is free there.' },
-  { name: 'Plans', description: 'Sizes of machines.' },
-  { name: 'Images', description: 'Disks that machines start from.' },
+  { name: 'Regions', description: 'Where instances run, and the capacity there.' },
+  { name: 'Plans', description: 'Sizes of instances: CPUs, memory and disk.' },
+  { name: 'Images', description: 'Disk images that instances boot from.' },
   { name: 'Subnets', description: 'Private networks.' },
-  { name: 'SSH keys', description: 'Who may log in to new machines.' },
+  { name: 'SSH keys', description: 'Public keys that can log in to new instances.' },
   { name: 'Webhooks', description: 'HTTP endpoints that receive events, and their delivery log.' },
-  { name: 'Events', description: 'What has happened, numbered without gaps.' },
-  { name: 'Recovery', description: 'Failures of machines, and how long it took until they were up again.' },
-  { name: 'Limits', description: 'What a project may use.' },
-  { name: 'Audit log', description: 'Who changed what.' },
-  { name: 'Requests', description: 'What was asked, how it was answered, and what came of it.' },
-  { name: 'API keys', description: 'Who may do what, from where, and how much of it.' },
-  { name: 'Projects', description: 'Tenants, each with keys, networks and environments of its own.' },
-  { name: 'Service', description: 'The service itself.' },
+  { name: 'Events', description: 'Changes of resources, numbered without gaps.' },
+  { name: 'Recovery', description: 'Failures of instances, and how long their recovery took.' },
+  { name: 'Limits', description: 'Quotas and rate limits of a project.' },
+  { name: 'Audit log', description: 'Which key changed which resource, and how.' },
+  { name: 'Requests', description: 'Log of API requests, with their responses and effects.' },
+  { name: 'API keys', description: 'Credentials with scopes, allowed IP addresses and budgets.' },
+  { name: 'Projects', description: 'Tenants, each with its own environments, keys and networks.' },
+  { name: 'Service', description: 'Health checks.' },
 ]
 
-/** Adds security and error answers to a route's schema. */
+/** Adds security and error responses to a route's schema. */
 function describe(route: Route, schema: Route['schema'], codesOf: Map<string, CodesByStatus>): FastifySchema {
   if (schema === undefined || schema.hide) return { hide: true } as FastifySchema
   const { scope } = route.config ?? {}
@@ -86,7 +86,7 @@ function describe(route: Route, schema: Route['schema'], codesOf: Map<string, Co
 
 const RAW_BODY = { content: { 'application/octet-stream': { schema: { type: 'string', format: 'binary' } } } }
 
-/** The codes that a route can answer: those of its kind and those that it declares. */
+/** The error codes of a route: those that follow from its declaration, and those that it lists itself. */
 function problemsOf(route: Route): Set<ErrorCode> {
   const { scope, raw_body, limits, problems = [] } = route.config ?? {}
   const codes: ErrorCode[] = ['invalid_parameter', 'bad_request', 'uri_too_long', 'headers_too_large']
@@ -102,7 +102,7 @@ function problemsOf(route: Route): Set<ErrorCode> {
   return new Set([...codes, ...problems, 'internal_error', 'unavailable'])
 }
 
-/** What is missing from a route's declaration; empty when it is complete. */
+/** The missing parts of a route's declaration; empty when it is complete. */
 export function routeFaults(route: Route): string[] {
   const schema = route.schema ?? {}
   const faults: string[] = []

@@ -9,37 +9,39 @@ import { schemaError } from './validation.ts'
 
 export const Problem = Type.Object(
   {
-    type: Type.String({ description: 'Identifies the kind of problem; one for each `code`.' }),
-    title: Type.String({ description: 'The kind of problem in words.' }),
-    status: Type.Integer({ description: 'The HTTP status.' }),
-    detail: Type.String({ description: 'What happened this time, and what to do.' }),
-    instance: Type.String({ description: 'Names this occurrence.' }),
-    code: Type.String({ description: 'Stable name of the kind of problem, for programs.' }),
-    request_id: Type.String({ description: 'Give it to support: everything about the request is found by it.' }),
+    type: Type.String({ description: 'URI of the problem type; one for each `code`.' }),
+    title: Type.String({ description: 'Summary of the problem type.' }),
+    status: Type.Integer({ description: 'HTTP status code.' }),
+    detail: Type.String({ description: 'What happened, and what to do.' }),
+    instance: Type.String({ description: 'URI of this occurrence.' }),
+    code: Type.String({ description: 'Stable, machine-readable name of the problem type.' }),
+    request_id: Type.String({ description: 'ID of the request. Quote it when you contact support.' }),
     errors: Type.Optional(
       Type.Array(
         Type.Object(
           {
-            pointer: Type.Optional(Type.String({ description: 'JSON pointer (RFC 6901) into the body.' })),
-            parameter: Type.Optional(Type.String({ description: 'Name of a query parameter or header.' })),
+            pointer: Type.Optional(
+              Type.String({ description: 'JSON pointer (RFC 6901) to the field in the request body.' }),
+            ),
+            parameter: Type.Optional(Type.String({ description: 'Name of the query parameter or header.' })),
             code: Type.String(),
-            message: Type.String({ description: 'What is wrong, and what to do.' }),
+            message: Type.String({ description: 'What is wrong, and how to fix it.' }),
           },
           { additionalProperties: false },
         ),
-        { description: 'Everything that is wrong with the request, at once.' },
+        { description: 'All errors of the request.' },
       ),
     ),
   },
   {
     $id: 'Problem',
-    description: 'An answer that is not a success (RFC 9457). Some kinds have further fields.',
+    description: 'An error response (RFC 9457). Some problem types have additional fields.',
     examples: [
       {
         type: 'urn:cloudnexus:problem:not_found',
-        title: 'There is no such thing',
+        title: 'Not found',
         status: 404,
-        detail: 'There is no instance "inst_3x9y2z1a0b" in this environment.',
+        detail: 'No instance with the ID "inst_3x9y2z1a0b" exists in this environment.',
         instance: 'urn:cloudnexus:request:req_3x9y2z1a0b5c7d8e4f6g',
         code: 'not_found',
         request_id: 'req_3x9y2z1a0b5c7d8e4f6g',
@@ -48,7 +50,7 @@ export const Problem = Type.Object(
   },
 )
 
-/** The body of an error's answer. */
+/** The body of an error response. */
 export function problemOf(error: ApiError, request: { id: string; req_id: string }): string {
   return JSON.stringify({
     type: `urn:cloudnexus:problem:${error.code}`,
@@ -63,7 +65,7 @@ export function problemOf(error: ApiError, request: { id: string; req_id: string
   })
 }
 
-/** Sends an error; what is not meant for the user goes to the log only. */
+/** Sends an error response. Internal details are only logged. */
 export function sendProblem(log: Log) {
   return (thrown: FastifyError | ApiError, request: FastifyRequest, reply: FastifyReply) => {
     const error = toApiError(thrown)
@@ -80,39 +82,38 @@ export function sendProblem(log: Log) {
   }
 }
 
-/** What any failure is for the user. */
+/** Maps any error to the error that the client receives. */
 export function toApiError(thrown: unknown): ApiError {
   if (thrown instanceof ApiError) return thrown
   const error = thrown as Partial<FastifyError> & { syscall?: string }
   if (error.validation) return schemaError(error.validation as never, error.validationContext as never)
   if (isDatabaseUnavailable(error)) {
-    const detail = 'The database does not answer right now. Try again in a moment.'
+    const detail = 'The database is unavailable. Retry the request.'
     return new ApiError('unavailable', detail, { headers: { 'retry-after': '2' }, cause: thrown })
   }
   const known = FASTIFY_ERRORS[error.code ?? '']
   if (known) return new ApiError(known[0], known[1], { cause: thrown })
   if (error.statusCode !== undefined && error.statusCode >= 400 && error.statusCode < 500) {
-    return new ApiError('bad_request', 'The request cannot be read. Check that it is complete.', { cause: thrown })
+    return new ApiError('bad_request', 'The request is malformed. Check that it is complete.', { cause: thrown })
   }
-  return new ApiError('internal_error', 'The cause is in our log under the request id. Try again, or report the id.', {
-    cause: thrown,
-  })
+  const detail = 'The cause is in the server log under this request ID. Retry the request, or report the ID.'
+  return new ApiError('internal_error', detail, { cause: thrown })
 }
 
-export const BAD_ESCAPE = 'The address is not valid: a percent sign must begin a valid UTF-8 escape.'
+export const BAD_ESCAPE = 'The URL is invalid: each percent sign must begin a percent-encoded UTF-8 character.'
 
 const FASTIFY_ERRORS: Record<string, [ErrorCode, string]> = {
-  FST_ERR_CTP_BODY_TOO_LARGE: ['payload_too_large', 'The body has more bytes than this address takes.'],
+  FST_ERR_CTP_BODY_TOO_LARGE: ['payload_too_large', 'The request body exceeds the size limit of this URL.'],
   FST_ERR_CTP_INVALID_MEDIA_TYPE: [
     'unsupported_media_type',
     'Send the body as JSON, with the header Content-Type: application/json.',
   ],
-  FST_ERR_CTP_INVALID_CONTENT_LENGTH: ['bad_request', 'The body is not as long as Content-Length says.'],
-  FST_ERR_MAX_PARAM_LENGTH: ['not_found', 'The address names something that does not exist.'],
+  FST_ERR_CTP_INVALID_CONTENT_LENGTH: ['bad_request', 'The length of the request body does not match Content-Length.'],
+  FST_ERR_MAX_PARAM_LENGTH: ['not_found', 'No resource exists at this URL.'],
   FST_ERR_BAD_URL: ['bad_request', BAD_ESCAPE],
 }
 
-/** The database is away, or in a conflict that vanishes by trying again. */
+/** The database is unavailable, or reports a conflict that a retry resolves. */
 function isDatabaseUnavailable(error: { code?: string }): boolean {
   return error instanceof DatabaseUnavailableError || /^(40001|40P01|55P03)$/.test(error.code ?? '')
 }
@@ -121,7 +122,7 @@ function describe(thrown: unknown): string {
   return thrown instanceof Error ? (thrown.stack ?? thrown.message) : String(thrown)
 }
 
-/** Answers what never became a request: headers too large, not HTTP, or too slow. */
+/** Sends the error response for input that is no request: headers too large, not HTTP, or too slow. */
 export function sendClientError(newRequestId: () => string) {
   return (error: Error & { code?: string }, socket: Socket) => {
     if (error.code === 'ECONNRESET' || !socket.writable) return void socket.destroy()
@@ -130,7 +131,7 @@ export function sendClientError(newRequestId: () => string) {
   }
 }
 
-/** Answers on a connection that no request can be answered on, and closes it. */
+/** Writes an error response to a raw socket and closes it. */
 export function writeProblem(socket: Duplex, error: ApiError, request: { id: string; req_id: string }): void {
   const body = problemOf(error, request)
   const headers = Object.entries({
@@ -146,10 +147,10 @@ export function writeProblem(socket: Duplex, error: ApiError, request: { id: str
 
 function clientError(code: string | undefined): ApiError {
   if (code === 'HPE_HEADER_OVERFLOW') {
-    return new ApiError('headers_too_large', 'Address and headers together may have 16 KiB.')
+    return new ApiError('headers_too_large', 'The request URL and headers together exceed 16 KiB.')
   }
   if (code === 'ERR_HTTP_REQUEST_TIMEOUT') {
-    return new ApiError('request_timeout', 'The request did not arrive in time. Send it faster or in one piece.')
+    return new ApiError('request_timeout', 'The request did not arrive in time. Send it faster.')
   }
   return new ApiError('bad_request', 'This is not a valid HTTP/1.1 request.')
 }

@@ -5,8 +5,8 @@ import { createResponseCache } from './response-cache.ts'
 
 function setUp() {
   let now = 0
-  let told: (id: string | null) => void = () => {}
-  const notifier = { onChange: (listener: typeof told) => (told = listener) } as any
+  let notify: (id: string | null) => void = () => {}
+  const notifier = { onChange: (listener: typeof notify) => (notify = listener) } as any
   const cache = createResponseCache({ clock: { ...systemClock, monotonic: () => now }, notifier })
   const fill = (value: object | null, { env = 'env_1', id = 'inst_1', keep = true, meanwhile = () => {} } = {}) =>
     cache.fill(
@@ -20,47 +20,47 @@ function setUp() {
       (row) => row,
       () => keep,
     )
-  return { cache, fill, told: (id: string | null) => told(id), pass: (ms: number) => (now += ms) }
+  return { cache, fill, notify: (id: string | null) => notify(id), pass: (ms: number) => (now += ms) }
 }
 
-test('an answer is kept for a second, and until its resource changes', async () => {
-  const { cache, fill, told, pass } = setUp()
-  const answer = await fill({ version: 3 })
-  assert.deepEqual(answer, { etag: '"3"', text: '{"version":3}' })
+test('caches a response for one second, or until its resource changes', async () => {
+  const { cache, fill, notify, pass } = setUp()
+  const response = await fill({ version: 3 })
+  assert.deepEqual(response, { etag: '"3"', text: '{"version":3}' })
   pass(999)
-  assert.equal(cache.get('env_1', 'inst_1'), answer)
+  assert.equal(cache.get('env_1', 'inst_1'), response)
   pass(1)
   assert.equal(cache.get('env_1', 'inst_1'), null)
   await fill({ version: 4 })
-  told('inst_2')
+  notify('inst_2')
   assert.ok(cache.get('env_1', 'inst_1'))
-  told('inst_1')
+  notify('inst_1')
   assert.equal(cache.get('env_1', 'inst_1'), null)
 })
 
-test('after a gap in the notifications nothing is believed', async () => {
-  const { cache, fill, told } = setUp()
+test('clears the cache after a gap in the notifications', async () => {
+  const { cache, fill, notify } = setUp()
   await fill({ version: 1 })
-  told(null)
+  notify(null)
   assert.equal(cache.get('env_1', 'inst_1'), null)
 })
 
-test('an answer that was read while its resource changed is given, but not kept', async () => {
-  const { cache, fill, told } = setUp()
-  assert.ok(await fill({ version: 1 }, { meanwhile: () => told('inst_1') }))
+test('returns, but does not cache, a response whose resource changed during the read', async () => {
+  const { cache, fill, notify } = setUp()
+  assert.ok(await fill({ version: 1 }, { meanwhile: () => notify('inst_1') }))
   assert.equal(cache.get('env_1', 'inst_1'), null)
 })
 
-test('another environment never gets it', async () => {
+test('never returns the entry of another environment', async () => {
   const { cache, fill } = setUp()
   await fill({ version: 1 })
   assert.equal(cache.get('env_2', 'inst_1'), null)
   assert.equal(await fill(null, { env: 'env_2' }), null)
   assert.equal(cache.get('env_2', 'inst_1'), null)
-  assert.ok(cache.get('env_1', 'inst_1'), 'and does not push it out')
+  assert.ok(cache.get('env_1', 'inst_1'), 'and does not evict it')
 })
 
-test('what is not there, or ends by itself, is not kept', async () => {
+test('does not cache a missing resource, or one that changes without notification', async () => {
   const { cache, fill } = setUp()
   assert.equal(await fill(null), null)
   assert.ok(await fill({ version: 1 }, { keep: false }))

@@ -1,36 +1,35 @@
 /**
- * Answers about single resources, kept in this process until the resource changes: a busy GET costs no query and no
+ * Caches GET responses of single resources in this process until the resource changes. A hit needs no query and no
  * serialisation.
  *
- * A change drops the answer: at once in the process that made it, before its own answer goes out, so that who has
- * changed something reads what it has become; elsewhere when the notification arrives, milliseconds later. A
- * notification can be lost with the process that owed it, so nothing is believed for longer than a second. An answer that
- * was read while its resource changed is not kept.
+ * A change invalidates the entry. The process that made the change does so before it responds, so a client always reads
+ * its own writes; other processes do so when the notification arrives, milliseconds later. A notification can be lost in
+ * a crash, so the TTL is one second. A response whose resource changed during the read is not cached.
  */
 import type { Notifier } from '../db/notify.ts'
 import type { Clock } from '../lib/clock.ts'
 import { etagOf } from './etag.ts'
 
-/** Real milliseconds for which an answer is believed. */
-const TRUST_MS = 1_000
-/** Resources that are remembered; beyond it all is forgotten. */
-const SIZE = 10_000
+/** Time-to-live of an entry in real milliseconds. */
+const TTL_MS = 1_000
+/** The cache is cleared when it has this many entries. */
+const MAX_ENTRIES = 10_000
 
-/** An object as it goes out. */
+/** A serialised object. */
 export type CachedResponse = { etag: string; text: string }
 
 type Entry = {
   environment_id: string
-  answer: CachedResponse | null
+  response: CachedResponse | null
   until: number
-  /** The read that is under way: whoever asks meanwhile waits for the same. */
+  /** The read in progress; concurrent requests share it. */
   reading: Promise<CachedResponse | null> | null
 }
 
 export type ResponseCache = {
-  /** The answer about a resource of an environment, if it is here and may be believed. */
+  /** The cached response for a resource of an environment; null when there is none or it has expired. */
   get(environmentId: string, id: string): CachedResponse | null
-  /** Reads and keeps: `keep` says whether what was read changes by notified changes alone. Null: there is nothing. */
+  /** Reads a resource and caches it when `keep` is true, that is, when every change to it is notified. Null: not found. */
   fill<T>(
     environmentId: string,
     id: string,
@@ -50,35 +49,35 @@ export function createResponseCache({ clock, notifier }: { clock: Clock; notifie
   return {
     get(environmentId, id) {
       const entry = entries.get(id)
-      if (!entry?.answer || entry.environment_id !== environmentId || entry.until <= clock.monotonic()) return null
-      return entry.answer
+      if (!entry?.response || entry.environment_id !== environmentId || entry.until <= clock.monotonic()) return null
+      return entry.response
     },
     async fill(environmentId, id, read, show, keep) {
-      // Who asks for a stranger's resource does not push out what its owner reads.
+      // A request for another tenant's resource must not evict the owner's entry.
       const held = entries.get(id)
       if (held && held.environment_id !== environmentId) {
         const row = await read()
         return row === null ? null : responseOf(show(row))
       }
       if (held?.reading) return held.reading
-      const until = clock.monotonic() + TRUST_MS
-      const entry: Entry = { environment_id: environmentId, answer: null, until, reading: null }
-      if (entries.size >= SIZE) entries.clear()
+      const until = clock.monotonic() + TTL_MS
+      const entry: Entry = { environment_id: environmentId, response: null, until, reading: null }
+      if (entries.size >= MAX_ENTRIES) entries.clear()
       entries.set(id, entry)
-      const forget = () => entries.get(id) === entry && entries.delete(id)
+      const evict = () => entries.get(id) === entry && entries.delete(id)
       entry.reading = read().then(
         (row) => {
           entry.reading = null
           if (row === null) {
-            forget()
+            evict()
             return null
           }
-          const answer = responseOf(show(row))
-          if (keep(row)) entry.answer = answer
-          return answer
+          const response = responseOf(show(row))
+          if (keep(row)) entry.response = response
+          return response
         },
         (error) => {
-          forget()
+          evict()
           throw error
         },
       )

@@ -1,13 +1,13 @@
-/** Shapes that every resource uses, and the words for wrong values: `x-rule` completes the sentence "<field> must be …". */
+/** Schemas that all resources share. `x-rule` completes the error message "<field> must be …". */
 import { type Static, type TSchema, Type } from 'typebox'
 import { ID_LENGTHS, type IdType } from '../lib/id.ts'
 
-/** Mentions a named schema, so that it is one named type in the OpenAPI document. */
+/** References a named schema, which is one named type in the OpenAPI document. */
 export function ref<T extends TSchema & { $id?: string }>(schema: T) {
   return Type.Unsafe<Static<T>>({ $ref: `${schema.$id}#` })
 }
 
-/** Text of a user: no control characters, no lone surrogates (which no database can store). */
+/** User-supplied text: no control characters, no lone surrogates (which PostgreSQL cannot store). */
 export function Text(options: { description: string; minLength?: number; maxLength: number; examples?: string[] }) {
   return Type.String({
     ...options,
@@ -21,7 +21,7 @@ export function Nullable<T extends TSchema>(schema: T) {
   return Type.Unsafe<Static<T> | null>({ ...schema, type: [type, 'null'], ...(words && { enum: [...words, null] }) })
 }
 
-/** One of these words. */
+/** One of these strings. */
 export function OneOf<const T extends string>(words: readonly T[], description: string) {
   return Type.Unsafe<T>({ type: 'string', enum: [...words], description })
 }
@@ -30,7 +30,7 @@ export function Timestamp(description: string) {
   return Type.String({ format: 'date-time', description, examples: ['2025-01-15T08:32:14Z'] })
 }
 
-/** A time with milliseconds, which resource timestamps do not have: of what is told in real time. */
+/** A time with milliseconds, for records in real time; timestamps of resources have whole seconds. */
 export function PreciseTimestamp(description: string) {
   return Type.String({
     pattern: '^[0-9-]{10}T[0-9:]{8}\\.[0-9]{3}Z$',
@@ -39,7 +39,7 @@ export function PreciseTimestamp(description: string) {
   })
 }
 
-/** A time that a client gives: RFC 3339 with any offset, and one that the calendar has. */
+/** A time in a request: RFC 3339 with any offset, and a date that exists. */
 export function Moment(description: string) {
   return Type.String({
     pattern: '^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\\.[0-9]{1,9})?(Z|[+-][0-9]{2}:[0-9]{2})$',
@@ -50,13 +50,13 @@ export function Moment(description: string) {
   })
 }
 
-/** An identifier of this type, as a field or a path parameter. A path with any other text is 404. */
+/** An ID of this type, as a field or a path parameter. Any other text in a path is 404. */
 export function Id(type: IdType, description: string) {
   return Type.String({
     pattern: `^${type}_[0-9a-z]{${ID_LENGTHS[type]}}$`,
     description,
     examples: [`${type}_${'3x9y2z1a0b5c7d8e4f6g'.slice(0, ID_LENGTHS[type])}`],
-    'x-rule': `an identifier such as ${type}_${'3x9y2z1a0b5c7d8e4f6g'.slice(0, ID_LENGTHS[type])}`,
+    'x-rule': `an ID such as ${type}_${'3x9y2z1a0b5c7d8e4f6g'.slice(0, ID_LENGTHS[type])}`,
   })
 }
 
@@ -68,24 +68,30 @@ export function NoContent(description: string) {
 const Size = Type.Object(
   {
     vcpus: Type.Integer({ description: 'Virtual CPUs.' }),
-    memory_bytes: Type.Integer({ description: 'Memory, each instance with 128 MiB for its machine.' }),
-    disk_bytes: Type.Integer({ description: 'Disks at their full size.' }),
+    memory_bytes: Type.Integer({ description: 'Memory in bytes, including 128 MiB of overhead per instance.' }),
+    disk_bytes: Type.Integer({ description: 'Disk space in bytes, counted at full disk size.' }),
   },
-  { description: 'An amount of what instances take.', additionalProperties: false },
+  { description: 'Amount of resources.', additionalProperties: false },
 )
 
-/** What a region can hold, and what its instances have reserved. */
+/** Total and reserved capacity of a region. */
 export const RegionCapacity = Type.Object(
   { total: Size, used: Size },
-  { description: 'What the region can hold, and what its instances have reserved.', additionalProperties: false },
+  {
+    description: 'Total capacity of the region, and the part that instances have reserved.',
+    additionalProperties: false,
+  },
 )
 
-/** What serves an environment in a region. */
+/** The hypervisor of an environment in a region. */
 export const Hypervisor = Type.Object(
   {
-    name: Type.String({ description: 'What runs the machines.', examples: ['qemu'] }),
-    accelerator: OneOf(['kvm', 'tcg', 'none'], 'What executes their instructions: the CPU, or a translator.'),
-    reason: Type.String({ description: 'How that was found out.', examples: ['The tiny guest booted with it.'] }),
+    name: Type.String({ description: 'Hypervisor that runs the machines.', examples: ['qemu'] }),
+    accelerator: OneOf(
+      ['kvm', 'tcg', 'none'],
+      'CPU virtualization in use: `kvm` (hardware), `tcg` (emulation) or `none`.',
+    ),
+    reason: Type.String({ description: 'Why this accelerator is used.', examples: ['The test guest booted with it.'] }),
   },
-  { description: 'What serves the environment of the key there.', additionalProperties: false },
+  { description: 'Hypervisor for the environment of the API key.', additionalProperties: false },
 )

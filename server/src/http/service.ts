@@ -2,10 +2,10 @@ import { Type } from 'typebox'
 import { ApiError } from '../lib/errors.ts'
 import type { App } from './types.ts'
 
-/** One part that must work before requests can be served; `problem` says why it does not. */
+/** A component that must work before requests are served; `problem` is null when it does. */
 export type Readiness = { name: string; problem: string | null }
 
-/** What the service says of itself, to anybody. */
+/** Health and readiness checks and the OpenAPI document; no key needed. */
 export function serviceRoutes(app: App, ready: () => Promise<Readiness[]>): void {
   app.get(
     '/healthz',
@@ -13,9 +13,9 @@ export function serviceRoutes(app: App, ready: () => Promise<Readiness[]>): void
       config: { scope: 'none', limits: [] },
       schema: {
         operationId: 'getHealth',
-        summary: 'Whether the process lives',
+        summary: 'Check liveness',
         tags: ['Service'],
-        response: { 200: Type.Object({ status: Type.Literal('ok') }, { description: 'It does.' }) },
+        response: { 200: Type.Object({ status: Type.Literal('ok') }, { description: 'The process is alive.' }) },
       },
     },
     async () => ({ status: 'ok' as const }),
@@ -27,15 +27,15 @@ export function serviceRoutes(app: App, ready: () => Promise<Readiness[]>): void
       config: { scope: 'none', limits: [] },
       schema: {
         operationId: 'getReadiness',
-        summary: 'Whether database, engine and drivers can work',
+        summary: 'Check readiness of database, engine and drivers',
         tags: ['Service'],
         response: {
           200: Type.Object(
             {
               status: Type.Literal('ready'),
-              checks: Type.Array(Type.String({ description: 'What was looked at.', examples: ['database'] })),
+              checks: Type.Array(Type.String({ description: 'Component that was checked.', examples: ['database'] })),
             },
-            { description: 'They can.' },
+            { description: 'All components are ready.' },
           ),
         },
       },

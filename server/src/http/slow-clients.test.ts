@@ -1,4 +1,4 @@
-/** Connections that hold on to the server: each is cut in time, with an answer where one can still be given. */
+/** Slow clients and handlers: the server closes their connections in time, with a response where possible. */
 import assert from 'node:assert/strict'
 import { EventEmitter, once } from 'node:events'
 import { type AddressInfo, connect, type Socket } from 'node:net'
@@ -14,7 +14,7 @@ const { app: base, deps, live } = await createTestApp()
 after(() => base.close())
 const auth = `Authorization: Bearer ${live.key}`
 const LARGE = 'x'.repeat(32 * 2 ** 20)
-/** What happens at /v2/stuck: who came, who left, and the way out. */
+/** Events of /v2/stuck: a request entered, its client left; `release` ends the request. */
 const stuck = new EventEmitter()
 
 const probes: Resource = {
@@ -47,8 +47,8 @@ const app = await createApp(
     timeouts: {
       headers_ms: 300,
       body_ms: 300,
-      answer_ms: 300,
-      silence_ms: 600,
+      response_ms: 300,
+      idle_ms: 600,
       keep_alive_ms: 300,
       check_ms: 50,
       stopping_body_ms: 100,
@@ -58,7 +58,7 @@ const app = await createApp(
 await app.listen({ port: 0, host: '127.0.0.1' })
 after(() => app.close())
 
-/** A connection, and all that came back when it has ended. */
+/** Opens a connection; `ended` has all data received until it closed. */
 function open(): { socket: Socket; ended: Promise<string> } {
   const socket = connect((app.server.address() as AddressInfo).port, '127.0.0.1')
   let text = ''
@@ -70,12 +70,12 @@ const codeOf = (text: string) => JSON.parse(text.slice(text.indexOf('\r\n\r\n') 
 const request = (line: string, ...headers: string[]) =>
   `${line} HTTP/1.1\r\nHost: x\r\n${[auth, ...headers].join('\r\n')}\r\n\r\n`
 
-describe('cut', { timeout: 120_000 }, () => {
-  test('who connects and says nothing', async () => {
+describe('the server closes the connection of a client that', { timeout: 120_000 }, () => {
+  test('sends nothing', async () => {
     assert.equal(status(await open().ended), 408)
   })
 
-  test('who sends headers a byte at a time', async () => {
+  test('sends headers a byte at a time', async () => {
     const { socket, ended } = open()
     const drip = setInterval(() => socket.writable && socket.write('X'), 50)
     socket.write('GET /healthz HTTP/1.1\r\nHost: x\r\n')
@@ -84,7 +84,7 @@ describe('cut', { timeout: 120_000 }, () => {
     assert.deepEqual([status(text), codeOf(text)], [408, 'request_timeout'])
   })
 
-  test('who sends a body a byte at a time', async () => {
+  test('sends a body a byte at a time', async () => {
     const { socket, ended } = open()
     socket.write(request('POST /v2/body', 'Content-Type: application/json', 'Content-Length: 1000'))
     const drip = setInterval(() => socket.writable && socket.write(' '), 50)
@@ -93,7 +93,7 @@ describe('cut', { timeout: 120_000 }, () => {
     assert.deepEqual([status(text), codeOf(text)], [408, 'request_timeout'])
   })
 
-  test('who does not read the answer', async () => {
+  test('does not read the response', async () => {
     const accepted = once(app.server, 'connection')
     const { socket } = open()
     socket.pause()
@@ -103,13 +103,13 @@ describe('cut', { timeout: 120_000 }, () => {
     socket.destroy()
   })
 
-  test('who stays connected after an answer', async () => {
+  test('stays connected after a response', async () => {
     const { socket, ended } = open()
     socket.write(request('GET /healthz'))
     assert.equal(status(await ended), 200)
   })
 
-  test('not who reads slowly, but reads', async () => {
+  test('reads slowly, but only after the whole response', async () => {
     const { socket } = open()
     let bytes = 0
     socket.removeAllListeners('data')
@@ -124,8 +124,8 @@ describe('cut', { timeout: 120_000 }, () => {
   })
 })
 
-describe('answered', { timeout: 120_000 }, () => {
-  test('503 for a handler that does not come to an end; what it says later is ignored', async () => {
+describe('a slow handler', { timeout: 120_000 }, () => {
+  test('gets a 503 response; its late result is ignored', async () => {
     const { socket, ended } = open()
     socket.write(request('GET /v2/stuck', 'Connection: close'))
     const text = await ended
@@ -135,7 +135,7 @@ describe('answered', { timeout: 120_000 }, () => {
     await new Promise(setImmediate)
   })
 
-  test('nobody who was cut, and no client that left, is an error of ours', async () => {
+  test('logs no error when the client disconnects', async () => {
     const { socket } = open()
     const entered = once(stuck, 'entered')
     socket.write(request('GET /v2/stuck'))
@@ -150,8 +150,8 @@ describe('answered', { timeout: 120_000 }, () => {
   })
 })
 
-describe('while the process is being stopped', { timeout: 120_000 }, () => {
-  test('answers close their connections, and a body that does not come is answered', async () => {
+describe('shutdown', { timeout: 120_000 }, () => {
+  test('responses close their connections, and a pending body gets 503', async () => {
     const body = open()
     body.socket.write(request('POST /v2/body', 'Content-Type: application/json', 'Content-Length: 1000'))
     const waiting = open()

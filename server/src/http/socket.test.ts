@@ -1,4 +1,4 @@
-/** What only a real connection can show: requests that are no requests, too large, or too slow. */
+/** Requests on a real connection: malformed, too large, or too slow. */
 import assert from 'node:assert/strict'
 import { type AddressInfo, connect } from 'node:net'
 import { after, test } from 'node:test'
@@ -23,8 +23,8 @@ const app = await createApp(deps, {
           })
         }
         post('/v2/slow', 'probe', 100, 0)
-        // Long enough for a body on a busy host; the answer comes when it is over.
-        post('/v2/patient', 'probeAtLength', 3_000, 3_100)
+        // Long enough for a body on a busy host; the response is sent after the deadline.
+        post('/v2/long', 'probeLong', 3_000, 3_100)
       },
     },
   ],
@@ -34,8 +34,8 @@ after(() => Promise.all([app.close(), base.close()]))
 
 const check = createResponseCheck(app.swagger() as never)
 
-/** Sends bytes and answers all that comes back until the server closes; it must be as the document says. */
-function talk(...lines: string[]): Promise<{ status: number; headers: string; body: string }> {
+/** Sends lines, reads until the server closes, and checks the response against the OpenAPI document. */
+function exchange(...lines: string[]): Promise<{ status: number; headers: string; body: string }> {
   return new Promise((resolve, reject) => {
     const socket = connect((app.server.address() as AddressInfo).port, '127.0.0.1')
     let text = ''
@@ -61,7 +61,7 @@ function talk(...lines: string[]): Promise<{ status: number; headers: string; bo
 }
 const auth = `Authorization: Bearer ${live.key}`
 
-function assertProblem(answer: Awaited<ReturnType<typeof talk>>, status: number, code: string): void {
+function assertProblem(answer: Awaited<ReturnType<typeof exchange>>, status: number, code: string): void {
   assert.equal(answer.status, status, answer.headers)
   assert.match(answer.headers, /content-type: application\/problem\+json/i)
   const body = JSON.parse(answer.body)
@@ -69,36 +69,36 @@ function assertProblem(answer: Awaited<ReturnType<typeof talk>>, status: number,
   assert.match(answer.headers.toLowerCase(), new RegExp(`x-request-id: ${body.request_id}`))
 }
 
-test('400 for what is not HTTP', async () => {
-  assertProblem(await talk('hello', '', ''), 400, 'bad_request')
-  assertProblem(await talk('GET / HTTP/1.1', 'Host: x', 'Content-Length: minus', '', ''), 400, 'bad_request')
+test('returns 400 for input that is not HTTP', async () => {
+  assertProblem(await exchange('hello', '', ''), 400, 'bad_request')
+  assertProblem(await exchange('GET / HTTP/1.1', 'Host: x', 'Content-Length: minus', '', ''), 400, 'bad_request')
 })
 
-test('400 without Host', async () => {
-  assertProblem(await talk('GET /healthz HTTP/1.1', 'Connection: close', '', ''), 400, 'bad_request')
+test('returns 400 without Host', async () => {
+  assertProblem(await exchange('GET /healthz HTTP/1.1', 'Connection: close', '', ''), 400, 'bad_request')
 })
 
-test('431 for headers beyond 16 KiB', async () => {
+test('returns 431 for headers over 16 KiB', async () => {
   const header = `X-Large: ${'x'.repeat(17 * 1024)}`
-  assertProblem(await talk('GET /healthz HTTP/1.1', 'Host: x', header, '', ''), 431, 'headers_too_large')
+  assertProblem(await exchange('GET /healthz HTTP/1.1', 'Host: x', header, '', ''), 431, 'headers_too_large')
 })
 
-test('408 for a body that does not arrive in time', async () => {
+test('returns 408 for a body that does not arrive in time', async () => {
   const head = ['POST /v2/slow HTTP/1.1', 'Host: x', auth, 'Content-Type: application/json', 'Content-Length: 100']
-  assertProblem(await talk(...head, '', '{"half":'), 408, 'request_timeout')
+  assertProblem(await exchange(...head, '', '{"half":'), 408, 'request_timeout')
 })
 
-test('a refused request whose body never ends is cut, and harms nobody', async () => {
-  const answer = await talk('POST /v2/slow HTTP/1.1', 'Host: x', 'Content-Length: 100', '', 'half')
+test('closes the connection of a rejected request whose body never ends', async () => {
+  const answer = await exchange('POST /v2/slow HTTP/1.1', 'Host: x', 'Content-Length: 100', '', 'half')
   assertProblem(answer, 401, 'invalid_api_key')
 })
 
-test('a body that arrives in time is not ended', async () => {
-  const head = ['POST /v2/patient HTTP/1.1', 'Host: x', auth, 'Content-Type: application/json', 'Content-Length: 2']
-  assert.equal((await talk(...head, 'Connection: close', '', '{}')).status, 200)
+test('accepts a body that arrives in time', async () => {
+  const head = ['POST /v2/long HTTP/1.1', 'Host: x', auth, 'Content-Type: application/json', 'Content-Length: 2']
+  assert.equal((await exchange(...head, 'Connection: close', '', '{}')).status, 200)
 })
 
-test('an expectation that nobody knows is ignored', async () => {
-  const answer = await talk('GET /healthz HTTP/1.1', 'Host: x', 'Expect: miracles', 'Connection: close', '', '')
+test('ignores an unknown Expect header', async () => {
+  const answer = await exchange('GET /healthz HTTP/1.1', 'Host: x', 'Expect: miracles', 'Connection: close', '', '')
   assert.equal(answer.status, 200)
 })

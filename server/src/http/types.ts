@@ -9,37 +9,37 @@ import type { KeyClass } from '../rate-limits/policies.ts'
 
 declare module 'fastify' {
   interface FastifyRequest {
-    /** Who asks; unset on routes whose scope is `none`. */
+    /** The authenticated API key; unset on routes whose scope is `none`. */
     principal: Principal
-    /** Unique for this request, unlike `id`, which the client may choose and use again. */
+    /** Unique for this request, unlike `id`, which the client can choose and reuse. */
     req_id: string
-    /** What the request has spent of its key's rate limits; unset on routes whose scope is `none`. */
+    /** What the request has consumed of its key's rate limits; unset on routes whose scope is `none`. */
     rate_limits: RequestLimits
-    /** Code of the problem that was answered; null as long as there is none. */
+    /** Code of the error response; null when there is none. */
     problem_code: string | null
-    /** Of a write: when its transaction began and ended, by the clock that only rises. */
+    /** Begin and end of a write's transaction, in monotonic milliseconds. */
     transaction: { begin: number; end: number } | null
   }
   interface FastifyContextConfig {
-    /** What the key must be allowed to do; `any`: every valid key; `none`: no key at all. Required on every route. */
+    /** Scope that the key needs; `any`: every valid key; `none`: no key. Required on every route. */
     scope?: Scope | 'any' | 'none'
-    /** Errors that this route answers beyond those that every route of its kind does. */
+    /** Error codes of this route, in addition to those that follow from its declaration. */
     problems?: ErrorCode[]
     /**
-     * Rate limits that a request spends one of each of, where they do not follow from the method: GET and HEAD `reads`,
-     * others `writes`. A request without a key spends of its address; none at all where this is `[]`.
+     * Rate limits that a request counts against. Default: `reads` for GET and HEAD, else `writes`. A request without a
+     * key counts against its IP address. `[]`: no limits.
      */
     limits?: readonly KeyClass[]
-    /** The handler reads the body itself, as `application/octet-stream`, whatever its size. */
+    /** The handler reads the body itself, as `application/octet-stream` of any size. */
     raw_body?: boolean
-    /** Milliseconds that the body may take to arrive, where it is not the usual 30 s. */
+    /** Deadline for the complete body; default 30 s. */
     body_deadline_ms?: number
-    /** Milliseconds until the answer must begin, where they are not the usual 30 s. */
-    answer_deadline_ms?: number
+    /** Deadline for the start of the response; default 30 s. */
+    response_deadline_ms?: number
   }
 }
 
-/** Types of params, query and body follow from the route's TypeBox schemas. */
+/** Derives the types of params, query and body from the route's TypeBox schemas. */
 export interface TypeBoxProvider extends FastifyTypeProvider {
   validator: this['schema'] extends TSchema ? Static<this['schema']> : unknown
   serializer: this['schema'] extends TSchema ? Static<this['schema']> : unknown
@@ -55,7 +55,7 @@ export type App = FastifyInstance<
 
 /** What a resource adds to the server. */
 export type Resource = {
-  /** Schemas with an `$id`, which routes mention by `ref`; they become the named types of the OpenAPI document. */
+  /** Schemas with an `$id`, which routes reference by `ref`; they are the named types of the OpenAPI document. */
   schemas: TSchema[]
   routes(app: App, deps: Deps): void
 }

@@ -1,12 +1,12 @@
-/** Ajv for what comes in, and its findings in plain words: what is wrong, where, and what to do. */
+/** Validates requests with Ajv and converts its errors to messages: what is wrong, where, and how to fix it. */
 import { Ajv, type ErrorObject, type ValidateFunction } from 'ajv'
 import { ApiError, type FieldError, validationFailed } from '../lib/errors.ts'
 
 type Part = 'body' | 'querystring' | 'params' | 'headers'
-/** More errors than anybody reads; a hostile body could have a million. */
+/** Limits the response to a hostile body, which could have a million errors. */
 const MAX_ERRORS = 100
 
-/** Compiles route schemas. Queries are text and are converted to the schema's types; bodies must have them. */
+/** Compiles route schemas. Query parameters are converted to the schema's types; bodies are not. */
 export function buildValidator(sharedSchemas: unknown) {
   const options = {
     allErrors: true,
@@ -29,7 +29,7 @@ export function buildValidator(sharedSchemas: unknown) {
     const given = schema as object
     if (httpPart === 'body') return strict.compile(given)
     const convert = converting.compile(given)
-    // Ajv does not look at the bounds of what it has converted to Infinity ("1e309"); what is no number fails here.
+    // Ajv ignores the bounds of a value that it has converted to Infinity ("1e309"); the strict pass rejects it.
     return /"(integer|number)"/.test(JSON.stringify(schema)) ? both(convert, strict.compile(given)) : convert
   }
 }
@@ -45,25 +45,25 @@ function both(first: ValidateFunction, second: ValidateFunction): Validate {
   return validate
 }
 
-/** Keywords of ours: `x-max-bytes` limits a text in UTF-8, where `maxLength` counts characters. */
+/** Adds the keyword `x-max-bytes`, which limits the UTF-8 length; `maxLength` counts characters. */
 export function describeKeywords(ajv: Ajv): void {
   const validate = (limit: number, text: string) => text.length * 3 <= limit || Buffer.byteLength(text) <= limit
   ajv.addKeyword({ keyword: 'x-max-bytes', type: 'string', schemaType: 'number', validate })
 }
 
-/** The answer to a request that its route's schema refuses. */
+/** The error for a request that its route's schema rejects. */
 export function schemaError(found: ErrorObject[], part: Part): ApiError {
-  if (part === 'params') return new ApiError('not_found', 'The address names something that does not exist.')
-  const errors = withoutEchoes(found)
+  if (part === 'params') return new ApiError('not_found', 'No resource exists at this URL.')
+  const errors = withoutRepeated(found)
     .slice(0, MAX_ERRORS)
     .map((error) => fieldError(error, part))
   if (part === 'body') return validationFailed(errors)
-  const detail = errors.length === 1 ? errors[0]!.message : `${errors.length} parameters are not valid; see errors.`
+  const detail = errors.length === 1 ? errors[0]!.message : `${errors.length} parameters are invalid; see errors.`
   return new ApiError('invalid_parameter', detail, { errors })
 }
 
-/** Leaves out what only repeats another error: branches of a refused anyOf, patterns of a refused property name, an if. */
-function withoutEchoes(errors: ErrorObject[]): ErrorObject[] {
+/** Removes errors that repeat another one: branches of a failed anyOf, patterns of a failed property name, `if`. */
+function withoutRepeated(errors: ErrorObject[]): ErrorObject[] {
   const unions = errors.filter((error) => error.keyword === 'anyOf' || error.keyword === 'oneOf')
   return errors.filter(
     (error) =>
@@ -79,11 +79,11 @@ function fieldError(error: ErrorObject, part: Part): FieldError {
   const pointer = error.instancePath + (child === undefined ? '' : `/${escapePointer(child)}`)
   const [code, rule] = explain(error, part)
   const name = cut(unescapePointer(pointer.slice(1)))
-  if (part === 'body') return { pointer, code, message: `${name === '' ? 'The body' : name} ${rule}` }
+  if (part === 'body') return { pointer, code, message: `${name === '' ? 'The request body' : name} ${rule}` }
   return { parameter: name, code, message: `${name} ${rule}` }
 }
 
-/** Code and the end of the sentence that begins with the field's name. */
+/** The error code, and the message without the field's name at its beginning. */
 function explain(
   { keyword, params, schema, parentSchema, data }: ErrorObject,
   part: Part,
@@ -102,7 +102,7 @@ function explain(
     case 'enum':
       return ['not_allowed', `must be one of ${params.allowedValues.map(String).join(', ')}`]
     case 'false schema':
-      return ['not_allowed', 'must be left out here']
+      return ['not_allowed', 'must be omitted']
     case 'const':
       return ['not_allowed', `must be ${JSON.stringify(params.allowedValue)}`]
     case 'minLength':
@@ -119,7 +119,7 @@ function explain(
     case 'minProperties':
       return ['too_few', `must have at least ${params.limit} ${params.limit === 1 ? 'field' : 'fields'}`]
     case 'uniqueItems':
-      return ['duplicate', `must not name the same twice (entries ${params.i} and ${params.j})`]
+      return ['duplicate', `must not contain duplicates (entries ${params.i} and ${params.j})`]
     case 'minimum':
       return ['too_small', `must be at least ${params.limit}`]
     case 'maximum':
@@ -127,20 +127,20 @@ function explain(
     case 'propertyNames':
       return ['invalid_name', `is not a valid name: it must be ${schemaRule(parentSchema?.propertyNames)}`]
     default:
-      return ['invalid', rule ? `must be ${rule}` : 'is not valid']
+      return ['invalid', rule ? `must be ${rule}` : 'is invalid']
   }
 }
 
 function schemaRule(schema: { 'x-rule'?: string } | undefined): string {
-  return schema?.['x-rule'] ?? 'of the documented form'
+  return schema?.['x-rule'] ?? 'in the documented format'
 }
 
 const TYPE_NAMES: Record<string, string> = {
-  string: 'text',
-  integer: 'a whole number',
+  string: 'a string',
+  integer: 'an integer',
   number: 'a number',
   boolean: 'true or false',
-  array: 'a list',
+  array: 'an array',
   object: 'an object',
   null: 'null',
 }
@@ -153,10 +153,11 @@ function typeNames(types: string | string[]): string {
 }
 
 function nameOf(data: unknown): string {
-  if (data === null || data === undefined) return 'empty'
-  if (Array.isArray(data)) return 'a list'
-  if (typeof data === 'number' && !Number.isInteger(data)) return Number.isFinite(data) ? 'a fraction' : 'that'
-  return TYPE_NAMES[typeof data] ?? 'that'
+  if (data === null || data === undefined) return 'null'
+  if (Array.isArray(data)) return 'an array'
+  if (typeof data === 'number' && !Number.isInteger(data))
+    return Number.isFinite(data) ? 'a fractional number' : 'this value'
+  return TYPE_NAMES[typeof data] ?? 'this value'
 }
 
 function escapePointer(name: string): string {
@@ -167,12 +168,12 @@ function unescapePointer(pointer: string): string {
   return pointer.replaceAll('~1', '/').replaceAll('~0', '~')
 }
 
-/** Long or odd names of the client's come back shortened and on one line. */
+/** Shortens a long name from the request. */
 function cut(name: string): string {
   return name.length > 80 ? `${name.slice(0, 80)}…` : name
 }
 
-/** True for a time that exists: JavaScript takes the 31st of February for one in March. */
+/** True for a date that exists: JavaScript converts 31 February to a day in March. */
 function isMoment(text: string): boolean {
   const [day = ''] = text.split('T')
   const date = new Date(`${day}T00:00:00Z`)

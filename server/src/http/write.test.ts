@@ -1,4 +1,4 @@
-/** What every write leaves: one effect for one Idempotency-Key, and an entry in a chain that anybody can check. */
+/** Idempotency-Key and the audit log of writes. */
 import assert from 'node:assert/strict'
 import { createHash } from 'node:crypto'
 import { after, describe, test } from 'node:test'
@@ -17,8 +17,8 @@ const create = (key: string, body: object = BODY, headers = {}) =>
   call('POST', '/v2/instances', body, { 'idempotency-key': key, ...headers })
 const count = async () => (await call('GET', '/v2/instances?limit=100')).body.data.length
 
-describe('an Idempotency-Key', () => {
-  test('the same request again gets the same answer, and nothing new is made', async () => {
+describe('Idempotency-Key', () => {
+  test('a repeated request gets the same response and creates nothing', async () => {
     const first = await create('once')
     const before = await count()
     const again = await create('"once"')
@@ -30,15 +30,15 @@ describe('an Idempotency-Key', () => {
     assert.equal(await count(), before)
   })
 
-  test('the order of fields does not matter, another body or parameter does: 422', async () => {
+  test('returns 422 for a different body, but ignores the order of fields', async () => {
     await create('order')
-    const turned = Object.fromEntries(Object.entries(BODY).reverse())
-    assert.equal((await create('order', turned)).headers['idempotent-replayed'], 'true')
+    const reversed = Object.fromEntries(Object.entries(BODY).reverse())
+    assert.equal((await create('order', reversed)).headers['idempotent-replayed'], 'true')
     const other = await create('order', { ...BODY, name: 'other' })
     assert.deepEqual([other.status, other.body.code], [422, 'idempotency_key_reused'])
   })
 
-  test('50 at once make one instance and one event; the others are told to try again, and then replayed', async () => {
+  test('50 concurrent requests create one instance and one event; the others get 409 or the stored response', async () => {
     const before = await count()
     const answers = await Promise.all(Array.from({ length: 50 }, () => create('race')))
     const made = answers.filter((answer) => answer.status === 201)
@@ -56,12 +56,12 @@ describe('an Idempotency-Key', () => {
     assert.equal((await create('race')).body.id, id)
   })
 
-  test('a refusal is not stored: the same key works when the reason is gone', async () => {
+  test('an error response is not stored: a later request with the same key succeeds', async () => {
     assert.equal((await create('refused', { ...BODY, plan: 'none' })).status, 422)
     assert.equal((await create('refused')).status, 201)
   })
 
-  test('keys belong to an environment and an address', async () => {
+  test('the same key is independent in another environment or at another URL', async () => {
     const subnet = { region: 'us-east-1', name: 'shared', cidr: '172.20.0.0/24' }
     const first = await call('POST', '/v2/subnets', subnet, { 'idempotency-key': 'shared' })
     const live = await world.call('POST', '/v2/subnets', subnet, { 'idempotency-key': 'shared' })
@@ -71,7 +71,7 @@ describe('an Idempotency-Key', () => {
     assert.deepEqual([elsewhere.status, elsewhere.headers['idempotent-replayed']], [201, undefined])
   })
 
-  test('a day later the key is new', async () => {
+  test('a key can be reused after 24 hours', async () => {
     const first = await create('old')
     await owner`update idempotency_keys set created_at = now() - interval '24 hours 1 second' where key = 'old'`
     const second = await create('old')
@@ -83,7 +83,7 @@ describe('an Idempotency-Key', () => {
     assert.deepEqual([...left], [{ key: 'once' }])
   })
 
-  test('400 for what is no key; on other methods it is ignored', async () => {
+  test('returns 400 for an invalid key, and ignores the header on other methods', async () => {
     for (const key of ['', ' ', 'ü', 'x'.repeat(256)]) {
       const { status, body } = await create(key)
       assert.deepEqual([status, body.errors?.[0].parameter], [400, 'Idempotency-Key'], JSON.stringify(key))
@@ -103,7 +103,7 @@ describe('the audit log', () => {
       .map((line) => JSON.parse(line))
   }
 
-  test('has every write with who, what, and before → after', async () => {
+  test('records each write with key, action, and the fields before and after', async () => {
     const made = await call(
       'POST',
       '/v2/instances',
@@ -124,7 +124,7 @@ describe('the audit log', () => {
     assert.deepEqual([changed.before, changed.after], [{ tags: {} }, { tags: { a: 'b' } }])
   })
 
-  test('has refused writes with the code, but neither reads nor repetitions nor what changes nothing', async () => {
+  test('records rejected writes with their code, but not reads or replayed requests', async () => {
     const before = (await all()).length
     await call('DELETE', '/v2/instances/inst_0000000000')
     await call('POST', '/v2/instances', { ...BODY, plan: 'none' })
@@ -144,7 +144,7 @@ describe('the audit log', () => {
     assert.equal((await all()).length, made)
   })
 
-  test('is one chain: each hash can be computed from the entry and the hash before', async () => {
+  test('is a hash chain: each hash follows from the entry and the previous hash', async () => {
     const entries = await all()
     assert.deepEqual(
       entries.map((entry) => entry.sequence),
@@ -158,13 +158,13 @@ describe('the audit log', () => {
     }
   })
 
-  test('cannot be changed', async () => {
+  test('is append-only', async () => {
     for (const statement of ['update audit_log set code = null', 'delete from audit_log', 'truncate audit_log']) {
       await assert.rejects(owner.unsafe(statement), /never changed|permission denied/)
     }
   })
 
-  test('belongs to its environment, and has pages', async () => {
+  test('is separate for each environment, and paginated', async () => {
     const live = await world.call('GET', '/v2/audit_log?limit=1')
     assert.notEqual(live.body.data[0]?.key_id, world.test.principal.key_id)
     const { body } = await call('GET', '/v2/audit_log?limit=2')

@@ -1,6 +1,6 @@
 /**
- * The way of every write: one transaction with its effect, its events, its entry in the audit log and, where the client
- * gave an Idempotency-Key, its answer. So none of these can be there without the others, wherever a crash falls.
+ * Every write is one transaction with its effect, its events, its audit entry and, for a request with an
+ * Idempotency-Key, its response. A crash leaves all of them or none.
  */
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import { auditEntry } from '../audit/entry.ts'
@@ -12,40 +12,40 @@ import { newId } from '../lib/id.ts'
 import { etagOf, sendText } from './etag.ts'
 import { idempotencyKeyOf, lockKey, type StoredResponse, storeResponse } from './idempotency.ts'
 
-/** What a write did, and what it answers. */
+/** The result of a write, and its response. */
 export type Outcome = {
   status: number
-  /** Identifier of what it was about. */
+  /** ID of the resource. */
   resource: string
-  /** The resource as the API showed it before and shows it after; null where there was or is none. */
+  /** The resource as the API shows it before and after; null where it does not exist. */
   before: object | null
   after: object | null
-  /** The answer, where it is not `after`; null: no body. */
+  /** The response body, if it is not `after`; null: no body. */
   body?: object | null
-  /** Address of what was made. */
+  /** URL of the created resource. */
   location?: string
-  /** Fields of the answer that are shown this once: they are stored nowhere, so a repetition does not have them. */
+  /** Fields of the response that are shown only once: they are not stored, so a replayed response lacks them. */
   secrets?: string[]
-  /** What is to be done in this process once it is committed. */
+  /** Called in this process after the commit. */
   committed?: () => void
 }
 
-/** 201 with what was made. */
+/** 201 with the created resource. */
 export const created = (after: { id: string }, location: string): Outcome => {
   return { status: 201, resource: after.id, before: null, after, location }
 }
 
-/** What a resource was and is. */
+/** 200 or 202 with the changed resource. */
 export const changed = (status: 200 | 202, resource: string, before: object, after: object): Outcome => {
   return { status, resource, before, after }
 }
 
-/** 204: it is gone. */
+/** 204 for a deleted resource. */
 export const removed = (before: { id: string }): Outcome => {
   return { status: 204, resource: before.id, before, after: null }
 }
 
-/** Carries out a write and answers it, or answers a repetition with what the first one was told. */
+/** Executes a write and sends its response, or sends the stored response of the first request with the same key. */
 export async function write(
   deps: Deps,
   request: FastifyRequest,
@@ -103,7 +103,7 @@ function withoutSecrets(body: object, secrets: string[]): object {
   return { ...Object.fromEntries(rest), secret_available: false }
 }
 
-/** The text is sent as it is: what was stored and what was just made go out by the same bytes. */
+/** Sends the body text unchanged, so that a replayed response has the same bytes. */
 function send(reply: FastifyReply, { status, headers, body }: StoredResponse): never {
   reply.code(status).headers(headers)
   return body === null ? (reply.send() as never) : sendText(reply, body)

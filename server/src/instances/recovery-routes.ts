@@ -10,7 +10,7 @@ import { Recovery, RecoveryObjective, RecoveryPage, recoveryListParameters } fro
 import { find } from './store.ts'
 
 const tags = ['Recovery']
-const params = Type.Object({ id: Id('inst', 'Identifier of the instance.') })
+const params = Type.Object({ id: Id('inst', 'ID of the instance.') })
 
 export const recoveries: Resource = {
   schemas: [Recovery, RecoveryPage, RecoveryObjective],
@@ -22,7 +22,7 @@ export const recoveries: Resource = {
         schema: {
           operationId: 'listInstanceRecoveries',
           summary: 'List the recoveries of an instance',
-          description: 'Each failure that was recovered from, or tried to be: why, how long it was down, how it ended.',
+          description: 'Returns each failure with its cause, downtime and outcome.',
           tags,
           params,
           querystring: Type.Object(recoveryListParameters, { additionalProperties: false }),
@@ -44,8 +44,8 @@ export const recoveries: Resource = {
         config: { scope: 'instances:read' },
         schema: {
           operationId: 'getRecoveryObjective',
-          summary: 'Get what recoveries take',
-          description: 'Percentiles over all recoveries of the environment, and by cause.',
+          summary: 'Get recovery statistics',
+          description: 'Returns percentiles of recovery times for the environment, in total and by cause.',
           tags,
           response: { 200: ref(RecoveryObjective) },
         },

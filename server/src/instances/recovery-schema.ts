@@ -7,30 +7,32 @@ const seconds = (description: string) => Nullable(Type.Number({ description, exa
 const count = (description: string) => Type.Integer({ description, examples: [3] })
 const cause = OneOf(
   CAUSES,
-  'What failed: the process of its machine, the kernel of the guest, the guest as a whole (no sign of life), the host, the disk.',
+  'What failed: the process of the machine, the kernel of the guest, the guest (no heartbeat), the host, or the disk.',
 )
 
 /** One recovery of an instance. */
 export const Recovery = Type.Object(
   {
-    number: Type.Integer({ description: 'Counts the recoveries of the instance from 1.', examples: [1] }),
+    number: Type.Integer({ description: 'Number of the recovery of this instance, from 1.', examples: [1] }),
     cause,
-    outcome: Type.Union([OneOf(OUTCOMES, 'An end.'), Type.Null()], {
-      description: 'How it ended, `cancelled` by a stop or a termination; null while it is under way.',
+    outcome: Type.Union([OneOf(OUTCOMES, 'Outcome.'), Type.Null()], {
+      description: 'How the recovery ended: `cancelled` by a stop or a termination. Null while it is in progress.',
     }),
-    attempts: count('How often it was started again.'),
-    down_since: Nullable(PreciseTimestamp('When the failure happened; null where nobody knows.')),
-    detected_at: PreciseTimestamp('When it was seen.'),
-    started_at: Nullable(PreciseTimestamp('When it was started again last.')),
-    ended_at: Nullable(PreciseTimestamp('When it was up again, was given up, or was no longer wanted.')),
-    downtime_seconds: seconds('From `down_since`, or else `detected_at`, until it was up again; null unless it was.'),
+    attempts: count('Number of restarts.'),
+    down_since: Nullable(PreciseTimestamp('When the failure happened; null if unknown.')),
+    detected_at: PreciseTimestamp('When the failure was detected.'),
+    started_at: Nullable(PreciseTimestamp('When the instance was last restarted.')),
+    ended_at: Nullable(PreciseTimestamp('When the guest was ready again, or the recovery failed or was cancelled.')),
+    downtime_seconds: seconds(
+      'From `down_since` (or `detected_at` if unknown) until the guest was ready; null if it did not recover.',
+    ),
   },
-  { $id: 'Recovery', description: 'A failure of an instance and what was done about it.', additionalProperties: false },
+  { $id: 'Recovery', description: 'A failure of an instance, and its recovery.', additionalProperties: false },
 )
 
 export const RecoveryPage = PageOf(Recovery)
 
-/** Newest first unless `sort` says otherwise. */
+/** Query parameters of the list; newest first by default. */
 export const recoveryListParameters = listParameters
 
 const percentiles = (description: string) =>
@@ -38,38 +40,38 @@ const percentiles = (description: string) =>
     [
       Type.Object(
         {
-          p50: Type.Number({ description: 'Half took so many seconds at most.', examples: [3.2] }),
-          p90: Type.Number({ description: 'Nine of ten did.', examples: [3.9] }),
-          p99: Type.Number({ description: '99 of 100 did.', examples: [4.4] }),
-          samples: count('Of how many.'),
+          p50: Type.Number({ description: 'Median, in seconds.', examples: [3.2] }),
+          p90: Type.Number({ description: '90th percentile, in seconds.', examples: [3.9] }),
+          p99: Type.Number({ description: '99th percentile, in seconds.', examples: [4.4] }),
+          samples: count('Number of samples.'),
         },
         { additionalProperties: false },
       ),
       Type.Null(),
     ],
-    { description: `${description} Null where there is none.` },
+    { description: `${description} Null if there are no samples.` },
   )
 
 const phases = {
-  total: count('Recoveries that have ended.'),
-  recovered: count('Those after which it was up again.'),
-  detect_seconds: percentiles('From the failure until it was seen, where it is known when it happened.'),
-  restart_seconds: percentiles('From there until the machine was started again (last), with what was waited.'),
-  ready_seconds: percentiles('From there until the guest was up.'),
-  downtime_seconds: percentiles('All together.'),
+  total: count('Number of recoveries that have ended.'),
+  recovered: count('Number of recoveries with the outcome `recovered`.'),
+  detect_seconds: percentiles('From the failure until its detection, where the time of the failure is known.'),
+  restart_seconds: percentiles('From detection until the last restart, including waiting times.'),
+  ready_seconds: percentiles('From the last restart until the guest was ready.'),
+  downtime_seconds: percentiles('From the failure until the guest was ready.'),
 }
 
-/** What recoveries took so far. */
+/** Statistics of recoveries. */
 export const RecoveryObjective = Type.Object(
   {
     ...phases,
     causes: Type.Array(Type.Object({ cause, ...phases }, { additionalProperties: false }), {
-      description: 'The same by cause, of the causes that there were.',
+      description: 'The same statistics by cause, for causes that occurred.',
     }),
   },
   {
     $id: 'RecoveryObjective',
-    description: 'What all recoveries of the environment took in the last 90 days, in seconds.',
+    description: 'Duration of all recoveries in the environment in the last 90 days, in seconds.',
     additionalProperties: false,
   },
 )

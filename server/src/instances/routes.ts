@@ -34,15 +34,15 @@ import { find, type InstanceContext } from './store.ts'
 import { waitFor } from './wait.ts'
 
 const tags = ['Instances']
-const params = Type.Object({ id: Id('inst', 'Identifier of the instance.') })
+const params = Type.Object({ id: Id('inst', 'ID of the instance.') })
 
-/** A poll of 60 s, and some time besides. */
+/** The longest `timeout` of 60 s, plus a margin. */
 const WAIT_DEADLINE_MS = 75_000
 
 const ACTIONS = {
   start: 'Starts a stopped or failed instance.',
-  stop: 'Asks the guest to power off and, when its time is over, pulls the plug.',
-  reboot: 'Powers the guest off and starts it again.',
+  stop: 'Shuts down the guest, and stops it by force after `timeout_seconds`.',
+  reboot: 'Shuts down the guest and starts it again.',
 } as const
 
 type DryRunRows = Parameters<typeof previewWrite>[5]
@@ -104,7 +104,8 @@ export const instances: Resource = {
         schema: {
           operationId: 'createInstance',
           summary: 'Create an instance',
-          description: 'Answers at once; the instance is up when its status is `running` (see `wait_for`).',
+          description:
+            'Returns immediately. The guest is ready when the status is `running` (see `wait_for` of `getInstance`).',
           tags,
           querystring: Type.Object(dryRun, { additionalProperties: false }),
           body: ref(InstanceCreate),
@@ -123,12 +124,12 @@ export const instances: Resource = {
     app.get(
       '/v2/instances/:id',
       {
-        config: { scope: 'instances:read', answer_deadline_ms: WAIT_DEADLINE_MS },
+        config: { scope: 'instances:read', response_deadline_ms: WAIT_DEADLINE_MS },
         schema: {
           operationId: 'getInstance',
           summary: 'Get an instance',
           description:
-            'With `wait_for`, answers when a status is reached, when none can be reached, or at the timeout.',
+            'With `wait_for`, returns when one of the statuses is reached, when none can be reached any more, or at the timeout.',
           tags,
           params,
           querystring: Type.Object(
@@ -136,12 +137,17 @@ export const instances: Resource = {
               wait_for: Type.Optional(
                 Type.String({
                   pattern: `^(${STATUSES.join('|')})(,(${STATUSES.join('|')}))*$`,
-                  'x-rule': `one or more of ${STATUSES.join(', ')}, by comma`,
-                  description: 'Statuses to wait for.',
+                  'x-rule': `one or more of ${STATUSES.join(', ')}, separated by commas`,
+                  description: 'Statuses to wait for, separated by commas.',
                 }),
               ),
               timeout: Type.Optional(
-                Type.Integer({ minimum: 1, maximum: 60, default: 60, description: 'Seconds to wait at most.' }),
+                Type.Integer({
+                  minimum: 1,
+                  maximum: 60,
+                  default: 60,
+                  description: 'Maximum number of seconds to wait.',
+                }),
               ),
             },
             { additionalProperties: false },
@@ -196,7 +202,7 @@ export const instances: Resource = {
           querystring: Type.Object(
             {
               allow_reboot: Type.Optional(
-                Type.Boolean({ default: false, description: 'A new plan may reboot a running instance.' }),
+                Type.Boolean({ default: false, description: 'Allow a new plan to reboot a running instance.' }),
               ),
               ...dryRun,
             },
@@ -223,7 +229,7 @@ export const instances: Resource = {
         schema: {
           operationId: 'terminateInstance',
           summary: 'Terminate an instance',
-          description: 'For good. It can be read for 24 hours more.',
+          description: 'Terminates the instance permanently. It can be read for another 24 hours.',
           tags,
           params,
           querystring: Type.Object(dryRun, { additionalProperties: false }),
@@ -241,7 +247,7 @@ export const instances: Resource = {
           schema: {
             operationId: `${action}Instance`,
             summary: `${action[0]!.toUpperCase()}${action.slice(1)} an instance`,
-            description: `${ACTIONS[action]} Already so: nothing changes.`,
+            description: `${ACTIONS[action]} No effect if already in that state.`,
             tags,
             params,
             body: action === 'start' ? Nullable(NoOptions) : Nullable(PowerAction),
@@ -262,7 +268,7 @@ export const instances: Resource = {
         schema: {
           operationId: 'rebuildInstance',
           summary: 'Rebuild an instance',
-          description: 'Wipes the disk and starts anew from the image; id and addresses stay.',
+          description: 'Deletes the disk and boots a new one from the image. ID and IP addresses stay the same.',
           tags,
           params,
           body: Nullable(Rebuild),
@@ -280,21 +286,21 @@ export const instances: Resource = {
         schema: {
           operationId: 'getInstanceConsoleLog',
           summary: 'Read the serial console',
-          description: 'What the machine has written to its serial port, as plain text.',
+          description: 'Returns the output of the serial console as plain text.',
           tags,
           params,
           querystring: Type.Object(
             {
               tail: Type.Optional(
-                Type.Integer({ minimum: 1, maximum: 10_000, description: 'Only this many lines from the end.' }),
+                Type.Integer({ minimum: 1, maximum: 10_000, description: 'Return only this many lines from the end.' }),
               ),
               follow: Type.Optional(
-                Type.Boolean({ default: false, description: 'Go on as the machine writes, until the client leaves.' }),
+                Type.Boolean({ default: false, description: 'Keep the connection open and stream new output.' }),
               ),
             },
             { additionalProperties: false },
           ),
-          response: { 200: { description: 'The log.', content: { 'text/plain': { schema: Type.String() } } } },
+          response: { 200: { description: 'The console log.', content: { 'text/plain': { schema: Type.String() } } } },
         },
       },
       async (request, reply) => {

@@ -7,27 +7,31 @@ import { STEP_NAMES } from './steps.ts'
 
 const NAME_RULE = {
   pattern: '^[A-Za-z0-9._ -]{1,63}$',
-  'x-rule': '1 to 63 of letters, digits, ".", "_", "-" and space',
+  'x-rule': '1 to 63 characters: letters, digits, ".", "_", "-" and space',
 }
 const LABEL = '[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?'
 
-const name = Type.String({ ...NAME_RULE, description: 'Name for people; need not be unique.', examples: ['api-1'] })
+const name = Type.String({ ...NAME_RULE, description: 'Display name. Need not be unique.', examples: ['api-1'] })
 const hostname = Type.String({
   pattern: `^${LABEL}$`,
   'x-rule': 'a host name label (RFC 1123): letters, digits and "-", at most 63',
-  description: 'What the guest calls itself.',
+  description: 'Host name of the guest.',
   examples: ['api-1'],
 })
-const region = Text({ description: 'Region to run in; see /v2/regions.', maxLength: 64, examples: ['us-east-1'] })
-const plan = Text({ description: 'Size of the machine; see /v2/plans.', maxLength: 64, examples: ['standard-4x'] })
+const region = Text({
+  description: 'Region of the instance; see `/v2/regions`.',
+  maxLength: 64,
+  examples: ['us-east-1'],
+})
+const plan = Text({ description: 'Size of the instance; see `/v2/plans`.', maxLength: 64, examples: ['standard-4x'] })
 const image = {
-  ...Text({ description: 'Name or id of an image; see /v2/images.', maxLength: 64, examples: ['ubuntu-22.04-lts'] }),
+  ...Text({ description: 'Name or ID of an image; see `/v2/images`.', maxLength: 64, examples: ['ubuntu-22.04-lts'] }),
   'x-names': 'img',
 }
 const subnetId = Type.String({
   pattern: '^sub_[0-9a-z]{10}$',
-  'x-rule': 'an identifier such as sub_8f7e6d5c4b',
-  description: 'Subnet of the private address; `sub_8f7e6d5c4b` names the default subnet everywhere.',
+  'x-rule': 'an ID such as sub_8f7e6d5c4b',
+  description: 'Subnet of the private IP address. `sub_8f7e6d5c4b` is the default subnet of every environment.',
   examples: ['sub_8f7e6d5c4b'],
 })
 const port = Type.Integer({ minimum: 1, maximum: 65535, description: 'TCP port of the guest.', examples: [8080] })
@@ -40,96 +44,97 @@ const tags = Type.Unsafe<Record<string, string>>({
     'x-rule': 'keys of 1 to 63 letters, digits, ".", "_", "/" or "-"',
   },
   additionalProperties: Text({ maxLength: 256, description: 'Value of the tag.' }),
-  description: 'Labels: at most 50, text to text.',
+  description: 'Key-value labels, at most 50.',
   examples: [{ env: 'production', app: 'api-server' }],
 })
-const autoRecovery = Type.Boolean({ description: 'Whether it is started again when its machine fails.' })
+const autoRecovery = Type.Boolean({ description: 'Whether the instance is restarted automatically after a failure.' })
 const recoveryPriority = Type.Integer({
   minimum: 0,
   maximum: 100,
-  description: 'After a reboot of the host, instances with a higher number are started first; 50 unless given.',
+  description: 'After a host reboot, instances with a higher number start first. Default: 50.',
 })
-const terminationProtection = Type.Boolean({ description: 'While true, DELETE is refused.' })
+const terminationProtection = Type.Boolean({ description: 'While true, DELETE returns `termination_protected`.' })
 const readyTimeout = Type.Integer({
   minimum: 10,
   maximum: 3600,
-  description: 'Seconds from the start of the machine until the guest must have said that it is up.',
+  description:
+    'Seconds after a start within which the guest must report that it is ready. Otherwise the instance fails.',
 })
 const userData = Type.String({
   maxLength: 65_536,
   'x-max-bytes': 65_536,
   pattern: '^\\P{Cs}*$',
-  'x-rule': 'text without halves of characters (lone surrogates)',
-  description: 'cloud-config or a script, run once by the guest; at most 64 KiB. Never shown again.',
+  'x-rule': 'text without lone surrogates',
+  description: 'cloud-config or a script that the guest runs once, at most 64 KiB. The API never returns it.',
 })
-const sshKeyIds = Type.Array(Id('ssh', 'Identifier of an SSH key.'), {
+const sshKeyIds = Type.Array(Id('ssh', 'ID of an SSH key.'), {
   maxItems: 50,
   uniqueItems: true,
-  description: 'Keys that may log in. Left out: all default keys; empty: none.',
+  description: 'SSH keys that can log in. Omitted: all default keys. Empty: none.',
 })
 
-/** The resource as GET shows it: the page's fields first. */
+/** An instance as GET returns it. */
 export const Instance = Type.Object(
   {
-    id: Id('inst', 'Identifier.'),
-    status: OneOf(STATUSES, 'Where it is in its life.'),
+    id: Id('inst', 'ID of the instance.'),
+    status: OneOf(STATUSES, 'Lifecycle state of the instance.'),
     region,
     plan,
     public_ip: Nullable(
       Type.String({
-        description: 'Public IPv4 address, kept until terminated or unassigned.',
+        description: 'Public IPv4 address. It stays the same until it is unassigned or the instance is terminated.',
         examples: ['127.90.1.5'],
       }),
     ),
-    created_at: Timestamp('When it was asked for.'),
+    created_at: Timestamp('When the instance was created.'),
     links: Type.Object(
       {
         self: Type.String({
-          description: 'This resource.',
+          description: 'URL of the instance in the API.',
           examples: ['http://127.0.0.1:8080/v2/instances/inst_3x9y2z1a0b'],
         }),
         console: Type.String({
-          description: 'Its page.',
+          description: 'URL of the instance in the web console.',
           examples: ['http://127.0.0.1:8080/console/instances/inst_3x9y2z1a0b'],
         }),
       },
-      { description: 'Addresses of this instance.', additionalProperties: false },
+      { description: 'URLs of the instance.', additionalProperties: false },
     ),
     name,
     hostname,
     image,
-    image_id: Id('img', 'The image that it was made from.'),
-    private_ip: Nullable(Type.String({ description: 'Address in the subnet.', examples: ['10.64.0.5'] })),
+    image_id: Id('img', 'ID of the image that the disk was created from.'),
+    private_ip: Nullable(Type.String({ description: 'Private IP address in the subnet.', examples: ['10.64.0.5'] })),
     network: Type.Object(
       {
         subnet_id: subnetId,
-        assign_public_ip: Type.Boolean({ description: 'Whether it has a public address.' }),
+        assign_public_ip: Type.Boolean({ description: 'Whether the instance has a public IP address.' }),
         ports: Type.Array(
           Type.Object(
             { port, public_port: Type.Union([Type.Integer(), Type.Null()]) },
-            { description: 'A port of the guest and the port of the public address that leads to it.' },
+            { description: 'A port of the guest, and the port of the public IP address that is forwarded to it.' },
           ),
-          { description: 'Ports reachable at the public address; `public_port` is null while it is not.' },
+          { description: 'Open ports. `public_port` is null while the port is not reachable.' },
         ),
       },
-      { description: 'How it is connected.', additionalProperties: false },
+      { description: 'Network configuration.', additionalProperties: false },
     ),
     tags,
     status_reason: Type.Union(
       [
         Type.Object(
           {
-            code: Type.String({ description: 'Stable code.' }),
-            message: Type.String({ description: 'What happened and what to do.' }),
+            code: Type.String({ description: 'Stable, machine-readable code.' }),
+            message: Type.String({ description: 'What happened, and what to do.' }),
           },
           { additionalProperties: false },
         ),
         Type.Null(),
       ],
-      { description: 'Why it failed, or `expired` when it ended because its time was up; null otherwise.' },
+      { description: 'Why the instance failed, or `expired` if it was terminated at `expires_at`; null otherwise.' },
     ),
-    desired_status: OneOf(['running', 'stopped'], 'What was wished for last.'),
-    deployment_id: Nullable(Type.String({ description: 'The deployment that it belongs to.' })),
+    desired_status: OneOf(['running', 'stopped'], 'The power state that was requested last.'),
+    deployment_id: Nullable(Type.String({ description: 'ID of the deployment that the instance belongs to.' })),
     auto_recovery: autoRecovery,
     recovery_priority: recoveryPriority,
     termination_protection: terminationProtection,
@@ -138,25 +143,27 @@ export const Instance = Type.Object(
       [
         Type.Object(
           {
-            user: Type.String({ description: 'User to log in as.' }),
-            host: Type.String({ description: 'Address.' }),
-            port: Type.Integer({ description: 'Port.' }),
+            user: Type.String({ description: 'User name.' }),
+            host: Type.String({ description: 'IP address.' }),
+            port: Type.Integer({ description: 'TCP port.' }),
           },
           { additionalProperties: false },
         ),
         Type.Null(),
       ],
-      { description: 'Where to log in; null while that is not possible.' },
+      { description: 'How to log in by SSH; null while that is not possible.' },
     ),
-    environment: OneOf(['live', 'test'], 'The environment it belongs to.'),
-    ready_at: Nullable(Timestamp('When the guest was up for the first time since its creation or rebuild.')),
-    terminated_at: Nullable(Timestamp('When it was gone.')),
+    environment: OneOf(['live', 'test'], 'Environment of the instance.'),
+    ready_at: Nullable(Timestamp('When the guest was first ready since the instance was created or rebuilt.')),
+    terminated_at: Nullable(Timestamp('When termination was complete.')),
     expires_at: Nullable(
-      Timestamp('When it will be terminated by itself, protected or not: a budget of the key that made it says so.'),
+      Timestamp(
+        'When the instance is terminated automatically, even if it is protected. Set by the budget of the API key that created it.',
+      ),
     ),
-    created_by: Nullable(Id('key', 'The API key that it was made by.')),
-    updated_at: Timestamp('When anything shown here changed last.'),
-    version: Type.Integer({ minimum: 1, description: 'Rises with every change; also the ETag.' }),
+    created_by: Nullable(Id('key', 'API key that created the instance.')),
+    updated_at: Timestamp('When any field last changed.'),
+    version: Type.Integer({ minimum: 1, description: 'Increases with every change; also the ETag.' }),
   },
   { $id: 'Instance', description: 'A virtual machine.', additionalProperties: false },
 )
@@ -165,66 +172,72 @@ export const InstancePage = PageOf(Instance)
 
 const count = (description: string) => Type.Integer({ description })
 
-/** What a write would do. */
+/** The result of a dry run. */
 export const InstancePlan = Type.Object(
   {
-    dry_run: Type.Literal(true, { description: 'Nothing was changed.' }),
-    action: Type.String({ description: 'The operation.', examples: ['createInstance'] }),
-    would_answer: Type.Integer({ description: 'HTTP status of the answer without `dry_run`.', examples: [201] }),
-    before: Type.Union([ref(Instance), Type.Null()], { description: 'As it is; null for a new instance.' }),
+    dry_run: Type.Literal(true, { description: 'This is a preview; nothing was changed.' }),
+    action: Type.String({ description: 'Operation ID of the request.', examples: ['createInstance'] }),
+    would_answer: Type.Integer({ description: 'HTTP status of the response without `dry_run`.', examples: [201] }),
+    before: Type.Union([ref(Instance), Type.Null()], { description: 'Current state; null for a new instance.' }),
     after: {
       ...ref(Instance),
-      description: 'As it would be answered; id and addresses of a new one are examples, chosen when it is made.',
+      description:
+        'State after the request. ID and IP addresses of a new instance are examples; the actual ones can differ.',
     },
     placement: Type.Object(
-      { region: Type.String({ description: 'The region.', examples: ['us-east-1'] }), hypervisor: Hypervisor },
-      { description: 'Where it would run.', additionalProperties: false },
+      { region: Type.String({ description: 'ID of the region.', examples: ['us-east-1'] }), hypervisor: Hypervisor },
+      { description: 'Where the instance would run.', additionalProperties: false },
     ),
     capacity: Type.Union([RegionCapacity, Type.Null()], {
-      description: 'Of the region, with this write counted; null where there is no limit.',
+      description: 'Capacity of the region, including this request; null if there is no limit.',
     }),
     quotas: Type.Array(
       Type.Object(
         {
-          name: OneOf(QUOTA_NAMES, 'What is counted.'),
-          limit: Type.Union([Type.Integer(), Type.Null()], { description: 'Null: no limit.' }),
-          used: count('In use now.'),
-          would_use: count('In use afterwards.'),
+          name: OneOf(QUOTA_NAMES, 'Name of the quota.'),
+          limit: Type.Union([Type.Integer(), Type.Null()], { description: 'Limit; null if there is none.' }),
+          used: count('Current usage.'),
+          would_use: count('Usage after the request.'),
         },
         { additionalProperties: false },
       ),
-      { description: "The project's quotas in this environment." },
+      { description: 'Quotas of the project in this environment.' },
     ),
-    reboots: Type.Boolean({ description: 'Whether a running guest would be restarted.' }),
-    steps: Type.Array(OneOf(STEP_NAMES, 'A step.'), { description: 'What would have to be done, in order.' }),
+    reboots: Type.Boolean({ description: 'Whether the request would reboot a running guest.' }),
+    steps: Type.Array(OneOf(STEP_NAMES, 'Name of the step.'), {
+      description: 'Steps that the request would require, in order.',
+    }),
     ready_seconds_lately: Type.Union(
       [
         Type.Object(
           {
-            p50: Type.Number({ description: 'Half were up within so many seconds.' }),
-            p90: Type.Number({ description: 'Nine of ten were.' }),
-            samples: count('Of how many; the last 50 at most.'),
+            p50: Type.Number({ description: 'Median, in seconds.' }),
+            p90: Type.Number({ description: '90th percentile, in seconds.' }),
+            samples: count('Number of samples, at most the last 50.'),
           },
           { additionalProperties: false },
         ),
         Type.Null(),
       ],
-      { description: 'From request to ready, of instances of this image; null where nothing boots or none has yet.' },
+      {
+        description:
+          'How long recent instances of this image took from the request until the guest was ready. Null if the request boots no guest, or no instance has been ready yet.',
+      },
     ),
   },
-  { $id: 'InstancePlan', description: 'What a write of an instance would do.', additionalProperties: false },
+  { $id: 'InstancePlan', description: 'Preview of a request that changes an instance.', additionalProperties: false },
 )
 
-/** What a write answers that can be rehearsed and is 200 anyway. */
+/** Response of a write that returns 200 with and without `dry_run`. */
 export const InstanceOrPlan = Type.Union([ref(Instance), ref(InstancePlan)], {
   $id: 'InstanceOrPlan',
-  description: 'The instance, or with `dry_run` what would happen.',
+  description: 'The instance, or with `dry_run` the preview.',
 })
 
-/** Parameter of the writes that can be rehearsed. */
+/** Query parameter of writes that support a dry run. */
 export const dryRun = {
   dry_run: Type.Optional(
-    Type.Boolean({ default: false, description: 'Change nothing and answer 200 with what would happen.' }),
+    Type.Boolean({ default: false, description: 'Change nothing and return 200 with a preview of the request.' }),
   ),
 }
 
@@ -237,16 +250,19 @@ export const InstanceCreate = Type.Object(
       Type.Object(
         {
           subnet_id: Type.Optional(subnetId),
-          assign_public_ip: Type.Optional(Type.Boolean({ default: false, description: 'Give it a public address.' })),
+          assign_public_ip: Type.Optional(Type.Boolean({ default: false, description: 'Assign a public IP address.' })),
           ports: Type.Optional(
             Type.Array(port, {
               maxItems: 20,
               uniqueItems: true,
-              description: 'Ports to open at the public address beyond 22, 80 and 443.',
+              description: 'Ports to open at the public IP address, in addition to 22, 80 and 443.',
             }),
           ),
         },
-        { description: 'Left out: default subnet, no public address.', additionalProperties: false },
+        {
+          description: 'Network configuration. Default: default subnet, no public IP address.',
+          additionalProperties: false,
+        },
       ),
     ),
     tags: Type.Optional(tags),
@@ -261,7 +277,7 @@ export const InstanceCreate = Type.Object(
   },
   {
     $id: 'InstanceCreate',
-    description: 'What is needed to launch an instance.',
+    description: 'Parameters of a new instance.',
     additionalProperties: false,
     examples: [
       {
@@ -276,9 +292,11 @@ export const InstanceCreate = Type.Object(
 )
 export type CreateBody = Static<typeof InstanceCreate>
 
-const ignored = Type.Optional(Type.Unknown({ description: 'Ignored: what GET printed may be sent back.' }))
+const ignored = Type.Optional(
+  Type.Unknown({ description: 'Read-only; ignored, so that the output of GET can be sent back.' }),
+)
 const fixed = (of: string) =>
-  Type.Optional(Text({ maxLength: 64, description: `The ${of} cannot be changed; it may be sent back as it is.` }))
+  Type.Optional(Text({ maxLength: 64, description: `The ${of} cannot be changed. The current value is accepted.` }))
 
 export const InstanceUpdate = Type.Object(
   {
@@ -290,26 +308,29 @@ export const InstanceUpdate = Type.Object(
         {
           subnet_id: fixed('subnet'),
           assign_public_ip: Type.Optional(
-            Type.Boolean({ description: 'Give it a public address, or take it away; without a reboot.' }),
+            Type.Boolean({ description: 'Assign or unassign a public IP address, without a reboot.' }),
           ),
           ports: Type.Optional(
             Type.Array(
               Type.Union([
                 port,
-                Type.Object({ port, public_port: ignored }, { additionalProperties: false, description: 'As shown.' }),
+                Type.Object(
+                  { port, public_port: ignored },
+                  { additionalProperties: false, description: 'A port as GET returns it.' },
+                ),
               ]),
-              { maxItems: 50, description: 'Cannot be changed; may be sent back as they are.' },
+              { maxItems: 50, description: 'The ports cannot be changed. The current value is accepted.' },
             ),
           ),
         },
-        { additionalProperties: false, description: 'How it is connected.' },
+        { additionalProperties: false, description: 'Network configuration.' },
       ),
     ),
     auto_recovery: Type.Optional(autoRecovery),
     recovery_priority: Type.Optional(recoveryPriority),
     termination_protection: Type.Optional(terminationProtection),
-    desired_status: Type.Optional(OneOf(['running', 'stopped'], 'Starts or stops it.')),
-    id: fixed('id'),
+    desired_status: Type.Optional(OneOf(['running', 'stopped'], 'Starts or stops the instance.')),
+    id: fixed('ID'),
     region: fixed('region'),
     image: fixed('image'),
     image_id: fixed('image'),
@@ -333,20 +354,20 @@ export const InstanceUpdate = Type.Object(
   },
   {
     $id: 'InstanceUpdate',
-    description: 'What is left out stays; all or nothing.',
+    description: 'Changes to an instance. Omitted fields keep their values. Either all changes are made or none.',
     additionalProperties: false,
     examples: [{ tags: { env: 'staging' } }],
   },
 )
 export type UpdateBody = Static<typeof InstanceUpdate>
 
-/** Of start, which has no options; may be left out. */
+/** Optional body of start, which has no options. */
 export const NoOptions = Type.Object(
   {},
-  { title: 'NoOptions', additionalProperties: false, description: 'There are no options.' },
+  { title: 'NoOptions', additionalProperties: false, description: 'No options.' },
 )
 
-/** Of stop and reboot; may be left out. */
+/** Optional body of stop and reboot. */
 export const PowerAction = Type.Object(
   {
     timeout_seconds: Type.Optional(
@@ -354,16 +375,16 @@ export const PowerAction = Type.Object(
         minimum: 1,
         maximum: 3600,
         default: 60,
-        description: 'How long the guest may take to power off.',
+        description: 'How long the guest may take to power off before it is stopped by force.',
       }),
     ),
-    force: Type.Optional(Type.Boolean({ description: 'Pull the plug at once.' })),
+    force: Type.Optional(Type.Boolean({ description: 'Stop the guest immediately, without a clean shutdown.' })),
   },
-  { title: 'PowerAction', additionalProperties: false, description: 'How to end the present run.' },
+  { title: 'PowerAction', additionalProperties: false, description: 'How to stop the guest.' },
 )
 export type ActionBody = Static<typeof PowerAction>
 
-/** Of rebuild; may be left out. */
+/** Optional body of rebuild. */
 export const Rebuild = Type.Object(
   {
     image: Type.Optional(image),
@@ -373,7 +394,7 @@ export const Rebuild = Type.Object(
   {
     title: 'Rebuild',
     additionalProperties: false,
-    description: 'What is different on the new disk; left out: as before.',
+    description: 'Changes for the new disk. Omitted fields keep their values.',
   },
 )
 export type RebuildBody = Static<typeof Rebuild>
@@ -381,54 +402,58 @@ export type RebuildBody = Static<typeof Rebuild>
 const words = (word: string) => `^(${word})(,(${word}))*$`
 const slugs = '[A-Za-z0-9._-]{1,64}'
 
-/** Filters of the list. */
+/** Query parameters of the list. */
 export const instanceFilters = {
   ...listParameters,
   status: Type.Optional(
     Type.String({
       pattern: words(STATUSES.join('|')),
-      'x-rule': `one or more of ${STATUSES.join(', ')}, by comma`,
-      description: 'Terminated instances are listed only when asked for.',
+      'x-rule': `one or more of ${STATUSES.join(', ')}, separated by commas`,
+      description: 'Filter by status. Without this filter, terminated instances are omitted.',
     }),
   ),
   region: Type.Optional(
-    Type.String({ pattern: words(slugs), 'x-rule': 'names of regions, by comma', description: 'In these regions.' }),
+    Type.String({
+      pattern: words(slugs),
+      'x-rule': 'region IDs, separated by commas',
+      description: 'Filter by region.',
+    }),
   ),
   plan: Type.Optional(
-    Type.String({ pattern: words(slugs), 'x-rule': 'names of plans, by comma', description: 'Of these plans.' }),
+    Type.String({ pattern: words(slugs), 'x-rule': 'plan IDs, separated by commas', description: 'Filter by plan.' }),
   ),
   image: Type.Optional(
     Type.String({
       pattern: words(slugs),
-      'x-rule': 'names or ids of images, by comma',
-      description: 'Of these images, by name as asked or by id.',
+      'x-rule': 'image names or IDs, separated by commas',
+      description: 'Filter by image: the name in the create request, or the ID.',
     }),
   ),
   deployment_id: Type.Optional(
     Type.String({
       pattern: words('dep_[0-9a-z]{10}'),
-      'x-rule': 'ids of deployments, by comma',
-      description: 'Of these.',
+      'x-rule': 'deployment IDs, separated by commas',
+      description: 'Filter by deployment.',
     }),
   ),
   created_by: Type.Optional(
     Type.String({
       pattern: words('key_[0-9a-z]{10}'),
-      'x-rule': 'ids of API keys, by comma',
-      description: 'Made by these keys.',
+      'x-rule': 'API key IDs, separated by commas',
+      description: 'Filter by the API key that created the instance.',
     }),
   ),
   name: Type.Optional(
     Type.String({
       pattern: '^[A-Za-z0-9._ ,-]{1,640}$',
-      'x-rule': 'names, by comma',
-      description: 'With these names.',
+      'x-rule': 'names, separated by commas',
+      description: 'Filter by name.',
     }),
   ),
   tag: Type.Optional(
     Type.Array(Type.String({ pattern: '^[A-Za-z0-9._/-]{1,63}:[^\\p{Cc}\\p{Cs}]{0,256}$', 'x-rule': 'key:value' }), {
       maxItems: 50,
-      description: 'With this tag, `key:value` split at the first colon; repeatable, all must match.',
+      description: 'Filter by tag, as `key:value`, split at the first colon. Can be repeated; all must match.',
     }),
   ),
 }

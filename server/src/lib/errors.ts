@@ -1,59 +1,58 @@
-/** A failure at start that the operator can mend: one clear line, exit code 1, no stack. */
+/** A failure at startup that the operator can fix: one line, exit code 1, no stack. */
 export class StartupError extends Error {}
 
-/** The database did not answer: lost, refused, starting, stopping or full. Trying again later may work. */
+/** The database is unavailable: connection lost or refused, starting, stopping or full. A retry may succeed. */
 export class DatabaseUnavailableError extends Error {
   constructor(cause: unknown) {
     super(`the database does not answer: ${cause instanceof Error ? cause.message : cause}`, { cause })
   }
 }
 
-/** One thing that is wrong with a request; `pointer` (RFC 6901) into the body, or the name of a query parameter. */
+/** One error in a request; `pointer` (RFC 6901) into the body, or the name of a query parameter. */
 export type FieldError = { pointer?: string; parameter?: string; code: string; message: string }
 
 /**
- * The catalogue of errors that the API answers: code → status and title. A code is stable for ever; the `detail` of
- * each occurrence says what happened and what to do.
+ * The catalogue of API errors: code → status and title. A code never changes; the `detail` of each occurrence states
+ * what happened and what to do.
  */
 export const CATALOGUE = {
-  malformed_json: [400, 'The body is not valid JSON'],
-  invalid_parameter: [400, 'A query parameter or header is not valid'],
-  invalid_cursor: [400, 'The cursor is not valid'],
-  bad_request: [400, 'The request cannot be read'],
-  invalid_api_key: [401, 'The API key is missing or not valid'],
-  insufficient_scope: [403, 'The API key may not do this'],
-  address_not_allowed: [403, 'The API key may not be used from this address'],
-  not_found: [404, 'There is no such thing'],
-  method_not_allowed: [405, 'The method is not allowed here'],
-  request_timeout: [408, 'The request took too long to arrive'],
-  invalid_state: [409, 'The resource is in a state that does not allow this'],
-  capacity_exhausted: [409, 'There is no room'],
-  reboot_required: [409, 'The change needs a reboot'],
-  termination_protected: [409, 'The instance is protected against termination'],
-  conflict: [409, 'It conflicts with what is there'],
-  already_exists: [409, 'It exists already'],
-  in_use: [409, 'It is in use'],
-  idempotency_in_flight: [409, 'A request with this Idempotency-Key is being carried out'],
-  events_expired: [410, 'The events are no longer kept'],
-  precondition_failed: [412, 'The resource has changed'],
-  payload_too_large: [413, 'The body is too large'],
-  uri_too_long: [414, 'The address is too long'],
-  unsupported_media_type: [415, 'The media type of the body is not supported'],
-  validation_failed: [422, 'The request is not valid'],
-  idempotency_key_reused: [422, 'The Idempotency-Key stands for another request'],
+  malformed_json: [400, 'The request body is not valid JSON'],
+  invalid_parameter: [400, 'A query parameter or header is invalid'],
+  invalid_cursor: [400, 'The cursor is invalid'],
+  bad_request: [400, 'The request is malformed'],
+  invalid_api_key: [401, 'The API key is missing or invalid'],
+  insufficient_scope: [403, 'The API key does not have the required permission'],
+  address_not_allowed: [403, 'The API key cannot be used from this IP address'],
+  not_found: [404, 'Not found'],
+  method_not_allowed: [405, 'Method not allowed'],
+  request_timeout: [408, 'The request timed out'],
+  invalid_state: [409, 'The current state of the resource does not allow this operation'],
+  capacity_exhausted: [409, 'Insufficient capacity or quota'],
+  reboot_required: [409, 'The change requires a reboot'],
+  termination_protected: [409, 'Termination protection is enabled'],
+  conflict: [409, 'The request conflicts with the current state'],
+  already_exists: [409, 'The resource already exists'],
+  in_use: [409, 'The resource is in use'],
+  idempotency_in_flight: [409, 'A request with this Idempotency-Key is in progress'],
+  events_expired: [410, 'The events have expired'],
+  precondition_failed: [412, 'The resource has changed since you read it'],
+  payload_too_large: [413, 'The request body is too large'],
+  uri_too_long: [414, 'The request URL is too long'],
+  unsupported_media_type: [415, 'Unsupported media type'],
+  validation_failed: [422, 'The request body failed validation'],
+  idempotency_key_reused: [422, 'The Idempotency-Key was used for a different request'],
   immutable_field: [422, 'The field cannot be changed'],
-  disk_cannot_shrink: [422, 'A disk cannot become smaller'],
+  disk_cannot_shrink: [422, 'A disk cannot be made smaller'],
   rate_limited: [429, 'Too many requests'],
-  headers_too_large: [431, 'The headers are too large'],
-  internal_error: [500, 'Something went wrong on our side'],
-  unavailable: [503, 'The service cannot answer right now'],
+  headers_too_large: [431, 'The request headers are too large'],
+  internal_error: [500, 'Internal server error'],
+  unavailable: [503, 'Service unavailable'],
 } as const satisfies Record<string, readonly [number, string]>
 
 export type ErrorCode = keyof typeof CATALOGUE
 
 /**
- * An answer that is not a success. `detail` and `extensions` are for the user; `internal` (and `cause`) only reach the
- * log.
+ * An error response. `detail` and `extensions` are sent to the client; `cause` is only logged.
  */
 export class ApiError extends Error {
   readonly code: ErrorCode
@@ -83,13 +82,16 @@ export class ApiError extends Error {
   }
 }
 
-/** 422 with every wrong field at once. */
+/** 422 that lists every invalid field. */
 export function validationFailed(errors: FieldError[]): ApiError {
-  const detail = errors.length === 1 ? errors[0]!.message : `${errors.length} fields are not valid; see errors.`
+  const detail = errors.length === 1 ? errors[0]!.message : `${errors.length} fields are invalid; see errors.`
   return new ApiError('validation_failed', detail, { errors })
 }
 
-/** 404 that does not tell whether the thing exists elsewhere. */
+/** 404; the text is the same when the resource exists in another environment. */
 export function notFound(what: string, id: string): ApiError {
-  return new ApiError('not_found', `There is no ${what} ${JSON.stringify(id.slice(0, 64))} in this environment.`)
+  return new ApiError(
+    'not_found',
+    `No ${what} with the ID ${JSON.stringify(id.slice(0, 64))} exists in this environment.`,
+  )
 }
