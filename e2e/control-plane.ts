@@ -22,6 +22,7 @@ import { connect } from '../server/src/db/database.ts'
 import { assertNoSecrets, secretsIn } from '../server/src/db/testing-canary.ts'
 import { testImage } from '../server/src/drivers/qemu/testing.ts'
 import { type CheckResponse, createResponseCheck } from '../server/src/http/testing-responses.ts'
+import { until } from '../server/src/testing/until.ts'
 import { type PlantName, plantArguments } from './plants.ts'
 
 const ROOT = join(import.meta.dirname, '..')
@@ -223,13 +224,4 @@ export function run(
       code === 0 ? resolve(out) : reject(new Error(`${command} ${args.join(' ')}: ${code}\n${out}`)),
     )
   })
-}
-
-/** Looks every 50 ms until the condition holds; throws after the deadline, which names what did not come. */
-export async function until(what: string, condition: () => unknown, seconds = 120): Promise<void> {
-  const deadline = performance.now() + seconds * 1000
-  while (!(await condition())) {
-    if (performance.now() > deadline) throw new Error(`it did not come to this within ${seconds} s: ${what}`)
-    await new Promise((resolve) => setTimeout(resolve, 50))
-  }
 }

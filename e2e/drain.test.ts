@@ -9,7 +9,8 @@ import { join } from 'node:path'
 import { after, before, test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { connect } from '../server/src/db/database.ts'
-import { ControlPlane, until } from './control-plane.ts'
+import { until } from '../server/src/testing/until.ts'
+import { ControlPlane } from './control-plane.ts'
 
 const RESTARTS = 3
 const INTERVAL_MS = 20

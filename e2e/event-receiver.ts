@@ -4,7 +4,8 @@ import { createHmac } from 'node:crypto'
 import { createServer, type Server } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import type { Sql } from '../server/src/db/database.ts'
-import { type ControlPlane, until } from './control-plane.ts'
+import { until } from '../server/src/testing/until.ts'
+import type { ControlPlane } from './control-plane.ts'
 
 type Received = { body: string; deliveries: number }
 

@@ -9,7 +9,8 @@ import { after, before, test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { EventSource } from 'eventsource'
 import { seededRandom } from '../server/src/lib/random.ts'
-import { type Answer, ControlPlane, until } from './control-plane.ts'
+import { until } from '../server/src/testing/until.ts'
+import { type Answer, ControlPlane } from './control-plane.ts'
 
 const KILLS = 50
 const WRITERS = 6

@@ -8,7 +8,8 @@ import { existsSync, mkdtempSync, openSync, readFileSync, rmSync, statSync, writ
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
-import { freePort, run, until } from './control-plane.ts'
+import { until } from '../server/src/testing/until.ts'
+import { freePort, run } from './control-plane.ts'
 import { leftovers } from './leaks.ts'
 
 const ROOT = join(import.meta.dirname, '..')

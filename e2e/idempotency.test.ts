@@ -6,7 +6,8 @@ import assert from 'node:assert/strict'
 import { randomInt } from 'node:crypto'
 import { after, before, test } from 'node:test'
 import { seededRandom } from '../server/src/lib/random.ts'
-import { ControlPlane, until } from './control-plane.ts'
+import { until } from '../server/src/testing/until.ts'
+import { ControlPlane } from './control-plane.ts'
 
 const CLIENTS = 50
 const KILLS = 4

@@ -7,7 +7,8 @@
 import assert from 'node:assert/strict'
 import type { Sql } from '../server/src/db/database.ts'
 import type { Random } from '../server/src/lib/random.ts'
-import { type ControlPlane, until } from './control-plane.ts'
+import { until } from '../server/src/testing/until.ts'
+import type { ControlPlane } from './control-plane.ts'
 
 /** `unknown`: there was no answer, or none that says whether it happened. */
 type Entry = { kind: 'create' | 'rename' | 'terminate'; name: string; id: string; told: 'done' | 'refused' | 'unknown' }

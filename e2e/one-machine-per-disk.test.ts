@@ -3,7 +3,7 @@ import assert from 'node:assert/strict'
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { after, afterEach, beforeEach, test } from 'node:test'
-import { until } from './control-plane.ts'
+import { until } from '../server/src/testing/until.ts'
 import { type MachineProbe, probeMachines } from './one-machine-per-disk.ts'
 
 const DATA_DIR = `/nowhere/${process.pid}/data`

@@ -1,7 +1,8 @@
 /** What the tests of recoveries and their benchmark share: guests that are killed, and what is seen of it. */
 import assert from 'node:assert/strict'
 import { join } from 'node:path'
-import { type ControlPlane, run, until } from './control-plane.ts'
+import { until } from '../server/src/testing/until.ts'
+import { type ControlPlane, run } from './control-plane.ts'
 import { qemuProcesses } from './leaks.ts'
 
 /** The smallest guest that can be reached. */

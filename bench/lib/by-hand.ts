@@ -2,9 +2,10 @@
 import { spawn } from 'node:child_process'
 import { cpSync, existsSync, mkdirSync, readFileSync, rmSync, watch } from 'node:fs'
 import { dirname, join } from 'node:path'
-import { type ControlPlane, run, until } from '../../e2e/control-plane.ts'
+import { type ControlPlane, run } from '../../e2e/control-plane.ts'
 import { qemuProcesses } from '../../e2e/leaks.ts'
 import { commandLine } from '../../server/src/lib/processes.ts'
+import { until } from '../../server/src/testing/until.ts'
 
 export class ByHand {
   readonly #plane: ControlPlane

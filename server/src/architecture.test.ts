@@ -24,6 +24,7 @@ const LAYERS = [
   'fuzz',
   'matrix',
   'simulation',
+  'testing',
 ]
 const ROOTS = [
   'main.ts',
@@ -235,7 +236,9 @@ function isPure(from: string): boolean {
 }
 
 function isTestCode(path: string): boolean {
-  return /\.test\.ts$|(^|\/)(testing(-\w+)?|conformance|test-server)\.ts$|^(fuzz|matrix|simulation)\//.test(path)
+  return /\.test\.ts$|(^|\/)(testing(-\w+)?|conformance|test-server)\.ts$|^(fuzz|matrix|simulation|testing)\//.test(
+    path,
+  )
 }
 
 function folderOf(path: string): string {

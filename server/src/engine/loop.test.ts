@@ -6,6 +6,7 @@ import type { Sql } from '../db/database.ts'
 import { createTestDatabase } from '../db/testing.ts'
 import { systemClock } from '../lib/clock.ts'
 import { silentLog } from '../lib/log.ts'
+import { until } from '../testing/until.ts'
 import { createEngine, type Engine, type Reconcilers } from './loop.ts'
 import { LEASE_SECONDS, WORK_CHANNEL, wake } from './work.ts'
 
@@ -31,10 +32,6 @@ async function start(reconcilers: Reconcilers, options: { poll_ms?: number; conc
 }
 
 const announce = () => sql.notify(WORK_CHANNEL, '')
-/** Resolves when the condition holds; the test's own deadline bounds it. */
-async function until(condition: () => boolean | Promise<boolean>): Promise<void> {
-  while (!(await condition())) await systemClock.sleep(10)
-}
 
 describe('engine', { timeout: 240_000 }, () => {
   test('a notification is enough: the poll is far away', async () => {
@@ -46,14 +43,14 @@ describe('engine', { timeout: 240_000 }, () => {
     await start({ told: one }, { poll_ms: 3_600_000 })
     await wake(sql, 'told', 'a', 'env_1')
     await announce()
-    await until(() => looked.length === 1)
+    await until('a pass', () => looked.length === 1)
   })
 
   test('the poll is enough: nobody notifies', async () => {
     let looks = 0
     await start({ polled: async () => ({ after_seconds: looks++ === 0 ? 0.2 : null }) }, { poll_ms: 50 })
     await wake(sql, 'polled', 'a', 'env_1')
-    await until(() => looks === 2)
+    await until('a second pass', () => looks === 2)
   })
 
   test('a short rest is kept without a poll', async () => {
@@ -61,7 +58,7 @@ describe('engine', { timeout: 240_000 }, () => {
     await start({ rested: async () => ({ after_seconds: looks++ < 3 ? 0.05 : null }) }, { poll_ms: 3_600_000 })
     await wake(sql, 'rested', 'a', 'env_1')
     await announce()
-    await until(() => looks === 4)
+    await until('four passes', () => looks === 4)
   })
 
   test('never more steps at once than allowed, and all keys come to their turn', async () => {
@@ -77,7 +74,7 @@ describe('engine', { timeout: 240_000 }, () => {
     }
     for (let i = 0; i < 60; i++) await wake(sql, 'many', `k${i}`, 'env_1')
     await start({ many: step }, { concurrency: 4 })
-    await until(() => done.size === 60)
+    await until('a pass of every key', () => done.size === 60)
     assert.equal(most, 4)
   })
 
@@ -89,8 +86,11 @@ describe('engine', { timeout: 240_000 }, () => {
     }
     await start({ failing: step }, { poll_ms: 50 })
     await wake(sql, 'failing', 'a', 'env_1')
-    await until(async () => (await sql`select 1 from work where kind = 'failing' and last_error = 'try 2'`).length > 0)
-    await until(() => tries === 3)
+    await until(
+      'a second failure',
+      async () => (await sql`select 1 from work where kind = 'failing' and last_error = 'try 2'`).length > 0,
+    )
+    await until('a third attempt', () => tries === 3)
   })
 
   test('stop waits for the running step and takes no new one', async () => {
@@ -104,7 +104,7 @@ describe('engine', { timeout: 240_000 }, () => {
     const engine = await start({ slow: step })
     await wake(sql, 'slow', 'a', 'env_1')
     await announce()
-    await until(() => looks === 1)
+    await until('a pass', () => looks === 1)
     const stopped = engine.stop(10_000)
     await wake(sql, 'slow', 'b', 'env_1')
     await announce()
@@ -129,6 +129,6 @@ describe('engine', { timeout: 240_000 }, () => {
     assert.ok(left!.seconds <= LEASE_SECONDS && LEASE_SECONDS <= 15)
     let taken = false
     await start({ orphaned: async () => ((taken = true), { after_seconds: null }) }, { poll_ms: 100 })
-    await until(() => taken)
+    await until('a pass of the orphaned key', () => taken)
   })
 })

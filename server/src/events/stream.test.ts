@@ -9,6 +9,7 @@ import type { App } from '../http/types.ts'
 import { createWorld, type World } from '../instances/testing-world.ts'
 import { atMost } from '../lib/clock.ts'
 import { DatabaseUnavailableError } from '../lib/errors.ts'
+import { until } from '../testing/until.ts'
 import { withOutbox } from './outbox.ts'
 import { STREAMS_PER_KEY } from './stream.ts'
 import { openTestStream, type TestStream } from './testing-stream.ts'
@@ -52,14 +53,6 @@ async function open(query = '', headers: Record<string, string> = {}, at = origi
   const stream = await openTestStream(`${at}/v2/events/stream${query}`, { ...own, ...headers })
   opened.push(stream)
   return stream
-}
-
-async function until(what: string, holds: () => unknown, seconds = 30): Promise<void> {
-  const deadline = performance.now() + seconds * 1000
-  while (!(await holds())) {
-    assert.ok(performance.now() < deadline, `it did not come to this: ${what}`)
-    await world.deps.clock.sleep(10)
-  }
 }
 
 async function tags(id: string, value: string): Promise<void> {

@@ -4,6 +4,7 @@ import { after, describe, test } from 'node:test'
 import { createApp } from '../app.ts'
 import { type Call, caller, createTestApp, createTestKey, createTestTenant, type Response } from '../http/testing.ts'
 import { systemClock } from '../lib/clock.ts'
+import { until } from '../testing/until.ts'
 import { isWellFormed } from './format.ts'
 import { SCOPES, type Scope } from './scopes.ts'
 import { createKeyLookup } from './store.ts'
@@ -34,14 +35,7 @@ const works = async (key: string, from: (key: string) => Call = as) => {
   assert.ok(status === 200 || status === 401, String(status))
   return status === 200
 }
-/** Waits for a state, for as long as the promise of one second and some slack allow. */
-async function within(ms: number, is: () => Promise<boolean>): Promise<void> {
-  const deadline = performance.now() + ms
-  while (!(await is())) {
-    if (performance.now() > deadline) throw new Error(`not so after ${ms} ms`)
-    await systemClock.sleep(20)
-  }
-}
+const within = (ms: number, holds: () => Promise<boolean>) => until('the key is accepted or refused', holds, ms / 1000)
 function assertTooStrong({ status, body }: Response, ...pointers: string[]): void {
   assert.deepEqual([status, body.code], [403, 'insufficient_scope'], JSON.stringify(body))
   assert.deepEqual(

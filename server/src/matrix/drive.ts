@@ -1,11 +1,12 @@
 /** Runs what is due in an environment, and advances its frozen clock to what is due next. */
 import type { Sql } from '../db/database.ts'
-import { systemClock } from '../lib/clock.ts'
+import { until } from '../testing/until.ts'
 import type { Subject } from './faults.ts'
 import type { MatrixWorld, Worker } from './world.ts'
 
-/** Real time after which something that should rest is said not to. */
-const DEADLINE_MS = 120_000
+/** A world that does not come to rest in this real time never does. */
+const DEADLINE_SECONDS = 600
+const INTERVAL_MS = 2
 
 /**
  * Runs every key of the environment that is due, also after failures, until none is. Steps that hang or have died keep
@@ -27,7 +28,7 @@ export async function settle(world: MatrixWorld, worker: Worker, environmentId: 
     worker.engine.nudge()
     return false
   }
-  await until('no key is due', isAtRest)
+  await until('no key is due', isAtRest, DEADLINE_SECONDS, INTERVAL_MS)
 }
 
 /** Advances the environment's clock from one due key to the next, as far as the horizon. */
@@ -57,15 +58,6 @@ async function secondsUntilDue(owner: Sql, environmentId: string): Promise<numbe
     select extract(epoch from min(due_at) - environment_now(${environmentId}))::float8 as seconds from work
     where environment_id = ${environmentId} and leased_until is null`
   return row!.seconds
-}
-
-/** Looks every few milliseconds until it holds. */
-export async function until(what: string, condition: () => boolean | Promise<boolean>): Promise<void> {
-  const deadline = performance.now() + DEADLINE_MS
-  while (!(await condition())) {
-    if (performance.now() > deadline) throw new Error(`not within ${DEADLINE_MS} ms: ${what}`)
-    await systemClock.sleep(2)
-  }
 }
 
 /**

@@ -5,8 +5,9 @@
 import assert from 'node:assert/strict'
 import { after, describe, test } from 'node:test'
 import { caller, type Response } from '../http/testing.ts'
+import { until } from '../testing/until.ts'
 import { audit } from './audit.ts'
-import { drive, until } from './drive.ts'
+import { drive } from './drive.ts'
 import type { Fault } from './faults.ts'
 import { createMatrixWorld } from './world.ts'
 

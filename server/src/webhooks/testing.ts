@@ -3,7 +3,7 @@ import { createServer, type IncomingHttpHeaders, type IncomingMessage, type Serv
 import type { AddressInfo } from 'node:net'
 import { after } from 'node:test'
 import { Webhook } from 'standardwebhooks'
-import { systemClock } from '../lib/clock.ts'
+import { until } from '../testing/until.ts'
 
 export type Received = {
   id: string
@@ -75,10 +75,5 @@ export async function createReceiver(behave: Behave = OK): Promise<Receiver> {
 }
 
 /** Waits until something holds. */
-export async function eventually(holds: () => unknown, what: string, ms = 60_000): Promise<void> {
-  const deadline = performance.now() + ms
-  while (!(await holds())) {
-    if (performance.now() > deadline) throw new Error(`there is no sign of ${what}`)
-    await systemClock.sleep(10)
-  }
-}
+export const eventually = (holds: () => unknown, what: string, ms = 60_000): Promise<void> =>
+  until(what, holds, ms / 1000)

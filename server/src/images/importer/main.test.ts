@@ -4,6 +4,7 @@ import { execFileSync } from 'node:child_process'
 import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { test } from 'node:test'
+import { until } from '../../testing/until.ts'
 import { readStatus } from './job-files.ts'
 import {
   at,
@@ -14,7 +15,6 @@ import {
   startImporter,
   startMirror,
   temporaryFolder,
-  until,
   urlJob,
 } from './testing.ts'
 

@@ -2,8 +2,9 @@ import assert from 'node:assert/strict'
 import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { test } from 'node:test'
+import { until } from '../../testing/until.ts'
 import type { RecipeJob } from './job.ts'
-import { at, importNow, jobFolder, startImporter, temporaryFolder, until } from './testing.ts'
+import { at, importNow, jobFolder, startImporter, temporaryFolder } from './testing.ts'
 
 const folder = temporaryFolder()
 let count = 0

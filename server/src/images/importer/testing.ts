@@ -8,7 +8,6 @@ import type { AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after } from 'node:test'
-import { systemClock } from '../../lib/clock.ts'
 import { runImport } from './import.ts'
 import type { Job, UrlJob } from './job.ts'
 import { jobPaths, readStatus, writeJob } from './job-files.ts'
@@ -123,15 +122,6 @@ export function startImporter(folder: string, environment: Record<string, string
   })
   const ended = once(child, 'close').then(([code, signal]) => ({ code, signal, log }))
   return { child, pid: child.pid!, ended }
-}
-
-/** Waits until a condition holds; fails after 30 s. */
-export async function until(what: string, condition: () => boolean): Promise<void> {
-  for (let i = 0; i < 3000; i++) {
-    if (condition()) return
-    await systemClock.sleep(10)
-  }
-  throw new Error(`timeout while waiting for ${what}`)
 }
 
 /** Creates an executable in a folder that all users can access and that comes first in the search path. */
