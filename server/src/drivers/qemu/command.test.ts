@@ -11,16 +11,31 @@ const roots = { data_dir: '/srv/cloud', run_dir: '/run/cloudnexus-test' }
 const network = userNetwork({ multicast_group: '230.64.12.1', multicast_port_base: 20000 })
 
 const spec: MachineSpec = {
-  ...{ id: 'inst_0123456789', environment_id: 'env_0000000000', disk: 1, run: 1 },
-  ...{ vcpus: 1, memory_bytes: 2 ** 27, disk_bytes: 2 ** 30 },
+  id: 'inst_0123456789',
+  environment_id: 'env_0000000000',
+  disk: 1,
+  run: 1,
+  vcpus: 1,
+  memory_bytes: 2 ** 27,
+  disk_bytes: 2 ** 30,
   image: {
-    ...{ id: 'img_0000000000', folder: 'micro-linux', seed: 'fw_cfg', ready_signal: 'guest' },
+    id: 'img_0000000000',
+    folder: 'micro-linux',
+    seed: 'fw_cfg',
+    ready_signal: 'guest',
     boot: { kernel: 'kernel', initrd: 'initrd', append: 'console=ttyS0 quiet' },
   },
-  ...{ hostname: '', ssh_public_keys: [], user_data: null, tags: {} },
+  hostname: '',
+  ssh_public_keys: [],
+  user_data: null,
+  tags: {},
   network: {
-    ...{ segment: 7, mac: '52:54:00:00:00:01', private_ip: '10.0.0.5', prefix_length: 24 },
-    ...{ public_ip: '127.64.0.1', ports: [22] },
+    segment: 7,
+    mac: '52:54:00:00:00:01',
+    private_ip: '10.0.0.5',
+    prefix_length: 24,
+    public_ip: '127.64.0.1',
+    ports: [22],
   },
 }
 
@@ -28,8 +43,10 @@ function command(changed: MachineSpec, data_dir = roots.data_dir): string[] {
   const paths = machinePaths({ ...roots, data_dir }, changed.id)
   const ports = changed.network.ports.map((port) => ({ guest_port: port, host_port: port }))
   return qemuCommand(changed, paths, network.devices(changed, ports), {
-    ...{ qemu_binary: 'qemu-system-x86_64', accelerator: 'tcg' },
-    ...{ identity_folder: paths.directory, image_folder: '/srv/cloud/images/micro-linux' },
+    qemu_binary: 'qemu-system-x86_64',
+    accelerator: 'tcg',
+    identity_folder: paths.directory,
+    image_folder: '/srv/cloud/images/micro-linux',
   })
 }
 

@@ -9,14 +9,25 @@ import { runProgram } from './run-program.ts'
 import { fwCfgFiles, noCloudFiles, writeSeed, yaml } from './seed.ts'
 
 const spec: MachineSpec = {
-  ...{ id: 'inst_0123456789', environment_id: 'env_0000000000', disk: 2, run: 1 },
-  ...{ vcpus: 1, memory_bytes: 2 ** 27, disk_bytes: 2 ** 30 },
+  id: 'inst_0123456789',
+  environment_id: 'env_0000000000',
+  disk: 2,
+  run: 1,
+  vcpus: 1,
+  memory_bytes: 2 ** 27,
+  disk_bytes: 2 ** 30,
   image: { id: 'img_0000000000', folder: 'debian-12', seed: 'nocloud', ready_signal: 'guest', boot: null },
-  ...{ hostname: 'web-1', ssh_public_keys: ['ssh-ed25519 AAAA one', 'ssh-ed25519 BBBB two'], tags: {} },
+  hostname: 'web-1',
+  ssh_public_keys: ['ssh-ed25519 AAAA one', 'ssh-ed25519 BBBB two'],
+  tags: {},
   user_data: new Uint8Array([0, 255, 10]),
   network: {
-    ...{ segment: 7, mac: '52:54:00:00:00:01', private_ip: '10.0.0.5', prefix_length: 24 },
-    ...{ public_ip: null, ports: [] },
+    segment: 7,
+    mac: '52:54:00:00:00:01',
+    private_ip: '10.0.0.5',
+    prefix_length: 24,
+    public_ip: null,
+    ports: [],
   },
 }
 

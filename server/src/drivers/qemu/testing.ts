@@ -67,12 +67,18 @@ export async function makeWorld(changes: Partial<QemuOptions> & { closed?: boole
   await mkdir(data_dir, { mode: closed ? 0o700 : 0o711 })
   const [block, third] = [randomInt(64, 128), randomInt(256)]
   const options: QemuOptions = {
-    ...{ data_dir, run_dir, images_dir, installation_id: 'test', qemu_binary: 'qemu-system-x86_64' },
+    data_dir,
+    run_dir,
+    images_dir,
+    installation_id: 'test',
+    qemu_binary: 'qemu-system-x86_64',
     accelerator: { name: 'QEMU', accelerator: 'tcg', reason: 'test' },
     service_uid: isRoot ? TEST_UID : null,
-    ...{ multicast_group: `230.${block}.${third}.1`, multicast_port_base: 20000 },
+    multicast_group: `230.${block}.${third}.1`,
+    multicast_port_base: 20000,
     limits: { vcpus: 16, memory_bytes: 8192 * MIB, disk_bytes: 1024 ** 4 },
-    ...{ log: silentLog, clock: systemClock },
+    log: silentLog,
+    clock: systemClock,
     ...given,
   }
   let made = 0
@@ -80,12 +86,25 @@ export async function makeWorld(changes: Partial<QemuOptions> & { closed?: boole
     const number = ++made
     const address = `10.77.0.${number + 1}`
     return {
-      ...{ id: newId('inst', systemRandom), environment_id: 'env_0000000000', disk: 1, run: 1, image },
-      ...{ vcpus: 1, memory_bytes: 128 * MIB, disk_bytes: 1024 * MIB },
-      ...{ hostname: `guest-${number}`, ssh_public_keys: [], user_data: null, tags: {} },
+      id: newId('inst', systemRandom),
+      environment_id: 'env_0000000000',
+      disk: 1,
+      run: 1,
+      image,
+      vcpus: 1,
+      memory_bytes: 128 * MIB,
+      disk_bytes: 1024 * MIB,
+      hostname: `guest-${number}`,
+      ssh_public_keys: [],
+      user_data: null,
+      tags: {},
       network: {
-        ...{ segment: 1, mac: `52:54:00:77:00:${(number + 1).toString(16).padStart(2, '0')}` },
-        ...{ private_ip: address, prefix_length: 24, public_ip: null, ports: [] },
+        segment: 1,
+        mac: `52:54:00:77:00:${(number + 1).toString(16).padStart(2, '0')}`,
+        private_ip: address,
+        prefix_length: 24,
+        public_ip: null,
+        ports: [],
       },
       ...more,
     }

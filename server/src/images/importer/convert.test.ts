@@ -14,7 +14,12 @@ const qemuImg = (...args: string[]) => execFileSync('qemu-img', args, { cwd: fol
 
 const { max_bytes, max_virtual_size_bytes, ready_signal, ssh_user } = limits
 const upload = (name: string, more: Partial<UploadJob> = {}): UploadJob => ({
-  ...{ kind: 'upload', path: path(name), max_bytes, max_virtual_size_bytes, ready_signal, ssh_user },
+  kind: 'upload',
+  path: path(name),
+  max_bytes,
+  max_virtual_size_bytes,
+  ready_signal,
+  ssh_user,
   ...more,
 })
 async function importUpload(name: string, more: Partial<UploadJob> = {}) {
@@ -43,8 +48,12 @@ for (const [name, args] of valid) {
     const { status, paths, log } = await importUpload(name)
     assert.deepEqual([status.state, status.error, status.progress], ['done', null, 1], log)
     assert.deepEqual(JSON.parse(readFileSync(paths.manifest, 'utf8')), {
-      ...{ format: 'qcow2', virtual_size_bytes: content.length, boot: null, seed: 'nocloud' },
-      ...{ ready_signal: 'process', ssh_user: 'ubuntu' },
+      format: 'qcow2',
+      virtual_size_bytes: content.length,
+      boot: null,
+      seed: 'nocloud',
+      ready_signal: 'process',
+      ssh_user: 'ubuntu',
     })
     assert.match(qemuImg('compare', '-f', 'raw', '-F', 'qcow2', 'disk.raw', paths.disk), /identical/)
     const { mode, uid } = statSync(paths.disk)

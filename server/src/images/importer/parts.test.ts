@@ -46,16 +46,18 @@ test('validates a job when it is written and read', () => {
   const path = jobFolder(folder, job)
   assert.deepEqual(readJob(path), job)
   const wrong: unknown[] = [
-    ...[null, 1, {}, { kind: 'x' }, { kind: 'toString' }, { ...job, sha256: 'x' }, { ...job, extra: 1 }],
-    ...[
-      { ...job, allowed_addresses: ['localhost'] },
-      { ...job, max_bytes: 0 },
-      { ...job, ssh_user: '-x' },
-    ],
-    ...[
-      { kind: 'upload', path: 'relative' },
-      { kind: 'recipe', script: '../x' },
-    ],
+    null,
+    1,
+    {},
+    { kind: 'x' },
+    { kind: 'toString' },
+    { ...job, sha256: 'x' },
+    { ...job, extra: 1 },
+    { ...job, allowed_addresses: ['localhost'] },
+    { ...job, max_bytes: 0 },
+    { ...job, ssh_user: '-x' },
+    { kind: 'upload', path: 'relative' },
+    { kind: 'recipe', script: '../x' },
     { ...job, kind: 'publisher', file_name: '../x' },
   ]
   for (const value of wrong) assert.throws(() => parseJob(value), TypeError, JSON.stringify(value))

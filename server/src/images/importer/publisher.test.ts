@@ -64,8 +64,14 @@ beforeEach(() => {
 })
 
 const publisherJob = (more: Partial<PublisherJob> = {}): PublisherJob => ({
-  ...{ kind: 'publisher', base_url: `${mirror.url}/release`, file_name: 'disk.img', keyring: everyKey },
-  ...{ sums_name: 'SHA256SUMS', signature_name: 'SHA256SUMS.gpg', fingerprints: [owner], ...limits },
+  kind: 'publisher',
+  base_url: `${mirror.url}/release`,
+  file_name: 'disk.img',
+  keyring: everyKey,
+  sums_name: 'SHA256SUMS',
+  signature_name: 'SHA256SUMS.gpg',
+  fingerprints: [owner],
+  ...limits,
   ...more,
 })
 async function importPublished(more: Partial<PublisherJob> = {}) {

@@ -15,8 +15,13 @@ function recipe(script: string, more: Partial<RecipeJob> = {}): string {
   return jobFolder(folder, { kind: 'recipe', script: path, ...more })
 }
 const manifest = {
-  ...{ format: 'qcow2', virtual_size_bytes: 1 << 20, boot: { kernel: 'kernel', initrd: 'initrd', append: 'quiet' } },
-  ...{ seed: 'fw_cfg', ready_signal: 'guest', ssh_user: 'root', source: 'linux 6.1' },
+  format: 'qcow2',
+  virtual_size_bytes: 1 << 20,
+  boot: { kernel: 'kernel', initrd: 'initrd', append: 'quiet' },
+  seed: 'fw_cfg',
+  ready_signal: 'guest',
+  ssh_user: 'root',
+  source: 'linux 6.1',
 }
 const complete = `cd "$out"; touch disk.qcow2 kernel initrd; echo '${JSON.stringify(manifest)}' > manifest.json`
 
