@@ -4,7 +4,7 @@ import type { Engine, Reconcile, Reconcilers } from './engine/loop.ts'
 import type { Pool } from './engine/pools.ts'
 import { type Sweep, sweepReconciler } from './engine/sweep.ts'
 import { wake, wakeExisting } from './engine/work.ts'
-import { forgetEvents } from './events/store.ts'
+import { purgeEvents } from './events/store.ts'
 import { purgeResponses } from './http/idempotency.ts'
 import { CATALOGUE } from './images/catalog.ts'
 import { imageReconciler } from './images/reconcile.ts'
@@ -12,7 +12,7 @@ import { instanceReconciler } from './instances/reconcile.ts'
 import { purgeRecoveries } from './instances/recoveries.ts'
 import { instanceSweep } from './instances/sweep.ts'
 import { requestLogReconciler } from './requests/reconcile.ts'
-import { tidyDeliveries } from './webhooks/deliveries.ts'
+import { purgeDeliveries } from './webhooks/deliveries.ts'
 import { webhookReconciler } from './webhooks/reconcile.ts'
 
 /** Endpoints that are sent to at the same time: most of the time of each is waiting. */
@@ -54,14 +54,14 @@ function sweeps(deps: Deps): Record<string, Sweep> {
     deliveries: {
       ...NOTHING_LISTED,
       interval_seconds: 60,
-      tidy: () => tidyDeliveries(deps.sql, deps.config.webhook_log_days, 10_000),
+      tidy: () => purgeDeliveries(deps.sql, deps.config.webhook_log_days, 10_000),
     },
     recoveries: { ...NOTHING_LISTED, interval_seconds: 3600, tidy: () => purgeRecoveries(deps.sql) },
     answers: { ...NOTHING_LISTED, interval_seconds: 600, tidy: () => purgeResponses(deps.sql) },
     events: {
       ...NOTHING_LISTED,
       interval_seconds: 600,
-      tidy: () => forgetEvents(deps.sql, deps.config.events_days),
+      tidy: () => purgeEvents(deps.sql, deps.config.events_days),
     },
   }
 }

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { envelopeOf } from './envelope.ts'
 
-test('an event is one text: its fields in their order, a time in whole seconds, and the data as it was written', () => {
+test('serializes the fields in order, the time in whole seconds, and the data unchanged', () => {
   const data = '{"object":{"object":"instance","b":1,"a":"\\u00e9 ü","n":1.0},"previous":{"b": 0}}'
   const row = {
     data,

@@ -1,6 +1,6 @@
 import { timestamp } from '../lib/timestamp.ts'
 
-/** An event as it is stored; `data` is the text of a JSON object: `{ object, previous?, details? }`. */
+/** A stored event; `data` is the text of a JSON object `{ object, previous?, details? }`. */
 export type EventRow = {
   id: string
   type: string
@@ -11,7 +11,7 @@ export type EventRow = {
   data: string
 }
 
-/** The event as everybody gets it: one text, the same bytes in every answer, stream, delivery and repetition. */
+/** The event as JSON text, with the same bytes in every response, stream and delivery. */
 export function envelopeOf({ data, ...row }: EventRow): string {
   const { id, type, environment, created_at, sequence, request_id } = row
   const head = { id, type, environment, created_at: timestamp(created_at), sequence, request_id }

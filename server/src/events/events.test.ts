@@ -5,7 +5,7 @@ import { type Call, caller, createTestKey } from '../http/testing.ts'
 import { createWorld, type World } from '../instances/testing-world.ts'
 import type { Scope } from '../keys/scopes.ts'
 import { withOutbox } from './outbox.ts'
-import { forgetEvents } from './store.ts'
+import { purgeEvents } from './store.ts'
 
 const BODY = { region: 'us-east-1', plan: 'micro-1x', image: 'micro-linux' }
 
@@ -23,7 +23,7 @@ async function create(by = call, body: object = {}): Promise<string> {
   return made.id
 }
 
-/** The bytes of an answer. */
+/** The text of a response. */
 async function textOf(url: string, key = world.test.key): Promise<string> {
   const { body } = await world.app.inject({ url, headers: { authorization: `Bearer ${key}` } })
   return body
@@ -33,8 +33,8 @@ const sequences = (body: { data: { sequence: number }[] }) => body.data.map(({ s
 const range = (from: number, to: number) => Array.from({ length: to - from + 1 }, (_, i) => from + i)
 const lastOf = async () => (await call('GET', '/v2/events?limit=1')).body.next_after as number
 
-describe('the list', () => {
-  test('newest first with cursors, or oldest first', async () => {
+describe('GET /v2/events', () => {
+  test('lists newest first with cursors, or oldest first', async () => {
     const begin = await lastOf()
     for (let i = 0; i < 5; i++) await create()
     const end = await lastOf()
@@ -49,7 +49,7 @@ describe('the list', () => {
     assert.ok(end >= begin + 5)
   })
 
-  test('after: ascending from there, page by page by cursor or by after, to the end and beyond', async () => {
+  test('with after, pages ascend by cursor or next_after up to and past the end', async () => {
     const begin = await lastOf()
     await Promise.all(range(1, 7).map(() => create()))
     const end = await lastOf()
@@ -83,7 +83,7 @@ describe('the list', () => {
     })
   })
 
-  test('by type, by resource, and by both; next_after passes over what is filtered', async () => {
+  test('filters by type and resource; next_after passes over filtered events', async () => {
     const begin = await lastOf()
     const [one, other] = [await create(), await create()]
     await call('PUT', `/v2/instances/${one}`, { tags: { a: '1' } })
@@ -120,7 +120,7 @@ describe('the list', () => {
     assert.deepEqual([wrong.status, wrong.body.errors.length], [400, 2])
   })
 
-  test('of one instance, as long as it is there', async () => {
+  test('lists the events of one instance until its row is deleted', async () => {
     const id = await create()
     await create()
     const { body } = await call('GET', `/v2/instances/${id}/events?after=0`)
@@ -133,7 +133,7 @@ describe('the list', () => {
 })
 
 describe('an event', () => {
-  test('has the same bytes in the list and by itself, and they never change', async () => {
+  test('has the same bytes in the list and in GET /v2/events/{id}, and they never change', async () => {
     const id = await create(call, { tags: { odd: '\\u0041 "☃"' } })
     const list = await textOf(`/v2/events?resource=${id}&sort=created_at`)
     await call('PUT', `/v2/instances/${id}`, { tags: { now: 'others' } })
@@ -148,22 +148,22 @@ describe('an event', () => {
     )
   })
 
-  test('previous names what has changed, and as what it was', async () => {
+  test('has in previous the old values of the fields that changed', async () => {
     const id = await create(call, { tags: { team: 'a' } })
     const before = (await call('GET', `/v2/instances/${id}`)).body
     await call('PUT', `/v2/instances/${id}`, { tags: { team: 'b' } })
     await call('PUT', `/v2/instances/${id}`, { tags: { team: 'b' } })
     const { body } = await call('GET', `/v2/events?resource=${id}&type=instance.updated`)
-    assert.equal(body.data.length, 1, 'what changes nothing tells nothing')
+    assert.equal(body.data.length, 1, 'a request that changes nothing emits no event')
     const { data } = body.data[0]
     assert.deepEqual(data.previous, { tags: { team: 'a' } })
     assert.deepEqual(data.object.tags, { team: 'b' })
     assert.ok(data.object.version > before.version)
     const { body: made } = await call('GET', `/v2/events?resource=${id}&type=instance.created`)
-    assert.ok(!('previous' in made.data[0].data), 'what is new was nothing before')
+    assert.ok(!('previous' in made.data[0].data), 'a new instance has no previous values')
   })
 
-  test('instance.scaled tells both sizes, of a machine that runs and of one that rests', async () => {
+  test('instance.scaled has both sizes, for a running and for a stopped instance', async () => {
     const id = await create()
     await world.pass(id, 'running')
     const sizes = (plan: string) => {
@@ -188,7 +188,7 @@ describe('an event', () => {
     for (const event of others.body.data) assert.ok(!('details' in event.data), event.type)
   })
 
-  test('instance.scaled is told also where the change stops the machine', async () => {
+  test('instance.scaled is emitted when the change also stops the instance', async () => {
     const id = await create()
     await world.pass(id, 'running')
     await call('PATCH', `/v2/instances/${id}`, { plan: 'standard-4x', desired_status: 'stopped' })
@@ -201,11 +201,11 @@ describe('an event', () => {
   })
 })
 
-describe('who sees what', () => {
+describe('visibility', () => {
   const keyOf = async (scopes: Scope[]) =>
     caller(world.app, (await createTestKey(world.deps, world.test.principal, scopes)).key)
 
-  test('a key sees events of what it may read, and gaps where others are', async () => {
+  test('a key reads only events of resources that it may read, with gaps in the sequence', async () => {
     const begin = await lastOf()
     const id = await create()
     const { environment_id, mode } = world.test.principal
@@ -232,22 +232,22 @@ describe('who sees what', () => {
     assert.equal((await without('GET', `/v2/instances/${id}/events`)).body.data[0].type, created)
   })
 
-  test("another project's events are not there, and its numbers are its own", async () => {
-    const stranger = caller(world.app, (await world.tenant()).test.key)
+  test('events of another project return 404, and its sequence is its own', async () => {
+    const otherTenant = caller(world.app, (await world.tenant()).test.key)
     const id = await create()
     const [event] = (await call('GET', `/v2/events?resource=${id}`)).body.data
-    const { body } = await stranger('GET', '/v2/events?after=0')
+    const { body } = await otherTenant('GET', '/v2/events?after=0')
     assert.deepEqual([body.data, body.next_after], [[], 0])
-    assert.deepEqual((await stranger('GET', `/v2/events?resource=${id}`)).body.data, [])
-    assert.equal((await stranger('GET', `/v2/events/${event.id}`)).status, 404)
-    assert.equal((await stranger('GET', `/v2/instances/${id}/events`)).status, 404)
-    await create(stranger)
-    assert.deepEqual(sequences((await stranger('GET', '/v2/events')).body).at(-1), 1)
+    assert.deepEqual((await otherTenant('GET', `/v2/events?resource=${id}`)).body.data, [])
+    assert.equal((await otherTenant('GET', `/v2/events/${event.id}`)).status, 404)
+    assert.equal((await otherTenant('GET', `/v2/instances/${id}/events`)).status, 404)
+    await create(otherTenant)
+    assert.deepEqual(sequences((await otherTenant('GET', '/v2/events')).body).at(-1), 1)
   })
 })
 
-describe('what is no longer kept', () => {
-  /** A tenant of whom nothing is told but pings, and whose clock is moved. */
+describe('retention', () => {
+  /** A tenant whose only events are pings, and whose clock can be advanced. */
   async function quietTenant() {
     const { principal, key } = (await world.tenant()).test
     const { environment_id } = principal
@@ -262,18 +262,18 @@ describe('what is no longer kept', () => {
     return { call, ping, advance }
   }
 
-  /** Has the sweep look, until an environment has so many events. */
+  /** Wakes the sweep and waits until the environment has `count` events. */
   async function sweepUntil(call: Call, count: number): Promise<void> {
     const deadline = performance.now() + 30_000
     await wake(world.deps.sql, 'sweep', 'events', 'env_system')
     world.engine.nudge()
     while ((await call('GET', '/v2/events')).body.data.length !== count) {
-      assert.ok(performance.now() < deadline, 'the sweep has not come to this')
+      assert.ok(performance.now() < deadline, `timeout: ${count} events left`)
       await world.deps.clock.sleep(10)
     }
   }
 
-  test('goes after 30 days of its own time, from the oldest on; who asks for it is told where to go on', async () => {
+  test('deletes events after 30 days of environment time; a resume before them returns 410 with oldest_sequence', async () => {
     const { call, ping, advance } = await quietTenant()
     await ping()
     await ping()
@@ -293,7 +293,7 @@ describe('what is no longer kept', () => {
     assert.deepEqual(sequences((await call('GET', '/v2/events?sort=created_at')).body), [3])
   })
 
-  test('when all of them are gone, the next number is the oldest one', async () => {
+  test('when all events are deleted, oldest_sequence is the next number', async () => {
     const { call, ping, advance } = await quietTenant()
     await ping()
     await ping()
@@ -307,14 +307,14 @@ describe('what is no longer kept', () => {
     assert.deepEqual(sequences((await call('GET', '/v2/events?after=2')).body), [3])
   })
 
-  test('never one behind a newer one, even when a clock has gone back', async () => {
+  test('never deletes an event after a newer one, even when the clock was set back', async () => {
     const { call, ping, advance } = await quietTenant()
     await ping()
     await advance(-40)
     await ping()
     await advance(50)
     await ping()
-    await forgetEvents(world.deps.sql, 30)
+    await purgeEvents(world.deps.sql, 30)
     assert.deepEqual(sequences((await call('GET', '/v2/events?after=0')).body), [1, 2, 3])
   })
 })

@@ -94,7 +94,7 @@ describe('the outbox writes wakes in one lock order', () => {
 describe('the outbox', () => {
   beforeEach(async () => void (await owner`truncate work`))
 
-  test('wakes a key once however often the transaction asks for it', async () => {
+  test('wakes a key once however often the transaction adds it', async () => {
     await withOutbox(testOutboxDeps(sql), ENVIRONMENT, async (_tx, outbox) => {
       outbox.wakes.push(key('instance', 'i'), key('instance', 'i'), key('image', 'x', 'env_live'))
     })

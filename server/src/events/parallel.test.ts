@@ -1,6 +1,6 @@
 /**
- * Two processes write at once and readers follow both: numbers without gaps in the order of commits, so that nothing ever
- * appears below what could already be read.
+ * Two processes write concurrently while readers follow both: sequence numbers have no gaps and rise in commit order, so no
+ * event appears below one that was already readable.
  */
 import assert from 'node:assert/strict'
 import { after, before, test } from 'node:test'
@@ -29,7 +29,7 @@ after(async () => {
   await world?.stop()
 })
 
-/** Another process on the same database: pools, a notifier and a key lookup of its own. */
+/** Simulates another process on the same database, with its own pools, notifier and key lookup. */
 async function secondProcess() {
   const { deps, urls } = world
   const { clock, secrets } = deps
@@ -46,16 +46,16 @@ async function secondProcess() {
   return { app, deps: second, stop }
 }
 
-test(`${WRITERS} writers in two processes: nobody who reads misses one, sees one twice or late`, {
+test(`${WRITERS} writers in two processes: no reader misses an event or receives one twice or out of order`, {
   timeout: 180_000,
 }, async (context) => {
   const { key } = world.test
   const calls: Call[] = [caller(world.app, key), caller(other.app, key)]
-  // The first answer has the document compiled, which takes seconds in which nothing else moves.
+  // The first request compiles the schemas, which blocks the process for seconds.
   for (const call of calls) assert.equal((await call('GET', '/v2/events')).status, 200)
   let isWriting = true
 
-  /** Polls with `after`, by pages of an odd size, until the writers have ended and there is no more. */
+  /** Polls with `after` in pages of an odd size until the writers have ended and no events are left. */
   async function poll(call: Call): Promise<{ seen: number[]; looks: number }> {
     const seen: number[] = []
     let place = 0
@@ -64,7 +64,7 @@ test(`${WRITERS} writers in two processes: nobody who reads misses one, sees one
       const { status, body } = await call('GET', `/v2/events?after=${place}&limit=7`)
       assert.equal(status, 200, JSON.stringify(body))
       for (const { sequence } of body.data) seen.push(sequence)
-      assert.ok(body.next_after >= place, 'it never goes back')
+      assert.ok(body.next_after >= place, 'next_after never decreases')
       place = body.next_after
       if (!wasWriting && body.data.length === 0) return { seen, looks }
     }
@@ -104,7 +104,7 @@ test(`${WRITERS} writers in two processes: nobody who reads misses one, sees one
   for (const reader of readers) {
     const read = await reader
     looks.push(read.looks)
-    // In this very order: so none came below one that had been read.
+    // Exactly in this order, so no event came below one that was already read.
     assert.deepEqual(
       read.seen.slice(0, last),
       Array.from({ length: last }, (_, i) => i + 1),

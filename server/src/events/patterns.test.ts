@@ -8,18 +8,18 @@ import { isPattern, matches, PATTERNS, scopeOf, visibleTypes } from './patterns.
 const TYPES = Object.keys(EVENT_TYPES) as EventType[]
 
 describe('patterns', () => {
-  test('an exact type, all of a resource, and all', () => {
+  test('match an exact type, a family, or all types', () => {
     assert.ok(matches('*', 'instance.ready'))
     assert.ok(matches('instance.*', 'instance.ready'))
     assert.ok(matches('instance.ready', 'instance.ready'))
     for (const pattern of ['instance', 'instance.read', 'webhook.*', 'instance.stopped', 'inst*', '*.ready', '']) {
       assert.equal(matches(pattern, 'instance.ready'), false, pattern)
     }
-    // A family whose name begins like another's is another one.
+    // A family name that is a prefix of another does not match it.
     assert.equal(matches('instance.*', 'instances.ready'), false)
   })
 
-  test('those that there are, and no others', () => {
+  test('only listed types, families and * are valid', () => {
     for (const pattern of ['*', 'instance.*', 'webhook.*', ...TYPES]) assert.ok(isPattern(pattern), pattern)
     for (const text of ['', '**', 'instance.', 'instance.nope', 'instance.**', 'toString', 'instance.ready ']) {
       assert.equal(isPattern(text), false, text)
@@ -32,8 +32,8 @@ describe('patterns', () => {
   })
 })
 
-describe('who sees what', () => {
-  test('every type needs a scope that exists and only reads', () => {
+describe('visibleTypes', () => {
+  test('every type requires an existing read scope', () => {
     for (const type of TYPES) {
       assert.ok(SCOPES.includes(scopeOf(type)), type)
       assert.match(scopeOf(type), /:read$/)
@@ -41,7 +41,7 @@ describe('who sees what', () => {
     assert.throws(() => scopeOf('toString.x'), TypeError)
   })
 
-  test('exactly what is asked for and allowed; null stands for all', () => {
+  test('returns the types that match and are allowed; null for all', () => {
     const scopes = fc.subarray([...SCOPES])
     const patterns = fc.option(fc.subarray([...PATTERNS], { minLength: 1 }))
     fc.assert(

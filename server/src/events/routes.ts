@@ -23,7 +23,7 @@ const scope = 'events:read'
 const problems = ['events_expired' as const]
 
 const querystring = Type.Object(eventParameters, { additionalProperties: false })
-const GOES_ON =
+const RESUME =
   'To read every event, pass the `next_after` of each response as `after` in the next request. The list contains only events of resources that the key may read, so sequence numbers can have gaps. No event is ever added below a number that was already returned.'
 
 export const events: Resource = {
@@ -31,16 +31,16 @@ export const events: Resource = {
   routes(app, deps) {
     const openStream = createStreams(deps)
 
-    /** Answers a page of the environment's events, spliced of their texts. */
-    async function answerEvents(request: FastifyRequest, reply: FastifyReply, resource: string | null): Promise<never> {
+    /** Sends a page of events, joined from their JSON texts. */
+    async function sendEvents(request: FastifyRequest, reply: FastifyReply, resource: string | null): Promise<never> {
       const { principal } = request
       const query = request.query as Static<typeof querystring>
       const filters = { types: visibleTypes(principal.scopes, commaList(query.type)), resource }
       const after = query.after ?? null
       const isAscending = after !== null || query.sort === 'created_at'
       let last = 0
-      const select = async (asked: Window) => {
-        const window = { ...asked, after: asked.after ?? after, descending: !isAscending }
+      const select = async (page: Window) => {
+        const window = { ...page, after: page.after ?? after, descending: !isAscending }
         const found = await readEvents(deps.sql.as(principal.environment_id), principal, filters, window)
         if (after !== null) checkKept(window.after!, found)
         last = Math.max(after ?? 0, found.last)
@@ -59,13 +59,13 @@ export const events: Resource = {
         schema: {
           operationId: 'listEvents',
           summary: 'List events',
-          description: `Events of the environment, kept for 30 days by default. ${GOES_ON}`,
+          description: `Events of the environment, kept for 30 days by default. ${RESUME}`,
           tags,
           querystring,
           response: { 200: ref(EventPage) },
         },
       },
-      (request, reply) => answerEvents(request, reply, request.query.resource ?? null),
+      (request, reply) => sendEvents(request, reply, request.query.resource ?? null),
     )
 
     app.get(
@@ -123,7 +123,7 @@ export const events: Resource = {
         schema: {
           operationId: 'listInstanceEvents',
           summary: 'List the events of an instance',
-          description: `Events of one instance. ${GOES_ON}`,
+          description: `Events of one instance. ${RESUME}`,
           tags,
           params: Type.Object({ id: Id('inst', 'Unique identifier of the instance.') }),
           querystring: Type.Object(resourceEventParameters, { additionalProperties: false }),
@@ -134,7 +134,7 @@ export const events: Resource = {
         const { environment_id } = request.principal
         const row = await find(deps.sql.as(environment_id), environment_id, request.params.id)
         if (!row) throw notFound('instance', request.params.id)
-        return answerEvents(request, reply, row.id)
+        return sendEvents(request, reply, row.id)
       },
     )
   },

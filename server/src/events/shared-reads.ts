@@ -1,14 +1,13 @@
 import type { Notifier } from '../db/notify.ts'
 
-/** Reads on behalf of whoever asks the same at the same time. */
-export type SharedReads<T> = (environmentId: string, question: string, read: () => Promise<T>) => Promise<T>
+/** Returns the result of `read`, or of a read with the same key that is in progress. */
+export type SharedReads<T> = (environmentId: string, key: string, read: () => Promise<T>) => Promise<T>
 
 /**
- * Many streams of an environment wait at the same place and are woken together: one of them reads for all.
+ * Shares reads among streams of an environment that wait for the same events and are woken together.
  *
- * Whoever registers with the notifier and then joins a read that began earlier must not miss what was committed in
- * between. So a read is joined only as long as this process has heard of no change since it began: of a change that
- * comes later, the registration tells.
+ * A stream that registers with the notifier and then joins an earlier read must not miss what was committed in between.
+ * So a stream joins a read only if no change was notified since the read started. The registration covers later changes.
  */
 export function createSharedReads<T>(notifier: Pick<Notifier, 'onChange'>): SharedReads<T> {
   const reads = new Map<string, Map<string, Promise<T>>>()
@@ -17,16 +16,16 @@ export function createSharedReads<T>(notifier: Pick<Notifier, 'onChange'>): Shar
     else reads.delete(id)
   })
 
-  return (environmentId, question, read) => {
+  return (environmentId, key, read) => {
     const own = reads.get(environmentId) ?? new Map<string, Promise<T>>()
-    const begun = own.get(question)
-    if (begun) return begun
+    const running = own.get(key)
+    if (running) return running
     reads.set(environmentId, own)
     const reading = read().finally(() => {
-      own.delete(question)
+      own.delete(key)
       if (own.size === 0 && reads.get(environmentId) === own) reads.delete(environmentId)
     })
-    own.set(question, reading)
+    own.set(key, reading)
     return reading
   }
 }

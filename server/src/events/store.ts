@@ -1,4 +1,4 @@
-/** Every SQL statement that reads events or removes them; they are written by head.ts. */
+/** Every SQL statement that reads or deletes events; outbox.ts writes them. */
 import type { Query } from '../db/database.ts'
 import type { Principal } from '../deps.ts'
 import { type Window, windowSql } from '../http/list.ts'
@@ -6,13 +6,13 @@ import { ApiError } from '../lib/errors.ts'
 import type { EventType } from './catalog.ts'
 import { type EventRow, envelopeOf } from './envelope.ts'
 
-/** An event as it goes out; its ordinal is its sequence. */
+/** An event as JSON text; `ordinal` is its sequence number. */
 export type EventText = { ordinal: number; type: string; text: string }
 
-/** The sequences that an environment has: of the oldest event that is kept (or will be the next), and of the last one. */
+/** Sequence numbers of an environment: of the oldest event (or of the next one if there is none), and of the last. */
 export type Bounds = { oldest: number; last: number }
 
-/** Null stands for all. */
+/** Null means no filter. */
 export type EventFilters = { types: EventType[] | null; resource: string | null }
 
 type Owner = Pick<Principal, 'environment_id' | 'mode'>
@@ -22,13 +22,13 @@ const boundsOf = (query: Query, environmentId: string) => query`
     (select min(sequence) from events where environment_id = ${environmentId}), h.sequence + 1) as oldest
   from environment_heads h where h.environment_id = ${environmentId}`
 
-/** What there is at this moment. */
+/** The current bounds of an environment. */
 export async function readBounds(query: Query, environmentId: string): Promise<Bounds> {
   const [row] = await query<Bounds[]>`${boundsOf(query, environmentId)}`
   return row!
 }
 
-/** One window of an environment's events, and what there was at that very moment. `window.after` is a sequence. */
+/** One page of an environment's events, and its bounds in the same snapshot. `window.after` is a sequence number. */
 export async function readEvents(
   query: Query,
   { environment_id, mode }: Owner,
@@ -52,7 +52,7 @@ export async function readEvents(
   return { oldest, last, events }
 }
 
-/** Their sequences. Of several types, each is looked for by its own index, so that rare ones need no search. */
+/** Selects sequence numbers. For a list of types it reads the index once per type, so rare types need no scan. */
 function find(query: Query, environmentId: string, { types, resource }: EventFilters, window: Window) {
   const own = query`select sequence from events where environment_id = ${environmentId}`
   if (types === null || resource !== null) {
@@ -62,13 +62,13 @@ function find(query: Query, environmentId: string, { types, resource }: EventFil
   }
   return query`
     select each.sequence
-    from unnest(${types}::text[]) as asked(type) cross join lateral (
-      ${own} and type = asked.type ${windowSql(query, window, 'sequence')}
+    from unnest(${types}::text[]) as wanted(type) cross join lateral (
+      ${own} and type = wanted.type ${windowSql(query, window, 'sequence')}
     ) as each
     order by each.sequence ${window.descending ? query`desc` : query`asc`} limit ${window.limit}`
 }
 
-/** Null when there is none with this id in the environment. */
+/** Returns null if the environment has no event with this ID. */
 export async function findEvent(query: Query, { environment_id, mode }: Owner, id: string): Promise<EventText | null> {
   const [row] = await query<EventRow[]>`
     select id, type, ${mode}::text as environment, created_at, sequence, request_id, data::text as data
@@ -76,22 +76,22 @@ export async function findEvent(query: Query, { environment_id, mode }: Owner, i
   return row ? { ordinal: row.sequence, type: row.type, text: envelopeOf(row) } : null
 }
 
-/** Refuses to go on after a sequence when what came next is no longer there. */
+/** Throws `events_expired` if the event that follows a sequence number was deleted. */
 export function checkKept(after: number, { oldest }: Bounds): void {
   if (after + 1 >= oldest) return
   const detail = `Events after ${after} have been deleted. Read the current state of your resources, then continue with after=${oldest - 1}.`
   throw new ApiError('events_expired', detail, { extensions: { oldest_sequence: oldest } })
 }
 
-/** Events that one statement removes at most. */
+/** Maximum number of events that one statement deletes. */
 const BATCH = 10_000
 
 /**
- * Removes the oldest events of an environment as long as they are older than this many days of its time: always the
- * first ones, so that what is left has no gaps. Answers how many those were.
+ * Deletes events of an environment that are older than `days` of its time, in sequence order up to the first newer event,
+ * so that the remaining sequence has no gaps. Returns the number of deleted events.
  */
-async function forgetOldest(query: Query, environmentId: string, days: number): Promise<number> {
-  const gone = await query`
+async function purgeOldest(query: Query, environmentId: string, days: number): Promise<number> {
+  const deleted = await query`
     delete from events v using (
       select o.sequence, bool_and(o.is_old) over (order by o.sequence) as is_old
       from (
@@ -100,14 +100,14 @@ async function forgetOldest(query: Query, environmentId: string, days: number): 
       ) as o
     ) as w
     where w.is_old and v.environment_id = ${environmentId} and v.sequence = w.sequence`
-  return gone.count
+  return deleted.count
 }
 
-/** Statements of one look; what is left then is for the next. */
+/** Maximum number of statements per run; the next run continues. */
 const STATEMENTS = 100
 
-/** Removes events older than this many days of their environment's time, of all tenants, some at a time. */
-export async function forgetEvents(query: Query, days: number): Promise<void> {
+/** Deletes events of all tenants that are older than `days` of their environment's time. */
+export async function purgeEvents(query: Query, days: number): Promise<void> {
   const old = await query<{ id: string }[]>`
     select e.id from environments e cross join lateral (
       select created_at from events where environment_id = e.id order by sequence limit 1
@@ -116,7 +116,7 @@ export async function forgetEvents(query: Query, days: number): Promise<void> {
   const left = old.map(({ id }) => id)
   for (let i = 0; i < STATEMENTS && left.length > 0; i++) {
     const id = left.shift()!
-    // Whoever has more comes again after the others.
-    if ((await forgetOldest(query, id, days)) === BATCH) left.push(id)
+    // An environment with more old events continues after the others.
+    if ((await purgeOldest(query, id, days)) === BATCH) left.push(id)
   }
 }

@@ -19,22 +19,22 @@ const ready = async () => []
 
 let world: World
 let call: Call
-let hasty: App
+let fastApp: App
 let origin: string
 before(async () => {
   world = await createWorld()
   call = world.callTest
-  hasty = await createApp(hurried(world.deps, 10), { ready, recorded: false })
-  origin = await hasty.listen({ port: 0, host: '127.0.0.1' })
+  fastApp = await createApp(accelerated(world.deps, 10), { ready, recorded: false })
+  origin = await fastApp.listen({ port: 0, host: '127.0.0.1' })
 })
 after(async () => {
   for (const stream of opened) stream.kill()
-  await hasty?.close()
+  await fastApp?.close()
   await world?.stop()
 })
 
-/** Whoever waits there waits for a part of the time: heartbeats come after 1.5 s. */
-function hurried(deps: Deps, factor: number): Deps {
+/** Dependencies whose monotonic time runs faster: heartbeats come after 1.5 s. */
+function accelerated(deps: Deps, factor: number): Deps {
   const { clock, notifier } = deps
   return {
     ...deps,
@@ -63,7 +63,7 @@ const lastOf = async () => (await call('GET', '/v2/events?limit=1')).body.next_a
 const typesOf = (stream: TestStream) => stream.events().map(({ event }) => event)
 
 describe('a stream', () => {
-  test('begins after a sequence, by Last-Event-ID before the address, or at the present end', async () => {
+  test('starts after Last-Event-ID, else after the query parameter, else with new events', async () => {
     const begin = await lastOf()
     await create()
     await create()
@@ -75,15 +75,15 @@ describe('a stream', () => {
       open(),
     ])
     const [byAddress, byHeader, byEmptyHeader, fromNow] = streams as [TestStream, TestStream, TestStream, TestStream]
-    for (const { answer } of streams) {
-      assert.equal(answer.statusCode, 200)
-      assert.equal(answer.headers['content-type'], 'text/event-stream')
-      assert.equal(answer.headers['cache-control'], 'no-store')
+    for (const { response } of streams) {
+      assert.equal(response.statusCode, 200)
+      assert.equal(response.headers['content-type'], 'text/event-stream')
+      assert.equal(response.headers['cache-control'], 'no-store')
     }
     await until('the first block', () => fromNow.text() !== '')
     assert.match(fromNow.text(), /^retry: \d+\nid: \d+\n\n/)
     await create()
-    await until('they have it all', () => streams.every((stream) => Number(stream.lastId()) > end))
+    await until('all streams have all events', () => streams.every((stream) => Number(stream.lastId()) > end))
     for (const stream of [byAddress, byHeader, byEmptyHeader]) {
       const ids = stream.events().map(({ id }) => Number(id))
       assert.deepEqual(ids.slice(0, 3), [begin + 1, begin + 2, begin + 3])
@@ -92,7 +92,7 @@ describe('a stream', () => {
     for (const stream of streams) stream.kill()
   })
 
-  test('has the bytes that the list and the event by itself have', async () => {
+  test('has the same bytes as the list and GET /v2/events/{id}', async () => {
     const begin = await lastOf()
     const stream = await open(`?after=${begin}`)
     const id = await create()
@@ -110,7 +110,7 @@ describe('a stream', () => {
     }
   })
 
-  test('with filters goes on where it has looked, also when nothing was for it', async () => {
+  test('with filters, the heartbeat carries the position also when no event matched', async () => {
     const [mine, other] = [await create(), await create()]
     const begin = await lastOf()
     const filtered = await open(`?after=${begin}&resource=${mine}&type=instance.updated`)
@@ -120,13 +120,13 @@ describe('a stream', () => {
     await until('its event', () => filtered.events().length === 1)
     assert.equal(JSON.parse(filtered.events()[0]!.data).data.object.id, mine)
     const end = await lastOf()
-    await until('the place of who sees nothing', () => Number(hidden.lastId()) >= end, 40)
+    await until('the position without events', () => Number(hidden.lastId()) >= end, 40)
     assert.match(hidden.text(), /\n\n: heartbeat\nid: \d+\n\n/)
     assert.deepEqual(hidden.events(), [])
     for (const stream of [filtered, hidden]) stream.kill()
   })
 
-  test('sends all that there is, however much, and once', async () => {
+  test('sends every event once, however many there are', async () => {
     const begin = await lastOf()
     const { environment_id, mode } = world.test.principal
     const many = Array.from({ length: 350 }, () => ({
@@ -142,7 +142,7 @@ describe('a stream', () => {
     stream.kill()
   })
 
-  test('refuses what is no place', async () => {
+  test('returns 400 for an invalid Last-Event-ID', async () => {
     for (const text of ['x', '-1', '1.5', '1e3', '9'.repeat(16), '1 2', 'evt_3x9y2z1a0b5c7d8e4f6g']) {
       const { status, body } = await call('GET', '/v2/events/stream', undefined, { 'last-event-id': text })
       assert.deepEqual([status, body.errors[0].parameter], [400, 'last-event-id'], text)
@@ -150,7 +150,7 @@ describe('a stream', () => {
     assert.equal((await call('HEAD', '/v2/events/stream')).status, 200)
   })
 
-  test('is read by a client that knows nothing of us, which goes on by itself when it is cut', async () => {
+  test('works with the npm package eventsource, which reconnects and misses nothing', async () => {
     const begin = await lastOf()
     const seen: number[] = []
     let cut: AbortController | undefined
@@ -171,7 +171,7 @@ describe('a stream', () => {
       await until('the event', () => seen.length === 2 * round - 1)
       cut!.abort(new TypeError('the connection was cut'))
       await tags(id, `${round}b`)
-      await until('the one that it would have missed', () => seen.length === 2 * round)
+      await until('the event of the interruption', () => seen.length === 2 * round)
     }
     source.close()
     const { body } = await call('GET', `/v2/events?after=${begin}&type=instance.updated&limit=100`)
@@ -182,10 +182,10 @@ describe('a stream', () => {
   })
 })
 
-describe('its end', () => {
+describe('the end of a stream', () => {
   const keyOf = (scopes: Parameters<typeof createTestKey>[2]) => createTestKey(world.deps, world.test.principal, scopes)
 
-  test('comes when the key is revoked, expires, or may no longer listen', async () => {
+  test('ends when the key is revoked, expires or may no longer read events', async () => {
     const ends: Record<string, (id: string) => Promise<unknown>> = {
       revoked: (id) => call('DELETE', `/v2/api_keys/${id}`),
       expired: async (id) => world.owner`update api_keys set expires_at = now() where id = ${id}`,
@@ -195,7 +195,7 @@ describe('its end', () => {
     for (const [how, end] of Object.entries(ends)) {
       const { key, principal } = await keyOf(['events:read', 'instances:read'])
       const stream = await open('', { authorization: `Bearer ${key}` })
-      await until('it is open', () => stream.text() !== '')
+      await until('the stream is open', () => stream.text() !== '')
       await end(principal.key_id)
       const isOver = await atMost(
         world.deps.clock,
@@ -203,11 +203,11 @@ describe('its end', () => {
         stream.ended.then(() => true),
       )
       assert.ok(isOver, `it goes on with a key that is ${how}`)
-      assert.ok(stream.answer.complete, 'an end in order, so that the client comes again and is told why')
+      assert.ok(stream.response.complete, 'a complete response, so that the client reconnects and receives the error')
     }
   })
 
-  test('what a key may no longer see is not told from then on', async () => {
+  test('stops sending events that the key may no longer read', async () => {
     const { key, principal } = await keyOf(['events:read', 'instances:read'])
     const stream = await open('', { authorization: `Bearer ${key}` })
     const id = await create()
@@ -216,23 +216,23 @@ describe('its end', () => {
     const count = stream.events().length
     const begin = await lastOf()
     await tags(id, 'hidden')
-    await until('the place of who sees nothing', () => Number(stream.lastId()) > begin, 40)
+    await until('the position without events', () => Number(stream.lastId()) > begin, 40)
     assert.equal(stream.events().length, count)
     stream.kill()
   })
 
-  test('comes in order when the process is being stopped', async () => {
+  test('completes the response when the process stops', async () => {
     const stopping = new AbortController()
-    const app = await createApp({ ...hurried(world.deps, 10), stopping: stopping.signal }, { ready })
+    const app = await createApp({ ...accelerated(world.deps, 10), stopping: stopping.signal }, { ready })
     const stream = await open('', {}, await app.listen({ port: 0, host: '127.0.0.1' }))
-    await until('it is open', () => stream.text() !== '')
+    await until('the stream is open', () => stream.text() !== '')
     stopping.abort()
     await stream.ended
-    assert.ok(stream.answer.complete)
+    assert.ok(stream.response.complete)
     await app.close()
   })
 
-  test('does not come because the database is away for a while', async () => {
+  test('continues after the database was unavailable', async () => {
     let away = false
     const { sql, keys } = world.deps
     const as = (environment: string) => {
@@ -244,25 +244,25 @@ describe('its end', () => {
       return Object.assign(query, bound)
     }
     const app = await createApp(
-      { ...hurried(world.deps, 10), keys, sql: Object.assign(sql.bind(null), sql, { as }) as never },
+      { ...accelerated(world.deps, 10), keys, sql: Object.assign(sql.bind(null), sql, { as }) as never },
       { ready },
     )
     const stream = await open('', {}, await app.listen({ port: 0, host: '127.0.0.1' }))
-    await until('it is open', () => stream.text() !== '')
+    await until('the stream is open', () => stream.text() !== '')
     away = true
     const begin = await lastOf()
     await create()
     await world.deps.clock.sleep(200)
     assert.deepEqual(stream.events(), [])
     away = false
-    await until('what was told meanwhile', () => stream.events()[0]?.id === String(begin + 1))
+    await until('the event of the outage', () => stream.events()[0]?.id === String(begin + 1))
     stream.kill()
     await app.close()
   })
 
-  test('comes to a reader that takes nothing', async () => {
-    // Its 90 s are over in two.
-    const app = await createApp(hurried(world.deps, 45), { ready, recorded: false })
+  test('disconnects a reader that does not read', async () => {
+    // Its 90 seconds take two seconds here.
+    const app = await createApp(accelerated(world.deps, 45), { ready, recorded: false })
     const begin = await lastOf()
     const { environment_id, mode } = world.test.principal
     const big = Array.from({ length: 100 }, () => ({
@@ -284,28 +284,31 @@ describe('its end', () => {
       'it is connected',
       () => app.server.getConnections((_, count) => (connections = count)) && connections === 1,
     )
-    await until('it is cut', () => app.server.getConnections((_, count) => (connections = count)) && connections === 0)
+    await until(
+      'it is disconnected',
+      () => app.server.getConnections((_, count) => (connections = count)) && connections === 0,
+    )
     socket.destroy()
     await app.close()
   })
 })
 
-test(`a key has ${STREAMS_PER_KEY} streams at most, and room again when one is closed`, async () => {
+test(`returns 429 at ${STREAMS_PER_KEY} streams of a key, until one is closed`, async () => {
   const { key } = await createTestKey(world.deps, world.test.principal, ['events:read'])
   const headers = { authorization: `Bearer ${key}` }
   const streams = await Promise.all(Array.from({ length: STREAMS_PER_KEY }, () => open('', headers)))
-  assert.ok(streams.every(({ answer }) => answer.statusCode === 200))
+  assert.ok(streams.every(({ response }) => response.statusCode === 200))
   const refused = await open('', headers)
-  assert.equal(refused.answer.statusCode, 429)
-  assert.ok(Number(refused.answer.headers['retry-after']) > 0)
+  assert.equal(refused.response.statusCode, 429)
+  assert.ok(Number(refused.response.headers['retry-after']) > 0)
   const others = await open()
-  assert.equal(others.answer.statusCode, 200)
+  assert.equal(others.response.statusCode, 200)
   others.kill()
   streams.pop()!.kill()
-  await until('there is room', async () => {
+  await until('a stream can be opened', async () => {
     const again = await open('', headers)
     streams.push(again)
-    return again.answer.statusCode === 200
+    return again.response.statusCode === 200
   })
   for (const stream of streams) stream.kill()
 })

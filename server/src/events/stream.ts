@@ -1,10 +1,10 @@
 /**
- * Streams of events (text/event-stream of the HTML standard), for clients that must not miss any.
+ * Streams of events (`text/event-stream` of the HTML standard) that clients can resume without missing one.
  *
- * A stream is a place in the log, `at`, and reads on from there; the notifier only says when it is worth to look. `at`
- * passes over what the filters and the key hide, so the stream tells it: in the first block, and with each heartbeat,
- * there is an `id` without data, which by the standard moves the client's last event id and is no event. So a client
- * that comes again goes on at the right place even if it has seen nothing, and no later than what is kept.
+ * A stream reads on from a sequence number, its position; a notification only triggers the next read. The position passes
+ * over events that the filters or the key exclude. So the first block and each heartbeat carry the position as an `id`
+ * without data: by the standard it sets the client's last event ID without being an event. A client that reconnects then
+ * resumes at the right position even if it received no event.
  */
 import type { FastifyRequest } from 'fastify'
 import type { Deps, Principal } from '../deps.ts'
@@ -17,32 +17,32 @@ import { visibleTypes } from './patterns.ts'
 import { createSharedReads } from './shared-reads.ts'
 import { checkKept, type EventText, readBounds, readEvents } from './store.ts'
 
-/** Streams of one key in one process. */
+/** Maximum number of streams per key and process. */
 export const STREAMS_PER_KEY = 100
 
-/** Real milliseconds without a word before a heartbeat. */
+/** Real milliseconds of silence before a heartbeat. */
 const HEARTBEAT_MS = 15_000
-/** How often the key is looked at, and the log, in case a notification was lost. */
+/** Real milliseconds between checks of the key and of the events, in case a notification was lost. */
 const CHECK_MS = 3_000
-/** From one look at the log until the next, when it changes all the time. */
-const GATHER_MS = 20
-/** After how long a client is to come again. */
+/** Minimum interval of reads, so that a busy environment is read in batches. */
+const MIN_READ_INTERVAL_MS = 20
+/** The reconnection delay of clients. */
 const RETRY_MS = 1_000
-/** Events of one look. */
+/** Events per read. */
 const BATCH = 100
 
-/** What one look has found, and the sequence up to which it looked. */
-type Look = { events: EventText[]; at: number; more: boolean }
+/** The events of one read, and the position after it. */
+type ReadResult = { events: EventText[]; position: number; more: boolean }
 
 export type StreamFilters = { type?: string; resource?: string }
 
-/** @returns opens a stream for the request that asks for it; `after` is null for the present end */
+/** Returns a function that opens a stream for a request; `after` is null to start with new events. */
 export function createStreams(deps: Deps) {
-  const share = createSharedReads<Look>(deps.notifier)
+  const share = createSharedReads<ReadResult>(deps.notifier)
   const open = new Map<string, number>()
 
-  /** The events after a sequence that the key may see. Throws `events_expired`. */
-  function look(principal: Principal, { type, resource = '' }: StreamFilters, after: number): Promise<Look> {
+  /** Reads the events after a position that the key may read. Throws `events_expired`. */
+  function read(principal: Principal, { type, resource = '' }: StreamFilters, after: number): Promise<ReadResult> {
     const { environment_id } = principal
     const types = visibleTypes(principal.scopes, commaList(type))
     return share(environment_id, JSON.stringify([after, types, resource]), async () => {
@@ -51,66 +51,67 @@ export function createStreams(deps: Deps) {
       const found = await readEvents(deps.sql.as(environment_id), principal, filters, window)
       checkKept(after, found)
       const more = found.events.length === BATCH
-      return { events: found.events, at: more ? found.events.at(-1)!.ordinal : Math.max(after, found.last), more }
+      const position = more ? found.events.at(-1)!.ordinal : Math.max(after, found.last)
+      return { events: found.events, position, more }
     })
   }
 
-  /** The key as it is now; null when it has ended, or may not listen any longer. */
-  async function principalNow(request: FastifyRequest): Promise<Principal | null> {
+  /** The key in its current state; null if it is revoked, expired or no longer allowed to stream. */
+  async function currentPrincipal(request: FastifyRequest): Promise<Principal | null> {
     const key = bearer(request.headers.authorization)!
     const principal = deps.keys.cached(key) ?? (await deps.keys.find(key))
     if (!principal?.scopes.includes('events:read')) return null
     return isAllowedFrom(principal.allowed_addresses, request.ip) ? principal : null
   }
 
-  async function* tell(request: FastifyRequest, filters: StreamFilters, after: number, signal: AbortSignal) {
+  async function* blocks(request: FastifyRequest, filters: StreamFilters, after: number, signal: AbortSignal) {
     const { environment_id } = request.principal
-    let at = after
-    let spoken = deps.clock.monotonic()
+    let position = after
+    let lastSent = deps.clock.monotonic()
     let more = true
-    yield `retry: ${RETRY_MS}\nid: ${at}\n\n`
+    yield `retry: ${RETRY_MS}\nid: ${position}\n\n`
     while (!signal.aborted) {
-      // Registered first, then read, then awaited; not as long as there is more to read.
+      // Register before the read, so that no change is missed.
       const changed = more ? null : deps.notifier.nextChange(environment_id, CHECK_MS, signal)
-      const begin = deps.clock.monotonic()
-      const found = await listen()
-      if (found === 'over') return
-      if (found !== 'away') at = found.at
-      if (found !== 'away' && found.events.length > 0) {
+      const start = deps.clock.monotonic()
+      const found = await readOrStatus()
+      if (found === 'ended') return
+      if (found !== 'unavailable') position = found.position
+      if (found !== 'unavailable' && found.events.length > 0) {
         yield found.events.map(blockOf).join('')
-        spoken = deps.clock.monotonic()
-      } else if (deps.clock.monotonic() - spoken >= HEARTBEAT_MS) {
-        yield `: heartbeat\nid: ${at}\n\n`
-        spoken = deps.clock.monotonic()
+        lastSent = deps.clock.monotonic()
+      } else if (deps.clock.monotonic() - lastSent >= HEARTBEAT_MS) {
+        yield `: heartbeat\nid: ${position}\n\n`
+        lastSent = deps.clock.monotonic()
       }
-      more = found !== 'away' && found.more
+      more = found !== 'unavailable' && found.more
       if (changed === null || more) continue
       await changed
-      await deps.clock.sleep(Math.max(0, begin + GATHER_MS - deps.clock.monotonic()), signal)
+      await deps.clock.sleep(Math.max(0, start + MIN_READ_INTERVAL_MS - deps.clock.monotonic()), signal)
     }
 
-    /** `away`: the database does not answer, and a client is better off waiting. `over`: what follows is another answer. */
-    async function listen(): Promise<Look | 'away' | 'over'> {
+    /** `unavailable`: the database is, and the client waits. `ended`: the client must reconnect to receive the error. */
+    async function readOrStatus(): Promise<ReadResult | 'unavailable' | 'ended'> {
       try {
-        const principal = await principalNow(request)
-        return principal ? await look(principal, filters, at) : 'over'
+        const principal = await currentPrincipal(request)
+        return principal ? await read(principal, filters, position) : 'ended'
       } catch (error) {
-        if (error instanceof ApiError) return 'over'
-        if (error instanceof DatabaseUnavailableError) return 'away'
+        if (error instanceof ApiError) return 'ended'
+        if (error instanceof DatabaseUnavailableError) return 'unavailable'
         throw error
       }
     }
   }
 
-  /** Counts the stream as one of its key, until its connection is closed. */
-  function enter({ key_id }: Principal, answer: { once(event: 'close', left: () => void): unknown }): void {
+  /** Counts the stream for its key until the connection is closed. Throws `rate_limited` at the maximum. */
+  function countStream({ key_id }: Principal, response: { once(event: 'close', listener: () => void): unknown }): void {
     const count = open.get(key_id) ?? 0
     if (count >= STREAMS_PER_KEY) {
       const detail = `The key already has ${STREAMS_PER_KEY} open streams, the maximum. Close one, or read the events of several resources in one stream.`
       throw new ApiError('rate_limited', detail, { headers: { 'retry-after': '5' } })
     }
     open.set(key_id, count + 1)
-    answer.once('close', () => {
+    response.once('close', () => {
       const left = open.get(key_id)! - 1
       if (left > 0) open.set(key_id, left)
       else open.delete(key_id)
@@ -119,15 +120,15 @@ export function createStreams(deps: Deps) {
 
   return async function openStream(
     request: FastifyRequest,
-    answer: { once(event: 'close', left: () => void): unknown },
+    response: { once(event: 'close', listener: () => void): unknown },
     filters: StreamFilters,
     after: number | null,
   ) {
     const { principal } = request
-    enter(principal, answer)
+    countStream(principal, response)
     const bounds = await readBounds(deps.sql.as(principal.environment_id), principal.environment_id)
     if (after !== null) checkKept(after, bounds)
-    return following(deps, request.raw, (signal) => tell(request, filters, after ?? bounds.last, signal))
+    return following(deps, request.raw, (signal) => blocks(request, filters, after ?? bounds.last, signal))
   }
 }
 

@@ -3,7 +3,7 @@ import { testConfig } from '../http/testing.ts'
 import { systemRandom } from '../lib/random.ts'
 import type { OutboxDeps } from './outbox.ts'
 
-/** What `withOutbox` needs, over the connections of a test database. Nobody is notified. */
+/** Dependencies of `withOutbox` for a test database, without notifications. */
 export function testOutboxDeps(sql: Sql): OutboxDeps {
   const notifier = { announce() {}, changed() {} } as unknown as OutboxDeps['notifier']
   return { sql, random: systemRandom, config: testConfig, notifier }

@@ -1,38 +1,38 @@
-/** A client of streams that is as simple as can be, for tests: it remembers the bytes, and can be killed. */
+/** A minimal client of event streams for tests. It stores the received bytes and can be killed. */
 import { type IncomingMessage, request } from 'node:http'
 
-/** An event as it came; `data` is its text. */
-export type Told = { id: string; event: string; data: string }
+/** A received event; `data` is its text. */
+export type ReceivedEvent = { id: string; event: string; data: string }
 
 export type TestStream = {
-  answer: IncomingMessage
-  /** All that came so far. */
+  response: IncomingMessage
+  /** The text received so far. */
   text(): string
-  /** The events among it that came whole. */
-  events(): Told[]
-  /** The last id, as the HTML standard has it: also of a block without data. */
+  /** The complete events received so far. */
+  events(): ReceivedEvent[]
+  /** The last `id`, also of a block without data, as in the HTML standard. */
   lastId(): string | null
-  /** Resolves when the stream has ended, either way. */
+  /** Resolves when the stream has ended or was killed. */
   ended: Promise<void>
-  /** Cuts the connection. */
+  /** Destroys the connection. */
   kill(): void
 }
 
-/** Opens `url`; resolves with the beginning of the answer. */
+/** Opens `url`. Resolves when the response headers arrive. */
 export function openTestStream(url: string, headers: Record<string, string>): Promise<TestStream> {
   return new Promise((resolve, reject) => {
-    const sent = request(url, { headers, agent: false }, (answer) => {
+    const sent = request(url, { headers, agent: false }, (response) => {
       let text = ''
-      answer.setEncoding('utf8')
-      answer.on('data', (part: string) => (text += part))
-      const ended = new Promise<void>((resolve) => answer.once('close', resolve))
-      answer.on('error', () => {})
+      response.setEncoding('utf8')
+      response.on('data', (part: string) => (text += part))
+      const ended = new Promise<void>((resolve) => response.once('close', resolve))
+      response.on('error', () => {})
       const blocks = () => text.split('\n\n').slice(0, -1).map(fieldsOf)
       resolve({
-        answer,
+        response,
         ended,
         text: () => text,
-        events: () => blocks().filter((block): block is Told => block.data !== undefined),
+        events: () => blocks().filter((block): block is ReceivedEvent => block.data !== undefined),
         lastId: () => blocks().findLast(({ id }) => id !== undefined)?.id ?? null,
         kill: () => sent.destroy(),
       })
@@ -42,7 +42,7 @@ export function openTestStream(url: string, headers: Record<string, string>): Pr
   })
 }
 
-function fieldsOf(block: string): Partial<Told> {
+function fieldsOf(block: string): Partial<ReceivedEvent> {
   const lines = block.split('\n').filter((line) => !line.startsWith(':'))
   return Object.fromEntries(
     lines.map((line) => [line.slice(0, line.indexOf(': ')), line.slice(line.indexOf(': ') + 2)]),

@@ -1,4 +1,4 @@
-/** One request to receivers of all kinds, within a budget that is small here; and what must never be reached. */
+/** Attempts against receivers that misbehave, and against destinations that must never be reached. */
 import assert from 'node:assert/strict'
 import { once } from 'node:events'
 import { createServer } from 'node:http'
@@ -9,7 +9,7 @@ import { testConfig } from '../http/testing.ts'
 import { systemClock } from '../lib/clock.ts'
 import type { Resolve } from '../lib/outbound.ts'
 import { openConnection } from '../lib/outbound-connection.ts'
-import { type Budget, createLane } from './attempt.ts'
+import { type Budget, createConnectionSlot } from './attempt.ts'
 import { createReceiver, type Receiver } from './testing.ts'
 
 const BUDGET: Budget = { attempt_ms: 10_000, dns_ms: 2_000, connect_ms: 5_000 }
@@ -17,7 +17,7 @@ const MESSAGE = { id: 'evt_1', body: '{"type":"x"}' }
 const SECRET = new Uint8Array(32).fill(7)
 const nowhere: Resolve = () => Promise.reject(new Error('unknown'))
 
-/** One attempt, of a lane of its own unless one is given. */
+/** One attempt in a new connection slot. */
 async function attempt(
   url: string,
   options: { resolve?: Resolve; config?: Partial<Config>; budget?: Partial<Budget> } = {},
@@ -27,19 +27,19 @@ async function attempt(
   return (await lane.attempt({ url, secrets: [SECRET] }, MESSAGE)).attempt
 }
 const laneOf = ({ resolve = nowhere, config = {}, budget = {} }: Parameters<typeof attempt>[1] = {}) =>
-  createLane(
+  createConnectionSlot(
     { clock: systemClock, config: { ...testConfig, ...config }, resolve, openConnection },
     { ...BUDGET, ...budget },
   )
 
-const receiver = async (behave?: Receiver['behave']) => {
-  const made = await createReceiver(behave)
+const receiver = async (respond?: Receiver['respond']) => {
+  const made = await createReceiver(respond)
   made.secrets = [`whsec_${Buffer.from(SECRET).toString('base64')}`]
   return made
 }
 
 describe('an attempt', { timeout: 60_000 }, () => {
-  test('a receiver that says nothing, or a byte now and then, is cut when the time is over', async () => {
+  test('times out when a receiver sends nothing, or one byte at a time', async () => {
     const silent = await receiver(() => {})
     const drip = await receiver((response) => {
       response.writeHead(200)
@@ -62,7 +62,7 @@ describe('an attempt', { timeout: 60_000 }, () => {
     }
   })
 
-  test('of a long answer 4 KiB are kept and 64 KiB are read; texts are clean', async () => {
+  test('reads 64 KiB and stores 4 KiB of a long response, and replaces NUL', async () => {
     let written = 0
     const endless = await receiver((response) => {
       response.writeHead(200)
@@ -82,7 +82,7 @@ describe('an attempt', { timeout: 60_000 }, () => {
     assert.equal(shown.response_headers!['x-long']!.length, 500)
   })
 
-  test('a lane uses its connection again, and makes a new one when it was closed', async () => {
+  test('reuses the connection, and opens a new one after the receiver closed it', async () => {
     const keeps = await receiver()
     const lane = laneOf()
     for (let i = 0; i < 3; i++) {
@@ -91,7 +91,7 @@ describe('an attempt', { timeout: 60_000 }, () => {
       assert.equal(done.connect_ms === null, i > 0)
     }
     assert.equal(keeps.connections(), 1)
-    keeps.behave = (response) => response.writeHead(200, { connection: 'close' }).end()
+    keeps.respond = (response) => response.writeHead(200, { connection: 'close' }).end()
     for (let i = 0; i < 2; i++) {
       assert.equal((await lane.attempt({ url: keeps.url, secrets: [SECRET] }, MESSAGE)).attempt.error, null)
     }
@@ -100,7 +100,7 @@ describe('an attempt', { timeout: 60_000 }, () => {
     lane.close()
   })
 
-  test('a name whose addresses change is connected to anew', async () => {
+  test('opens a new connection when the IP addresses of the name change', async () => {
     const one = await receiver()
     const { port } = new URL(one.url)
     const lists = [['127.0.0.1'], ['127.0.0.1'], ['127.0.0.1', '127.0.0.2'], ['8.8.8.8']]
@@ -113,7 +113,7 @@ describe('an attempt', { timeout: 60_000 }, () => {
     lane.close()
   })
 
-  test('what cannot be connected to has its own words; nothing is thrown', async () => {
+  test('returns the error of each phase of the connection; throws nothing', async () => {
     const plain = await receiver()
     const { port } = new URL(plain.url)
     const mute = createTcpServer(() => {}).listen(0, '127.0.0.1')
@@ -146,7 +146,7 @@ describe('destinations', { timeout: 60_000 }, () => {
     ...['[64:ff9b::7f00:1]', '[64:ff9b:1::7f00:1]', '[2002:7f00:1::]', '[fd00:ec2::254]', '[fe80::1]', '[ff02::1]'],
   ]
 
-  test('with nothing allowed, no literal, name or answer leads to a special address: the canary sees nobody', async () => {
+  test('with an empty allow list, no literal, name or DNS answer leads to a special IP address', async () => {
     const canary = await receiver()
     const { port } = new URL(canary.url)
     const config = { webhook_allow: [] }
@@ -158,7 +158,7 @@ describe('destinations', { timeout: 60_000 }, () => {
       await refused(`http://${literal}:${port}/hook`)
       await refused(`https://${literal}:${port}/hook`)
     }
-    // A CNAME to an internal name is, to the resolver, its addresses.
+    // The resolver returns the IP addresses of a CNAME to an internal name.
     for (const list of [
       ['127.0.0.1'],
       ['93.184.216.34', '127.0.0.1'],
@@ -171,25 +171,25 @@ describe('destinations', { timeout: 60_000 }, () => {
     assert.equal(canary.connections(), 0)
   })
 
-  test('a name that is public at first and our own the second time is refused the second time', async () => {
+  test('refuses a name that first resolves to an allowed IP address and then to a special one', async () => {
     const canary = await receiver()
     const { port } = new URL(canary.url)
-    const asked: string[] = []
+    const resolved: string[] = []
     const answers = [['127.0.0.2'], ['127.0.0.1']]
     const resolve: Resolve = async (name) => {
-      asked.push(name)
+      resolved.push(name)
       return answers.shift()!
     }
-    // Only the first is allowed, and nothing listens there.
+    // Only the first address is allowed, and nothing listens on it.
     const lane = laneOf({ resolve, config: { webhook_allow: ['127.0.0.2'] } })
     const target = { url: `http://rebind.test:${port}/hook`, secrets: [SECRET] }
     assert.equal((await lane.attempt(target, MESSAGE)).attempt.error, 'connect_failed')
     assert.equal((await lane.attempt(target, MESSAGE)).attempt.error, 'destination_not_allowed')
-    assert.deepEqual([asked.length, canary.connections()], [2, 0])
+    assert.deepEqual([resolved.length, canary.connections()], [2, 0])
     lane.close()
   })
 
-  test('http goes only where the operator allows it, https also to the public', async () => {
+  test('allows http only to IP addresses that the operator allows', async () => {
     const resolve: Resolve = async () => ['93.184.216.34']
     const quick = { budget: { connect_ms: 50, attempt_ms: 50 } }
     assert.equal((await attempt('http://public.test/', { resolve, ...quick })).error, 'destination_not_allowed')
@@ -198,7 +198,7 @@ describe('destinations', { timeout: 60_000 }, () => {
     assert.equal((await attempt(own.url)).error, null)
   })
 
-  test('a redirect to where nothing may go is an answer, and is not followed', async () => {
+  test('records a redirect and does not follow it', async () => {
     const canary = await receiver()
     for (const location of ['http://169.254.169.254/latest/', canary.url]) {
       const from = await receiver((response) => response.writeHead(307, { location }).end())
@@ -209,19 +209,19 @@ describe('destinations', { timeout: 60_000 }, () => {
   })
 })
 
-describe("through the operator's proxy", { timeout: 60_000 }, () => {
-  test('requests go by CONNECT to the checked address, and a proxy that refuses is a failure', async () => {
+describe("the operator's proxy", { timeout: 60_000 }, () => {
+  test('requests use CONNECT to the checked IP address; a refusal of the proxy is a failure', async () => {
     const own = await receiver()
     const { port } = new URL(own.url)
-    const asked: string[] = []
-    let open = true
+    const targets: string[] = []
+    let isOpen = true
     const proxy = createServer().listen(0, '127.0.0.1')
     await once(proxy, 'listening')
     after(() => proxy.close())
     proxy.on('connect', (request, socket: Socket, head) => {
-      asked.push(request.url!)
+      targets.push(request.url!)
       socket.on('error', () => {})
-      if (!open) return void socket.end('HTTP/1.1 403 Forbidden\r\n\r\n')
+      if (!isOpen) return void socket.end('HTTP/1.1 403 Forbidden\r\n\r\n')
       const to = connect({ host: '127.0.0.1', port: Number(port) }, () => {
         socket.write('HTTP/1.1 200 Connection established\r\n\r\n')
         to.write(head)
@@ -232,11 +232,11 @@ describe("through the operator's proxy", { timeout: 60_000 }, () => {
     const webhook_proxy = `127.0.0.1:${(proxy.address() as AddressInfo).port}`
     const options = { config: { webhook_proxy }, resolve: async () => ['127.0.0.1'] }
     assert.equal((await attempt(`http://name.test:${port}/hook`, options)).error, null)
-    assert.deepEqual(asked, [`127.0.0.1:${port}`])
+    assert.deepEqual(targets, [`127.0.0.1:${port}`])
     assert.equal(own.received[0]!.headers.host, `name.test:${port}`)
-    open = false
+    isOpen = false
     assert.equal((await attempt(`http://name.test:${port}/hook`, options)).error, 'connect_failed')
     assert.equal((await attempt('http://10.0.0.1/', options)).error, 'destination_not_allowed')
-    assert.equal(asked.length, 2)
+    assert.equal(targets.length, 2)
   })
 })

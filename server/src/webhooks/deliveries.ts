@@ -1,4 +1,4 @@
-/** Every SQL statement on what is sent to webhooks. */
+/** Every SQL statement on deliveries and their attempts. */
 import type { Query, Sql, Transaction } from '../db/database.ts'
 import { withLease } from '../engine/record.ts'
 import type { Claim } from '../engine/work.ts'
@@ -12,7 +12,7 @@ import type { Attempt, AttemptRow, Cause, DeliveryRow, DeliveryStatus } from './
 
 export type DeliveryFilters = { status?: string; type?: string; event?: string }
 
-/** One window of what was sent to a webhook. */
+/** One page of the deliveries of a webhook. */
 export async function listDeliveries(
   sql: Sql,
   webhookId: string,
@@ -35,18 +35,18 @@ export async function getDelivery(query: Query, webhookId: string, id: string): 
   return row
 }
 
-/** The requests of a delivery, in their order. */
+/** The attempts of a delivery in order. */
 export async function listAttempts(query: Query, deliveryId: string): Promise<AttemptRow[]> {
   return query<AttemptRow[]>`select * from webhook_attempts where delivery_id = ${deliveryId} order by number`
 }
 
-type Place = { environment_id: string; webhook_id: string }
+type Target = { environment_id: string; webhook_id: string }
 
-/** Sends an event once more, as soon as may be. Throws `conflict` when the event is not kept any more. */
+/** Queues another delivery of an event, due immediately. Throws `conflict` when the event was deleted. */
 export async function insertResend(
   tx: Transaction,
   random: Random,
-  { environment_id, webhook_id }: Place,
+  { environment_id, webhook_id }: Target,
   sequence: number,
 ): Promise<DeliveryRow> {
   const [row] = await tx<DeliveryRow[]>`
@@ -60,34 +60,34 @@ export async function insertResend(
   throw new ApiError('conflict', 'The event is past its retention, so it cannot be resent.')
 }
 
-/** Which events are replayed: a range of their numbers, both ends included, or all that failed since a time. */
+/** A replay of a range of sequence numbers, both ends included, or of all events that failed since a time. */
 export type ReplayOf = { from_sequence: number; to_sequence: number } | { failed_since: Date }
 
-/** What is found at most in one replay, and what may wait of all replays of a webhook. */
-export const MOST_REPLAYED = 10_000
-/** Replayed events a second, of the environment's time. */
+/** Maximum number of events in one replay, and of pending deliveries of all replays of a webhook. */
+export const MAX_REPLAYED = 10_000
+/** Replayed events per second of the environment's time. */
 const REPLAYED_PER_SECOND = 20
 
 /**
- * Queues events again, spread over time behind what is being replayed already. Answers how many, and from which number on
- * there are more.
- * @param types those that the webhook wants
+ * Queues events again, spread over time after pending replays. Returns the number of deliveries, the sequence number of the
+ * first event that one replay did not take, and when the last delivery is due.
+ * @param types the event types of the webhook
  */
 export async function insertReplay(
   tx: Transaction,
   random: Random,
-  { environment_id, webhook_id }: Place,
+  { environment_id, webhook_id }: Target,
   which: ReplayOf,
   types: string[],
 ): Promise<{ deliveries: number; next_sequence: number | null; until: Date | null }> {
   const found = await findReplayed(tx, { environment_id, webhook_id }, which, types)
-  const more = found.length > MOST_REPLAYED ? found[MOST_REPLAYED]!.sequence : null
-  const some = found.slice(0, MOST_REPLAYED)
+  const more = found.length > MAX_REPLAYED ? found[MAX_REPLAYED]!.sequence : null
+  const some = found.slice(0, MAX_REPLAYED)
   const [waiting] = await tx<{ count: number; last: Date | null }[]>`
     select count(*) as count, max(due_at) as last from webhook_deliveries
     where webhook_id = ${webhook_id} and status = 'pending' and cause = 'replay'`
-  if (waiting!.count + some.length > MOST_REPLAYED) {
-    const detail = `${waiting!.count} replayed events are still pending; the limit is ${MOST_REPLAYED}. Wait until some are delivered, or replay fewer.`
+  if (waiting!.count + some.length > MAX_REPLAYED) {
+    const detail = `${waiting!.count} replayed events are still pending; the limit is ${MAX_REPLAYED}. Wait until some are delivered, or replay fewer.`
     throw new ApiError('conflict', detail)
   }
   const rows = await tx<{ due_at: Date }[]>`
@@ -104,34 +104,34 @@ export async function insertReplay(
   return { deliveries: rows.length, next_sequence: more, until: rows.at(-1)?.due_at ?? null }
 }
 
-function findReplayed(tx: Transaction, { environment_id, webhook_id }: Place, which: ReplayOf, types: string[]) {
+function findReplayed(tx: Transaction, { environment_id, webhook_id }: Target, which: ReplayOf, types: string[]) {
   if ('from_sequence' in which) {
     return tx<{ sequence: number }[]>`
       select sequence from events
       where environment_id = ${environment_id} and sequence between ${which.from_sequence} and ${which.to_sequence}
         and type = any(${types})
-      order by sequence limit ${MOST_REPLAYED + 1}`
+      order by sequence limit ${MAX_REPLAYED + 1}`
   }
   return tx<{ sequence: number }[]>`
     select d.event_sequence as sequence from webhook_deliveries d
     where d.webhook_id = ${webhook_id} and d.created_at >= ${which.failed_since} and d.event_type = any(${types})
     group by d.event_sequence
     having bool_or(d.status in ('failed', 'cancelled')) and not bool_or(d.status in ('succeeded', 'pending'))
-    order by d.event_sequence limit ${MOST_REPLAYED + 1}`
+    order by d.event_sequence limit ${MAX_REPLAYED + 1}`
 }
 
-/** What is to be sent now: the delivery with its event. */
+/** A delivery that is due, with its event. */
 export type Due = EventRow & {
   delivery_id: string
-  /** The event is not kept any more, and its fields are null. */
+  /** The event was deleted, and its fields are null. */
   expired: boolean
   resource_id: string
   cause: Cause
-  /** So far. */
+  /** Number of attempts so far. */
   attempts: number
 }
 
-/** Deliveries that are due, what is replayed after what is new; without those that are being sent. */
+/** Deliveries that are due, replays last, except those that are being sent. */
 export async function dueDeliveries(sql: Sql, webhookId: string, except: string[], limit: number): Promise<Due[]> {
   const some = (cause: ReturnType<Query>) => sql`
     (select d.* from webhook_deliveries d
@@ -153,7 +153,7 @@ export async function dueDeliveries(sql: Sql, webhookId: string, except: string[
     order by d.rank, d.due_at, d.ordinal`
 }
 
-/** Seconds from a time of the environment until a delivery is due, or to be cancelled; null: none waits. */
+/** Seconds from a time of the environment until a delivery is due or must be cancelled; null if none is pending. */
 export async function secondsUntilDue(query: Query, webhookId: string, since: Date): Promise<number | null> {
   const [row] = await query<{ seconds: number | null }[]>`
     select extract(epoch from min(case when w.wanted_enabled and w.observed_disabled_reason is null then d.due_at
@@ -163,14 +163,14 @@ export async function secondsUntilDue(query: Query, webhookId: string, since: Da
   return row!.seconds === null ? null : Math.max(0, row!.seconds)
 }
 
-/** What came of a delivery: of an attempt, or of the look that cancelled it. */
+/** The outcome of an attempt, or of the pass that cancelled the delivery. */
 export type Outcome = {
   delivery_id: string
   status: DeliveryStatus
   reason: string | null
-  /** So far, this one included. */
+  /** Number of attempts, including this one. */
   attempts: number
-  /** Until the next attempt, of a delivery that is pending still. */
+  /** Seconds until the next attempt of a pending delivery. */
   after_seconds: number | null
   attempt: Attempt | null
 }
@@ -206,7 +206,7 @@ export async function recordDeliveries(
   })
 }
 
-/** Cancels what waits for a webhook that is disabled still, some of it; answers how many. */
+/** Cancels up to `limit` pending deliveries if the webhook is still disabled. Returns their number. */
 export async function cancelSome(
   deps: OutboxDeps,
   claimed: Claim,
@@ -214,7 +214,7 @@ export async function cancelSome(
   limit: number,
 ): Promise<number> {
   return withLease(deps, claimed, mode, async (tx) => {
-    // Locked: what is queued for a webhook that is enabled this moment must not be cancelled.
+    // Locked, so that deliveries are not cancelled while another transaction enables the webhook.
     const disabled = await tx`
       select from webhooks where id = ${claimed.id}
         and (not wanted_enabled or wanted_gone or observed_disabled_reason is not null) for share`
@@ -228,16 +228,16 @@ export async function cancelSome(
   })
 }
 
-/** Removes deliveries of a webhook that is gone, some of them; answers how many. */
-export async function removeSome(query: Query, webhookId: string, limit: number): Promise<number> {
+/** Deletes up to `limit` deliveries of a deleted webhook. Returns their number. */
+export async function deleteSome(query: Query, webhookId: string, limit: number): Promise<number> {
   const { count } = await query`
     delete from webhook_deliveries where id in (
       select id from webhook_deliveries where webhook_id = ${webhookId} limit ${limit})`
   return count
 }
 
-/** Removes what is older, of all tenants, some at a time; and has looked at what waits without anybody knowing. */
-export async function tidyDeliveries(sql: Sql, days: number, limit: number): Promise<void> {
+/** Deletes up to `limit` old deliveries of all tenants, and wakes webhooks that have pending work but no work row. */
+export async function purgeDeliveries(sql: Sql, days: number, limit: number): Promise<void> {
   await sql`
     delete from webhook_deliveries where id in (
       select id from webhook_deliveries where recorded_at < now() - make_interval(days => ${days})

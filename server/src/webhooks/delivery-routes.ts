@@ -1,4 +1,3 @@
-/** What was sent to a webhook, and having things sent. */
 import { Type } from 'typebox'
 import type { Deps } from '../deps.ts'
 import { deliveryIdOf } from '../events/deliveries.ts'
@@ -28,6 +27,7 @@ const id = Id('whk', 'Unique identifier of the webhook.')
 const params = Type.Object({ id })
 const deliveryParams = Type.Object({ id, delivery_id: Id('dlv', 'Unique identifier of the delivery.') })
 
+/** Routes of the delivery log. */
 export function deliveryRoutes(app: App, deps: Deps): void {
   app.get(
     '/v2/webhooks/:id/deliveries',
@@ -73,7 +73,16 @@ export function deliveryRoutes(app: App, deps: Deps): void {
       return sendObject(request, reply, { ...showDelivery(row), attempts: attempts.map(showAttempt) })
     },
   )
+}
 
+/** Actions that send events: resend, ping, replay. */
+export function deliveryActions(app: App, deps: Deps): void {
+  resendRoute(app, deps)
+  pingRoute(app, deps)
+  replayRoute(app, deps)
+}
+
+function resendRoute(app: App, deps: Deps): void {
   app.post(
     '/v2/webhooks/:id/deliveries/:delivery_id/resend',
     {
@@ -93,13 +102,15 @@ export function deliveryRoutes(app: App, deps: Deps): void {
         const { row } = await lockWebhook(tx, environment_id, request.params.id)
         requireEnabled(row)
         const { event_sequence } = await getDelivery(tx, row.id, request.params.delivery_id)
-        const place = { environment_id, webhook_id: row.id }
-        const after = showDelivery(await insertResend(tx, deps.random, place, event_sequence))
+        const target = { environment_id, webhook_id: row.id }
+        const after = showDelivery(await insertResend(tx, deps.random, target, event_sequence))
         wakeWebhook(outbox, row)
         return { status: 202, resource: row.id, before: null, after }
       }),
   )
+}
 
+function pingRoute(app: App, deps: Deps): void {
   app.post(
     '/v2/webhooks/:id/ping',
     {
@@ -124,7 +135,9 @@ export function deliveryRoutes(app: App, deps: Deps): void {
         return { status: 202, resource: row.id, before: null, after }
       }),
   )
+}
 
+function replayRoute(app: App, deps: Deps): void {
   app.post(
     '/v2/webhooks/:id/replay',
     {
@@ -146,8 +159,8 @@ export function deliveryRoutes(app: App, deps: Deps): void {
         const { environment_id } = request.principal
         const { row } = await lockWebhook(tx, environment_id, request.params.id)
         requireEnabled(row)
-        const place = { environment_id, webhook_id: row.id }
-        const { until, ...found } = await insertReplay(tx, deps.random, place, which, typesOf(row.events))
+        const target = { environment_id, webhook_id: row.id }
+        const { until, ...found } = await insertReplay(tx, deps.random, target, which, typesOf(row.events))
         wakeWebhook(outbox, row)
         const after = { ...found, until: until && `${until.toISOString().slice(0, 19)}Z` }
         return { status: 202, resource: row.id, before: null, after }
@@ -155,7 +168,7 @@ export function deliveryRoutes(app: App, deps: Deps): void {
   )
 }
 
-/** By its schema it is one of the two. */
+/** The schema requires exactly one of the two forms. */
 function readReplay({ from_sequence, to_sequence, failed_since }: WebhookReplayBody): ReplayOf {
   if (failed_since !== undefined) return { failed_since: new Date(failed_since) }
   return { from_sequence: from_sequence!, to_sequence: to_sequence! }

@@ -1,4 +1,4 @@
-/** The receivers of examples/, as programs of their own, with real deliveries. */
+/** Runs the receivers in examples/ as separate programs and sends them real deliveries. */
 import assert from 'node:assert/strict'
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process'
 import { type AddressInfo, createServer } from 'node:net'
@@ -18,7 +18,7 @@ before(async () => {
 })
 after(() => world?.stop())
 
-/** A port that nobody listens on this moment. */
+/** A port that is free at this moment. */
 async function freePort(): Promise<number> {
   const server = createServer()
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
@@ -27,12 +27,12 @@ async function freePort(): Promise<number> {
   return port
 }
 
-async function tryExample(command: string, file: string): Promise<void> {
+async function testExample(command: string, file: string): Promise<void> {
   const { callTest: call } = world
   const port = await freePort()
   const url = `http://127.0.0.1:${port}/`
   const { body: hook } = await call('POST', '/v2/webhooks', { url, events: ['instance.*'] })
-  // The first secret is the old one by then: both have to do.
+  // The receiver has the previous secret; during the overlap both verify.
   const { body: rotated } = await call('POST', `/v2/webhooks/${hook.id}/rotate_secret`)
   const env = { ...process.env, WEBHOOK_SECRET: hook.secret, PORT: String(port) }
   const child: ChildProcess = spawn(command, [join(FOLDER, file)], { env, stdio: ['ignore', 'pipe', 'inherit'] })
@@ -43,21 +43,21 @@ async function tryExample(command: string, file: string): Promise<void> {
   })
   const lines = () => output.split('\n').filter((line) => /^(new|old)/.test(line))
   try {
-    await eventually(() => output.startsWith('ready'), 'the receiver')
+    await eventually(() => output.startsWith('ready'), 'the receiver is ready')
     const { body: made } = await call('POST', '/v2/instances', BODY)
     await eventually(() => lines().length === 1, 'the event')
     assert.match(lines()[0]!, new RegExp(`^new  \\d+ instance\\.created ${made.id} provisioning$`))
     const { body: list } = await call('GET', `/v2/webhooks/${hook.id}/deliveries`)
     await call('POST', `/v2/webhooks/${hook.id}/deliveries/${list.data[0].id}/resend`)
-    await eventually(() => lines().length === 2, 'the repetition')
+    await eventually(() => lines().length === 2, 'the resent event')
     assert.match(lines()[1]!, /^old {2}\d+ instance\.created/)
     const headers = {
       'webhook-id': 'evt_1',
       'webhook-timestamp': String(Math.floor(systemClock.now().getTime() / 1000)),
       'webhook-signature': `v1,${Buffer.alloc(32).toString('base64')}`,
     }
-    assert.equal((await fetch(url, { method: 'POST', headers, body: '{}' })).status, 401, 'a signature that is wrong')
-    assert.equal((await fetch(url, { method: 'POST', body: '{}' })).status, 401, 'none at all')
+    assert.equal((await fetch(url, { method: 'POST', headers, body: '{}' })).status, 401, 'a wrong signature')
+    assert.equal((await fetch(url, { method: 'POST', body: '{}' })).status, 401, 'no signature')
     assert.equal(lines().length, 2)
     assert.ok(rotated.secret !== hook.secret)
   } finally {
@@ -67,11 +67,12 @@ async function tryExample(command: string, file: string): Promise<void> {
   }
 }
 
-describe('the examples', { timeout: 120_000 }, () => {
-  test('the receiver in TypeScript', () => tryExample(process.execPath, 'webhook-receiver.ts'))
+describe('the example receivers', { timeout: 120_000 }, () => {
+  test('TypeScript: verifies signatures and ignores a resent event', () =>
+    testExample(process.execPath, 'webhook-receiver.ts'))
   test(
-    `the receiver in Python${hasPython ? '' : ' (left out: there is no python3 on this host)'}`,
+    `Python: verifies signatures and ignores a resent event${hasPython ? '' : ' (skipped: python3 is not installed)'}`,
     { skip: !hasPython },
-    () => tryExample('python3', 'webhook-receiver.py'),
+    () => testExample('python3', 'webhook-receiver.py'),
   )
 })

@@ -1,24 +1,23 @@
-/** What attempts say of their endpoint: noted with them, and where it is to be given up, done. */
+/** Records the outcomes of deliveries with the health of their endpoint, and disables an endpoint that keeps failing. */
 import { ownEntry } from '../audit/store.ts'
 import type { Transaction } from '../db/database.ts'
 import type { Deps } from '../deps.ts'
 import { record } from '../engine/record.ts'
 import type { Claim } from '../engine/work.ts'
 import { type Outcome, recordDeliveries } from './deliveries.ts'
-import { GONE, type Health, healthAfter } from './plan.ts'
 import { showWebhook } from './present.ts'
+import { GONE, type Health, healthAfter } from './retry-schedule.ts'
 import { type DisabledReason, isEnabled } from './row.ts'
 import type { Endpoint } from './sender.ts'
-import { disableWebhook, findWebhook, noteHealth } from './store.ts'
+import { disableWebhook, findWebhook, updateHealth } from './store.ts'
 
 /**
- * Notes outcomes in their order, and disables the endpoint where they say so; answers how it does, and whether it was
- * disabled.
+ * Records outcomes in order and disables the endpoint if they require it. Returns its health and whether it was disabled.
  *
- * An endpoint that wants no more is disabled before that is noted: were it the other way round and the process ended in
- * between, its answer would be forgotten. One that has failed for too long says so again at its next failure.
+ * An endpoint that returned 410 is disabled before the outcome is recorded: otherwise a crash between the two would lose
+ * the response. An endpoint that has failed for too long needs no such order, because its next failure disables it.
  */
-export async function noteOutcomes(
+export async function recordOutcomes(
   deps: Deps,
   claimed: Claim,
   endpoint: Endpoint,
@@ -27,12 +26,12 @@ export async function noteOutcomes(
 ): Promise<{ health: Health; disabled: boolean }> {
   const isGone = outcomes.some(({ attempt }) => attempt?.response_status === GONE)
   if (isGone) await disable(deps, claimed, endpoint, 'gone')
-  const { health, disable: reason } = await recordOutcomes(deps, claimed, endpoint.mode, outcomes, known)
+  const { health, disable: reason } = await writeOutcomes(deps, claimed, endpoint.mode, outcomes, known)
   if (reason && !isGone) await disable(deps, claimed, endpoint, reason)
   return { health, disabled: reason !== null }
 }
 
-async function recordOutcomes(
+async function writeOutcomes(
   deps: Deps,
   claimed: Claim,
   mode: Endpoint['mode'],
@@ -40,8 +39,8 @@ async function recordOutcomes(
   known: Health,
 ): Promise<{ health: Health; disable: DisabledReason | null }> {
   const attempts = outcomes.flatMap(({ attempt }) => attempt ?? [])
-  const isWell = known.failing_since === null && !known.throttled
-  if (isWell && attempts.every(({ error }) => error === null)) {
+  const isHealthy = known.failing_since === null && !known.throttled
+  if (isHealthy && attempts.every(({ error }) => error === null)) {
     await recordDeliveries(deps, claimed, mode, outcomes, null)
     return { health: known, disable: null }
   }
@@ -60,14 +59,14 @@ async function recordOutcomes(
       health = next
       disable ??= reason
     }
-    await noteHealth(tx, claimed.id, health)
+    await updateHealth(tx, claimed.id, health)
   })
   return { health, disable }
 }
 
 /**
- * Disables an endpoint for a reason that was observed, with the event `webhook.disabled` and an audit entry. Nothing
- * happens when it is disabled already, so a pass that is repeated does it once.
+ * Disables an endpoint for an observed reason, with the event `webhook.disabled` and an audit entry. No effect if the
+ * endpoint is already disabled, so a repeated pass disables it once.
  */
 export async function disable(
   deps: Deps,

@@ -1,6 +1,6 @@
 /**
- * Making and changing webhooks. Whoever says where or what a webhook sends answers for it with the scopes of its own key:
- * else a key that may only write webhooks could have sent to itself what it may not read.
+ * Creates and changes webhooks. A key that sets the URL or the events of a webhook must be able to read those events:
+ * otherwise a key that may only write webhooks could receive events that it may not read.
  */
 import type { Transaction } from '../db/database.ts'
 import type { Deps, Principal } from '../deps.ts'
@@ -17,19 +17,19 @@ import { showWebhook } from './present.ts'
 import { isEnabled, type WebhookRow } from './row.ts'
 import type { WebhookCreateBody, WebhookUpdateBody } from './schema.ts'
 import { newSecret } from './signature.ts'
-import { changeWebhook, insertWebhook, lockWebhook, markGone, wakeWebhook } from './store.ts'
+import { changeWebhook, insertWebhook, lockWebhook, markDeleted, wakeWebhook } from './store.ts'
 
-type Context = Pick<Deps, 'random' | 'secrets'>
+type ManageDeps = Pick<Deps, 'random' | 'secrets'>
 type Target = { principal: Principal; id: string; if_match: string | undefined }
 
-/** Types of events that a webhook with these patterns gets. */
+/** The event types that match any of the patterns. */
 export function typesOf(patterns: readonly string[]): string[] {
   return Object.keys(EVENT_TYPES).filter((type) => patterns.some((pattern) => matches(pattern, type)))
 }
 
 /**
- * Refuses an address that is not allowed, before anything is written. One whose name nobody knows yet is taken: it is
- * checked again at every connection. Throws `validation_failed`; its text is the same for every reason.
+ * Throws `validation_failed` for a URL that is not allowed, with the same text for every reason. Accepts a host name that
+ * does not resolve: the destination is checked again for each attempt.
  */
 export async function checkUrl(deps: Pick<Deps, 'config' | 'resolve'>, url: string | undefined): Promise<void> {
   if (url === undefined) return
@@ -43,25 +43,29 @@ export async function checkUrl(deps: Pick<Deps, 'config' | 'resolve'>, url: stri
   }
 }
 
-/** Makes a webhook; answers it with its secret, which is shown this once. */
+/** Creates a webhook. Returns it with its secret, which is returned only once. */
 export async function createWebhook(
   tx: Transaction,
-  deps: Context,
+  deps: ManageDeps,
   principal: Principal,
   body: WebhookCreateBody,
 ): Promise<{ row: WebhookRow; secret: string }> {
   checkEvents(principal, body.events, true)
   const secret = newSecret(deps.random)
   const row = await insertWebhook(tx, {
-    ...{ environment_id: principal.environment_id, id: newId('whk', deps.random), key_id: principal.key_id },
-    ...{ url: body.url, events: body.events, description: body.description ?? '' },
+    environment_id: principal.environment_id,
+    id: newId('whk', deps.random),
+    key_id: principal.key_id,
+    url: body.url,
+    events: body.events,
+    description: body.description ?? '',
     wanted_enabled: body.enabled ?? true,
     secret: seal(deps.secrets.seal_key, secret.bytes, deps.random),
   })
   return { row, secret: secret.text }
 }
 
-/** Changes what is given. Enabling forgets why it was disabled, and its failures. */
+/** Changes the given fields. Enabling a webhook clears its disabled reason and its failures. */
 export async function updateWebhook(
   tx: Transaction,
   outbox: Outbox,
@@ -72,15 +76,15 @@ export async function updateWebhook(
   checkIfMatch(if_match, showWebhook(before))
   const enabling = enabled === true && !isEnabled(before)
   const redirected = url !== undefined && url !== before.url
-  const others = events !== undefined && JSON.stringify(events) !== JSON.stringify(before.events)
-  if (enabling || redirected || others) checkEvents(principal, events ?? before.events, events !== undefined)
+  const newEvents = events !== undefined && JSON.stringify(events) !== JSON.stringify(before.events)
+  if (enabling || redirected || newEvents) checkEvents(principal, events ?? before.events, events !== undefined)
   const change = {
     ...(redirected && { url }),
-    ...(others && { events }),
+    ...(newEvents && { events }),
     ...(description !== undefined && description !== before.description && { description }),
     ...(enabled !== undefined && enabled !== isEnabled(before) && { wanted_enabled: enabled }),
-    ...(enabling && RECOVERED),
-    ...((enabling || redirected || others) && principal.key_id !== before.key_id && { key_id: principal.key_id }),
+    ...(enabling && HEALTHY),
+    ...((enabling || redirected || newEvents) && principal.key_id !== before.key_id && { key_id: principal.key_id }),
   }
   if (Object.keys(change).length === 0) return { before, after: before }
   const after = await changeWebhook(tx, before, change, now)
@@ -88,27 +92,30 @@ export async function updateWebhook(
   return { before, after }
 }
 
-const RECOVERED = {
-  ...{ observed_disabled_reason: null, observed_disabled_at: null, observed_failing_since: null },
-  ...{ observed_failed_at: null, observed_throttled: false },
+const HEALTHY = {
+  observed_disabled_reason: null,
+  observed_disabled_at: null,
+  observed_failing_since: null,
+  observed_failed_at: null,
+  observed_throttled: false,
 }
 
-/** It is gone for its owner; what was sent to it is removed afterwards. */
-export async function removeWebhook(
+/** Hides the webhook from its owner; its reconciler deletes the deliveries and the row. */
+export async function deleteWebhook(
   tx: Transaction,
   outbox: Outbox,
   { principal, id, if_match }: Target,
 ): Promise<WebhookRow> {
   const { row, now } = await lockWebhook(tx, principal.environment_id, id)
   checkIfMatch(if_match, showWebhook(row))
-  await markGone(tx, outbox, row, now)
+  await markDeleted(tx, outbox, row, now)
   return row
 }
 
-/** A new secret; requests are signed with the old one, too, for so many seconds of real time. */
+/** Replaces the secret. Requests are also signed with the previous one for `overlapSeconds` of real time. */
 export async function rotateSecret(
   tx: Transaction,
-  deps: Context & Pick<Deps, 'clock'>,
+  deps: ManageDeps & Pick<Deps, 'clock'>,
   { principal, id, if_match }: Target,
   overlapSeconds: number,
 ): Promise<{ before: WebhookRow; after: WebhookRow; secret: string }> {
@@ -123,14 +130,14 @@ export async function rotateSecret(
   return { before, after: await changeWebhook(tx, before, change, now), secret: secret.text }
 }
 
-/** Throws `invalid_state` for a webhook to which nothing is sent. */
+/** Throws `invalid_state` for a disabled webhook. */
 export function requireEnabled(row: WebhookRow): void {
   if (isEnabled(row)) return
   const detail = 'The webhook is disabled, so nothing is sent to it. Enable it first: PUT { "enabled": true }.'
   throw new ApiError('invalid_state', detail, { extensions: { current_status: 'disabled', allowed_actions: [] } })
 }
 
-/** Throws `insufficient_scope` for patterns of which the key may not read all types. */
+/** Throws `insufficient_scope` unless the key may read every event type of the patterns. */
 function checkEvents(principal: Principal, patterns: string[], inBody: boolean): void {
   const missing = [...new Set(typesOf(patterns).map(scopeOf))].filter((scope) => !principal.scopes.includes(scope))
   if (missing.length === 0) return

@@ -6,8 +6,8 @@ import { listParameters, sendPage } from '../http/list.ts'
 import { Id, NoContent, Nullable, ref } from '../http/schemas.ts'
 import type { App, Resource } from '../http/types.ts'
 import { changed, created, removed, write } from '../http/write.ts'
-import { deliveryRoutes } from './delivery-routes.ts'
-import { checkUrl, createWebhook, removeWebhook, rotateSecret, updateWebhook } from './manage.ts'
+import { deliveryActions, deliveryRoutes } from './delivery-routes.ts'
+import { checkUrl, createWebhook, deleteWebhook, rotateSecret, updateWebhook } from './manage.ts'
 import { showWebhook } from './present.ts'
 import {
   RotateSecret,
@@ -37,18 +37,31 @@ const target = (request: FastifyRequest, id: string) => ({
 
 export const webhooks: Resource = {
   schemas: [
-    ...[Webhook, WebhookPage, WebhookWithSecret, WebhookCreate, WebhookUpdate, WebhookPing],
-    ...[WebhookAttempt, WebhookDelivery, WebhookDeliveryPage, WebhookDeliveryDetail],
-    ...[WebhookReplayCreate, WebhookReplay],
+    Webhook,
+    WebhookPage,
+    WebhookWithSecret,
+    WebhookCreate,
+    WebhookUpdate,
+    WebhookPing,
+    WebhookAttempt,
+    WebhookDelivery,
+    WebhookDeliveryPage,
+    WebhookDeliveryDetail,
+    WebhookReplayCreate,
+    WebhookReplay,
   ],
   routes(app, deps) {
-    reads(app, deps)
-    writes(app, deps)
+    readRoutes(app, deps)
+    createRoute(app, deps)
+    updateRoutes(app, deps)
+    deleteRoute(app, deps)
+    rotateRoute(app, deps)
     deliveryRoutes(app, deps)
+    deliveryActions(app, deps)
   },
 }
 
-function reads(app: App, deps: Deps): void {
+function readRoutes(app: App, deps: Deps): void {
   app.get(
     '/v2/webhooks',
     {
@@ -82,7 +95,7 @@ function reads(app: App, deps: Deps): void {
   )
 }
 
-function writes(app: App, deps: Deps): void {
+function createRoute(app: App, deps: Deps): void {
   app.post(
     '/v2/webhooks',
     {
@@ -111,7 +124,9 @@ function writes(app: App, deps: Deps): void {
       })
     },
   )
+}
 
+function updateRoutes(app: App, deps: Deps): void {
   for (const method of ['PUT', 'PATCH'] as const) {
     app.route({
       method,
@@ -135,7 +150,9 @@ function writes(app: App, deps: Deps): void {
       },
     })
   }
+}
 
+function deleteRoute(app: App, deps: Deps): void {
   app.delete(
     '/v2/webhooks/:id',
     {
@@ -151,10 +168,12 @@ function writes(app: App, deps: Deps): void {
     },
     (request, reply) =>
       write(deps, request, reply, async (tx, outbox) =>
-        removed(showWebhook(await removeWebhook(tx, outbox, target(request, request.params.id)))),
+        removed(showWebhook(await deleteWebhook(tx, outbox, target(request, request.params.id)))),
       ),
   )
+}
 
+function rotateRoute(app: App, deps: Deps): void {
   app.post(
     '/v2/webhooks/:id/rotate_secret',
     {

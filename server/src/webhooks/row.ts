@@ -1,4 +1,4 @@
-/** Why a webhook was disabled by itself. */
+/** Why CloudNexus disabled a webhook. */
 export const DISABLED_REASONS = ['gone', 'failing', 'key_ended'] as const
 export type DisabledReason = (typeof DISABLED_REASONS)[number]
 
@@ -8,7 +8,7 @@ export type DeliveryStatus = (typeof DELIVERY_STATUSES)[number]
 export const CAUSES = ['event', 'resend', 'replay', 'ping'] as const
 export type Cause = (typeof CAUSES)[number]
 
-/** What went wrong with an attempt. */
+/** Why an attempt failed. */
 export const ATTEMPT_ERRORS = [
   'destination_not_allowed',
   'name_not_resolved',
@@ -47,7 +47,7 @@ export type WebhookRow = {
   version: number
 }
 
-/** Whether events are sent to it. */
+/** Whether events are sent to the webhook. */
 export function isEnabled(
   row: Pick<WebhookRow, 'wanted_enabled' | 'wanted_gone' | 'observed_disabled_reason'>,
 ): boolean {
@@ -71,11 +71,11 @@ export type DeliveryRow = {
   finished_at: Date | null
 }
 
-/** What is kept of a request that was made, and its answer. Real time. */
+/** The stored part of a request and its response, in real time. */
 export type Attempt = {
   started_at: Date
   duration_ms: number
-  /** The name, the connection with TLS, the wait for the answer; null where it did not come so far, or was there. */
+  /** Durations of the name resolution, the connection with TLS, and the wait for the response; null for a phase that was skipped or not reached. */
   dns_ms: number | null
   connect_ms: number | null
   first_byte_ms: number | null
@@ -83,7 +83,7 @@ export type Attempt = {
   response_status: number | null
   response_headers: Record<string, string> | null
   response_body: string | null
-  /** Null: it succeeded. */
+  /** Null if the attempt succeeded. */
   error: AttemptError | null
 }
 

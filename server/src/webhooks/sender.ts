@@ -1,6 +1,6 @@
 /**
- * One delivery: from an event and an endpoint to what came of it. The endpoint is read again when it was read more than a
- * second ago, so what was changed about it holds for what is sent next.
+ * One delivery: sends an event to an endpoint and returns the outcome. An endpoint is cached for one second, so a change
+ * of the webhook or its key applies to requests that start a second later.
  */
 import type { Sql } from '../db/database.ts'
 import type { Deps } from '../deps.ts'
@@ -8,19 +8,19 @@ import { envelopeOf } from '../events/envelope.ts'
 import { scopeOf } from '../events/patterns.ts'
 import { scopesNow } from '../keys/store.ts'
 import { open } from '../lib/secret-box.ts'
-import type { Lane } from './attempt.ts'
+import type { ConnectionSlot } from './attempt.ts'
 import type { Due, Outcome } from './deliveries.ts'
-import { GONE, retryAfterSeconds, secondsUntilRetry } from './plan.ts'
+import { GONE, retryAfterSeconds, secondsUntilRetry } from './retry-schedule.ts'
 import { isEnabled, type WebhookRow } from './row.ts'
 import { findEndpoint } from './store.ts'
 
-/** Real milliseconds for which what was read of an endpoint is believed. */
-const TRUST_MS = 1_000
+/** Real milliseconds for which an endpoint is cached. */
+const CACHE_MS = 1_000
 
-/** What is known of an endpoint. `scopes`: of its key; null: it has ended. */
+/** A webhook with its opened secrets, and the scopes of its key; `scopes` is null when the key is revoked or expired. */
 export type Endpoint = { row: WebhookRow; mode: 'live' | 'test'; secrets: Uint8Array[]; scopes: string[] | null }
 
-/** Reads an endpoint; null: it is not there. */
+/** Reads an endpoint; null if it does not exist. */
 export async function readEndpoint(deps: Pick<Deps, 'secrets'> & { sql: Sql }, id: string): Promise<Endpoint | null> {
   const found = await findEndpoint(deps.sql, id)
   if (!found) return null
@@ -30,13 +30,13 @@ export async function readEndpoint(deps: Pick<Deps, 'secrets'> & { sql: Sql }, i
   return { row, mode, secrets, scopes: await scopesNow(deps.sql, row.environment_id, row.key_id) }
 }
 
-/** Whether anything is sent to it. */
+/** Whether events are sent to the endpoint. */
 export const isOpen = ({ row, scopes }: Endpoint): boolean => isEnabled(row) && scopes !== null
 
-/** The endpoint as it was within the last second. */
+/** A cache of one endpoint. */
 export function createEndpointView(deps: Deps, first: Endpoint) {
   let known: Endpoint | null = first
-  let until = deps.clock.monotonic() + TRUST_MS
+  let until = deps.clock.monotonic() + CACHE_MS
   let reading: Promise<Endpoint | null> | null = null
   return {
     async now(): Promise<Endpoint | null> {
@@ -45,19 +45,18 @@ export function createEndpointView(deps: Deps, first: Endpoint) {
         reading = null
       })
       known = await reading
-      until = deps.clock.monotonic() + TRUST_MS
+      until = deps.clock.monotonic() + CACHE_MS
       return known
     },
-    /** Something about it has changed. */
-    forget() {
+    invalidate() {
       until = 0
     },
   }
 }
 export type EndpointView = ReturnType<typeof createEndpointView>
 
-/** Makes one attempt of a delivery, or cancels it where the endpoint's key may not read the event. */
-export async function deliver(deps: Deps, lane: Lane, endpoint: Endpoint, due: Due): Promise<Outcome> {
+/** Makes one attempt of a delivery, or cancels it if the event has expired or the endpoint's key may not read it. */
+export async function deliver(deps: Deps, slot: ConnectionSlot, endpoint: Endpoint, due: Due): Promise<Outcome> {
   const { delivery_id, attempts } = due
   const cancelled = (reason: string): Outcome => {
     return { delivery_id, attempts, status: 'cancelled', reason, after_seconds: null, attempt: null }
@@ -65,28 +64,43 @@ export async function deliver(deps: Deps, lane: Lane, endpoint: Endpoint, due: D
   if (due.expired) return cancelled('expired')
   if (!endpoint.scopes?.includes(scopeOf(due.type))) return cancelled('scope')
   const target = { url: endpoint.row.url, secrets: endpoint.secrets }
-  const { attempt, retry_after } = await lane.attempt(target, { id: due.id, body: envelopeOf(due) })
+  const { attempt, retry_after } = await slot.attempt(target, { id: due.id, body: envelopeOf(due) })
   const made = attempts + 1
   const done = { delivery_id, attempts: made, attempt, reason: attempt.error }
   if (attempt.error === null) return { ...done, status: 'succeeded', after_seconds: null }
-  const asked = retryAfterSeconds(retry_after, deps.clock.now())
-  const after_seconds = attempt.response_status === GONE ? null : secondsUntilRetry(made, asked, chance(deps))
+  const retryAfter = retryAfterSeconds(retry_after, deps.clock.now())
+  const after_seconds = attempt.response_status === GONE ? null : secondsUntilRetry(made, retryAfter, chance(deps))
   return { ...done, status: after_seconds === null ? 'failed' : 'pending', after_seconds }
 }
 
 const STEPS = 1_000_000
 const chance = ({ random }: Pick<Deps, 'random'>): number => random.integer(STEPS + 1) / STEPS
 
-/** The attempt as a part of what the event's request has caused. */
-export function trace(deps: Pick<Deps, 'requests'>, { row }: Endpoint, due: Due, { attempt, attempts }: Outcome): void {
+/** Records the attempt as a span of the request that caused the event. */
+export function recordSpan(
+  deps: Pick<Deps, 'requests'>,
+  { row }: Endpoint,
+  due: Due,
+  { attempt, attempts }: Outcome,
+): void {
   if (attempt === null || due.request_id === null) return
   deps.requests.span({
-    ...{ environment_id: row.environment_id, request_id: due.request_id, resource: due.resource_id },
-    ...{ started_at: attempt.started_at, name: `${row.id} ${attempts}`, kind: 'delivery', waits_for: null },
-    ...{ duration_ms: attempt.duration_ms, status: attempt.error === null ? 'ok' : 'failed' },
+    environment_id: row.environment_id,
+    request_id: due.request_id,
+    resource: due.resource_id,
+    started_at: attempt.started_at,
+    name: `${row.id} ${attempts}`,
+    kind: 'delivery',
+    waits_for: null,
+    duration_ms: attempt.duration_ms,
+    status: attempt.error === null ? 'ok' : 'failed',
     detail: {
-      ...{ event: due.type, webhook_id: row.id, delivery_id: due.delivery_id, attempt: attempts },
-      ...{ status: attempt.response_status, error: attempt.error },
+      event: due.type,
+      webhook_id: row.id,
+      delivery_id: due.delivery_id,
+      attempt: attempts,
+      status: attempt.response_status,
+      error: attempt.error,
     },
   })
 }

@@ -1,13 +1,13 @@
-/** Every SQL statement on webhooks themselves; those on what is sent to them are in deliveries.ts. */
+/** Every SQL statement on `webhooks`; those on deliveries are in deliveries.ts. */
 import type { Query, Sql, Transaction } from '../db/database.ts'
 import { lockEnvironment, type Outbox } from '../events/outbox.ts'
 import { type Window, windowSql } from '../http/list.ts'
 import { ApiError, notFound } from '../lib/errors.ts'
-import type { Health } from './plan.ts'
+import type { Health } from './retry-schedule.ts'
 import type { DisabledReason, WebhookRow } from './row.ts'
 
-/** Webhooks of an environment at most. */
-export const MOST_WEBHOOKS = 50
+/** Maximum number of webhooks per environment. */
+export const MAX_WEBHOOKS = 50
 
 export async function listWebhooks(sql: Sql, environmentId: string, window: Window): Promise<WebhookRow[]> {
   return sql<WebhookRow[]>`
@@ -24,7 +24,7 @@ export async function getWebhook(query: Query, environmentId: string, id: string
 
 type Locked = { row: WebhookRow; now: Date }
 
-/** The row until the transaction ends, with the environment's time; null: it is not there. */
+/** Locks a webhook; returns it with the environment's time, or null if it does not exist. */
 export async function findWebhook(tx: Transaction, id: string): Promise<Locked | null> {
   const [found] = await tx<(WebhookRow & { now: Date })[]>`
     select *, environment_now(environment_id) as now from webhooks
@@ -34,7 +34,7 @@ export async function findWebhook(tx: Transaction, id: string): Promise<Locked |
   return { row, now }
 }
 
-/** The same for an environment's own. Throws `not_found`. */
+/** The same for a webhook of this environment. Throws `not_found`. */
 export async function lockWebhook(tx: Transaction, environmentId: string, id: string): Promise<Locked> {
   const found = await findWebhook(tx, id)
   if (found?.row.environment_id !== environmentId) throw notFound('webhook', id)
@@ -46,23 +46,23 @@ export type NewWebhook = Pick<
   'environment_id' | 'id' | 'url' | 'events' | 'description' | 'wanted_enabled' | 'key_id'
 > & { secret: Uint8Array }
 
-/** Throws `conflict` where there are as many as there may be. */
+/** Throws `conflict` when the environment has the maximum number of webhooks. */
 export async function insertWebhook(tx: Transaction, fields: NewWebhook): Promise<WebhookRow> {
   const { environment_id } = fields
-  // So that two cannot both be the last one.
+  // Concurrent transactions must not exceed the limit together.
   await lockEnvironment(tx, environment_id)
   const [row] = await tx<WebhookRow[]>`
     insert into webhooks (environment_id, id, url, events, description, wanted_enabled, secret, key_id, created_at, updated_at)
     select ${environment_id}, ${fields.id}, ${fields.url}, ${fields.events}, ${fields.description},
       ${fields.wanted_enabled}::boolean, ${fields.secret}::bytea, ${fields.key_id}, now, now
     from environment_now(${environment_id}) as now
-    where (select webhooks from environment_heads where environment_id = ${environment_id}) < ${MOST_WEBHOOKS}
+    where (select webhooks from environment_heads where environment_id = ${environment_id}) < ${MAX_WEBHOOKS}
     returning *`
   if (row) {
     await countWebhooks(tx, environment_id, 1)
     return row
   }
-  const detail = `An environment can have at most ${MOST_WEBHOOKS} webhooks. Delete one, or add event types to an existing one.`
+  const detail = `An environment can have at most ${MAX_WEBHOOKS} webhooks. Delete one, or add event types to an existing one.`
   throw new ApiError('conflict', detail)
 }
 
@@ -71,14 +71,14 @@ async function countWebhooks(tx: Transaction, environmentId: string, more: 1 | -
   await tx`update environment_heads set webhooks = webhooks + ${more} where environment_id = ${environmentId}`
 }
 
-/** From now on it is not there for its owner, and nothing is queued for it. */
-export async function markGone(tx: Transaction, outbox: Outbox, row: WebhookRow, now: Date): Promise<void> {
+/** Hides the webhook from its owner and queues no further deliveries for it. */
+export async function markDeleted(tx: Transaction, outbox: Outbox, row: WebhookRow, now: Date): Promise<void> {
   await changeWebhook(tx, row, { wanted_gone: true }, now)
   wakeWebhook(outbox, row)
   await countWebhooks(tx, row.environment_id, -1)
 }
 
-/** What of it changes with `version`; the rest is not shown. */
+/** The columns whose change increases `version`; the API shows them. */
 export type WebhookChange = Partial<
   Pick<
     WebhookRow,
@@ -97,7 +97,7 @@ export type WebhookChange = Partial<
   >
 > & { secret?: Uint8Array; previous_secret?: Uint8Array | null }
 
-/** Changes a row that is locked. */
+/** Changes a locked row. */
 export async function changeWebhook(
   tx: Transaction,
   before: WebhookRow,
@@ -114,10 +114,10 @@ export function wakeWebhook(outbox: Outbox, { environment_id, id }: WebhookRow):
   outbox.wakes.push({ kind: 'webhook', id, environment_id })
 }
 
-/** `previous_counts`: its previous secret signs still. */
+/** `previous_counts`: the previous secret is still valid. */
 export type FoundEndpoint = WebhookRow & { mode: 'live' | 'test'; previous_counts: boolean }
 
-/** What the deliveries of a webhook need to know of it; null: it is not there. */
+/** A webhook as its deliveries need it; null if it does not exist. */
 export async function findEndpoint(query: Query, id: string): Promise<FoundEndpoint | null> {
   const [row] = await query<FoundEndpoint[]>`
     select w.*, e.mode, coalesce(w.previous_secret_until > now(), false) as previous_counts
@@ -125,8 +125,8 @@ export async function findEndpoint(query: Query, id: string): Promise<FoundEndpo
   return row ?? null
 }
 
-/** Notes how an endpoint does, on the locked row; its version rises when what is shown has changed. */
-export async function noteHealth(tx: Transaction, id: string, health: Health): Promise<void> {
+/** Writes the health of an endpoint to the locked row. The version increases when `failing_since` changes. */
+export async function updateHealth(tx: Transaction, id: string, health: Health): Promise<void> {
   const { failing_since, failed_at, throttled } = health
   await tx`
     update webhooks set observed_failing_since = ${failing_since}, observed_failed_at = ${failed_at},
@@ -135,7 +135,7 @@ export async function noteHealth(tx: Transaction, id: string, health: Health): P
     where id = ${id}`
 }
 
-/** Disables a webhook that is locked, for a reason that was seen. */
+/** Disables a locked webhook for an observed reason. */
 export async function disableWebhook(
   tx: Transaction,
   before: WebhookRow,
@@ -145,7 +145,7 @@ export async function disableWebhook(
   return changeWebhook(tx, before, { observed_disabled_reason: reason, observed_disabled_at: now }, now)
 }
 
-/** The end of a webhook whose deliveries are gone. */
-export async function forgetWebhook(query: Query, id: string): Promise<void> {
+/** Deletes a webhook whose deliveries were deleted. */
+export async function deleteWebhookRow(query: Query, id: string): Promise<void> {
   await query`delete from webhooks where id = ${id} and wanted_gone`
 }

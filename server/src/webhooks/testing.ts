@@ -1,4 +1,4 @@
-/** A receiver on loopback that verifies what it gets by the npm package `standardwebhooks`, and is told how to behave. */
+/** A receiver on loopback that verifies requests with the npm package `standardwebhooks`. Tests choose its responses. */
 import { createServer, type IncomingHttpHeaders, type IncomingMessage, type ServerResponse } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { after } from 'node:test'
@@ -7,36 +7,36 @@ import { until } from '../testing/until.ts'
 
 export type Received = {
   id: string
-  /** What the verifier made of it: the event. */
+  /** The event that the verifier returned. */
   event: any
   headers: IncomingHttpHeaders
   body: string
-  /** Milliseconds, of the clock that only rises. */
+  /** Milliseconds of the monotonic clock. */
   at: number
 }
-/** How the receiver answers the n-th request, counted from 1; left out, 204. */
-export type Behave = (response: ServerResponse, n: number, request: IncomingMessage) => void
+/** Responds to the n-th request, counted from 1. The default is 204. */
+export type Respond = (response: ServerResponse, n: number, request: IncomingMessage) => void
 
 export type Receiver = {
   url: string
-  /** Those whose signature was right, in the order of their arrival. */
+  /** Requests with a valid signature, in order of arrival. */
   received: Received[]
-  /** Why others were not. */
-  refused: string[]
-  /** Requests so far, whatever they were. */
+  /** The verification errors of the other requests. */
+  rejected: string[]
+  /** Number of requests so far, valid or not. */
   count(): number
   connections(): number
-  behave: Behave
-  /** Verifies by these secrets from now on: each has to do. */
+  respond: Respond
+  /** The secrets of the verification; every one must match. */
   secrets: string[]
-  /** Waits until so many were received. */
+  /** Waits until `count` valid requests were received. */
   reach(count: number, ms?: number): Promise<void>
   close(): void
 }
 
-const OK: Behave = (response) => void response.writeHead(204).end()
+const OK: Respond = (response) => void response.writeHead(204).end()
 
-export async function createReceiver(behave: Behave = OK): Promise<Receiver> {
+export async function createReceiver(respond: Respond = OK): Promise<Receiver> {
   let count = 0
   let connections = 0
   const server = createServer(async (request, response) => {
@@ -51,9 +51,9 @@ export async function createReceiver(behave: Behave = OK): Promise<Receiver> {
       for (const secret of receiver.secrets) event = new Webhook(secret).verify(body, headers as Record<string, string>)
       receiver.received.push({ id: String(headers['webhook-id']), event, headers, body, at: performance.now() })
     } catch (error) {
-      receiver.refused.push(String(error))
+      receiver.rejected.push(String(error))
     }
-    receiver.behave(response, n, request)
+    receiver.respond(response, n, request)
   })
   server.on('connection', () => {
     connections++
@@ -61,7 +61,12 @@ export async function createReceiver(behave: Behave = OK): Promise<Receiver> {
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
   const receiver: Receiver = {
     url: `http://127.0.0.1:${(server.address() as AddressInfo).port}/hook`,
-    ...{ received: [], refused: [], secrets: [], behave, count: () => count, connections: () => connections },
+    received: [],
+    rejected: [],
+    secrets: [],
+    respond,
+    count: () => count,
+    connections: () => connections,
     async reach(wanted, ms = 60_000) {
       await eventually(() => receiver.received.length >= wanted, `${wanted} events`, ms)
     },
@@ -74,6 +79,6 @@ export async function createReceiver(behave: Behave = OK): Promise<Receiver> {
   return receiver
 }
 
-/** Waits until something holds. */
+/** Waits until a condition holds. */
 export const eventually = (holds: () => unknown, what: string, ms = 60_000): Promise<void> =>
   until(what, holds, ms / 1000)

@@ -1,11 +1,11 @@
-/** Webhooks as their users have them: over HTTP, with real receivers. */
+/** Webhooks over HTTP with real receivers. */
 import assert from 'node:assert/strict'
 import { after, before, describe, test } from 'node:test'
 import { Webhook } from 'standardwebhooks'
 import { CANARY, secretsIn } from '../db/testing-canary.ts'
 import { createWorld, type World } from '../instances/testing-world.ts'
 import { systemClock } from '../lib/clock.ts'
-import { SCHEDULE_SECONDS } from './plan.ts'
+import { SCHEDULE_SECONDS } from './retry-schedule.ts'
 import { createReceiver, eventually, type Receiver } from './testing.ts'
 
 const BODY = { region: 'us-east-1', plan: 'micro-1x', image: 'micro-linux' }
@@ -16,7 +16,7 @@ before(async () => {
 after(() => world?.stop())
 const call: World['callTest'] = (...args) => world.callTest(...args)
 
-/** A webhook of this receiver, which verifies by its secret from then on. */
+/** Creates a webhook of this receiver, and gives the receiver its secret. */
 async function hook(receiver: Receiver, fields: object = {}): Promise<any> {
   const { status, body } = await call('POST', '/v2/webhooks', { url: receiver.url, events: ['instance.*'], ...fields })
   assert.equal(status, 201, JSON.stringify(body))
@@ -28,22 +28,22 @@ const deliveries = async (id: string, query = ''): Promise<any[]> =>
 const detail = async (id: string, delivery: string): Promise<any> =>
   (await call('GET', `/v2/webhooks/${id}/deliveries/${delivery}`)).body
 
-/** What each attempt of a webhook's only delivery came to. */
+/** The attempts of a webhook's only delivery. */
 const attemptsOf = async (id: string): Promise<any[]> => {
   const [delivery] = await deliveries(id)
   return delivery ? (await detail(id, delivery.id)).attempts : []
 }
-/** Has something happen, of which one event is told. */
-const happen = async (): Promise<any> => (await call('POST', '/v2/instances', BODY)).body
-/** Ends what a test made, so that the next one's events are its own. */
+/** Emits one event: creates an instance. */
+const emit = async (): Promise<any> => (await call('POST', '/v2/instances', BODY)).body
+/** Deletes a webhook, so that it does not receive events of the next test. */
 const end = (id: string) => call('DELETE', `/v2/webhooks/${id}`)
-const status = (code: number, headers: Record<string, string> = {}): Receiver['behave'] => {
+const status = (code: number, headers: Record<string, string> = {}): Receiver['respond'] => {
   return (response) => void response.writeHead(code, headers).end(`I say ${code}`)
 }
 const created = { events: ['instance.created'] }
 
 describe('a webhook', { timeout: 240_000 }, () => {
-  test('gets each event once, signed, with the bytes that are stored, and the trace ends at its 204', async () => {
+  test('receives each event once, signed, with the stored bytes; the trace ends with its 204', async () => {
     const receiver = await createReceiver()
     const { id, secret } = await hook(receiver, created)
     assert.match(secret, /^whsec_[A-Za-z0-9+/]{43}=$/)
@@ -76,7 +76,7 @@ describe('a webhook', { timeout: 240_000 }, () => {
     await end(id)
   })
 
-  test('is made, listed, changed, found unchanged and deleted like everything else', async () => {
+  test('supports create, list, conditional get, update and delete', async () => {
     const receiver = await createReceiver()
     const key = { 'idempotency-key': 'once' }
     const body = { url: receiver.url, events: ['instance.*', 'webhook.disabled'], description: 'shop' }
@@ -99,16 +99,16 @@ describe('a webhook', { timeout: 240_000 }, () => {
     assert.equal((await call('GET', `/v2/webhooks/${id}`)).status, 404)
     assert.equal((await end(id)).status, 404)
     const left = () => world.owner`select from webhooks where id = ${id}`
-    await eventually(async () => (await left()).count === 0, 'the end of the row')
+    await eventually(async () => (await left()).count === 0, 'the row is deleted')
     for (const events of [['instance.unknown'], ['nope.*'], [], ['instance'], ['*', '*']]) {
       assert.equal((await call('POST', '/v2/webhooks', { url: receiver.url, events })).status, 422, String(events))
     }
   })
 
-  test('is tried at the times of the specification while its receiver is down, and no more often', async () => {
+  test('is retried on the schedule of the specification while its receiver fails', async () => {
     const receiver = await createReceiver(status(500))
     const { id } = await hook(receiver, created)
-    await happen()
+    await emit()
     const begin = Date.parse('2030-01-01T00:00:00Z')
     const hours: number[] = []
     for (let n = 1; n <= 10; n++) {
@@ -117,9 +117,12 @@ describe('a webhook', { timeout: 240_000 }, () => {
       assert.equal(delivery.status, n < 10 ? 'pending' : 'failed')
       if (n === 10) break
       const wait = (Date.parse(delivery.next_attempt_at) - (await environmentNow())) / 1000
-      const planned = SCHEDULE_SECONDS[n]!
-      assert.ok(wait > planned - 2 && wait <= planned * 1.2 + 1, `${n}: ${wait} is not ${planned} to ${planned * 1.2}`)
-      // A moment before it, nothing happens.
+      const scheduled = SCHEDULE_SECONDS[n]!
+      assert.ok(
+        wait > scheduled - 2 && wait <= scheduled * 1.2 + 1,
+        `${n}: ${wait} is not ${scheduled} to ${scheduled * 1.2}`,
+      )
+      // No attempt is made a second before it is due.
       await world.advance(wait - 1)
       await systemClock.sleep(n < 3 ? 300 : 0)
       assert.equal((await attemptsOf(id)).length, n)
@@ -132,8 +135,8 @@ describe('a webhook', { timeout: 240_000 }, () => {
     const [delivery] = await deliveries(id)
     assert.deepEqual([delivery.reason, delivery.next_attempt_at, delivery.attempt_count], ['http_status', null, 10])
     assert.equal((await attemptsOf(id))[9].response_body, 'I say 500')
-    // All that failed, once more.
-    receiver.behave = status(200)
+    // Replay what failed.
+    receiver.respond = status(200)
     const since = '2020-01-01T00:00:00Z'
     const replay = await call('POST', `/v2/webhooks/${id}/replay`, { failed_since: since })
     assert.deepEqual([replay.status, replay.body.deliveries, replay.body.next_sequence], [202, 1, null])
@@ -145,10 +148,10 @@ describe('a webhook', { timeout: 240_000 }, () => {
     await end(id)
   })
 
-  test('500, then 200: two attempts, and the failure is forgotten', async () => {
+  test('after 500 and then 200 there are two attempts, and failing_since is null', async () => {
     const receiver = await createReceiver((response, n) => void response.writeHead(n === 1 ? 500 : 200).end())
     const { id } = await hook(receiver, created)
-    await happen()
+    await emit()
     await receiver.reach(1)
     await eventually(async () => (await call('GET', `/v2/webhooks/${id}`)).body.failing_since !== null, 'a failure')
     await world.advance(7)
@@ -160,22 +163,29 @@ describe('a webhook', { timeout: 240_000 }, () => {
     )
     const [a, b] = receiver.received
     assert.deepEqual([a!.id, a!.body], [b!.id, b!.body])
-    await eventually(async () => (await call('GET', `/v2/webhooks/${id}`)).body.failing_since === null, 'being well')
+    await eventually(
+      async () => (await call('GET', `/v2/webhooks/${id}`)).body.failing_since === null,
+      'failing_since is null',
+    )
     await end(id)
   })
 
-  test('what a receiver may do wrong is told as what it is', async () => {
+  test('records the error of each kind of receiver failure', async () => {
     const secretPath = await createReceiver()
-    for (const [behave, error, code] of [
+    for (const [respond, error, code] of [
       [status(302, { location: secretPath.url }), 'redirect', 302],
       [status(302, { location: 'http://169.254.169.254/' }), 'redirect', 302],
       [status(404), 'http_status', 404],
-      [((_, __, request) => request.socket.resetAndDestroy()) as Receiver['behave'], 'connection_lost', null],
-      [((_, __, request) => request.socket.end('HTTP/9 what\r\n\r\n')) as Receiver['behave'], 'invalid_response', null],
+      [((_, __, request) => request.socket.resetAndDestroy()) as Receiver['respond'], 'connection_lost', null],
+      [
+        ((_, __, request) => request.socket.end('HTTP/9 what\r\n\r\n')) as Receiver['respond'],
+        'invalid_response',
+        null,
+      ],
     ] as const) {
-      const receiver = await createReceiver(behave)
+      const receiver = await createReceiver(respond)
       const { id } = await hook(receiver, created)
-      await happen()
+      await emit()
       await eventually(async () => (await attemptsOf(id)).length === 1, 'an attempt')
       const [attempt] = await attemptsOf(id)
       assert.deepEqual([attempt.error, attempt.response_status], [error, code])
@@ -187,13 +197,13 @@ describe('a webhook', { timeout: 240_000 }, () => {
     const closed = await createReceiver()
     closed.close()
     const { id } = await hook(closed, created)
-    await happen()
+    await emit()
     await eventually(async () => (await attemptsOf(id)).length === 1, 'an attempt')
     assert.equal((await attemptsOf(id))[0].error, 'connect_failed')
     await end(id)
   })
 
-  test('Retry-After postpones, a day at most', async () => {
+  test('Retry-After postpones the next attempt by at most a day', async () => {
     for (const [header, least, most] of [
       ['3600', 3_600, 3_600],
       ['999999999', 86_400, 86_400],
@@ -203,7 +213,7 @@ describe('a webhook', { timeout: 240_000 }, () => {
     ] as const) {
       const receiver = await createReceiver(status(503, { 'retry-after': header }))
       const { id } = await hook(receiver, created)
-      await happen()
+      await emit()
       await eventually(async () => (await attemptsOf(id)).length === 1, 'an attempt')
       const wait = (Date.parse((await deliveries(id))[0].next_attempt_at) - (await environmentNow())) / 1000
       assert.ok(wait >= least - 1 && wait <= most, `${header}: ${wait}`)
@@ -211,7 +221,7 @@ describe('a webhook', { timeout: 240_000 }, () => {
     }
   })
 
-  test('who says that it is busy gets one at a time, until it is not', async () => {
+  test('a throttled receiver gets one request at a time until it succeeds', async () => {
     let now = 0
     let most = 0
     let busy = true
@@ -224,10 +234,10 @@ describe('a webhook', { timeout: 240_000 }, () => {
       })
     })
     const { id } = await hook(receiver, created)
-    await happen()
+    await emit()
     await eventually(async () => (await attemptsOf(id)).length === 1, 'the first answer')
     most = 0
-    for (let i = 0; i < 4; i++) await happen()
+    for (let i = 0; i < 4; i++) await emit()
     await eventually(async () => (await deliveries(id)).every((one) => one.attempt_count === 1), 'an answer to each')
     assert.equal(most, 1)
     busy = false
@@ -235,19 +245,19 @@ describe('a webhook', { timeout: 240_000 }, () => {
     await receiver.reach(10)
     await eventually(async () => (await deliveries(id)).every((one) => one.status === 'succeeded'), 'all')
     most = 0
-    await Promise.all(Array.from({ length: 20 }, happen))
+    await Promise.all(Array.from({ length: 20 }, emit))
     await receiver.reach(30)
     assert.ok(most > 1 && most <= 5, String(most))
     await end(id)
   })
 
-  test('410 disables it at once; others are told, and what happened meanwhile can be replayed', async () => {
+  test('410 disables the webhook immediately and emits webhook.disabled; missed events can be replayed', async () => {
     const receiver = await createReceiver(status(410))
     const other = await createReceiver()
     const watch = await hook(other, { events: ['webhook.*'] })
     const { id, ...hooked } = await hook(receiver, created)
-    await happen()
-    await eventually(async () => !(await call('GET', `/v2/webhooks/${id}`)).body.enabled, 'the end')
+    await emit()
+    await eventually(async () => !(await call('GET', `/v2/webhooks/${id}`)).body.enabled, 'the webhook is disabled')
     const { body } = await call('GET', `/v2/webhooks/${id}`)
     assert.deepEqual([body.disabled_reason, body.enabled, receiver.count()], ['gone', false, 1])
     await other.reach(1)
@@ -264,11 +274,11 @@ describe('a webhook', { timeout: 240_000 }, () => {
     }
     const from = (await call('POST', `/v2/webhooks/${watch.id}/ping`)).body
     await other.reach(2)
-    const missed = await happen()
-    await happen()
+    const missed = await emit()
+    await emit()
     const last = other.received.find((one) => one.id === from.event_id)!.event.sequence
-    assert.equal((await deliveries(id)).length, 1, 'nothing is queued meanwhile')
-    receiver.behave = status(200)
+    assert.equal((await deliveries(id)).length, 1, 'nothing is queued while it is disabled')
+    receiver.respond = status(200)
     receiver.secrets = [hooked.secret]
     const enabled = await call('PUT', `/v2/webhooks/${id}`, { enabled: true })
     assert.deepEqual([enabled.body.enabled, enabled.body.disabled_reason], [true, null])
@@ -282,18 +292,18 @@ describe('a webhook', { timeout: 240_000 }, () => {
     await end(watch.id)
   })
 
-  test('after five days of nothing but failures it is disabled', async () => {
+  test('is disabled after five days of failures only', async () => {
     const receiver = await createReceiver(status(500))
     const { id } = await hook(receiver, created)
     for (const days of [0, 1, 3, 1.1]) {
       await world.advance(days * 86_400)
       const before = receiver.count()
-      await happen()
+      await emit()
       await receiver.reach(before + 1)
       await eventually(async () => (await deliveries(id))[0].attempt_count > 0, 'an attempt')
       if (days < 1.1 || days > 2) assert.equal((await call('GET', `/v2/webhooks/${id}`)).body.enabled, true)
     }
-    await eventually(async () => !(await call('GET', `/v2/webhooks/${id}`)).body.enabled, 'the end')
+    await eventually(async () => !(await call('GET', `/v2/webhooks/${id}`)).body.enabled, 'the webhook is disabled')
     assert.equal((await call('GET', `/v2/webhooks/${id}`)).body.disabled_reason, 'failing')
     await eventually(async () => (await deliveries(id, '&status=pending')).length === 0, 'the end of what waits')
     const cancelled = await deliveries(id, '&status=cancelled')
@@ -301,7 +311,7 @@ describe('a webhook', { timeout: 240_000 }, () => {
     await end(id)
   })
 
-  test('a ping comes to it alone, whatever it wants; a resend has the same id and bytes', async () => {
+  test('a ping reaches only this webhook, whatever its events are; a resend has the same ID and bytes', async () => {
     const [receiver, other] = [await createReceiver(), await createReceiver()]
     const { id } = await hook(receiver, created)
     const everything = await hook(other, { events: ['*'] })
@@ -316,7 +326,7 @@ describe('a webhook', { timeout: 240_000 }, () => {
     await receiver.reach(2)
     const [a, b] = receiver.received
     assert.deepEqual([a!.id, a!.body], [b!.id, b!.body])
-    await happen()
+    await emit()
     await other.reach(1)
     assert.deepEqual(
       other.received.map(({ event }) => event.type),
@@ -329,13 +339,13 @@ describe('a webhook', { timeout: 240_000 }, () => {
     await end(everything.id)
   })
 
-  test('during a rotation either secret does, new first; afterwards only the new one', async () => {
+  test('during a rotation both secrets sign, the new one first; afterwards only the new one signs', async () => {
     const receiver = await createReceiver()
     const { id, secret: old } = await hook(receiver, created)
     const rotated = await call('POST', `/v2/webhooks/${id}/rotate_secret`, { overlap_seconds: 3_600 })
     assert.equal(rotated.status, 200)
     receiver.secrets = [old, rotated.body.secret]
-    await happen()
+    await emit()
     await receiver.reach(1)
     const signatures = String(receiver.received[0]!.headers['webhook-signature']).split(' ')
     assert.equal(signatures.length, 2)
@@ -346,17 +356,17 @@ describe('a webhook', { timeout: 240_000 }, () => {
     const alone = await call('POST', `/v2/webhooks/${id}/rotate_secret`, { overlap_seconds: 0 })
     receiver.secrets = [alone.body.secret]
     await systemClock.sleep(1_100)
-    await happen()
+    await emit()
     await receiver.reach(2)
     assert.equal(String(receiver.received[1]!.headers['webhook-signature']).split(' ').length, 1)
-    assert.deepEqual(receiver.refused, [])
+    assert.deepEqual(receiver.rejected, [])
     const rows = await world.owner`select secret, previous_secret from webhooks where id = ${id}`
     const bytes = Buffer.from(alone.body.secret.slice(6), 'base64')
-    assert.ok(!Buffer.concat([rows[0]!.secret, rows[0]!.previous_secret]).includes(bytes), 'it is sealed')
+    assert.ok(!Buffer.concat([rows[0]!.secret, rows[0]!.previous_secret]).includes(bytes), 'the secret is sealed')
     await end(id)
   })
 
-  test('the largest event there is has 110 kB, an ordinary one 2 kB, and neither holds user data', async () => {
+  test('the largest event has 110 kB, an ordinary one 2 kB, and neither contains user data', async () => {
     const receiver = await createReceiver()
     const { id } = await hook(receiver, { events: ['instance.created', 'instance.updated'] })
     const tags = (sign: string) =>
@@ -377,19 +387,19 @@ describe('a webhook', { timeout: 240_000 }, () => {
     await end(id)
   })
 
-  test('many events arrive, each once, while another endpoint hangs', async () => {
+  test('many events arrive once each while another endpoint hangs', async () => {
     const [good, hangs] = [await createReceiver(), await createReceiver(() => {})]
     const goodHook = await hook(good, created)
     const { id } = await hook(hangs, created)
     const many = 300
-    for (let i = 0; i < many; i += 20) await Promise.all(Array.from({ length: 20 }, happen))
+    for (let i = 0; i < many; i += 20) await Promise.all(Array.from({ length: 20 }, emit))
     await good.reach(many)
-    assert.equal(good.refused.length, 0)
-    assert.ok(hangs.count() <= 10, `${hangs.count()} requests at a time or after each other`)
+    assert.equal(good.rejected.length, 0)
+    assert.ok(hangs.count() <= 10, `${hangs.count()} requests`)
     await eventually(async () => (await deliveries(goodHook.id, '&status=pending')).length === 0, 'all')
     assert.equal(new Set(good.received.map((one) => one.id)).size, many)
     assert.equal(good.count(), many, 'each once')
-    assert.ok(good.connections() < many / 2, 'connections are used again')
+    assert.ok(good.connections() < many / 2, 'connections are reused')
     hangs.close()
     await end(id)
     await end(goodHook.id)

@@ -1,4 +1,4 @@
-/** What holds with several engines at once, when a worker is lost, and between keys and tenants. */
+/** Webhooks with several engines, with a lost worker, and across keys and tenants. */
 import assert from 'node:assert/strict'
 import { after, before, describe, test } from 'node:test'
 import { createEngines } from '../engine/pools.ts'
@@ -23,13 +23,13 @@ before(async () => {
 })
 after(() => world?.stop())
 const call: World['callTest'] = (...args) => world.callTest(...args)
-const happen = async (count: number): Promise<void> => {
+const emit = async (count: number): Promise<void> => {
   for (let i = 0; i < count; i += 20) {
     await Promise.all(Array.from({ length: Math.min(20, count - i) }, () => call('POST', '/v2/instances', BODY)))
   }
 }
-/** Has so many events told, without the instances that they are about. */
-async function tell(count: number): Promise<void> {
+/** Emits events without creating their instances. */
+async function emitOnly(count: number): Promise<void> {
   for (let i = 0; i < count; i += 50) {
     await withOutbox(world.deps, world.test.principal, async (_tx, outbox) => {
       for (let n = i; n < Math.min(count, i + 50); n++) {
@@ -63,7 +63,7 @@ function secondEngine(worker: string, others: Partial<World['deps']> = {}) {
 }
 
 describe('several workers', { timeout: 300_000 }, () => {
-  test(`two engines send ${MANY} events once each, beside an endpoint that fails and one that hangs`, async () => {
+  test(`two engines send ${MANY} events once each while one endpoint fails and another hangs`, async () => {
     const engine = secondEngine('second')
     await engine.start()
     const [receiver, failing] = [
@@ -74,7 +74,7 @@ describe('several workers', { timeout: 300_000 }, () => {
     const bad = await hook(failing)
     const hanging = await createReceiver(() => {})
     const stuck = await hook(hanging)
-    await tell(MANY)
+    await emitOnly(MANY)
     await receiver.reach(MANY, 240_000)
     await eventually(async () => (await deliveries(id, '&status=pending')).length === 0, 'all')
     await eventually(() => failing.count() === MANY, 'a first attempt of each', 240_000)
@@ -82,9 +82,9 @@ describe('several workers', { timeout: 300_000 }, () => {
     await end(stuck.id)
     hanging.close()
     await engine.stop(20_000)
-    assert.deepEqual([receiver.count(), receiver.refused], [MANY, []], 'nothing is sent twice')
+    assert.deepEqual([receiver.count(), receiver.rejected], [MANY, []], 'nothing is sent twice')
     assert.equal(new Set(receiver.received.map((each) => each.id)).size, MANY)
-    // Whatever the order, the number says what is newer; what is missing in between is of other types.
+    // Deliveries can arrive out of order; gaps between sequence numbers belong to other types.
     assert.equal(new Set(receiver.received.map(({ event }) => event.sequence)).size, MANY)
     assert.ok(receiver.received.every(({ event }) => Number.isInteger(event.data.object.version)))
     const [doubled] = await world.owner<{ count: number }[]>`
@@ -96,8 +96,8 @@ describe('several workers', { timeout: 300_000 }, () => {
   })
 
   for (const late of [500, 410]) {
-    test(`what a lost worker was sending is sent again, and a ${late} that it saw late is not noted`, async () => {
-      // Of what other tests have ended, too.
+    test(`a delivery of a lost worker is sent again, and a ${late} that the lost worker receives late is not recorded`, async () => {
+      // Includes the webhooks that other tests deleted.
       await eventually(async () => (await world.owner`select from work where kind = 'webhook'`).count === 0, 'rest')
       await world.engine.stop(5_000)
       const answers: (() => void)[] = []
@@ -107,11 +107,11 @@ describe('several workers', { timeout: 300_000 }, () => {
       })
       const { id } = await hook(receiver)
       try {
-        await happen(1)
-        // Takes the key as an engine does, and is not heard of again.
+        await emit(1)
+        // Claims the key as an engine does, and never releases it.
         const [claimed] = await claim(world.deps.sql, 'lost', ['webhook'], 1)
         assert.equal(claimed!.id, id)
-        const look = pools(world.deps)[1]!.reconcilers.webhook!(claimed!)
+        const pass = pools(world.deps)[1]!.reconcilers.webhook!(claimed!)
         await receiver.reach(1)
         await world.owner`update work set leased_until = now() - interval '1 second' where id = ${id}`
         const engine = secondEngine('heir')
@@ -119,7 +119,7 @@ describe('several workers', { timeout: 300_000 }, () => {
         await receiver.reach(2)
         await eventually(async () => (await deliveries(id))[0].status === 'succeeded', 'a success')
         answers[0]!()
-        await assert.rejects(look, /lease/)
+        await assert.rejects(pass, /lease/)
         const [delivery] = await deliveries(id)
         assert.deepEqual([delivery.status, delivery.attempt_count], ['succeeded', 1])
         assert.equal(receiver.received[0]!.id, receiver.received[1]!.id)
@@ -132,17 +132,17 @@ describe('several workers', { timeout: 300_000 }, () => {
     })
   }
 
-  test('an endpoint that hangs gives its place up after one round of requests, with more to send', async () => {
+  test('an endpoint that hangs frees its worker slot after one request per connection slot', async () => {
     await eventually(async () => (await world.owner`select from work where kind = 'webhook'`).count === 0, 'rest')
     await world.engine.stop(5_000)
     const hanging = await createReceiver(() => {})
     const { id } = await hook(hanging)
     try {
-      await tell(40)
+      await emitOnly(40)
       const [claimed] = await claim(world.deps.sql, 'test', ['webhook'], 1)
       const deps = { ...world.deps, sql: world.deps.sql.as(claimed!.environment_id) }
-      const looked = await webhookReconciler(deps, { ...BUDGET, attempt_ms: 1_200 })(claimed!)
-      assert.deepEqual([looked.after_seconds, hanging.count()], [0, 5])
+      const result = await webhookReconciler(deps, { ...BUDGET, attempt_ms: 1_200 })(claimed!)
+      assert.deepEqual([result.after_seconds, hanging.count()], [0, 5])
       assert.equal((await deliveries(id, '&status=pending')).length, 40)
     } finally {
       await world.owner`update work set leased_until = null, leased_by = null where kind = 'webhook'`
@@ -152,7 +152,7 @@ describe('several workers', { timeout: 300_000 }, () => {
     }
   })
 
-  test('a request that is broken off because the process stops is not held against its receiver', async () => {
+  test('a request that is aborted because the process stops does not count as an attempt', async () => {
     await eventually(async () => (await world.owner`select from work where kind = 'webhook'`).count === 0, 'rest')
     await world.engine.stop(5_000)
     try {
@@ -160,9 +160,9 @@ describe('several workers', { timeout: 300_000 }, () => {
         if (n > 1) response.writeHead(204).end()
       })
       const { id } = await hook(receiver)
-      await happen(1)
+      await emit(1)
       const stopping = new AbortController()
-      const engine = secondEngine('stops', { stopping: stopping.signal })
+      const engine = secondEngine('stopping', { stopping: stopping.signal })
       await engine.start()
       await receiver.reach(1)
       stopping.abort()
@@ -181,28 +181,28 @@ describe('several workers', { timeout: 300_000 }, () => {
     }
   })
 
-  test('a transaction that is rolled back leaves neither event nor delivery', async () => {
+  test('a transaction that is rolled back leaves no event and no delivery', async () => {
     const receiver = await createReceiver()
     const { id } = await hook(receiver)
-    const rehearsed = await call('POST', '/v2/instances?dry_run=true', BODY)
-    assert.ok(rehearsed.status < 300, JSON.stringify(rehearsed.body))
-    await happen(1)
+    const preview = await call('POST', '/v2/instances?dry_run=true', BODY)
+    assert.ok(preview.status < 300, JSON.stringify(preview.body))
+    await emit(1)
     await receiver.reach(1)
     assert.equal((await deliveries(id)).length, 1)
     const [delivery] = await deliveries(id)
-    assert.equal(delivery.id, deliveryIdOf(delivery.event_id, id), 'the id that SQL makes is the one that we know')
+    assert.equal(delivery.id, deliveryIdOf(delivery.event_id, id), 'SQL computes the same ID')
     await end(id)
   })
 })
 
-describe('who may have what sent', { timeout: 120_000 }, () => {
+describe('permissions', { timeout: 120_000 }, () => {
   const keyOf = async (...scopes: any[]) => {
     const made = await createTestKey(world.deps, world.test.principal, scopes)
     return { ...made, call: caller(world.app, made.key), id: made.principal.key_id }
   }
   const EXAMPLE = { url: 'https://hooks.test/', events: ['instance.created'] }
 
-  test('a key that may not read a type can neither make nor redirect a webhook of it', async () => {
+  test('returns 403 when a key creates or redirects a webhook of events that it may not read', async () => {
     const narrow = await keyOf('webhooks:read', 'webhooks:write')
     for (const events of [['instance.created'], ['instance.*'], ['*'], ['webhook.ping', 'instance.failed']]) {
       const { status, body } = await narrow.call('POST', '/v2/webhooks', { ...EXAMPLE, events })
@@ -222,45 +222,45 @@ describe('who may have what sent', { timeout: 120_000 }, () => {
     await end(foreign.id)
   })
 
-  test('a scope that is taken away, a rotation and the end of the key each count for what is sent next', async () => {
+  test('a removed scope, a rotation and the revocation of the key apply to the next delivery', async () => {
     const receiver = await createReceiver()
     const maker = await keyOf('webhooks:read', 'webhooks:write', 'instances:read')
     const { id } = await hook(receiver, { events: ['*'] }, maker.call)
     const statusOf = async () => (await deliveries(id, '&type=instance.created'))[0]
-    await happen(1)
+    await emit(1)
     await receiver.reach(1)
     await call('PUT', `/v2/api_keys/${maker.id}`, { scopes: ['webhooks:read'] })
     await systemClock.sleep(1_100)
-    await happen(1)
-    await eventually(async () => (await statusOf()).status === 'cancelled', 'a delivery that is not sent')
+    await emit(1)
+    await eventually(async () => (await statusOf()).status === 'cancelled', 'a cancelled delivery')
     assert.equal((await statusOf()).reason, 'scope')
     await call('PUT', `/v2/api_keys/${maker.id}`, { scopes: ['webhooks:read', 'instances:read'] })
     const { body: heir } = await call('POST', `/v2/api_keys/${maker.id}/rotate`, { overlap_seconds: 0 })
     await systemClock.sleep(1_100)
-    await happen(1)
+    await emit(1)
     await receiver.reach(2)
-    assert.equal((await one(id)).key_id, maker.id, 'the successor stands for it')
+    assert.equal((await one(id)).key_id, maker.id, 'the successor of the key applies')
     await call('DELETE', `/v2/api_keys/${heir.id}`)
     await systemClock.sleep(1_100)
-    await happen(1)
-    await eventually(async () => !(await one(id)).enabled, 'the end')
+    await emit(1)
+    await eventually(async () => !(await one(id)).enabled, 'the webhook is disabled')
     assert.equal((await one(id)).disabled_reason, 'key_ended')
-    await eventually(async () => (await statusOf()).status === 'cancelled', 'the end of what waits')
+    await eventually(async () => (await statusOf()).status === 'cancelled', 'the pending delivery is cancelled')
     assert.equal(receiver.count(), 2)
-    // Whoever enables it answers for it from then on.
+    // The key that enables the webhook becomes its key.
     assert.equal((await call('PUT', `/v2/webhooks/${id}`, { enabled: true })).body.key_id, world.test.principal.key_id)
-    await happen(1)
+    await emit(1)
     await receiver.reach(3)
     await end(id)
   })
 
-  test('events of one tenant come to no other, and neither sees the other’s webhooks', async () => {
+  test('events and webhooks of one tenant are not visible to another', async () => {
     const other = await world.tenant()
     const asOther = caller(world.app, other.test.key)
     const [mine, theirs] = [await createReceiver(), await createReceiver()]
     const { id } = await hook(mine, { events: ['*'] })
     await hook(theirs, { events: ['*'] }, asOther)
-    await happen(1)
+    await emit(1)
     await asOther('POST', '/v2/instances', BODY)
     await mine.reach(1)
     await theirs.reach(1)
@@ -273,7 +273,7 @@ describe('who may have what sent', { timeout: 120_000 }, () => {
     await end(id)
   })
 
-  test('an address that is not allowed is refused when it is said, with one text for every reason', async () => {
+  test('returns 422 with the same text for every URL that is not allowed', async () => {
     const texts = new Set<string>()
     const { body: kept } = await call('POST', '/v2/webhooks', EXAMPLE)
     for (const url of [
@@ -291,7 +291,7 @@ describe('who may have what sent', { timeout: 120_000 }, () => {
     await end(kept.id)
   })
 
-  test('an environment has a bounded number of webhooks, also for those who ask at once', async () => {
+  test('returns 409 at the maximum number of webhooks, also for concurrent requests', async () => {
     const made = await Promise.all(Array.from({ length: 60 }, () => call('POST', '/v2/webhooks', EXAMPLE)))
     const { body } = await call('GET', '/v2/webhooks?limit=100')
     assert.equal(body.data.length, 50)
@@ -301,25 +301,25 @@ describe('who may have what sent', { timeout: 120_000 }, () => {
   })
 })
 
-describe('the log', { timeout: 120_000 }, () => {
-  test('a replay is spread over time, behind what is new, and never sent twice at once', async () => {
+describe('the delivery log', { timeout: 120_000 }, () => {
+  test('a replay is spread over time, after new events', async () => {
     const receiver = await createReceiver()
     const { id } = await hook(receiver)
-    await happen(60)
+    await emit(60)
     await receiver.reach(60)
     const range = { from_sequence: 1, to_sequence: 1_000_000 }
     const [first] = await world.owner<{ count: number }[]>`
       select count(*) from events where environment_id = ${world.test.principal.environment_id} and type = 'instance.created'`
     const { body } = await call('POST', `/v2/webhooks/${id}/replay`, range)
     assert.equal(body.deliveries, Math.min(10_000, first!.count))
-    await happen(1)
+    await emit(1)
     await receiver.reach(61)
     assert.equal(receiver.received.at(-1)!.event.type, 'instance.created')
-    assert.equal(receiver.count(), 61, 'in a frozen time nothing is due')
+    assert.equal(receiver.count(), 61, 'nothing is due while time is frozen')
     await world.advance(1)
     await receiver.reach(61 + 20)
     await systemClock.sleep(300)
-    assert.equal(receiver.count(), 61 + 20, 'twenty a second')
+    assert.equal(receiver.count(), 61 + 20, '20 per second')
     for (const wrong of [
       {},
       { from_sequence: 2 },
@@ -338,13 +338,13 @@ describe('the log', { timeout: 120_000 }, () => {
     world.engine.nudge()
   }
 
-  test('what waits without anybody knowing is found', async () => {
+  test('the sweep wakes a webhook that has pending deliveries but no work row', async () => {
     const receiver = await createReceiver((response, n) => response.writeHead(n === 1 ? 500 : 200).end())
     const { id } = await hook(receiver)
-    await happen(1)
+    await emit(1)
     await receiver.reach(1)
     const work = () => world.owner`select from work where id = ${id} and leased_by is null`
-    await eventually(async () => (await work()).count === 1, 'the key of its next attempt')
+    await eventually(async () => (await work()).count === 1, 'the work row of the next attempt')
     await world.owner`delete from work where id = ${id}`
     await world.advance(7)
     await sweep()
@@ -352,10 +352,10 @@ describe('the log', { timeout: 120_000 }, () => {
     await end(id)
   })
 
-  test('what is older than it is kept goes, with its requests', async () => {
+  test('deliveries past their retention are deleted with their attempts', async () => {
     const receiver = await createReceiver()
     const { id } = await hook(receiver)
-    await happen(2)
+    await emit(2)
     await eventually(async () => (await deliveries(id, '&status=succeeded')).length === 2, 'both')
     const [old] = await deliveries(id)
     await world.owner`update webhook_deliveries set recorded_at = now() - interval '31 days' where id = ${old.id}`

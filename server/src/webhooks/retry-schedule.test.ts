@@ -5,17 +5,17 @@ import {
   type Health,
   healthAfter,
   JITTER,
-  RETRY_AFTER_MOST_SECONDS,
+  MAX_RETRY_AFTER_SECONDS,
   retryAfterSeconds,
   SCHEDULE_SECONDS,
   secondsUntilRetry,
-} from './plan.ts'
+} from './retry-schedule.ts'
 
 const chance = fc.double({ min: 0, max: 1, noNaN: true })
 const DAY = 86_400_000
 
-describe('when a delivery is tried again', () => {
-  test('the schedule is that of the specification: ten attempts in 75:35:05', () => {
+describe('secondsUntilRetry and retryAfterSeconds', () => {
+  test('the schedule of the specification has ten attempts in 75:35:05', () => {
     assert.equal(SCHEDULE_SECONDS.length, 10)
     assert.equal(
       SCHEDULE_SECONDS.reduce<number>((sum, seconds) => sum + seconds, 0),
@@ -23,7 +23,7 @@ describe('when a delivery is tried again', () => {
     )
   })
 
-  test('each wait is as planned and up to a fifth longer; the tenth is the last', () => {
+  test('each delay is at least as scheduled and at most a fifth longer; the tenth attempt is the last', () => {
     fc.assert(
       fc.property(fc.integer({ min: 1, max: 20 }), chance, (made, by) => {
         const seconds = secondsUntilRetry(made, null, by)
@@ -34,18 +34,18 @@ describe('when a delivery is tried again', () => {
     )
   })
 
-  test('Retry-After only ever postpones, a day at most, and never beyond the last attempt', () => {
+  test('Retry-After can only increase the delay, to at most a day, and adds no attempt', () => {
     fc.assert(
-      fc.property(fc.integer({ min: 1, max: 12 }), fc.nat(10_000_000), chance, (made, asked, by) => {
+      fc.property(fc.integer({ min: 1, max: 12 }), fc.nat(10_000_000), chance, (made, retryAfter, by) => {
         const without = secondsUntilRetry(made, null, by)
-        const seconds = secondsUntilRetry(made, asked, by)
+        const seconds = secondsUntilRetry(made, retryAfter, by)
         if (without === null) return assert.equal(seconds, null)
-        assert.equal(seconds, Math.max(without, Math.min(asked, RETRY_AFTER_MOST_SECONDS)))
+        assert.equal(seconds, Math.max(without, Math.min(retryAfter, MAX_RETRY_AFTER_SECONDS)))
       }),
     )
   })
 
-  test('Retry-After is read as seconds or as a date, and as nothing else', () => {
+  test('Retry-After is parsed as seconds or a date; anything else is ignored', () => {
     const now = new Date('2030-01-01T00:00:00Z')
     for (const [text, seconds] of [
       ...([
@@ -75,12 +75,12 @@ describe('when a delivery is tried again', () => {
   })
 })
 
-describe('how an endpoint does', () => {
+describe('healthAfter', () => {
   const start = Date.parse('2030-01-01T00:00:00Z')
-  const well: Health = { failing_since: null, failed_at: null, throttled: false }
+  const healthy: Health = { failing_since: null, failed_at: null, throttled: false }
   const failed = { succeeded: false, status: 500 }
 
-  test('property: it is given up for five days of nothing but failures, of which one was clearly later, or for 410', () => {
+  test('property: disables after 410, or after five days of failures only, one of them at least 12 hours after the first', () => {
     const step = fc.record({
       hours: fc.nat(60),
       succeeded: fc.nat(9).map((n) => n === 0),
@@ -88,7 +88,7 @@ describe('how an endpoint does', () => {
     })
     fc.assert(
       fc.property(fc.array(step, { maxLength: 40 }), (steps) => {
-        let health = well
+        let health = healthy
         let at = start
         let failures: number[] = []
         for (const { hours, succeeded, gone } of steps) {
@@ -98,7 +98,7 @@ describe('how an endpoint does', () => {
           health = next
           if (succeeded) {
             failures = []
-            assert.deepEqual([health, disable], [well, null])
+            assert.deepEqual([health, disable], [healthy, null])
             continue
           }
           const before = failures.at(-1) ?? at
@@ -111,20 +111,20 @@ describe('how an endpoint does', () => {
     )
   })
 
-  test('two failures five days apart are no reason', () => {
-    const first = healthAfter(well, failed, new Date(start))
+  test('does not disable after two failures that are five days apart', () => {
+    const first = healthAfter(healthy, failed, new Date(start))
     assert.equal(healthAfter(first, failed, new Date(start + 6 * DAY)).disable, null)
   })
 
-  test('it is busy from 429, 502, 503 or 504 until a success', () => {
+  test('throttles from 429, 502, 503 or 504 until a success', () => {
     for (const status of [429, 502, 503, 504]) {
-      const busy = healthAfter(well, { succeeded: false, status }, new Date(start))
+      const busy = healthAfter(healthy, { succeeded: false, status }, new Date(start))
       assert.ok(busy.throttled, String(status))
       assert.ok(healthAfter(busy, failed, new Date(start)).throttled)
       assert.ok(!healthAfter(busy, { succeeded: true, status: 200 }, new Date(start)).throttled)
     }
     for (const status of [500, 404, null]) {
-      assert.ok(!healthAfter(well, { succeeded: false, status }, new Date(start)).throttled)
+      assert.ok(!healthAfter(healthy, { succeeded: false, status }, new Date(start)).throttled)
     }
   })
 })
