@@ -9,14 +9,13 @@ import { join } from 'node:path'
 import { userRuntimeFolder } from '../config.ts'
 import { StartupError } from '../lib/errors.ts'
 import { readFileOrNull, writePrivateFile } from './files.ts'
-import type { Installation } from './installation.ts'
 
 const PREFIX = 'cloudnexus-'
 const CLAIM = 'installation.json'
 const NOTE = 'run-dir'
 
 /** Finds or makes the folder, closed to others: as root they may pass through, because machines have users of their own. */
-export function openRunDir(installation: Installation, dataDir: string): string {
+export function openRunDir(installation: { id: string; loopback_block: string }, dataDir: string): string {
   const noted = notedRunDir(dataDir)
   const folder = noted && existsSync(noted) ? noted : join(parentFolder(), `${PREFIX}${installation.id}`)
   const uid = process.getuid!()

@@ -2,12 +2,12 @@
 
 import type { OutboundPolicy } from '../../lib/outbound.ts'
 import { type OutboundResponse, requestOutbound } from '../../lib/outbound-request.ts'
-import { ImportError } from './errors.ts'
+import { ImportError, RetryableError } from './errors.ts'
 import type { jobPaths } from './job-files.ts'
 import { openPart, type Part } from './part.ts'
 import type { Reporter } from './reporter.ts'
 import { RestartError, readResponse, resumeValidator, tooLarge } from './response.ts'
-import { RetryableError, type Watch, withRetries } from './retry.ts'
+import { type Watch, withRetries } from './retry.ts'
 import { sourceName } from './source.ts'
 
 export type Limits = { allowed_addresses: string[]; stall_timeout_seconds: number; max_bytes: number }

@@ -29,6 +29,9 @@ export class ImportError extends Error {
   }
 }
 
+/** A failure after which a retry may succeed. The message completes "FILE could not be downloaded from HOST: …". */
+export class RetryableError extends Error {}
+
 /** Converts any error to an ImportError; an unexpected one becomes `image_import_failed` with its stack as detail. */
 export function asImportError(error: unknown): ImportError {
   if (error instanceof ImportError) return error

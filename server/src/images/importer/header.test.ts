@@ -2,7 +2,8 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import fc from 'fast-check'
 import { ImportError } from './errors.ts'
-import { inspectImage, type Sample } from './header.ts'
+import { inspectImage } from './header.ts'
+import type { Sample } from './qcow2.ts'
 import { bootableDisk } from './testing.ts'
 
 const MAX = 2 ** 40

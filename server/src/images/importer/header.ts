@@ -6,10 +6,7 @@
  * not by their name: a file with the signature of another format is rejected, and a raw disk must be bootable.
  */
 import { ImportError } from './errors.ts'
-import { checkDiskSize, inspectQcow2 } from './qcow2.ts'
-
-/** The first `HEAD_BYTES` and the last `TAIL_BYTES` of a file, and its size. */
-export type Sample = { head: Buffer; tail: Buffer; size_bytes: number }
+import { checkDiskSize, inspectQcow2, type Sample } from './qcow2.ts'
 
 export type Inspection = { format: 'raw' | 'qcow2'; virtual_size_bytes: number }
 

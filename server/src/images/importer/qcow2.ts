@@ -4,8 +4,10 @@
  * the file, invalid sizes) are `image_format_unsupported`.
  */
 import { ImportError } from './errors.ts'
-import type { Sample } from './header.ts'
 import { size } from './text.ts'
+
+/** The first bytes and the last sector of a file (`HEAD_BYTES`, `TAIL_BYTES` of header.ts), and its size. */
+export type Sample = { head: Buffer; tail: Buffer; size_bytes: number }
 
 const V2_HEADER = 72
 const V3_HEADER = 104

@@ -1,6 +1,5 @@
 /** Evaluates the response to a download request, possibly a conditional range request. Pure. */
-import { ImportError } from './errors.ts'
-import { RetryableError } from './retry.ts'
+import { ImportError, RetryableError } from './errors.ts'
 import type { SourceName } from './source.ts'
 import { size } from './text.ts'
 

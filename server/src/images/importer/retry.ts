@@ -8,7 +8,7 @@
  */
 import { type Clock, systemClock } from '../../lib/clock.ts'
 import { OutboundError } from '../../lib/outbound.ts'
-import { ImportError } from './errors.ts'
+import { ImportError, RetryableError } from './errors.ts'
 import type { SourceName } from './source.ts'
 import { plain } from './text.ts'
 
@@ -19,9 +19,6 @@ const MAX_TOTAL_MS = 24 * 3600 * 1000
 
 /** Passed to each attempt: `signal` aborts it, and it calls `progress` for received bytes. */
 export type Watch = { signal: AbortSignal; progress: () => void }
-
-/** A failure after which a retry may succeed. The message completes "FILE could not be downloaded from HOST: …". */
-export class RetryableError extends Error {}
 
 class StallError extends Error {}
 
