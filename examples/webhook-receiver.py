@@ -1,4 +1,4 @@
-"""Receives webhooks: WEBHOOK_SECRET=whsec_… PORT=3000 python3 webhook-receiver.py, with the standard library alone."""
+"""Receives webhooks: WEBHOOK_SECRET=whsec_… PORT=3000 python3 webhook-receiver.py, with the standard library only."""
 
 import base64
 import hashlib
@@ -13,7 +13,7 @@ SECRET = base64.b64decode(os.environ["WEBHOOK_SECRET"].removeprefix("whsec_"))
 TOLERANCE_SECONDS = 300
 MAX_BYTES = 256 * 1024
 
-# What has been taken: keep it in your database, in the transaction that does what follows from the event.
+# Handled events. Keep them in your database, and write them in the transaction that handles the event.
 seen: set[str] = set()
 versions: dict[str, int] = {}
 lock = Lock()
@@ -24,23 +24,23 @@ def verify(headers, body: bytes) -> bool:
     at = headers.get("webhook-timestamp", "")
     if not at.isdecimal() or abs(time.time() - int(at)) > TOLERANCE_SECONDS:
         return False
-    wanted = hmac.new(SECRET, f"{event_id}.{at}.".encode() + body, hashlib.sha256).digest()
-    wanted = "v1," + base64.b64encode(wanted).decode()
-    # Two signatures while a secret is rotated: one has to fit.
+    expected = hmac.new(SECRET, f"{event_id}.{at}.".encode() + body, hashlib.sha256).digest()
+    expected = "v1," + base64.b64encode(expected).decode()
+    # There are two signatures while a secret is rotated; one must match.
     given = headers.get("webhook-signature", "").split(" ")
-    return any(hmac.compare_digest(one.encode(), wanted.encode()) for one in given)
+    return any(hmac.compare_digest(one.encode(), expected.encode()) for one in given)
 
 
-def take(event: dict) -> None:
-    thing = event["data"]["object"]
+def handle(event: dict) -> None:
+    resource = event["data"]["object"]
     with lock:
-        # At least once, in any order: an event that was taken, and a state older than the known one, are passed over.
-        is_news = event["id"] not in seen and thing["version"] > versions.get(thing["id"], 0)
+        # Events can arrive twice and out of order: ignore handled events and versions that are not newer.
+        is_new = event["id"] not in seen and resource["version"] > versions.get(resource["id"], 0)
         seen.add(event["id"])
-        if is_news:
-            versions[thing["id"]] = thing["version"]
-    word = "new" if is_news else "old"
-    print(word, "", event["sequence"], event["type"], thing["id"], thing.get("status", ""), flush=True)
+        if is_new:
+            versions[resource["id"]] = resource["version"]
+    label = "new" if is_new else "old"
+    print(label, "", event["sequence"], event["type"], resource["id"], resource.get("status", ""), flush=True)
 
 
 class Receiver(BaseHTTPRequestHandler):
@@ -48,14 +48,14 @@ class Receiver(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         size = int(self.headers.get("content-length", 0))
-        # The bytes as they came: parsing and writing them again would change them.
+        # Verify the bytes as received; serializing the parsed body could change them.
         body = self.rfile.read(size) if size <= MAX_BYTES else b""
         self.close_connection = size > MAX_BYTES
-        is_ours = verify(self.headers, body)
-        if is_ours:
-            take(json.loads(body))
-        # Answer within 15 seconds; work that takes longer is done afterwards.
-        self.send_response(204 if is_ours else 401)
+        is_valid = verify(self.headers, body)
+        if is_valid:
+            handle(json.loads(body))
+        # Respond within 15 seconds; do longer work after the response.
+        self.send_response(204 if is_valid else 401)
         self.send_header("content-length", "0")
         self.end_headers()
 
