@@ -1,6 +1,6 @@
--- Generated from the migrations by `npm run generate`: the whole database on one page.
+-- The schema of the database, generated from the migrations by `npm run generate`.
 
--- Roles with rights here
+-- Privileges
 
 grant delete, insert, select on address_pools to cn_app;
 

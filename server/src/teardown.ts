@@ -15,7 +15,7 @@ import { readFileOrNull } from './start/files.ts'
 import { endImporters } from './start/importers.ts'
 import { INSTALLATION_FILE, parseInstallation } from './start/installation.ts'
 import { readHolder } from './start/lock.ts'
-import { isRunDirOf, notedRunDir } from './start/run-dir.ts'
+import { isRunDirOf, storedRunDir } from './start/run-dir.ts'
 
 const USAGE = 'npm run teardown -- --data-dir ./data [--yes]'
 const STOP_MS = 15_000
@@ -42,7 +42,7 @@ async function teardown(args: string[]): Promise<void> {
   const controlPlane = readHolder(folder)
   if (controlPlane) await end('the control plane', controlPlane, 'SIGTERM')
   await endImporters(folder)
-  const runDir = notedRunDir(folder)
+  const runDir = storedRunDir(folder)
   const ended = await endAllMachines(folder, runDir ?? folder)
   say(`${ended.length} virtual ${ended.length === 1 ? 'machine' : 'machines'} ended`)
   const database = findServer(join(folder, 'postgres'))

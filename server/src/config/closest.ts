@@ -1,4 +1,4 @@
-/** ' (did you mean …?)' with the known word that is nearest to the given one, or nothing when none is near. */
+/** ' (did you mean …?)' with the known word that is nearest to the given one; empty when none is near. */
 export function closest(word: string, known: string[]): string {
   const best = known
     .map((candidate) => ({ candidate, distance: distance(word.toLowerCase(), candidate.toLowerCase()) }))
@@ -6,7 +6,7 @@ export function closest(word: string, known: string[]): string {
   return best && best.distance <= Math.max(1, Math.floor(word.length / 3)) ? ` (did you mean ${best.candidate}?)` : ''
 }
 
-/** Levenshtein's: the number of letters to insert, delete or replace. */
+/** The Levenshtein distance: the number of letters to insert, delete or replace. */
 function distance(a: string, b: string): number {
   let row = Array.from({ length: b.length + 1 }, (_, j) => j)
   for (let i = 1; i <= a.length; i++) {

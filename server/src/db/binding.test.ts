@@ -1,4 +1,4 @@
-/** `as`: a tenant's setting lives exactly as long as its statement or transaction, whatever goes wrong on the way. */
+/** `as`: the binding to a tenant ends with its statement or transaction, also after a failure. */
 import assert from 'node:assert/strict'
 import { before, describe, test } from 'node:test'
 import { systemClock } from '../lib/clock.ts'
@@ -8,7 +8,7 @@ import { connect, type Sql, type Transaction } from './database.ts'
 import { createTestDatabase } from './testing.ts'
 
 let owner: Sql
-/** With a single connection for tenants, so that all of them share it. */
+/** All tenants share a single connection. */
 let sql: Sql
 let a: Sql
 let b: Sql
@@ -25,15 +25,15 @@ before(async () => {
   await owner`insert into things values ('one', 'env_a', 1), ('two', 'env_b', 2)`
 })
 
-type Asked = Sql | Transaction
-const ids = async (query: Asked) =>
+type Queryable = Sql | Transaction
+const ids = async (query: Queryable) =>
   (await query<{ id: string }[]>`select id from things order by id`).map(({ id }) => id)
-const state = async (query: Asked) => {
+const state = async (query: Queryable) => {
   const [row] = await query<{ pid: number; bound: string }[]>`
     select pg_backend_pid() as pid, current_environment_id() as bound`
   return row!
 }
-/** What the connection knows of a tenant when nobody's statement runs on it, seen from another one. */
+/** Asserts, from another connection, that the connection is idle outside a transaction. */
 async function assertIdle(pid: number): Promise<void> {
   for (;;) {
     const [row] = await owner`select state, xact_start from pg_stat_activity where pid = ${pid}`
@@ -53,7 +53,7 @@ const assertBoth = async () => {
 }
 
 describe('as', { timeout: 240_000 }, () => {
-  test('statements and transactions see their environment, on one connection in turns', async () => {
+  test('statements and transactions use their own environment on a shared connection', async () => {
     await assertBoth()
     const first = await state(a)
     assert.deepEqual([first.bound, await state(b)], ['env_a', { pid: first.pid, bound: 'env_b' }])
@@ -61,7 +61,7 @@ describe('as', { timeout: 240_000 }, () => {
     await assertIdle(first.pid)
   })
 
-  test('rows, counts, types and empty answers are those of an unbound statement', async () => {
+  test('returns the same rows, counts and types as an unbound statement', async () => {
     const rows = await a`select id, n, ${7}::bigint as big, ${null}::text as nothing from things`
     assert.deepEqual([{ ...rows[0] }, rows.count], [{ id: 'one', n: 1, big: 7, nothing: null }, 1])
     assert.deepEqual([(await a`select 1 where false`).length, (await a`select from things`).length], [0, 1])
@@ -69,14 +69,14 @@ describe('as', { timeout: 240_000 }, () => {
     assert.equal((await a.unsafe('select 1')).count, 1)
   })
 
-  test('an error of a statement leaves nothing behind: not its setting, not a transaction', async () => {
+  test('a failed statement leaves neither its setting nor a transaction on the connection', async () => {
     const { pid } = await state(a)
     const mistakes: (() => Promise<unknown>)[] = [
       async () => await a`select 1 / ${0}::integer`,
       async () => await a`select no_such_column from things where id = ${'x'}`,
       async () => await a`selct ${1}`,
       async () => await a`update things set n = ${99}`,
-      // Found at the commit, which is the Sync.
+      // Detected at the commit, which is the Sync.
       async () => await a`insert into things values ('three', 'env_a', ${1})`,
       async () => await a`insert into things values ('three', 'env_b', ${3})`,
       async () => await a`select ${'\u0000'}::text`,
@@ -86,12 +86,12 @@ describe('as', { timeout: 240_000 }, () => {
       await assertIdle(pid)
       assert.equal((await state(b)).pid, pid, 'the connection is kept')
       await assertBoth()
-      await assert.rejects(mistake(), 'and the same again')
+      await assert.rejects(mistake(), 'a repetition fails in the same way')
     }
     await assertBoth()
   })
 
-  test('a statement that could not be prepared can be, once it is right', async () => {
+  test('a statement whose preparation failed can be prepared later', async () => {
     const later = () => a<object[]>`select ${'x'} as x from later`
     await assert.rejects(Promise.resolve(later()), /does not exist/)
     await owner`create table later (environment_id text)`
@@ -101,7 +101,7 @@ describe('as', { timeout: 240_000 }, () => {
     await assert.rejects(Promise.resolve(later()), /does not exist/)
   })
 
-  test('an error in a transaction rolls back, whether it is caught by the body or not', async () => {
+  test('an error in a transaction rolls it back, also when the body catches the error', async () => {
     const { pid } = await state(a)
     const body = async (tx: Transaction) => {
       await tx`insert into things values ('three', 'env_a', 3)`
@@ -122,7 +122,7 @@ describe('as', { timeout: 240_000 }, () => {
     await assertBoth()
   })
 
-  test('a cancelled statement, and a cancelled one in a transaction, free the connection', async () => {
+  test('a cancelled statement releases the connection, also in a transaction', async () => {
     const { pid } = await state(a)
     for (const run of [() => a`select pg_sleep(30)`, () => a.begin((tx) => tx`select pg_sleep(30)`)]) {
       const slept = assert.rejects(Promise.resolve(run()), /canceling/)
@@ -135,7 +135,7 @@ describe('as', { timeout: 240_000 }, () => {
     }
   })
 
-  test('a server that is killed in the middle rejects, and the next tenant has a new connection', async () => {
+  test('a statement on a lost connection rejects, and the next tenant gets a new connection', async () => {
     const { pid } = await state(a)
     const slept = assert.rejects(Promise.resolve(a`select pg_sleep(30)`), DatabaseUnavailableError)
     while ((await owner`select from pg_stat_activity where pid = ${pid} and wait_event = 'PgSleep'`).count === 0)
@@ -154,7 +154,7 @@ describe('as', { timeout: 240_000 }, () => {
     }
   })
 
-  test('a statement that was not awaited never reaches the next tenant', async () => {
+  test('a statement that was not awaited never runs for the next tenant', async () => {
     let late: Transaction | undefined
     await a.begin(async (tx) => {
       late = tx
@@ -167,7 +167,7 @@ describe('as', { timeout: 240_000 }, () => {
     await assertBoth()
   })
 
-  test('a binding is one tenant: no other id, no second one, no way around', async () => {
+  test('a binding cannot be changed to another tenant', async () => {
     for (const id of ['', "env_a'; reset role; --", 'ENV', 'env-a', 'env_a\0'])
       assert.throws(() => sql.as(id), TypeError)
     assert.throws(() => a.as('env_b'), /another/)
@@ -178,7 +178,7 @@ describe('as', { timeout: 240_000 }, () => {
     await assertBoth()
   })
 
-  test('unbound, the connections of tenants see nothing at all', async () => {
+  test('a tenant connection without a binding reads and writes nothing', async () => {
     const { urls } = await createTestDatabase({ max: 1 })
     const bare = connect({ url: urls.cn_app, max: 1, name: 'bare' })
     assert.equal((await bare`select * from environments`).count, 0)
@@ -188,20 +188,20 @@ describe('as', { timeout: 240_000 }, () => {
     await bare.end()
   })
 
-  test('many tenants at once on few connections, with errors between: every answer is its own', async () => {
+  test('many concurrent tenants on few connections read only their own rows, also between errors', async () => {
     const { urls, owner: wide } = await createTestDatabase({ max: 4 })
     const shared = connect({ url: urls.cn_engine, max: 1, name: 'shared', tenants: { url: urls.cn_app, max: 4 } })
     await wide`insert into projects (id, name, created_at) values ('proj_1', 'p', now())`
     await wide`create table notes (environment_id text not null, text text not null)`
     await wide`select isolate_tenant_table('notes')`
     await wide`insert into notes select 'env_' || (n % 20), 'env_' || (n % 20) from generate_series(1, 400) n`
-    const ask = async (id: string): Promise<void> => {
+    const query = async (id: string): Promise<void> => {
       const tenant = shared.as(id)
-      const luck = systemRandom.integer(10)
-      if (luck === 0) return assert.rejects(Promise.resolve(tenant`select 1 / ${0}::integer from notes`))
-      if (luck === 1) return assert.rejects(Promise.resolve(tenant`insert into notes values ('env_none', ${id})`))
-      const read = (query: Asked) => query<{ text: string }[]>`select text from notes`
-      if (luck === 2)
+      const choice = systemRandom.integer(10)
+      if (choice === 0) return assert.rejects(Promise.resolve(tenant`select 1 / ${0}::integer from notes`))
+      if (choice === 1) return assert.rejects(Promise.resolve(tenant`insert into notes values ('env_none', ${id})`))
+      const read = (query: Queryable) => query<{ text: string }[]>`select text from notes`
+      if (choice === 2)
         return assert.rejects(
           tenant.begin(async (tx) => {
             await tx`insert into notes values (${id}, 'never')`
@@ -209,11 +209,11 @@ describe('as', { timeout: 240_000 }, () => {
           }),
           RangeError,
         )
-      const rows = luck < 6 ? await tenant.begin(read) : await read(tenant)
+      const rows = choice < 6 ? await tenant.begin(read) : await read(tenant)
       assert.deepEqual([...new Set(rows.map(({ text }) => text))], [id])
       assert.equal(rows.length, 20)
     }
-    await Promise.all(Array.from({ length: 2_000 }, (_, i) => ask(`env_${i % 20}`)))
+    await Promise.all(Array.from({ length: 2_000 }, (_, i) => query(`env_${i % 20}`)))
     await shared.end()
   })
 })

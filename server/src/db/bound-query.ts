@@ -1,14 +1,12 @@
 /**
- * A statement that carries its tenant with it.
+ * A statement that is bound to its tenant.
  *
- * The setting and the statement go to the server as one message with one Sync at its end. PostgreSQL then runs both in
- * one transaction that begins with the first and ends at the Sync: a setting that fails skips the statement, a statement
- * that fails drops the setting, and a connection that answers again has neither. There is nothing to end, so nothing can
- * be left half open; and it costs one round trip, as the statement alone does.
+ * The setting and the statement are sent to the server in one message with one Sync at its end. PostgreSQL runs both in
+ * one implicit transaction, which ends at the Sync: if the setting fails, the statement is skipped; if the statement
+ * fails, the setting is rolled back. So no binding can remain on the connection, and one round trip is enough.
  *
- * node-postgres has no word for this, but an interface for queries of one's own (`submit` and the handlers of the
- * protocol's messages, as pg-cursor uses them). What is used of it is spelled out in the types below; the tests of
- * `as` notice if a new version differs.
+ * node-postgres has no API for this, but an interface for custom queries (`submit` and the handlers of protocol messages,
+ * as pg-cursor uses them). The types below name the parts that are used; the tests of `as` fail if a new version differs.
  */
 import pg from 'pg'
 import type { Query } from './sql.ts'
@@ -20,7 +18,7 @@ export type Connection = {
   sync(): void
 }
 export type Message = object
-/** The methods of pg.Query that its published types leave out. */
+/** Methods of pg.Query that its published types omit. */
 type Internals = {
   prepare(connection: Connection): void
   _getRows(connection: Connection): void
@@ -29,13 +27,13 @@ type Internals = {
 }
 export const Base = pg.Query as unknown as new (config: object) => Internals
 
-/** Prepared once per connection, by node-postgres's own means. */
+/** node-postgres prepares it once per connection. */
 const BIND = { name: 'bind_tenant', text: "select set_config('cloudnexus.environment_id', $1, true)" }
 const canBind = new WeakSet<pg.PoolClient>()
 
 class BoundQuery extends Base {
   private readonly environmentId: string
-  /** The setting's own answer comes first and is passed over. */
+  /** The result of the setting comes first and is ignored. */
   private isBinding = true
   constructor(config: object, environmentId: string) {
     super(config)
@@ -55,7 +53,7 @@ class BoundQuery extends Base {
   }
 }
 
-/** Runs one statement bound to an environment, in a transaction of its own. */
+/** Runs one statement bound to an environment, in its own transaction. */
 export async function queryBound(
   client: pg.PoolClient,
   environmentId: string,
@@ -72,12 +70,12 @@ export async function queryBound(
   })
 }
 
-/** What begins a transaction that is bound: one message, so it costs no more than `begin` alone. */
+/** The statements that begin a bound transaction, in one message, so that they cost no more than `begin` alone. */
 export function beginBound(environmentId: string): string {
   return `begin; set local cloudnexus.environment_id = ${pg.escapeLiteral(environmentId)}`
 }
 
-/** Binds an open transaction to another environment: only for who makes a new tenant, whose rows these are. */
+/** Binds an open transaction to another environment. Only the creation of a tenant uses it. */
 export async function bindTo(tx: Query, environmentId: string): Promise<void> {
   await tx`select set_config('cloudnexus.environment_id', ${environmentId}, true)`
 }

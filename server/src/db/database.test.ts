@@ -18,8 +18,8 @@ after(() => killer?.end())
 const kill = async (pid: number) => {
   await killer`select pg_terminate_backend(${pid})`
   for (;;) {
-    const alive = await killer`select 1 from pg_stat_activity where pid = ${pid}`
-    if (alive.length === 0) return
+    const open = await killer`select 1 from pg_stat_activity where pid = ${pid}`
+    if (open.length === 0) return
     await systemClock.sleep(5)
   }
 }
@@ -27,23 +27,23 @@ const pidOf = async (query: Sql | Parameters<Parameters<Sql['begin']>[0]>[0]) =>
   (await query<{ pid: number }[]>`select pg_backend_pid() as pid`)[0]!.pid
 
 describe('database', { timeout: 120_000 }, () => {
-  test('bigint is a number, timestamps are dates, json is parsed, an address is its text', async () => {
+  test('parses bigint as a number, timestamps as dates, and json; returns inet as text', async () => {
     const [row] =
       await sql`select 7::bigint as n, '2030-01-01Z'::timestamptz as t, '{"a":[1]}'::jsonb as j, '10.0.0.1'::inet as i`
     assert.deepEqual({ ...row }, { n: 7, t: new Date('2030-01-01Z'), j: { a: [1] }, i: '10.0.0.1' })
   })
 
-  test('a transaction whose connection dies rejects, writes nothing, and harms nobody after it', async () => {
-    for (const deadIn of ['a statement', 'between statements']) {
+  test('a transaction whose connection is lost rejects, writes nothing, and does not affect the next one', async () => {
+    for (const lostIn of ['a statement', 'between statements']) {
       const failed = sql.begin(async (tx) => {
         await tx`insert into t values (1)`
         const pid = await pidOf(tx)
-        if (deadIn === 'a statement') await Promise.all([tx`select pg_sleep(10)`, kill(pid)])
+        if (lostIn === 'a statement') await Promise.all([tx`select pg_sleep(10)`, kill(pid)])
         else await kill(pid)
         await tx`insert into t values (2)`
       })
       await assert.rejects(failed, DatabaseUnavailableError)
-      // The pool has a single connection: it must be a new one, and outside of any transaction.
+      // The pool has a single connection: it must be a new one, outside any transaction.
       await sql.begin(async (tx) => void (await tx`insert into t values (3)`))
       assert.deepEqual(
         (await sql`select id from t`).map((row) => row.id),
@@ -53,7 +53,7 @@ describe('database', { timeout: 120_000 }, () => {
     }
   })
 
-  test('a body that throws rolls back, and its error arrives', async () => {
+  test('a body that throws rolls the transaction back and rejects with its error', async () => {
     const body = async (tx: Parameters<Parameters<Sql['begin']>[0]>[0]) => {
       await tx`insert into t values (9)`
       throw new RangeError('no')
@@ -62,23 +62,23 @@ describe('database', { timeout: 120_000 }, () => {
     assert.equal((await sql`select 1 from t`).count, 0)
   })
 
-  test('a listener comes back after its connection was lost, and says that there was a gap', async () => {
-    const heard: string[] = []
+  test('a listener reconnects after a lost connection and reports the gap', async () => {
+    const received: string[] = []
     let gaps = 0
     const listener = await sql.listen(
       'c',
-      (payload) => heard.push(payload),
+      (payload) => received.push(payload),
       () => gaps++,
     )
     await sql.notify('c', 'one')
-    while (heard.length < 1) await systemClock.sleep(5)
+    while (received.length < 1) await systemClock.sleep(5)
     const [row] = await killer<{ pid: number }[]>`
       select pid from pg_stat_activity where query ilike 'listen%' and datname = current_database()`
     await kill(row!.pid)
     while (gaps < 1) await systemClock.sleep(5)
     await sql.notify('c', 'two')
-    while (heard.length < 2) await systemClock.sleep(5)
-    assert.deepEqual(heard, ['one', 'two'])
+    while (received.length < 2) await systemClock.sleep(5)
+    assert.deepEqual(received, ['one', 'two'])
     await listener.unlisten()
   })
 })

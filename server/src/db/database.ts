@@ -1,10 +1,10 @@
 /**
- * The pools of connections, transactions, and the one connection that listens. There are two pools: one for what has no
- * tenant, and one for `as`, whose role sees nothing but the environment that each statement or transaction is bound to.
+ * Connection pools, transactions, and the connection that listens for notifications. There are two pools: one for
+ * statements without a tenant, and one for `as`, whose role can access only the environment that a statement or
+ * transaction is bound to.
  *
- * node-postgres carries the protocol, because it survives what must be survived here: a server that is killed in the
- * middle of a transaction. The transaction then rejects, its connection is thrown away, and no statement of it can
- * ever reach another connection.
+ * When the server is killed in the middle of a transaction, the transaction rejects and its connection is discarded; none
+ * of its statements can run on another connection.
  */
 import pg from 'pg'
 import { atMost, systemClock } from '../lib/clock.ts'
@@ -14,10 +14,10 @@ import { queryAndCommit } from './last-statement.ts'
 import { type Compiled, compile, createQuery, type Query, type Rows, type Statement } from './sql.ts'
 
 export type { Query } from './sql.ts'
-/** A transaction that is open: the same tag, on its own connection. */
+/** An open transaction, on its own connection. */
 export type Transaction = Query & {
   readonly transaction: true
-  /** Runs this statement after everything else, in one message with the commit; only for who needs no answer from it. */
+  /** Sends this statement last, in one message with the commit. Its rows cannot be read. */
   commitWith(last: Statement<unknown>): void
 }
 
@@ -27,40 +27,40 @@ export type Sql = Query & {
   /** Runs the function in a transaction: commits when it resolves, rolls back when it rejects. */
   begin<T>(body: (tx: Transaction) => T | Promise<T>): Promise<Awaited<T>>
   /**
-   * The same, bound to one environment: nothing of another tenant can be read or written through it. Each statement is
-   * a transaction of its own and must be a single one. Unbound, these are the engine's connections, whose rights span
-   * tenants and are few: see migrations/0002_tenants.sql.
+   * Binds statements and transactions to one environment: they cannot read or write rows of another tenant. Each call
+   * runs a single statement, in its own transaction. Without `as`, statements use the engine's role, which has few
+   * privileges, across all tenants: see migrations/0002_tenants.sql.
    */
   as(environmentId: string): Sql
-  /** A connection of one's own, for what lives as long as a session; to be released. */
+  /** Takes a connection out of the pool, for session state such as advisory locks. The caller releases it. */
   reserve(): Promise<Query & { release(): void }>
-  /** Calls back at each notification. After a lost connection `gap` is called: something may have been missed. */
+  /** Calls `notified` for each notification, and `gap` after a lost connection: notifications may have been missed. */
   listen(channel: string, notified: (payload: string) => void, gap?: () => void): Promise<Listener>
   notify(channel: string, payload: string): Promise<void>
-  /** How many connections there are, how many of them rest, and how many statements wait for one. */
+  /** The number of connections, of idle ones, and of statements that wait for one. */
   pool(): { total: number; idle: number; waiting: number }
-  /** Closes all connections; those that are busy after `timeout` seconds are left to the process's end. */
+  /** Closes all connections; waits at most `timeout` seconds for busy ones. */
   end(options?: { timeout?: number }): Promise<void>
 }
 
 const BIGINT = 20
 const RECONNECT_MS = 250
 const CONNECT_TIMEOUT_MS = 10_000
-/** Texts of statements are few: ours, with fragments. Beyond this many something builds them from data. */
+/** More distinct statements than this are a sign that their text contains data; they are not prepared. */
 const MAX_PREPARED = 1_000
 
 const types = {
-  // Sizes and counters: all of ours stay below 2^53.
+  // Our sizes and counters stay below 2^53.
   getTypeParser: (oid: number, format?: 'text' | 'binary') =>
     oid === BIGINT ? Number : pg.types.getTypeParser(oid, format as 'text'),
 }
 
 export type Connect = {
-  /** Connection string; `?host=/folder` names a unix socket. */
+  /** Connection string; `?host=/folder` names a Unix socket. */
   url: string
   max: number
   name: string
-  /** Connections for `as`, of a role in cn_app; without them there is no `as`. */
+  /** The pool for `as`, with a role in cn_app. */
   tenants?: { url: string; max: number }
 }
 
@@ -94,7 +94,7 @@ export function connect(options: Connect): Sql {
     }
   }
 
-  /** @param beginning what begins it, with the setting that lives as long as it does */
+  /** @param beginning the statement that begins the transaction and binds it */
   async function transaction<T>(
     from: pg.Pool,
     beginning: string,
@@ -102,7 +102,7 @@ export function connect(options: Connect): Sql {
   ): Promise<Awaited<T>> {
     const client = await checkout(from)
     let isOpen = true
-    // A statement that the body forgot to await must not reach whoever has the connection next.
+    // A statement that the body does not await must not run in the next transaction of this connection.
     const execute = (compiled: Compiled) =>
       isOpen ? run(client, compiled) : Promise.reject(new Error('the transaction has ended'))
     try {
@@ -128,10 +128,10 @@ export function connect(options: Connect): Sql {
     }
   }
 
-  /** A server that was asked to commit a failed transaction rolls it back and calls that a success. */
+  /** When a transaction has failed, the server responds to COMMIT with a successful ROLLBACK. */
   async function commit(client: pg.PoolClient, last: Compiled | null): Promise<void> {
     const outcome = last ? await runLast(client, last) : (await run(client, { text: 'commit', values: [] })).command
-    if (outcome === 'ROLLBACK') throw new Error('a statement of the transaction had failed: nothing was written')
+    if (outcome === 'ROLLBACK') throw new Error('a statement of the transaction failed: nothing was written')
   }
 
   async function runLast(client: pg.PoolClient, { text, values }: Compiled): Promise<string> {
@@ -168,20 +168,19 @@ export function connect(options: Connect): Sql {
   )
 
   function bind(environmentId: string): Sql {
-    if (!tenantPool)
-      throw new Error("these connections are the owner's or the engine's: they cannot be bound to a tenant")
-    if (!/^[a-z0-9_]+$/.test(environmentId)) throw new TypeError('not the id of an environment')
+    if (!tenantPool) throw new Error('these connections cannot be bound to a tenant')
+    if (!/^[a-z0-9_]+$/.test(environmentId)) throw new TypeError('not the ID of an environment')
     const bound: Sql = Object.assign(
       createQuery((compiled) => runBound(environmentId, compiled)),
       shared,
       {
         as(other: string) {
-          if (other !== environmentId) throw new Error('what is bound to one tenant cannot be bound to another')
+          if (other !== environmentId) throw new Error('already bound to another tenant')
           return bound
         },
         begin: <T>(body: (tx: Transaction) => T | Promise<T>) =>
           transaction(tenantPool, beginBound(environmentId), body),
-        reserve: () => Promise.reject(new Error('a binding ends with its transaction; use begin')),
+        reserve: () => Promise.reject(new Error('a bound connection cannot be reserved; use begin')),
       },
     )
     return bound
@@ -191,7 +190,7 @@ export function connect(options: Connect): Sql {
 
 function createPool(config: pg.PoolConfig): pg.Pool {
   const pool = new pg.Pool({ ...config, connectionTimeoutMillis: CONNECT_TIMEOUT_MS, idleTimeoutMillis: 60_000 })
-  pool.on('error', () => {}) // an idle connection was lost; the pool has dropped it already
+  pool.on('error', () => {}) // an idle connection was lost; the pool has removed it
   return pool
 }
 
@@ -199,17 +198,17 @@ async function checkout(pool: pg.Pool): Promise<pg.PoolClient> {
   const client = await pool.connect().catch((error: unknown) => {
     throw new DatabaseUnavailableError(error)
   })
-  if (client.listenerCount('error') === 0) client.on('error', () => {}) // its queries reject by themselves
+  if (client.listenerCount('error') === 0) client.on('error', () => {}) // its queries reject on their own
   return client
 }
 
-/** Several statements answer several results; the last one is meant. */
+/** Several statements have several results; returns the last one. */
 function rowsOf(result: pg.QueryResult | pg.QueryResult[]): Rows<unknown[]> {
   const last = Array.isArray(result) ? result.at(-1)! : result
   return Object.assign(last.rows, { count: last.rowCount ?? 0, command: last.command })
 }
 
-/** Prepared once per connection and text; a name is what makes node-postgres do so. */
+/** With a name, node-postgres prepares a statement once per connection. */
 function nameOf(names: Map<string, string>, text: string): { name?: string } {
   const known = names.get(text)
   if (known) return { name: known }
@@ -219,7 +218,7 @@ function nameOf(names: Map<string, string>, text: string): { name?: string } {
   return { name }
 }
 
-/** Connection lost or refused, or a server that is starting, stopping or full: everything but an answer to a statement. */
+/** True unless the server executed the statement: connection lost or refused, or the server is starting, stopping or full. */
 function isUnavailable(error: unknown): boolean {
   if (!(error instanceof pg.DatabaseError)) return true
   return /^(08|57P0|53300)/.test(error.code ?? '')
@@ -227,7 +226,7 @@ function isUnavailable(error: unknown): boolean {
 
 type Subscription = { channel: string; notified: (payload: string) => void; gap: (() => void) | undefined }
 
-/** One connection for all channels, made anew whenever it is lost. */
+/** One connection for all channels, opened again when it is lost. */
 function createListening(config: pg.ClientConfig) {
   const subscriptions = new Set<Subscription>()
   let client: Promise<pg.Client> | null = null
@@ -240,7 +239,7 @@ function createListening(config: pg.ClientConfig) {
       for (const one of [...subscriptions]) if (one.channel === channel) one.notified(payload ?? '')
     })
     await fresh.connect()
-    // Only now: a connection that was refused ends as well, and its opener tries again by itself.
+    // Registered only now: a refused connection also ends, and its caller retries.
     fresh.once('end', () => void reopen())
     for (const channel of new Set([...subscriptions].map((one) => one.channel))) await subscribe(fresh, channel)
     return fresh

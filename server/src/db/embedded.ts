@@ -1,10 +1,10 @@
 /**
- * The embedded PostgreSQL: the real server as a child that outlives us.
+ * The embedded PostgreSQL: a child process that outlives the control plane.
  *
- * It runs in its own session with files as stdio, so a Ctrl-C to our process group does not reach it, and a control
- * plane that was killed finds it again by `postmaster.pid` and adopts it. PostgreSQL refuses to run as root; as root
- * it is therefore started in a user namespace of its own, where it is `nobody`, without access to anything that root
- * itself could not give it. It listens on a unix socket only, in a folder that nobody else may enter.
+ * It runs in its own session with files as stdio, so that Ctrl-C does not reach it. After the control plane was killed,
+ * the next start finds the server through `postmaster.pid` and adopts it. PostgreSQL does not run as root; as root it is
+ * therefore started in a user namespace, as user 65534. It listens only on a Unix socket, in a folder that other
+ * users cannot enter.
  */
 import { spawn, spawnSync } from 'node:child_process'
 import { existsSync, mkdirSync, openSync, readFileSync, renameSync, rmSync, statSync, symlinkSync } from 'node:fs'
@@ -16,7 +16,7 @@ import { StartupError } from '../lib/errors.ts'
 import type { Log } from '../lib/log.ts'
 import { commandLine, identify, type ProcessIdentity, signal } from '../lib/processes.ts'
 
-/** Major version that this release's data directories belong to. */
+/** The major version of the embedded server; it cannot open data directories of another one. */
 const MAJOR_VERSION = '18'
 const USER = 'cloudnexus'
 const LOG_LIMIT_BYTES = 16 * 2 ** 20
@@ -24,7 +24,7 @@ const LOG_LIMIT_BYTES = 16 * 2 ** 20
 export type EmbeddedPostgres = {
   /** Connection string of the named database. */
   url(database: string): string
-  /** Ends the server in order, at most `deadlineMs`; the data stays. */
+  /** Stops the server; after `deadlineMs`, immediately. The data stays. */
   stop(deadlineMs: number): Promise<void>
 }
 
@@ -41,7 +41,7 @@ export async function startEmbeddedPostgres(options: Options): Promise<EmbeddedP
   const version = readFileSync(join(data, 'PG_VERSION'), 'utf8').trim()
   if (version !== MAJOR_VERSION) {
     throw new StartupError(
-      `${data} was made by PostgreSQL ${version}, this release runs ${MAJOR_VERSION}. Start the release that made it, or give another --data-dir.`,
+      `${data} belongs to PostgreSQL ${version}, but this release runs ${MAJOR_VERSION}. Start the release that created it, or set another --data-dir.`,
     )
   }
 
@@ -54,14 +54,14 @@ export async function startEmbeddedPostgres(options: Options): Promise<EmbeddedP
     const logFile = join(options.data_dir, 'postgres.log')
     if (existsSync(logFile) && statSync(logFile).size > LOG_LIMIT_BYTES) rmSync(logFile)
     const deadline = clock.monotonic() + 30_000
-    // After a kill -9 the lock of the dead server is refused for a moment, so a start may need several tries.
+    // After kill -9 the lock of the old server stays for a moment, so a start can need several attempts.
     for (;;) {
       const out = openSync(logFile, 'a', 0o600)
       const settings = { ...DEFAULTS, unix_socket_directories: options.run_dir, ...options.settings }
       const flags = Object.entries(settings).flatMap(([name, value]) => ['-c', `${name}=${value}`])
       const [command, args] = unprivileged(join(native, 'bin/postgres'), ['-D', data, ...flags])
       const child = spawn(command, args, { detached: true, stdio: ['ignore', out, out], env: environment() })
-      child.on('error', (error) => log.error({ error: error.message }, 'PostgreSQL cannot be started'))
+      child.on('error', (error) => log.error({ error: error.message }, 'cannot start PostgreSQL'))
       child.unref()
       while (child.exitCode === null && child.signalCode === null) {
         const found = findServer(data)
@@ -70,7 +70,7 @@ export async function startEmbeddedPostgres(options: Options): Promise<EmbeddedP
         await clock.sleep(20)
       }
       if (clock.monotonic() > deadline) {
-        throw new StartupError(`PostgreSQL does not start; the end of ${logFile} says why.\n${lastLines(logFile)}`)
+        throw new StartupError(`PostgreSQL does not start; see the end of ${logFile}.\n${lastLines(logFile)}`)
       }
       await clock.sleep(200)
     }
@@ -80,13 +80,13 @@ export async function startEmbeddedPostgres(options: Options): Promise<EmbeddedP
     while (!stopping) {
       await clock.sleep(250)
       if (stopping || (server && identify(server.pid)?.start_time === server.start_time)) continue
-      log.error({}, 'PostgreSQL has ended; starting it again')
+      log.error({}, 'PostgreSQL has exited; restarting it')
       server = null
       server = await launch().catch((error: Error) => {
         log.error({ error: error.message }, 'PostgreSQL does not start')
         return null
       })
-      if (server) log.info({ pid: server.pid }, 'PostgreSQL runs again')
+      if (server) log.info({ pid: server.pid }, 'PostgreSQL has restarted')
     }
   }
   const supervisor = supervise()
@@ -122,7 +122,7 @@ function environment(): NodeJS.ProcessEnv {
   return { LC_ALL: 'C', TZ: 'UTC', PATH: '/usr/bin:/bin' }
 }
 
-/** The server that `postmaster.pid` names, if it really is one of this data directory. */
+/** The server that `postmaster.pid` names, if it is a live server of this data directory. */
 export function findServer(data: string): ProcessIdentity | null {
   let pid: number
   try {
@@ -152,15 +152,15 @@ function initialise(native: string, data: string): void {
   if (done.status !== 0) {
     const reason = (done.stderr || done.error?.message || '').trim().split('\n').slice(-3).join('\n')
     throw new StartupError(
-      `The embedded PostgreSQL cannot be set up in ${dirname(data)}: ${reason}\nGive another --data-dir, or a PostgreSQL of your own by DATABASE_URL.`,
+      `Cannot create the embedded PostgreSQL in ${dirname(data)}: ${reason}\nSet another --data-dir, or use an external PostgreSQL with DATABASE_URL.`,
     )
   }
   renameSync(fresh, data)
 }
 
 /**
- * As root: in a user namespace where we are `nobody`; likewise where our user id has no name (as containers have it),
- * which initdb refuses. Otherwise as we are.
+ * The command to run a program without root: in a user namespace as user 65534. The same applies when the user ID has no
+ * name, as in containers, because initdb requires one.
  */
 function unprivileged(program: string, args: string[]): [string, string[]] {
   if (process.getuid?.() !== 0 && hasName()) return [program, args]
@@ -181,11 +181,13 @@ function nativeFolder(): string {
   try {
     return join(dirname(createRequire(import.meta.url).resolve(name)), '..', 'native')
   } catch {
-    throw new StartupError(`There is no embedded PostgreSQL for this machine (${name}). Give one by DATABASE_URL.`)
+    throw new StartupError(
+      `The embedded PostgreSQL does not support this machine (${name}). Set DATABASE_URL to an external one.`,
+    )
   }
 }
 
-/** The package ships its library links as a list, because install scripts are off. */
+/** Creates the symbolic links of libraries, which the package only lists because install scripts are disabled. */
 function linkLibraries(native: string): void {
   const list = JSON.parse(readFileSync(join(native, 'pg-symlinks.json'), 'utf8')) as {
     source: string

@@ -6,7 +6,7 @@ import { createTestDatabase } from './testing.ts'
 let owner: Sql
 let sql: Sql
 before(async () => {
-  // One connection each: whatever a transaction leaves behind meets the next one.
+  // One connection each, so that the next transaction uses the same connection.
   ;({ owner, sql } = await createTestDatabase({ max: 1 }))
   await owner`create table things (environment_id text, n integer unique deferrable initially deferred)`
   await owner`select isolate_tenant_table('things')`
@@ -21,13 +21,13 @@ const add = (n: number, last: 'fails' | 'works', first: () => unknown = () => {}
     )
   })
 
-test('the last statement is carried out and committed, also when it is prepared already', async () => {
+test('executes and commits the last statement, also when it is already prepared', async () => {
   await add(1, 'works')
   await add(3, 'works')
   assert.deepEqual(await all(), [1, 2, 3, 4])
 })
 
-test('when it fails nothing is written, and the connection is as good as new', async () => {
+test('writes nothing and keeps the connection usable when the last statement fails', async () => {
   await assert.rejects(add(10, 'fails'), { code: '22012' })
   assert.deepEqual(await all(), [1, 2, 3, 4])
   const [state] = await sql.as('env_1')`select txid_current_if_assigned() as open, current_environment_id() as bound`
@@ -36,18 +36,18 @@ test('when it fails nothing is written, and the connection is as good as new', a
   assert.deepEqual(await all(), [1, 2, 3, 4, 5, 6])
 })
 
-test('when the commit itself fails it is told', async () => {
+test('rejects when the commit fails', async () => {
   await assert.rejects(add(6, 'works'), { code: '23505' })
   assert.deepEqual(await all(), [1, 2, 3, 4, 5, 6])
 })
 
-test('when the body throws it is not sent', async () => {
+test('does not send the last statement when the body throws', async () => {
   const failing = () => Promise.reject(new Error('a test'))
   await assert.rejects(add(20, 'works', failing), /a test/)
   assert.deepEqual(await all(), [1, 2, 3, 4, 5, 6])
 })
 
-test('a statement that had failed unnoticed takes all of it back', async () => {
+test('writes nothing when the body ignored the failure of a statement', async () => {
   const swallowed = sql.as('env_1').begin(async (tx) => {
     await tx`select 1 / 0`.catch(() => {})
     tx.commitWith(tx`insert into things values ('env_1', 30)`)

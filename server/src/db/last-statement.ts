@@ -1,17 +1,16 @@
 /**
- * A statement and the commit behind it, in one message.
+ * A statement and the commit after it, in one message.
  *
- * Some statements take a lock that everybody else of a tenant waits for until the commit. Were the commit a message of
- * its own, they would wait for our event loop, too: for the answer to be read and the next message to be written, while
- * other requests have their turn. The server runs both one after the other and skips the commit if the statement fails,
- * because there is one Sync, at the end.
+ * Some statements take a lock that other requests of the tenant wait for until the commit. If the commit were a separate
+ * message, they would also wait for our event loop, which serves other requests in between. The server runs both in
+ * order and skips the commit if the statement fails, because there is one Sync, at the end.
  */
 import type pg from 'pg'
 import { Base, type Connection, type Message } from './bound-query.ts'
 
 class LastQuery extends Base {
   private isCommitting = false
-  /** What the server calls the end of the transaction: COMMIT, or ROLLBACK if a statement before had failed. */
+  /** The command tag of the commit: COMMIT, or ROLLBACK if an earlier statement failed. */
   outcome = ''
   override _getRows(connection: Connection): void {
     connection.execute({ portal: '' })
@@ -27,7 +26,7 @@ class LastQuery extends Base {
   }
 }
 
-/** Runs the last statement of the open transaction and commits it. Answers what the server made of the commit. */
+/** Runs the last statement of the open transaction and commits it. Returns the command tag of the commit. */
 export async function queryAndCommit(
   client: pg.PoolClient,
   config: { text: string; values: unknown[]; name?: string },

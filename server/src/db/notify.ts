@@ -1,51 +1,52 @@
 /**
- * Telling other processes, and our own waiters, that something has changed.
+ * Notifies other processes, and waiters of this process, of changes.
  *
- * A NOTIFY inside a transaction makes all commits of the database queue up behind one lock, so notifications are sent
- * after the commit, from the pool, and gathered for a moment: a thousand creates cost a few statements. They are hints:
- * one that is lost (the process died after its commit) costs a poll interval, never a change.
+ * NOTIFY inside a transaction takes a lock that serializes all commits of the database. So notifications are sent after
+ * the commit, in batches: a thousand creates cost a few statements. They are hints: when one is lost (the process was
+ * killed after its commit), the change is found at the next poll interval.
  */
 import type { Clock } from '../lib/clock.ts'
 import type { Sql } from './database.ts'
 
 /** Channel of changed resources; its payload is a JSON array of ids. */
 const CHANGED_CHANNEL = 'changed'
-const GATHER_MS = 3
-/** Payloads of NOTIFY end at 8,000 bytes. */
+const BATCH_MS = 3
+/** NOTIFY limits a payload to 8,000 bytes. */
 const IDS_PER_PAYLOAD = 300
 
 export type Notifier = {
-  /** There is work for the engines. */
+  /** Notifies the engines of all processes of due work. */
   announce(): void
-  /** The resource with this id has changed. */
+  /** Notifies waiters in all processes that the resource has changed. */
   changed(id: string): void
   /**
-   * Resolves at the next change of the id, after `ms`, or when the signal aborts. Register first (call it), then read,
-   * then await: so no change falls between.
+   * Resolves at the next change of the resource, after `ms`, or when the signal aborts. Call it, then read the resource,
+   * then await the promise, so that no change is missed.
    */
   nextChange(id: string, ms: number, signal?: AbortSignal): Promise<void>
   /**
-   * Calls back at every change, at once for those that this process tells of; with null when some may have been missed.
+   * Calls the listener with the ID of each changed resource, immediately for changes of this process, and with null
+   * when notifications may have been missed.
    */
   onChange(listener: (id: string | null) => void): void
   start(): Promise<void>
   stop(): Promise<void>
 }
 
-/** @param workChannel channel that the engines listen on */
+/** @param workChannel the channel on which the engines listen */
 export function createNotifier(sql: Sql, clock: Clock, workChannel: string): Notifier {
   const ids = new Set<string>()
   const waiters = new Map<string, Set<() => void>>()
   const listeners: ((id: string | null) => void)[] = []
   let work = false
-  let gathering = false
+  let isScheduled = false
   let listener: { unlisten(): Promise<void> } | null = null
 
-  function gather(): void {
-    if (gathering) return
-    gathering = true
-    clock.after(GATHER_MS, () => {
-      gathering = false
+  function schedule(): void {
+    if (isScheduled) return
+    isScheduled = true
+    clock.after(BATCH_MS, () => {
+      isScheduled = false
       const all = [...ids]
       ids.clear()
       const payloads: [string, string][] = work ? [[workChannel, '']] : []
@@ -71,12 +72,12 @@ export function createNotifier(sql: Sql, clock: Clock, workChannel: string): Not
   return {
     announce() {
       work = true
-      gather()
+      schedule()
     },
     changed(id) {
       release(id)
       ids.add(id)
-      gather()
+      schedule()
     },
     nextChange(id, ms, signal) {
       return new Promise((resolve) => {

@@ -1,7 +1,7 @@
 /**
- * The login roles of one installation: one in cn_app, one in cn_engine (migrations/0002_tenants.sql). Their names carry
- * the installation's id, so several can share a cluster; their passwords come from a secret of the data directory, and
- * the server is only ever told what they verify against, so no log of it can hold one.
+ * The login roles of an installation: one in cn_app, one in cn_engine (migrations/0002_tenants.sql). Their names contain
+ * the installation's ID, so that several installations can share a cluster. Their passwords derive from a secret of the
+ * data directory; the server receives only SCRAM verifiers, so that its logs cannot contain a password.
  */
 import { createHash, createHmac, pbkdf2Sync } from 'node:crypto'
 import pg from 'pg'
@@ -9,13 +9,13 @@ import type { Sql } from './database.ts'
 
 const GROUPS = ['cn_app', 'cn_engine'] as const
 export type Group = (typeof GROUPS)[number]
-/** Two processes must not write one role at a time. */
+/** Advisory lock: two processes must not change a role at the same time. */
 const LOCK = 7_202_602
-/** What PostgreSQL itself uses. */
+/** PostgreSQL's default. */
 const SCRAM_ITERATIONS = 4_096
 
-/** Whether the owner may make roles in the two groups; if not, what a superuser would have to run. */
-export async function missingRights(owner: Sql): Promise<string | null> {
+/** The statements that a superuser has to run so that the owner can create roles in the two groups; null: none. */
+export async function missingPrivileges(owner: Sql): Promise<string | null> {
   const [row] = await owner<{ role: string; can_create: boolean; lacks_admin: boolean }[]>`
     select r.rolname as role, r.rolsuper or r.rolcreaterole as can_create,
       not r.rolsuper and current_setting('server_version_num')::int >= 160000 and exists (
@@ -31,16 +31,17 @@ export async function missingRights(owner: Sql): Promise<string | null> {
   return statements.length > 0 ? statements.join(' ') : null
 }
 
-/** Whether both groups exist, so that a database can be migrated by a role that may not make them. */
+/** True if both groups exist; a role that cannot create them can then run the migrations. */
 export async function groupsExist(owner: Sql): Promise<boolean> {
   return (await owner`select from pg_roles where rolname = any(${[...GROUPS]})`).count === GROUPS.length
 }
 
 /**
- * Makes the login roles, or gives those that are there their passwords again.
- * @param url the owner's, from which those of the roles are made
- * @param suffix of the roles' names: the installation's id
- * @param key secret of the passwords
+ * Creates the login roles, or sets the passwords of existing ones.
+ * @param url connection string of the owner
+ * @param suffix of the roles' names: the installation's ID
+ * @param key the secret from which the passwords derive
+ * @returns the connection strings of the roles
  */
 export async function openRoles(
   owner: Sql,
@@ -69,33 +70,33 @@ export async function openRoles(
   ) as Record<Group, string>
 }
 
-/** Why this connection's role is not fit to be one of the group: the wall would not hold. Null: it is. */
-export async function unfitness(sql: Sql, group: Group): Promise<string | null> {
+/** Why row-level security would not apply to this connection's role, or why it is not in the group alone; null: it is fine. */
+export async function roleMisconfiguration(sql: Sql, group: Group): Promise<string | null> {
   const other = GROUPS.find((each) => each !== group)!
-  const [row] = await sql<Record<'bypasses' | 'owns' | 'belongs' | 'strays', boolean>[]>`
-    select r.rolsuper or r.rolbypassrls as bypasses, pg_has_role(r.oid, ${group}, 'usage') as belongs,
-      pg_has_role(r.oid, ${other}, 'member') as strays,
+  const [row] = await sql<Record<'bypasses' | 'owns' | 'is_member' | 'is_in_other', boolean>[]>`
+    select r.rolsuper or r.rolbypassrls as bypasses, pg_has_role(r.oid, ${group}, 'usage') as is_member,
+      pg_has_role(r.oid, ${other}, 'member') as is_in_other,
       exists (select from pg_class c where c.relnamespace = 'public'::regnamespace and c.relkind in ('r', 'p')
         and pg_has_role(r.oid, c.relowner, 'member')) as owns
     from pg_roles r where r.rolname = current_user`
-  const { bypasses, owns, belongs, strays } = row!
+  const { bypasses, owns, is_member, is_in_other } = row!
   if (bypasses) return 'bypasses row-level security'
   if (owns) return 'owns tables'
-  if (!belongs) return `is not in ${group}`
-  return strays ? `is in ${other} too` : null
+  if (!is_member) return `is not in ${group}`
+  return is_in_other ? `is also in ${other}` : null
 }
 
-/** The connection string with another login. */
+/** The connection string with another user and password. */
 export function withLogin(url: string, user: string, password: string): string {
-  const [, scheme, place, query] = /^(\w+:\/\/)(?:[^@/?]*@)?([^?]*)(?:\?(.*))?$/.exec(url)!
+  const [, scheme, hostAndPath, query] = /^(\w+:\/\/)(?:[^@/?]*@)?([^?]*)(?:\?(.*))?$/.exec(url)!
   const parameters = new URLSearchParams(query)
-  // They would win over the login in front of the host.
+  // These parameters would take precedence over the user and password before the host.
   for (const name of ['user', 'password']) parameters.delete(name)
   const rest = parameters.size > 0 ? `?${parameters}` : ''
-  return `${scheme}${encodeURIComponent(user)}:${encodeURIComponent(password)}@${place}${rest}`
+  return `${scheme}${encodeURIComponent(user)}:${encodeURIComponent(password)}@${hostAndPath}${rest}`
 }
 
-/** What the server keeps of a password by SCRAM-SHA-256 (RFC 5803). */
+/** The SCRAM-SHA-256 verifier that the server stores for a password (RFC 5803). */
 function scramVerifier(password: string, salt: Uint8Array): string {
   const salted = pbkdf2Sync(password, salt, SCRAM_ITERATIONS, 32, 'sha256')
   const keyOf = (text: string) => createHmac('sha256', salted).update(text).digest()

@@ -1,10 +1,10 @@
 import type { Sql } from './database.ts'
 
-/** One kind of thing in the catalogue, each row its definition as SQL, in an order that never changes. */
+/** A kind of database object. The query returns the definition of each object as SQL, in a stable order. */
 const SECTIONS: { title: string; query: string }[] = [
   {
-    title: 'Roles with rights here',
-    query: `with rights as (
+    title: 'Privileges',
+    query: `with privileges as (
         select 1 as kind, c.relname::text as name, c.relowner as owner, '' as columns, a.*
         from pg_class c, aclexplode(c.relacl) a where c.relnamespace = 'public'::regnamespace and c.relkind in ('r', 'p', 'v')
         union all
@@ -20,14 +20,14 @@ const SECTIONS: { title: string; query: string }[] = [
         where p.pronamespace = 'public'::regnamespace
       ), named as (
         select kind, name, columns, case grantee when 0 then 'public' else pg_get_userbyid(grantee)::text end as grantee,
-          lower(privilege_type) as right_name
-        from rights where grantee <> owner
+          lower(privilege_type) as privilege
+        from privileges where grantee <> owner
       ), whole as (
-        select kind, name, grantee, right_name, coalesce(' (' || string_agg(columns, ', ' order by columns)
+        select kind, name, grantee, privilege, coalesce(' (' || string_agg(columns, ', ' order by columns)
           filter (where columns <> '') || ')', '') as columns
-        from named group by kind, name, grantee, right_name, columns = ''
+        from named group by kind, name, grantee, privilege, columns = ''
       )
-      select format('grant %s on %s to %s;', string_agg(right_name || columns, ', ' order by right_name), name, grantee) as text
+      select format('grant %s on %s to %s;', string_agg(privilege || columns, ', ' order by privilege), name, grantee) as text
       from whole group by kind, name, grantee order by kind, name, grantee`,
   },
   {
@@ -119,9 +119,9 @@ const SECTIONS: { title: string; query: string }[] = [
   },
 ]
 
-/** The whole schema of a database as text to read and to compare; not meant to be run. */
+/** The schema of a database as text, for reading and comparison; it cannot be executed. */
 export async function dumpSchema(sql: Sql): Promise<string> {
-  const parts = ['-- Generated from the migrations by `npm run generate`: the whole database on one page.']
+  const parts = ['-- The schema of the database, generated from the migrations by `npm run generate`.']
   for (const { title, query } of SECTIONS) {
     const rows = await sql.unsafe<{ text: string }[]>(query)
     if (rows.length > 0) parts.push(`-- ${title}`, ...rows.map((row) => row.text.trim()))

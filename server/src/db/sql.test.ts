@@ -3,11 +3,11 @@ import { describe, test } from 'node:test'
 import fc from 'fast-check'
 import { compile, createQuery, type Statement } from './sql.ts'
 
-const sql = createQuery(() => assert.fail('nothing is executed here'))
+const sql = createQuery(() => assert.fail('no statement is executed here'))
 const compiled = (statement: unknown) => compile(statement as Statement<unknown>)
 
 describe('SQL templates', () => {
-  test('values become parameters, nested templates text', () => {
+  test('turns values into parameters and nested templates into text', () => {
     const window = sql`order by ordinal limit ${5}`
     assert.deepEqual(compiled(sql`select * from t where a = ${'x'} ${sql`and b = ${null}`} ${window}`), {
       text: 'select * from t where a = $1 and b = $2 order by ordinal limit $3',
@@ -15,7 +15,7 @@ describe('SQL templates', () => {
     })
   })
 
-  test('columns for an insert and for an update', () => {
+  test('expands columns for insert and update', () => {
     const fields = { a: 1, b: sql`now()`, c: sql.json([1]) }
     assert.deepEqual(compiled(sql`insert into t ${sql(fields)}`), {
       text: 'insert into t ("a", "b", "c") values ($1, now(), $2)',
@@ -27,12 +27,12 @@ describe('SQL templates', () => {
     })
   })
 
-  test('objects are JSON, arrays stay arrays, undefined is refused', () => {
+  test('encodes objects as JSON, keeps arrays, rejects undefined', () => {
     assert.deepEqual(compiled(sql`select ${{ a: 1 }}, ${['x']}`).values, ['{"a":1}', ['x']])
     assert.throws(() => compiled(sql`select ${undefined}`), TypeError)
   })
 
-  test('no value ever becomes syntax', () => {
+  test('never turns a value into SQL syntax', () => {
     fc.assert(
       fc.property(fc.string(), fc.string(), (value, name) => {
         const { text, values } = compiled(sql`select ${sql(name)} from t where a = ${value}`)

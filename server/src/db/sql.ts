@@ -1,32 +1,31 @@
 /**
- * SQL as tagged templates: every value becomes a parameter, so no text of a tenant can become syntax.
+ * SQL as tagged templates. Every value becomes a parameter, so that no value can become SQL syntax.
  *
- * A template that stands inside another is part of it; awaited, it runs. What may stand in a template besides values:
- * another template, `sql.json(value)`, `sql(columns)` after `insert into t` or `set`, and `sql('name')` for an
- * identifier.
+ * Awaiting a template executes it; a template inside another one becomes part of it. Besides values, a template can
+ * contain `sql.json(value)`, `sql(columns)` after `insert into t` or `set`, and `sql('name')` for an identifier.
  */
 
-/** Rows of a statement, with the number of rows that it touched and the word by which the server calls it. */
+/** The rows of a statement, with the number of affected rows and the command tag. */
 export type Rows<T> = T & { count: number; command: string }
-/** A statement as text with `$1…` and its parameters. */
+/** The text of a statement with `$1…`, and its parameters. */
 export type Compiled = { text: string; values: unknown[] }
 export type Execute = (compiled: Compiled) => Promise<Rows<unknown[]>>
 
-// biome-ignore lint/suspicious/noExplicitAny: a row whose type was not named
+// biome-ignore lint/suspicious/noExplicitAny: a row without a declared type
 type AnyRow = Record<string, any>
 
 export interface Query {
   // biome-ignore lint/suspicious/noExplicitAny: values are checked by the database
   <T extends readonly object[] = AnyRow[]>(strings: TemplateStringsArray, ...values: any[]): Statement<T>
-  /** Columns and their values for `insert into t ${…}` and `set ${…}`; a text: a quoted identifier. */
+  /** Columns and their values for `insert into t ${…}` and `set ${…}`; a string becomes a quoted identifier. */
   (columns: Record<string, unknown> | string): Columns | Identifier
-  /** A value for a json column, whatever it is; arrays above all, which would be arrays of SQL otherwise. */
+  /** A value for a json column. Without it, an array becomes an SQL array. */
   json(value: unknown): Json
-  /** A text of our own, with parameters; several statements when there are none. */
+  /** SQL text that contains no data, with parameters; without parameters, it can be several statements. */
   unsafe<T extends readonly object[] = AnyRow[]>(text: string, values?: unknown[]): Promise<Rows<T>>
 }
 
-/** Runs when it is awaited, once. */
+/** Executed once, when it is awaited. */
 export class Statement<T> implements PromiseLike<Rows<T>> {
   readonly strings: readonly string[]
   readonly values: readonly unknown[]
@@ -37,7 +36,7 @@ export class Statement<T> implements PromiseLike<Rows<T>> {
     this.values = values
     this.execute = execute
   }
-  // biome-ignore lint/suspicious/noThenProperty: being awaited is what runs it
+  // biome-ignore lint/suspicious/noThenProperty: awaiting a statement executes it
   then<A = Rows<T>, B = never>(
     resolve?: ((rows: Rows<T>) => A | PromiseLike<A>) | null,
     reject?: ((error: unknown) => B | PromiseLike<B>) | null,
@@ -45,7 +44,7 @@ export class Statement<T> implements PromiseLike<Rows<T>> {
     this.result ??= this.execute(compile(this)) as Promise<unknown> as Promise<Rows<T>>
     return this.result.then(resolve, reject)
   }
-  // biome-ignore lint/suspicious/noExplicitAny: as Promise.catch has it
+  // biome-ignore lint/suspicious/noExplicitAny: the same type as Promise.catch
   catch<B>(reject: (error: any) => B | PromiseLike<B>): Promise<Rows<T> | B> {
     return this.then(null, reject)
   }
@@ -70,7 +69,7 @@ class Identifier {
   }
 }
 
-/** The tag for one way of executing: a pool, or one connection. */
+/** Creates a template tag that executes on a pool or on one connection. */
 export function createQuery(execute: Execute): Query {
   const query = (first: TemplateStringsArray | Record<string, unknown> | string, ...values: unknown[]) => {
     if (typeof first === 'string') return new Identifier(first)
@@ -81,7 +80,7 @@ export function createQuery(execute: Execute): Query {
   return Object.assign(query, { json, unsafe }) as unknown as Query
 }
 
-/** The text and parameters of a statement with everything in it. Throws TypeError for `undefined`, which is a bug. */
+/** The text and parameters of a statement and the templates in it. Throws TypeError for `undefined`, which is a bug. */
 export function compile(statement: Pick<Statement<unknown>, 'strings' | 'values'>): Compiled {
   const values: unknown[] = []
   const parameter = (value: unknown): string => {

@@ -5,7 +5,7 @@ import { systemClock } from '../lib/clock.ts'
 import { silentLog } from '../lib/log.ts'
 import { startEmbeddedPostgres } from './embedded.ts'
 
-/** Starts a throw-away server for tests; durability is off, because a crash of the host loses the tests anyway. */
+/** Starts a temporary server for tests, without durability. */
 export async function startTestServer(): Promise<{ url: string; stop: () => Promise<void> }> {
   const dir = mkdtempSync(join(tmpdir(), 'cloudnexus-test-'))
   const settings = { fsync: 'off', synchronous_commit: 'off', max_connections: '300' }

@@ -1,17 +1,17 @@
-/** A database around whose transactions and statements something may happen, for tests of crashes between them. */
+/** A database with injected faults around transactions and statements, for tests of crashes between them. */
 import type { Sql } from './database.ts'
 import { type Compiled, type Query, Statement } from './sql.ts'
 
 export type SqlFaults = {
-  /** Around a transaction: `effect` runs and commits it, or, given `false`, does everything and rolls back. */
+  /** Wraps a transaction: `effect` runs and commits it; `effect(false)` runs it and rolls back. */
   transaction<T>(effect: (commits: boolean) => Promise<T>): Promise<T>
-  /** Around a statement outside of transactions; `effect` carries out this one, or another. */
+  /** Wraps a statement outside transactions; `effect` executes it, or another one. */
   statement<T>(compiled: Compiled, effect: (other?: Compiled) => Promise<T>): Promise<T>
 }
 
 class RolledBack extends Error {}
 
-/** The same connections, with these faults. */
+/** The same connections with injected faults. */
 export function faultySql(sql: Sql, faults: SqlFaults): Sql {
   const query = (first: TemplateStringsArray, ...values: unknown[]) => {
     const made = (sql as (...args: unknown[]) => unknown)(first, ...values)

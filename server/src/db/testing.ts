@@ -8,19 +8,19 @@ import { startTestServer } from './test-server.ts'
 import { assertNoSecrets } from './testing-canary.ts'
 
 export type TestDatabase = {
-  /** As the control plane has it: the engine's role, and by `as` that of tenants. */
+  /** As in the control plane: the engine's role, and with `as` the tenants' role. */
   sql: Sql
-  /** The owner's connections, for what a test prepares and looks at: no wall stands in their way. */
+  /** The owner's connections, without row-level security, to prepare and inspect data. */
   owner: Sql
-  /** The owner's connection string. */
+  /** Connection string of the owner. */
   url: string
-  /** Those of the two roles. */
+  /** Connection strings of the two roles. */
   urls: Record<Group, string>
 }
 
 /**
- * A fresh database for one test file, copied from a migrated template. The server is the one that the test command
- * started (TEST_DATABASE_URL); a file that is run alone starts its own.
+ * Creates a database for one test file, copied from a migrated template. It uses the server that the test command
+ * started (TEST_DATABASE_URL); a file that runs alone starts its own.
  */
 export async function createTestDatabase(options: { max?: number } = {}): Promise<TestDatabase> {
   const server = process.env.TEST_DATABASE_URL ?? (await ownServer())
@@ -31,7 +31,7 @@ export async function createTestDatabase(options: { max?: number } = {}): Promis
   const url = withDatabase(server, name)
   const max = options.max ?? 10
   const owner = connect({ url, max, name: 'test-owner' })
-  // By the database that all test files have in common: roles are the cluster's, and locks a database's.
+  // Through the database that all test files share: roles belong to the cluster, but locks to a database.
   const urls = await openRoles(admin, url, 'test', new Uint8Array(32))
   const sql = connect({ url: urls.cn_engine, max, name: 'test', tenants: { url: urls.cn_app, max } })
   owners.set(sql, owner)
@@ -45,12 +45,12 @@ export async function createTestDatabase(options: { max?: number } = {}): Promis
 }
 
 const owners = new WeakMap<Sql, Sql>()
-/** The owner's connections to the database of these. */
+/** The owner's connections to the same database. */
 export const ownerOf = (sql: Sql): Sql => owners.get(sql)!
 
 let stopOwn: (() => Promise<void>) | undefined
 const cleanups: (() => Promise<void>)[] = []
-// Registered when this file is loaded, so that it runs after all tests of the file and not after the first.
+// Registered when this file is loaded, so that it runs after all tests of the test file and not after the first.
 after(async () => {
   for (const cleanup of cleanups) await cleanup()
   await stopOwn?.()
@@ -63,7 +63,7 @@ async function ownServer(): Promise<string> {
   return server.url
 }
 
-/** Makes the template once per content of the migrations; test files race for it under an advisory lock. */
+/** Creates the template once for each content of the migrations, under an advisory lock. */
 async function ensureTemplate(server: string): Promise<string> {
   const digest = createHash('sha256').update(JSON.stringify(migrationFiles())).digest('hex').slice(0, 12)
   const name = `template_${digest}`

@@ -11,21 +11,21 @@ export type BannerFacts = {
   database: string
   limits: Limits
   public_addresses: string
-  /** Port of a machine's ssh server on its public address. */
+  /** Port of a machine's SSH server on its public IP address. */
   ssh_port: number
   credentials_file: string
   ssh_key_file: string
   seconds: number
 }
 
-/** One screen: where things are, what this host can do, and a line that makes a first instance. */
+/** The text that a start prints: URLs and files, the capacity of this host, and a command that creates an instance. */
 export function banner(facts: BannerFacts): string {
   const { config, hypervisor, limits } = facts
   const url = config.public_url
   const rows: [string, string][] = [
     ['API', url],
     ['Console', `${url}/console`],
-    ['Documents', `${url}/openapi.json`],
+    ['API description', `${url}/openapi.json`],
     ...remoteNote(config),
     ['Keys', facts.credentials_file],
     ['Region', config.region.id],
@@ -35,11 +35,11 @@ export function banner(facts: BannerFacts): string {
     ['Capacity', `${limits.vcpus} vCPUs, ${gib(limits.memory_bytes)} memory, ${gib(limits.disk_bytes)} disk`],
     ...config.plans.flatMap((plan) => planNote(plan, limits)),
     [
-      'Addresses',
+      'Public addresses',
       `${facts.public_addresses}${isLoopback(facts.public_addresses.split('/')[0]!) ? ', reachable from this host' : ''}`,
     ],
-    ['Log in', sshLine(facts)],
-    ['Webhooks', `to the public internet by https${config.webhook_allow.map((range) => ` and to ${range}`).join('')}`],
+    ['SSH', sshLine(facts)],
+    ['Webhooks', `to the public internet by HTTPS${config.webhook_allow.map((range) => ` and to ${range}`).join('')}`],
     ['Images', `from the public internet${config.image_allow.map((range) => ` and ${range}`).join('')}`],
   ]
   const width = Math.max(...rows.map(([name]) => name.length))
@@ -49,17 +49,17 @@ export function banner(facts: BannerFacts): string {
     '',
     ...rows.map(([name, text]) => `  ${name.padEnd(width)}  ${text}`),
     '',
-    'A first instance:',
+    'To create an instance:',
     '',
     firstInstance(facts),
     '',
-    'Ctrl-C stops the control plane; machines run on, and the next start adopts them.',
+    'Ctrl-C stops the control plane. Machines keep running, and the next start adopts them.',
     '',
     '',
   ].join('\n')
 }
 
-/** A command that works when it is pasted; it reads the key from its file instead of showing it. */
+/** A shell command that creates an instance. It reads the API key from its file, so that the key is not printed. */
 export function firstInstance({ config, credentials_file }: BannerFacts): string {
   const body = {
     region: config.region.id,
@@ -82,12 +82,12 @@ function sshLine({ ssh_key_file, ssh_port }: BannerFacts): string {
 }
 
 function planNote(plan: Plan, limits: Limits): [string, string][] {
-  const lacking = [
+  const exceeded = [
     plan.vcpus > limits.vcpus ? 'vCPUs' : '',
     plan.memory_bytes + MACHINE_OVERHEAD_BYTES > limits.memory_bytes ? 'memory' : '',
     plan.disk_bytes > limits.disk_bytes ? 'disk' : '',
   ].filter((name) => name !== '')
-  return lacking.length === 0 ? [] : [['', `too little ${lacking.join(' and ')} for ${plan.id}`]]
+  return exceeded.length === 0 ? [] : [['', `not enough ${exceeded.join(' and ')} for ${plan.id}`]]
 }
 
 function remoteNote(config: Config): [string, string][] {
@@ -95,7 +95,7 @@ function remoteNote(config: Config): [string, string][] {
   return [
     [
       '',
-      `listening on ${isIP(config.host) === 6 ? `[${config.host}]` : config.host}:${config.port} without TLS; --public-url sets the address in links`,
+      `listening on ${isIP(config.host) === 6 ? `[${config.host}]` : config.host}:${config.port} without TLS; --public-url sets the base URL of links`,
     ],
   ]
 }
@@ -104,7 +104,7 @@ function gib(bytes: number): string {
   return `${(bytes / 2 ** 30).toFixed(1)} GiB`
 }
 
-/** For a POSIX shell: as it is when it is plain, else in single quotes. */
+/** Quotes a word for a POSIX shell, where needed. */
 export function quote(text: string): string {
   return /^[\w./:@%+=,-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`
 }

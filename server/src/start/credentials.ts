@@ -3,12 +3,12 @@ import { isWellFormed, newKey } from '../keys/format.ts'
 import type { Random } from '../lib/random.ts'
 import { readFileOrNull, writePrivateFile } from './files.ts'
 
-/** How the first project is reached; the only place where its keys are written down. */
+/** URLs and API keys of the first project. No other file contains these keys. */
 export type Credentials = { api_url: string; console_url: string; docs_url: string; live_key: string; test_key: string }
 
 /**
- * Writes <data-dir>/credentials.json with the addresses of this start and the keys that it has, or new ones. The file
- * comes before the database: a key that was stored, but written down nowhere, would be of no use to anybody.
+ * Writes <data-dir>/credentials.json with the URLs of this start and the keys that the file has, or new ones. It is
+ * written before the keys are stored in the database, because a stored key without its file could not be used.
  */
 export function openCredentials(dataDir: string, publicUrl: string, random: Random): Credentials & { file: string } {
   const file = join(dataDir, 'credentials.json')

@@ -6,11 +6,11 @@ import { INSTALLATION_FILE } from './installation.ts'
 const GIB = 2 ** 30
 const FIRST_START_BYTES = 2 * GIB
 const LATER_START_BYTES = GIB / 4
-/** What may be in a folder before our first start: configuration, prepared images, traces of a start that was cut short. */
+/** Files allowed before the first start: configuration, prepared images, and remains of an interrupted start. */
 const ALLOWED_BEFORE = /^(config\.json|images|lock|lost\+found|installation\.json\.new)$/
 
 /**
- * Makes the data directory, or finds it; refuses one that is something else's, because teardown will remove it.
+ * Opens or creates the data directory. Rejects a folder with other files, because teardown removes the data directory.
  * @returns its real path, without symbolic links
  */
 export function openDataDir(given: string): string {
@@ -20,20 +20,20 @@ export function openDataDir(given: string): string {
     const entries = readdirSync(folder)
     if (!entries.includes(INSTALLATION_FILE) && entries.some((name) => !ALLOWED_BEFORE.test(name))) {
       throw new StartupError(
-        `${folder} is not empty and not a CloudNexus data directory. Give a new one by --data-dir.`,
+        `${folder} is not empty and is not a CloudNexus data directory. Set another one with --data-dir.`,
       )
     }
     return folder
   } catch (error) {
     if (error instanceof StartupError) throw error
     const reason = (error as NodeJS.ErrnoException).code
-    throw new StartupError(`The data directory ${given} cannot be used (${reason}). Give another one by --data-dir.`)
+    throw new StartupError(`Cannot use the data directory ${given} (${reason}). Set another one with --data-dir.`)
   }
 }
 
-/** With its parents. Node's own `recursive` never returns where the system says ENOENT for a name that cannot be, as /proc does. */
+/** Creates a folder and its parents. Node's own `recursive` never returns for paths below /proc, which give ENOENT. */
 function makeFolder(folder: string): void {
-  // Users of machines must be able to walk through what root has made.
+  // The users that machines run as must be able to traverse folders that root has created.
   const mode = process.getuid?.() === 0 ? 0o711 : 0o700
   try {
     mkdirSync(folder, { mode })
@@ -46,7 +46,7 @@ function makeFolder(folder: string): void {
   }
 }
 
-/** Refuses a disk that is too full to start on. */
+/** Throws a StartupError if the disk has too little free space. */
 export function checkDiskSpace(folder: string): void {
   const first = !readdirSync(folder).includes(INSTALLATION_FILE)
   const needed = first ? FIRST_START_BYTES : LATER_START_BYTES
@@ -54,11 +54,11 @@ export function checkDiskSpace(folder: string): void {
   if (free >= needed) return
   const mib = (bytes: number) => `${Math.floor(bytes / 2 ** 20)} MiB`
   throw new StartupError(
-    `Too little disk: ${join(folder, '/')} has ${mib(free)} free, ${first ? 'a first start' : 'a start'} needs ${mib(needed)}. Make room, or give another --data-dir.`,
+    `Not enough disk space: ${join(folder, '/')} has ${mib(free)} free, ${first ? 'a first start' : 'a start'} requires ${mib(needed)}. Free some space, or set another --data-dir.`,
   )
 }
 
-/** Bytes that this user may still write where the folder is. */
+/** Bytes that this user can still write on the file system of the folder. */
 export function freeBytes(folder: string): number {
   const { bavail, bsize } = statfsSync(folder)
   return bavail * bsize

@@ -1,4 +1,4 @@
-/** How the database is opened: by a superuser, by a role that may make roles, by three roles, and what is refused. */
+/** Opening the database as a superuser, as a role with CREATEROLE and as three roles, and what is rejected. */
 import assert from 'node:assert/strict'
 import { createHmac } from 'node:crypto'
 import { chmodSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
@@ -19,7 +19,7 @@ import { openFirstProject } from './first-project.ts'
 
 const log = silentLog
 const clock = systemClock
-/** A server as an operator has it: a superuser who comes by the socket, and everybody else by password. */
+/** A server like an operator's: the superuser connects through the socket, all other roles with a password. */
 let server: EmbeddedPostgres
 let admin: Sql
 const dir = mkdtempSync(join(tmpdir(), 'cloudnexus-roles-'))
@@ -38,7 +38,7 @@ after(async () => {
 })
 
 let made = 0
-/** A database of its own and who owns it. */
+/** Creates a database and its owner. */
 async function ownedDatabase(attributes: string): Promise<{ name: string; owner: string; url: string }> {
   const name = `db_${made++}`
   const owner = `owner_${name}`
@@ -63,7 +63,7 @@ async function refusal(urls: Partial<Config>, id?: string): Promise<string> {
   assert.doesNotMatch(error.message, /p@ss|p%40ss/)
   return error.message
 }
-/** A first start's writes by the owner, then what a request does, and what it must not. */
+/** Asserts that the first start's writes, permitted reads and rejected ones behave as expected. */
 async function assertWorks(database: Awaited<ReturnType<typeof open>>): Promise<void> {
   const { owner, sql } = database
   await openFirstProject(owner, systemRandom, {
@@ -77,7 +77,7 @@ async function assertWorks(database: Awaited<ReturnType<typeof open>>): Promise<
   for (const { id } of environments) {
     const subnets = await sql.as(id)<{ environment_id: string }[]>`select environment_id from subnets`
     assert.deepEqual([...subnets], [{ environment_id: id }])
-    // Functions that see across tenants run as the owner, who is no superuser here.
+    // Functions that span tenants run as the owner, which is not a superuser here.
     assert.ok((await sql.as(id)<{ n: number }[]>`select free_subnet_segment() as n`)[0]!.n > 0)
     assert.equal((await sql.as(id)`select * from used_capacity('us-east-1', null, 0)`).count, 1)
   }
@@ -85,7 +85,7 @@ async function assertWorks(database: Awaited<ReturnType<typeof open>>): Promise<
 }
 
 describe('opening the database', { timeout: 120_000 }, () => {
-  test('a role that can neither make roles nor find them made is refused in one line that says what to run', async () => {
+  test('rejects a role that cannot create roles, in one line with the statements to run', async () => {
     const { url, owner } = await ownedDatabase('')
     const said = await refusal({ database_url: url })
     assert.match(said, new RegExp(`alter role "${owner}" createrole;.*DATABASE_APP_URL and DATABASE_ENGINE_URL`))
@@ -94,7 +94,7 @@ describe('opening the database', { timeout: 120_000 }, () => {
     await check.end()
   })
 
-  test('a role with CREATEROLE makes them; the passwords hold, and no log has them', async () => {
+  test('creates the roles with CREATEROLE, and keeps their passwords out of the log', async () => {
     const { url } = await ownedDatabase('createrole')
     const database = await open({ database_url: url })
     await assertWorks(database)
@@ -112,36 +112,36 @@ describe('opening the database', { timeout: 120_000 }, () => {
     const again = await open({ database_url: url })
     await again.stop(1_000)
     const other = await open({ database_url: url }, 'aaaa', 2)
-    assert.equal((await other.sql.as('env_x')`select 1`).count, 1, 'a secret that was lost is replaced')
+    assert.equal((await other.sql.as('env_x')`select 1`).count, 1, 'a lost secret is replaced')
     await other.stop(1_000)
 
-    // The groups are that role's now; another owner, of another database, is told what lacks.
+    // The first owner created the groups; the owner of another database needs a grant.
     const second = await ownedDatabase('createrole')
     const said = await refusal({ database_url: second.url }, 'bbbb')
     assert.match(said, new RegExp(`grant cn_app, cn_engine to "${second.owner}" with admin option;`))
     await admin.unsafe(`grant cn_app, cn_engine to ${second.owner} with admin option`)
-    const neighbour = await open({ database_url: second.url }, 'bbbb')
-    await assertWorks(neighbour)
-    await neighbour.stop(1_000)
+    const secondDatabase = await open({ database_url: second.url }, 'bbbb')
+    await assertWorks(secondDatabase)
+    await secondDatabase.stop(1_000)
   })
 
-  test('a superuser needs nothing more', async () => {
+  test('works with a superuser', async () => {
     await admin.unsafe('create database super')
     const database = await open({ database_url: server.url('super') }, 'cccc')
     await assertWorks(database)
     await database.stop(1_000)
   })
 
-  test('three roles that the operator made', async () => {
+  test('works with three roles that the operator created, and rejects unsuitable ones', async () => {
     const { url, name } = await ownedDatabase('')
-    await admin.unsafe(`create role theirs_app login password 'p@ss' in role cn_app`)
-    await admin.unsafe(`create role theirs_engine login password 'p@ss' in role cn_engine`)
+    await admin.unsafe(`create role custom_app login password 'p@ss' in role cn_app`)
+    await admin.unsafe(`create role custom_engine login password 'p@ss' in role cn_engine`)
     const as = (role: string) => withLogin(server.url(name), role, 'p@ss')
-    const database_app_url = as('theirs_app')
-    const database_engine_url = as('theirs_engine')
+    const database_app_url = as('custom_app')
+    const database_engine_url = as('custom_engine')
     const database = await open({ database_url: url, database_app_url, database_engine_url })
     await assertWorks(database)
-    assert.equal((await database.sql`select current_user as u`)[0]!.u, 'theirs_engine')
+    assert.equal((await database.sql`select current_user as u`)[0]!.u, 'custom_engine')
     await database.stop(1_000)
 
     const swapped = await refusal({
@@ -150,20 +150,20 @@ describe('opening the database', { timeout: 120_000 }, () => {
     assert.match(swapped, /DATABASE_ENGINE_URL is not in cn_engine/)
     const owning = await refusal({ database_url: url, database_app_url: url, database_engine_url })
     assert.match(owning, /DATABASE_APP_URL owns tables/)
-    await admin.unsafe(`create role theirs_bypass login bypassrls password 'p@ss' in role cn_app`)
-    const bypassing = await refusal({ database_url: url, database_app_url: as('theirs_bypass'), database_engine_url })
+    await admin.unsafe(`create role custom_bypass login bypassrls password 'p@ss' in role cn_app`)
+    const bypassing = await refusal({ database_url: url, database_app_url: as('custom_bypass'), database_engine_url })
     assert.match(bypassing, /DATABASE_APP_URL bypasses row-level security/)
-    await admin.unsafe(`create role theirs_both login password 'p@ss' in role cn_app, cn_engine`)
-    const both = await refusal({ database_url: url, database_app_url: as('theirs_both'), database_engine_url })
-    assert.match(both, /is in cn_engine too/)
+    await admin.unsafe(`create role custom_both login password 'p@ss' in role cn_app, cn_engine`)
+    const both = await refusal({ database_url: url, database_app_url: as('custom_both'), database_engine_url })
+    assert.match(both, /is also in cn_engine/)
     const wrong = await refusal({
       ...{ database_url: url, database_engine_url },
-      database_app_url: withLogin(server.url(name), 'theirs_app', 'wrong'),
+      database_app_url: withLogin(server.url(name), 'custom_app', 'wrong'),
     })
-    assert.match(wrong, /by DATABASE_APP_URL/)
+    assert.match(wrong, /with DATABASE_APP_URL/)
   })
 
-  test('a login goes before the host, and wins over what the query says', () => {
+  test('replaces user and password before the host and in the query', () => {
     const cases = [
       ['postgres://cloudnexus@/db?host=%2Frun', 'postgres://a:p%2F@/db?host=%2Frun'],
       ['postgresql://u:p@db.example:5432/db?sslmode=require', 'postgresql://a:p%2F@db.example:5432/db?sslmode=require'],

@@ -2,35 +2,35 @@ import type { Config } from '../config.ts'
 import { connect, type Sql } from '../db/database.ts'
 import { type EmbeddedPostgres, startEmbeddedPostgres } from '../db/embedded.ts'
 import { migrate } from '../db/migrate.ts'
-import { type Group, groupsExist, missingRights, openRoles, unfitness } from '../db/roles.ts'
+import { type Group, groupsExist, missingPrivileges, openRoles, roleMisconfiguration } from '../db/roles.ts'
 import type { Clock } from '../lib/clock.ts'
 import { StartupError } from '../lib/errors.ts'
 import type { Log } from '../lib/log.ts'
 
 const NAME = 'cloudnexus'
-/** Unique constraints that treat nulls as equal came with it. */
+/** The first version with UNIQUE NULLS NOT DISTINCT. */
 const OLDEST_VERSION = 15
-/** Requests and steps; beside them the engine's own statements, which are short, and the first start's few. */
+/** Requests and reconcile passes use the tenant connections; the engine's own statements are short. */
 const TENANT_CONNECTIONS = 40
 const ENGINE_CONNECTIONS = 20
 const OWNER_CONNECTIONS = 2
 
 export type Database = {
-  /** The engine's role, and by `as` that of tenants. */
+  /** The engine's role, and with `as` the tenants' role. */
   sql: Sql
-  /** Who owns the tables, for what is made at start; to be ended then. */
+  /** The owner of the tables, for writes at start. The caller ends it after them. */
   owner: Sql
-  /** For the banner: what it is and where, without a password. */
+  /** Version and location for the banner, without a password. */
   description: string
-  /** Closes the connections and, when it is ours, ends the server in order. */
+  /** Closes the connections and stops the embedded server. */
   stop(deadlineMs: number): Promise<void>
 }
 
 type Settings = Pick<Config, 'database_url' | 'database_app_url' | 'database_engine_url' | 'data_dir' | 'run_dir'>
-/** Whose login roles they are, and the secret of their passwords. */
+/** The installation whose login roles they are, and the secret of their passwords. */
 type Logins = { installation_id: string; database_key: Uint8Array }
 
-/** Opens the embedded server or the given one, brings the schema up to this release, and checks the roles. */
+/** Opens the embedded server or the given one, runs the migrations and checks the roles. */
 export async function openDatabase(
   settings: Settings,
   logins: Logins,
@@ -48,9 +48,9 @@ export async function openDatabase(
   }
   try {
     const version = await serverVersion(owner, given)
-    await checkRights(owner, settings)
+    await checkPrivileges(owner, settings)
     const count = await migrate(owner)
-    if (count > 0) log.info({ migrations: count }, 'the database schema is up to date')
+    if (count > 0) log.info({ migrations: count }, 'migrated the database')
     const urls = await urlsOf(owner, url, settings, logins)
     const tenants = { url: urls.cn_app, max: TENANT_CONNECTIONS }
     sql = connect({ url: urls.cn_engine, max: ENGINE_CONNECTIONS, name: NAME, tenants })
@@ -68,12 +68,12 @@ export async function openDatabase(
   }
 }
 
-/** Refuses an owner that can neither make the roles nor finds them made, before anything is written. */
-async function checkRights(owner: Sql, { database_app_url }: Settings): Promise<void> {
-  const missing = await missingRights(owner)
+/** Rejects, before any write, an owner that cannot create the roles if they do not exist. */
+async function checkPrivileges(owner: Sql, { database_app_url }: Settings): Promise<void> {
+  const missing = await missingPrivileges(owner)
   if (missing === null || (database_app_url !== null && (await groupsExist(owner)))) return
   throw new StartupError(
-    `The role of DATABASE_URL may not make the roles that keep tenants apart. Run as a superuser: ${missing} Or make them yourself and give DATABASE_APP_URL and DATABASE_ENGINE_URL too; the README says how.`,
+    `The role of DATABASE_URL cannot create the roles that keep tenants apart. Run as a superuser: ${missing} Or create the roles and set DATABASE_APP_URL and DATABASE_ENGINE_URL; see README.md.`,
   )
 }
 
@@ -83,14 +83,14 @@ async function urlsOf(owner: Sql, url: string, settings: Settings, logins: Login
   return openRoles(owner, url, logins.installation_id, logins.database_key)
 }
 
-/** Refuses a role that the wall does not hold, or that cannot do its work. */
+/** Rejects a role that row-level security does not apply to, or that cannot use its tables. */
 async function checkRole(sql: Sql, group: Group, setting: string): Promise<void> {
-  const reason = await unfitness(sql, group).catch((error: Error & { code?: string }) => {
-    throw new StartupError(`The database cannot be used by ${setting} (${error.code ?? error.message}). Check it.`)
+  const reason = await roleMisconfiguration(sql, group).catch((error: Error & { code?: string }) => {
+    throw new StartupError(`Cannot open the database with ${setting} (${error.code ?? error.message}). Check the URL.`)
   })
   if (reason === null) return
   throw new StartupError(
-    `The role of ${setting} ${reason}. Give one that is in ${group} alone, owns no table and has no BYPASSRLS.`,
+    `The role of ${setting} ${reason}. Use a role that is only in ${group}, owns no table and has no BYPASSRLS.`,
   )
 }
 
@@ -109,14 +109,16 @@ async function serverVersion(sql: Sql, given: string | null): Promise<string> {
     select current_setting('server_version_num')::int as number,
       split_part(current_setting('server_version'), ' ', 1) as version`.catch((error: Error & { code?: string }) => {
     if (!given) throw error
-    const reason = error.code === '3D000' ? 'there is no such database; create it' : (error.code ?? error.message)
-    throw new StartupError(`The database at ${locationOf(given)} cannot be used: ${reason}. Check DATABASE_URL.`)
+    const reason = error.code === '3D000' ? 'the database does not exist; create it' : (error.code ?? error.message)
+    throw new StartupError(`Cannot open the database at ${locationOf(given)}: ${reason}. Check DATABASE_URL.`)
   })
   if (row!.number >= OLDEST_VERSION * 10_000) return row!.version
-  throw new StartupError(`DATABASE_URL names a PostgreSQL ${row!.version}; ${OLDEST_VERSION} or newer is needed.`)
+  throw new StartupError(
+    `DATABASE_URL is a PostgreSQL ${row!.version}; version ${OLDEST_VERSION} or newer is required.`,
+  )
 }
 
-/** Host and database of a connection string, never user or password. */
+/** Host and database of a connection string, without user and password. */
 export function locationOf(url: string): string {
   const parsed = new URL(url.replace('@/', '@localhost/'))
   return `${parsed.searchParams.get('host') ?? parsed.host}${parsed.pathname}`

@@ -1,7 +1,7 @@
 import { closeSync, fsyncSync, openSync, readFileSync, renameSync, writeFileSync } from 'node:fs'
 import { dirname } from 'node:path'
 
-/** Replaces a file at once, readable by its owner only: a crash leaves the old content or the new, never half. */
+/** Writes a file atomically, readable only by its owner: after a crash it has the old or the new content. */
 export function writePrivateFile(file: string, content: string): void {
   const temporary = `${file}.new`
   const handle = openSync(temporary, 'w', 0o600)
@@ -14,7 +14,7 @@ export function writePrivateFile(file: string, content: string): void {
   closeSync(folder)
 }
 
-/** The content of a file, or null when there is none. */
+/** The content of a file, or null if it does not exist. */
 export function readFileOrNull(file: string): string | null {
   try {
     return readFileSync(file, 'utf8')

@@ -30,7 +30,7 @@ describe('the first project', () => {
       (select jsonb_agg(k.digest order by id) from api_keys k) as keys,
       (select jsonb_agg(s order by environment_id) from ssh_keys s) as ssh_keys`
 
-  test('is made once, also by two starts at the same time', async () => {
+  test('is created once, also by concurrent starts', async () => {
     await Promise.all([1, 2, 3].map(() => openFirstProject(owner, systemRandom, project)))
     const first = await everything()
     await openFirstProject(owner, systemRandom, project)
@@ -47,7 +47,7 @@ describe('the first project', () => {
     )
   })
 
-  test('its keys work, and one that was revoked does not come back', async () => {
+  test('has working keys, and a revoked key stays revoked', async () => {
     const keys = createKeyLookup({ sql, clock: systemClock, pepper: project.pepper })
     assert.equal((await keys.find(project.keys.live))?.mode, 'live')
     assert.equal((await keys.find(project.keys.test))?.mode, 'test')
@@ -57,7 +57,7 @@ describe('the first project', () => {
     assert.equal(await fresh.find(project.keys.live), null)
   })
 
-  test('other public addresses replace the range and keep what is handed out', async () => {
+  test('a changed range replaces the old one and keeps reserved addresses', async () => {
     await owner`insert into addresses (pool_id, address, instance_id, environment_id)
       select 'public:live:us-east-1', '127.71.50.9', 'inst_a', id from environments where mode = 'live'`
     await openFirstProject(owner, systemRandom, { ...project, public_addresses: '203.0.113.0/28' })
@@ -66,7 +66,7 @@ describe('the first project', () => {
     assert.equal((await owner`select from addresses`).count, 1)
   })
 
-  test('a renamed region gets a default subnet of its own', async () => {
+  test('a renamed region gets its own default subnet', async () => {
     await openFirstProject(owner, systemRandom, { ...project, region: 'home' })
     const rows = await owner<{ id: string }[]>`select id from subnets where region = 'home'`
     assert.equal(rows.length, 2)

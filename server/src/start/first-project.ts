@@ -1,7 +1,7 @@
 /**
- * What a fresh installation begins with: the installation's own environment, the pool of public addresses, and a project
- * with keys for everything and the operator's ssh key. Each statement can be repeated, so a start that was cut short is
- * completed by the next one; what the user has changed since stays as it is.
+ * The initial rows of an installation: the system environment, the pool of public IP addresses, and a project with keys
+ * that have all scopes and the operator's SSH key. Each statement is idempotent, so that a start completes what an
+ * interrupted one began. Later changes of a user stay.
  */
 import type { Sql, Transaction } from '../db/database.ts'
 import { SCOPES } from '../keys/scopes.ts'
@@ -14,7 +14,7 @@ export const SYSTEM_ENVIRONMENT = 'env_system'
 
 export type FirstProject = {
   region: string
-  /** Range of the live instances' public addresses. */
+  /** Range for the public IP addresses of live instances. */
   public_addresses: string
   keys: Record<'live' | 'test', string>
   pepper: Uint8Array
@@ -22,7 +22,7 @@ export type FirstProject = {
   ssh_public_key: string
 }
 
-/** Makes what is missing, in one transaction. */
+/** Creates missing rows, in one transaction. */
 export async function openFirstProject(sql: Sql, random: Random, first: FirstProject): Promise<void> {
   await sql.begin(async (tx) => {
     await tx`lock table projects in share row exclusive mode`
@@ -41,10 +41,10 @@ export async function openFirstProject(sql: Sql, random: Random, first: FirstPro
   })
 }
 
-/** Only into an environment without any ssh key: one that the user has removed does not come back. */
+/** Inserts the key only if the environment has none; in an environment with other keys, a deleted key stays deleted. */
 async function openSshKeyRow(tx: Transaction, random: Random, environment: string, text: string): Promise<void> {
   const key = parsePublicKey(text)
-  if ('message' in key) throw new Error(`the ssh key of the data directory ${key.message}`)
+  if ('message' in key) throw new Error(`the SSH key of the data directory ${key.message}`)
   await tx`
     insert into ssh_keys (environment_id, id, name, public_key, fingerprint, is_default, created_at)
     select ${environment}, ${newId('ssh', random)}, 'cloudnexus', ${key.line}, ${key.fingerprint}, true,

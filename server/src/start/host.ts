@@ -6,20 +6,20 @@ import type { Installation } from './installation.ts'
 
 const MIB = 2 ** 20
 const GIB = 2 ** 30
-/** Beside the plan's memory, what one machine costs its host. */
+/** Host memory that a machine uses in addition to the memory of its plan. */
 export const MACHINE_OVERHEAD_BYTES = 128 * MIB
 
 export type HostFacts = { cores: number; memory_bytes: number; free_disk_bytes: number }
 export type Limits = { vcpus: number; memory_bytes: number; disk_bytes: number }
 
-/** What this host has. */
+/** The resources of this host. */
 export function hostFacts(dataDir: string): HostFacts {
   return { cores: availableParallelism(), memory_bytes: totalmem(), free_disk_bytes: freeBytes(dataDir) }
 }
 
 /**
- * What instances may take of the host together. Unless configured, an eighth of the memory (at least 512 MiB) stays
- * with the host; disks are thin, so four times the free space may be promised.
+ * The capacity of the host for all instances together. By default, an eighth of the memory (at least 512 MiB) is reserved
+ * for the host, and four times the free disk space can be allocated, because disks are sparse.
  */
 export function limitsOf(capacity: Settings['capacity'], host: HostFacts): Limits {
   const reserve = Math.max(GIB / 2, Math.floor(host.memory_bytes / 8))
@@ -31,8 +31,8 @@ export function limitsOf(capacity: Settings['capacity'], host: HostFacts): Limit
 }
 
 /**
- * The first of the user ids that machines run as; null when we are not root, or in a user namespace (a container) that
- * lacks these ids: then they run as we do.
+ * The first of the user IDs that machines run as. Null without root, or in a user namespace (a container) without these
+ * IDs: machines then run as the user of the control plane.
  */
 export function machineUid(
   { first_machine_uid }: Pick<Installation, 'first_machine_uid'>,

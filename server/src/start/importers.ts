@@ -4,7 +4,7 @@ import { killLeftovers } from '../images/importer/children.ts'
 import { runningImporter } from '../images/process.ts'
 import { signal } from '../lib/processes.ts'
 
-/** Ends the image importers of a data directory that still run, and whatever they have started. */
+/** Kills the running image importers of a data directory and the processes that they started. */
 export async function endImporters(dataDir: string): Promise<void> {
   const folder = join(dataDir, 'imports')
   if (!existsSync(folder)) return

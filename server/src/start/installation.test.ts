@@ -23,16 +23,16 @@ function freshFolder(): string {
 }
 
 describe('the data directory', () => {
-  test('is made with its parents, closed to others', () => {
+  test('is created with its parents, closed to other users', () => {
     assert.equal(statSync(freshFolder()).mode & 0o066, 0)
   })
 
-  test('is refused when it holds something else, cannot be, or is a file', () => {
-    const strange = join(root, 'strange')
-    mkdirSync(strange)
-    writeFileSync(join(strange, 'letter.txt'), 'dear')
+  test('is rejected when it has other files, cannot be created, or is a file', () => {
+    const other = join(root, 'other')
+    mkdirSync(other)
+    writeFileSync(join(other, 'letter.txt'), 'text')
     writeFileSync(join(root, 'file'), '')
-    for (const folder of [strange, '/proc/none/here', join(root, 'file')]) {
+    for (const folder of [other, '/proc/none/here', join(root, 'file')]) {
       assert.throws(() => openDataDir(folder), StartupError)
     }
   })
@@ -52,7 +52,7 @@ describe('the data directory', () => {
     }
   })
 
-  test('of a newer version or damaged is refused in one line', () => {
+  test('of a newer version or damaged is rejected in one line', () => {
     for (const text of ['{"format": 2}', '{}', 'nonsense', '{"format":"1"}']) {
       assert.throws(
         () => parseInstallation('installation.json', text),
@@ -63,7 +63,7 @@ describe('the data directory', () => {
     }
   })
 
-  test('belongs to one control plane, until that one is gone, however it ended', async () => {
+  test('is locked by one control plane until that process ends, also by SIGKILL', async () => {
     const folder = freshFolder()
     const lock = JSON.stringify(join(import.meta.dirname, 'lock.ts'))
     const script = `const { lockDataDir } = await import(${lock})
@@ -81,8 +81,8 @@ describe('the data directory', () => {
   })
 })
 
-describe('numbers of an installation', () => {
-  test('its loopback block is the next free one, never outside 127.64.0.0/10', () => {
+describe('the numbers of an installation', () => {
+  test('its loopback block is the next free one in 127.64.0.0/10', () => {
     const taken = new Set<string>()
     for (let i = 0; i < 300; i++) {
       const block = freeBlock('abc', taken)
@@ -92,7 +92,7 @@ describe('numbers of an installation', () => {
     }
   })
 
-  test('listeners are read out of the kernel’s table', () => {
+  test('listeners are parsed from /proc/net/tcp', () => {
     const table = `  sl  local_address rem_address   st tx_queue
    0: 0100007F:1F90 00000000:0000 0A 00000000:00000000
    1: 05324 00000000:0000 0A
@@ -102,7 +102,7 @@ describe('numbers of an installation', () => {
     assert.deepEqual(parseListeners(table), ['127.0.0.0/24', '127.71.50.0/24'])
   })
 
-  test('ports and user ids of all ids stay in their ranges', () => {
+  test('ports and user IDs stay in their ranges', () => {
     const random = seededRandom(1)
     for (let i = 0; i < 50; i++) {
       const made = openInstallation(freshFolder(), random, new Date(0))
@@ -112,7 +112,7 @@ describe('numbers of an installation', () => {
     }
   })
 
-  test('machines have users of their own only where root has those ids', () => {
+  test('machines have their own users only if root has those user IDs', () => {
     const uid = { first_machine_uid: 1_900_000_000 }
     assert.equal(machineUid(uid, true, '0 0 4294967295'), 1_900_000_000)
     assert.equal(machineUid(uid, false, '0 0 4294967295'), null)
@@ -120,7 +120,7 @@ describe('numbers of an installation', () => {
   })
 })
 
-test('a run folder is only ours when it says so and is no link', () => {
+test('a run folder belongs to an installation only if its file says so and it is not a symbolic link', () => {
   const folder = join(root, 'run')
   mkdirSync(folder)
   assert.equal(isRunDirOf(folder, 'a'), false)

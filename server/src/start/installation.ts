@@ -1,6 +1,6 @@
 /**
- * What makes this installation itself, decided once and kept in <data-dir>/installation.json: its id, and from the id
- * the names and numbers that several installations on one host would otherwise fight for.
+ * The identity of this installation, created once in <data-dir>/installation.json: its ID, and the names and numbers
+ * derived from it, so that several installations on one host do not conflict.
  */
 import { createHash } from 'node:crypto'
 import { readFileSync } from 'node:fs'
@@ -15,22 +15,22 @@ const FORMAT = 1
 const ID_LETTERS = 'abcdefghijklmnopqrstuvwxyz0123456789'
 
 export type Installation = {
-  /** Of the files in the data directory; a release refuses a newer one. */
+  /** Format of the data directory; a release rejects a newer one. */
   format: number
   id: string
-  /** Addresses on this host for live instances. */
+  /** IP addresses on this host for live instances. */
   loopback_block: string
-  /** Private networks are UDP ports of this group, counted from the base. */
+  /** Private networks are UDP ports of this group, from the base on. */
   multicast_group: string
   multicast_port_base: number
-  /** Machines run as users of their own, from this one on, when the control plane runs as root. */
+  /** When the control plane runs as root, each machine has its own user ID, from this one on. */
   first_machine_uid: number
-  /** Of the simulated world's luck. */
+  /** Seed for the random numbers of the simulated driver. */
   seed: number
   created_at: string
 }
 
-/** Reads the installation of this directory, or makes it. */
+/** Reads the installation of this directory, or creates it. */
 export function openInstallation(folder: string, random: Random, now: Date): Installation {
   const file = join(folder, INSTALLATION_FILE)
   const text = readFileOrNull(file)
@@ -48,7 +48,7 @@ export function openInstallation(folder: string, random: Random, now: Date): Ins
   return installation
 }
 
-/** The content of installation.json; refuses a newer format and damage. */
+/** Parses installation.json; throws a StartupError if its format is newer or it is damaged. */
 export function parseInstallation(file: string, text: string): Installation {
   let found: Partial<Installation> = {}
   try {
@@ -56,16 +56,16 @@ export function parseInstallation(file: string, text: string): Installation {
   } catch {}
   if (typeof found.format === 'number' && found.format > FORMAT) {
     throw new StartupError(
-      `${file} is of a newer version (format ${found.format}, this release knows ${FORMAT}). Start that release, or give another --data-dir.`,
+      `${file} is from a newer version (format ${found.format}, this release supports ${FORMAT}). Start that release, or set another --data-dir.`,
     )
   }
   if (found.format !== FORMAT || !found.id || !found.loopback_block) {
-    throw new StartupError(`${file} is damaged. Restore it from a backup, or give another --data-dir.`)
+    throw new StartupError(`${file} is damaged. Restore it from a backup, or set another --data-dir.`)
   }
   return found as Installation
 }
 
-/** The first block from the id's own on that nobody has: one of 16,384 below 127.64.0.0/10. */
+/** The first free block of the 16,384 in 127.64.0.0/10, starting at a position derived from the ID. */
 export function freeBlock(id: string, taken: Set<string>): string {
   const first = hash(id).readUInt16BE(0) % 16_384
   for (let i = 0; i < 16_384; i++) {
@@ -73,10 +73,10 @@ export function freeBlock(id: string, taken: Set<string>): string {
     const block = `127.${64 + (number >> 8)}.${number & 255}.0/24`
     if (!taken.has(block)) return block
   }
-  throw new StartupError('No loopback block is free on this host. Give a range by CLOUDNEXUS_PUBLIC_ADDRESSES.')
+  throw new StartupError('No loopback block is free on this host. Set a range with CLOUDNEXUS_PUBLIC_ADDRESSES.')
 }
 
-/** User ids are of the range that nobody hands out (above the containers' of systemd), 60,000 for each installation. */
+/** User IDs are from a range that no system assigns (above those of systemd's containers), 60,000 for each installation. */
 function numbersOf(
   id: string,
 ): Pick<Installation, 'multicast_group' | 'multicast_port_base' | 'first_machine_uid' | 'seed'> {
@@ -97,7 +97,7 @@ function listeningBlocks(): string[] {
   return parseListeners(readFileSync('/proc/net/tcp', 'utf8'))
 }
 
-/** The /24 blocks of 127.0.0.0/8 in which somebody listens, from the text of /proc/net/tcp (addresses are reversed). */
+/** The /24 blocks of 127.0.0.0/8 with a listening socket, from /proc/net/tcp (its bytes are reversed). */
 export function parseListeners(table: string): string[] {
   const LISTEN = '0A'
   return table

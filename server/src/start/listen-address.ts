@@ -2,12 +2,12 @@ import { createServer } from 'node:net'
 import { type NetworkInterfaceInfo, networkInterfaces } from 'node:os'
 import { StartupError } from '../lib/errors.ts'
 
-/** Interfaces of containers and bridges, by which other machines do not reach us. */
+/** Interfaces of containers and bridges, which other machines cannot reach. */
 const VIRTUAL = /^(docker|br-|veth|virbr|tap|tun|cni|flannel|incus|lxd)/
 
 /**
- * Makes sure, before anything slow begins, that we can listen there.
- * @returns the port, chosen by the system when 0 was given
+ * Checks that the address can be listened on, before the slow parts of a start.
+ * @returns the port; for port 0, the one that the system chose
  */
 export function checkListenAddress(host: string, port: number): Promise<number> {
   return new Promise((resolve, reject) => {
@@ -20,14 +20,14 @@ export function checkListenAddress(host: string, port: number): Promise<number> 
   })
 }
 
-/** Why we cannot listen there, in one line for the operator. */
+/** The reason why the address cannot be listened on, in one line. */
 export function listenError({ code }: NodeJS.ErrnoException, host: string, port: number): StartupError {
-  if (code === 'EADDRINUSE') return new StartupError(`Port ${port} of ${host} is taken. Give another one by --port.`)
-  if (code === 'EACCES') return new StartupError(`Port ${port} of ${host} needs root. Give another one by --port.`)
-  return new StartupError(`${host} is no address of this machine (${code}). Give another one by --host.`)
+  if (code === 'EADDRINUSE') return new StartupError(`Port ${port} on ${host} is in use. Set another one with --port.`)
+  if (code === 'EACCES') return new StartupError(`Port ${port} on ${host} requires root. Set another one with --port.`)
+  return new StartupError(`${host} is not an address of this machine (${code}). Set another one with --host.`)
 }
 
-/** The base of links when none is configured. All addresses: the one by which other machines most likely reach us. */
+/** The default base URL of links. For a wildcard address, it has the address that other machines can most likely reach. */
 export function defaultPublicUrl(host: string, port: number, interfaces = networkInterfaces()): string {
   const name = host === '0.0.0.0' || host === '::' ? outsideAddress(interfaces) : host
   return `http://${name.includes(':') ? `[${name}]` : name}:${port}`
@@ -41,7 +41,7 @@ function outsideAddress(interfaces: NodeJS.Dict<NetworkInterfaceInfo[]>): string
   return (all.find(({ family }) => family === 'IPv4') ?? all[0])?.address ?? '127.0.0.1'
 }
 
-/** Where ssh servers of machines will be reached in this range: 2222 where the host does not let us have port 22. */
+/** The host port for the SSH servers of machines in this range: 2222 if this process cannot listen on port 22. */
 export async function sshPort(range: string): Promise<22 | 2222> {
   const address = range.split('/')[0]!.replace(/\d+$/, '254')
   return checkListenAddress(address, 22).then(

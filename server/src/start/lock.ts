@@ -1,10 +1,9 @@
 /**
- * One control plane per data directory.
+ * Ensures that one control plane at most runs on a data directory.
  *
- * The lock is the kernel's (flock): it is held by an open file and ends with our process, however that ends, so there
- * is no stale lock and nothing to take over. Node cannot call flock, but the lock belongs to the open file and not to
- * the process that asked for it: `flock 3` on an inherited descriptor leaves it with us. The content of the file only
- * tells others who holds it.
+ * It holds a flock on an open file. The kernel releases the lock when the process ends, so a stale lock cannot exist. Node
+ * has no flock, but the lock belongs to the open file description: `flock 3` locks an inherited descriptor, and this
+ * process keeps the lock. The content of the file only identifies the process that holds the lock.
  */
 import { spawnSync } from 'node:child_process'
 import { ftruncateSync, openSync, readFileSync, writeSync } from 'node:fs'
@@ -14,18 +13,20 @@ import { identify, isAlive, type ProcessIdentity } from '../lib/processes.ts'
 
 const NAME = 'lock'
 
-/** Who holds a data directory, and where it answers once that is known. */
+/** The process that holds a data directory, and the URL of its API once known. */
 export type Holder = ProcessIdentity & { url: string | null }
 
-/** Takes the directory for the rest of this process's life; throws a StartupError that names the one who has it. */
+/** Locks the directory until this process ends; throws a StartupError that names the process that holds the lock. */
 export function lockDataDir(folder: string): { announce(url: string): void } {
   const file = openSync(join(folder, NAME), 'a+', 0o600)
   const { status, error } = spawnSync('flock', ['--nonblock', '3'], { stdio: ['ignore', 'ignore', 'ignore', file] })
-  if (error) throw new StartupError('There is no flock on this host: install util-linux.')
+  if (error) throw new StartupError('The program flock is missing on this host: install util-linux.')
   if (status !== 0) {
     const holder = readHolder(folder)
-    const who = holder ? ` (process ${holder.pid}${holder.url ? `, ${holder.url}` : ''})` : ''
-    throw new StartupError(`CloudNexus already runs on ${folder}${who}. Stop it first, or give another --data-dir.`)
+    const holderText = holder ? ` (process ${holder.pid}${holder.url ? `, ${holder.url}` : ''})` : ''
+    throw new StartupError(
+      `CloudNexus already runs on ${folder}${holderText}. Stop it first, or set another --data-dir.`,
+    )
   }
   const write = (url: string | null) => {
     ftruncateSync(file, 0)
@@ -35,7 +36,7 @@ export function lockDataDir(folder: string): { announce(url: string): void } {
   return { announce: write }
 }
 
-/** The live control plane of a data directory, or null. */
+/** The running control plane of a data directory, or null. */
 export function readHolder(folder: string): Holder | null {
   try {
     const holder = JSON.parse(readFileSync(join(folder, NAME), 'utf8')) as Holder

@@ -3,7 +3,7 @@ import { test } from 'node:test'
 import { StartupError } from '../lib/errors.ts'
 import { checkPrograms, findProgram } from './programs.ts'
 
-test('a host without QEMU is told in one line what to install', () => {
+test('reports missing programs in one line with the packages to install', () => {
   assert.throws(
     () => checkPrograms('/nonexistent'),
     (error: Error) => {
@@ -15,7 +15,7 @@ test('a host without QEMU is told in one line what to install', () => {
   )
 })
 
-test('a program is found where the path has it', () => {
+test('finds a program in the path', () => {
   assert.equal(findProgram('sh', '/nonexistent:/bin'), '/bin/sh')
   assert.equal(findProgram('no-such-program', '/bin'), null)
 })

@@ -5,7 +5,7 @@ import { atMost, type Clock } from '../lib/clock.ts'
 
 const DATABASE_MS = 2_000
 
-/** What `/readyz` answers: database, engine, and the first adoption of the machines that ran already. */
+/** The checks of `/readyz`: database, engine, and the adoption of running machines at start. */
 export function createReadiness({ sql, engine, clock }: { sql: Sql; engine: Engine; clock: Clock }): {
   check(): Promise<Readiness[]>
   adopted(): void
@@ -13,19 +13,19 @@ export function createReadiness({ sql, engine, clock }: { sql: Sql; engine: Engi
   let isAdopted = false
 
   async function databaseProblem(): Promise<string | null> {
-    const answer = sql`select 1`.then(
+    const probe = sql`select 1`.then(
       () => null,
-      () => 'does not answer',
+      () => 'does not respond',
     )
-    const problem = await atMost(clock, DATABASE_MS, answer)
-    return problem === undefined ? 'does not answer in time' : problem
+    const problem = await atMost(clock, DATABASE_MS, probe)
+    return problem === undefined ? 'does not respond in time' : problem
   }
 
   return {
     check: async () => [
       { name: 'database', problem: await databaseProblem() },
       { name: 'engine', problem: engine.problem() },
-      { name: 'drivers', problem: isAdopted ? null : 'the machines that run are being adopted' },
+      { name: 'drivers', problem: isAdopted ? null : 'running machines are being adopted' },
     ],
     adopted() {
       isAdopted = true

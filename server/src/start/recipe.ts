@@ -17,20 +17,20 @@ import { StartupError } from '../lib/errors.ts'
 import { readFileOrNull } from './files.ts'
 
 const RECIPES = join(import.meta.dirname, '../../../images')
-/** The image that every installation has, and that proves the accelerator. */
+/** The image that every installation has; it also tests the accelerator. */
 export const MICRO_LINUX = { id: 'img_microlinux', recipe: 'micro-linux' }
 const DIGEST_FILE = 'recipe-digest'
 const DEADLINE_MS = 10 * 60_000
 
 /**
- * Builds micro-linux into <data-dir>/images, unless it is there and its recipe unchanged. Disks of instances are
- * written on top of the image's, so a new recipe replaces an old image only while there are no instances.
+ * Builds micro-linux into <data-dir>/images if it is missing or its recipe has changed. Disks of instances are overlays of
+ * the image's disk, so an existing image is replaced only if there are no instances.
  */
 export async function ensureMicroLinux(dataDir: string, say: (line: string) => void): Promise<MachineImage> {
   const folder = join(dataDir, 'images', MICRO_LINUX.id)
   const digest = recipeDigest(MICRO_LINUX.recipe)
   const isBuilt = existsSync(join(folder, 'manifest.json'))
-  // One without a digest was put there by the operator, and stays.
+  // An image without a digest was placed there by the operator, and stays.
   const isCurrent = isBuilt && (readFileOrNull(join(folder, DIGEST_FILE)) ?? digest) === digest
   if (!isBuilt || (!isCurrent && !hasInstances(dataDir))) await build(folder, digest, say)
   const manifest = JSON.parse(readFileSync(join(folder, 'manifest.json'), 'utf8')) as MachineImage
@@ -62,11 +62,11 @@ function runRecipe(script: string, folder: string, say: (line: string) => void):
     child.stderr.setEncoding('utf8').on('data', (chunk: string) => {
       errors = (errors + chunk).slice(-2_000)
     })
-    child.on('error', (error) => reject(new StartupError(`The micro-linux image cannot be built: ${error.message}`)))
+    child.on('error', (error) => reject(new StartupError(`Cannot build the micro-linux image: ${error.message}`)))
     child.on('close', (code) => {
       if (code === 0) return resolve()
       const reason = errors.trim().split('\n').slice(-3).join('\n') || 'it took longer than 10 minutes'
-      reject(new StartupError(`The micro-linux image cannot be built: ${reason}`))
+      reject(new StartupError(`Cannot build the micro-linux image: ${reason}`))
     })
   })
 }
@@ -76,7 +76,7 @@ function hasInstances(dataDir: string): boolean {
   return existsSync(folder) && readdirSync(folder).some((name) => name.startsWith('inst_'))
 }
 
-/** Of everything that goes into the image from this repository. */
+/** The digest of all files of this repository that the image is built from. */
 function recipeDigest(recipe: string): string {
   const files = globSync(['lib.sh', 'initrd/**', `${recipe}/**`], { cwd: RECIPES })
     .filter((name) => statSync(join(RECIPES, name)).isFile())

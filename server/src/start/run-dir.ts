@@ -1,7 +1,7 @@
 /**
- * The folder for unix sockets, whose paths must be short: below /run for root, else in the user's runtime folder or the
- * temporary one. The data directory remembers it: machines that live on keep their sockets there, even when the next
- * start has another environment.
+ * The folder for Unix sockets, whose paths must be short: below /run for root, otherwise in the user's runtime folder or
+ * the temporary folder. Its path is stored in the data directory, because running machines keep their sockets there, even
+ * if the next start has another environment.
  */
 import { chmodSync, existsSync, lstatSync, mkdirSync, readdirSync, readFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -12,19 +12,19 @@ import { readFileOrNull, writePrivateFile } from './files.ts'
 
 const PREFIX = 'cloudnexus-'
 const CLAIM = 'installation.json'
-const NOTE = 'run-dir'
+const PATH_FILE = 'run-dir'
 
-/** Finds or makes the folder, closed to others: as root they may pass through, because machines have users of their own. */
+/** Opens or creates the folder, closed to other users. As root they can traverse it, because machines have their own users. */
 export function openRunDir(installation: { id: string; loopback_block: string }, dataDir: string): string {
-  const noted = notedRunDir(dataDir)
-  const folder = noted && existsSync(noted) ? noted : join(parentFolder(), `${PREFIX}${installation.id}`)
+  const stored = storedRunDir(dataDir)
+  const folder = stored && existsSync(stored) ? stored : join(parentFolder(), `${PREFIX}${installation.id}`)
   const uid = process.getuid!()
   const mode = uid === 0 ? 0o711 : 0o700
   try {
     mkdirSync(folder, { mode })
   } catch (error) {
     const { code } = error as NodeJS.ErrnoException
-    if (code !== 'EEXIST') throw new StartupError(`The folder ${folder} for sockets cannot be made (${code}).`)
+    if (code !== 'EEXIST') throw new StartupError(`Cannot create the folder ${folder} for sockets (${code}).`)
   }
   const found = lstatSync(folder)
   if (!found.isDirectory() || found.uid !== uid || (found.mode & 0o022) !== 0) {
@@ -33,22 +33,22 @@ export function openRunDir(installation: { id: string; loopback_block: string },
   chmodSync(folder, mode)
   const { id, loopback_block } = installation
   writePrivateFile(join(folder, CLAIM), `${JSON.stringify({ id, loopback_block, data_dir: dataDir })}\n`)
-  if (noted !== folder) writePrivateFile(join(dataDir, NOTE), `${folder}\n`)
+  if (stored !== folder) writePrivateFile(join(dataDir, PATH_FILE), `${folder}\n`)
   return folder
 }
 
-/** The run folder that this data directory used last, whether it exists or not; null before the first start. */
-export function notedRunDir(dataDir: string): string | null {
-  return readFileOrNull(join(dataDir, NOTE))?.trim() ?? null
+/** The run folder of the last start, which may no longer exist; null before the first start. */
+export function storedRunDir(dataDir: string): string | null {
+  return readFileOrNull(join(dataDir, PATH_FILE))?.trim() ?? null
 }
 
-/** True when the folder is the run folder of this installation, so that it may be removed. */
+/** True if the folder is the run folder of this installation and can be removed. */
 export function isRunDirOf(folder: string, id: string): boolean {
   const claim = readClaim(folder)
   return claim?.id === id && !lstatSync(folder).isSymbolicLink()
 }
 
-/** The loopback blocks of the installations on this host whose run folder we may read. */
+/** The loopback blocks of the installations on this host whose run folders this user can read. */
 export function claimedBlocks(): string[] {
   const parent = parentFolder()
   return readdirSync(parent)

@@ -13,14 +13,14 @@ after(() => rmSync(folder, { recursive: true }))
 const hex = (secrets: object) =>
   Object.entries(secrets).map(([name, bytes]) => [name, Buffer.from(bytes).toString('hex')])
 
-test('are made once, for the operator alone', () => {
+test('creates secrets once, readable only by their owner', () => {
   const first = openSecrets(folder, systemRandom)
   assert.deepEqual(hex(openSecrets(folder, systemRandom)), hex(first))
   assert.equal(statSync(file).mode & 0o777, 0o600)
   assert.equal(new Set(hex(first).map(([, value]) => value)).size, 4)
 })
 
-test('a file of an older release keeps what it has and gets what is new', () => {
+test('keeps the secrets of an older release and adds new ones', () => {
   const before = JSON.parse(readFileSync(file, 'utf8'))
   const { database_key, ...older } = before
   writeFileSync(file, JSON.stringify(older))
@@ -30,7 +30,7 @@ test('a file of an older release keeps what it has and gets what is new', () => 
   assert.notEqual(made, database_key)
 })
 
-test('a damaged file is refused and stays as it is', () => {
+test('rejects a damaged file and does not change it', () => {
   const { pepper, ...without } = JSON.parse(readFileSync(file, 'utf8'))
   for (const text of [
     JSON.stringify(without),

@@ -4,13 +4,13 @@ import { StartupError } from '../lib/errors.ts'
 import type { Random } from '../lib/random.ts'
 import { readFileOrNull, writePrivateFile } from './files.ts'
 
-/** What every secrets.json has held; where one of these is missing, something else has damaged the file. */
+/** Secrets in every secrets.json; if one is missing, the file is damaged. */
 const ORIGINAL = ['pepper', 'cursor_key', 'seal_key'] as const
-/** What came with later releases, and is made when a file is older. */
+/** Secrets added by later releases; they are created if the file is older. */
 const LATER = ['database_key'] as const
 const LENGTH = 32
 
-/** Reads the secrets of this data directory, or makes them at the first start. */
+/** Reads the secrets of this data directory, or creates them at the first start. */
 export function openSecrets(folder: string, random: Random): Secrets {
   const file = join(folder, 'secrets.json')
   const text = readFileOrNull(file)
@@ -31,5 +31,5 @@ function parse(file: string, text: string): Record<string, Uint8Array> {
     const isWhole = Object.values(secrets).every((bytes) => bytes.length === LENGTH)
     if (isWhole && ORIGINAL.every((name) => secrets[name])) return secrets
   } catch {}
-  throw new StartupError(`${file} is damaged. Restore it from a backup: without it no API key works any more.`)
+  throw new StartupError(`${file} is damaged. Restore it from a backup: without it no API key works.`)
 }

@@ -1,6 +1,6 @@
 /**
- * The way down. What was opened is closed in reverse order, each with its own deadline, all of it within ten seconds;
- * virtual machines are not among it. A Ctrl-C reaches us from the terminal and again through npm: one is enough.
+ * Shutdown: closes everything that was opened, in reverse order, each part with its own deadline, in ten seconds at most.
+ * Virtual machines keep running. The terminal and npm both forward Ctrl-C; the second signal is ignored.
  */
 import type { Clock } from '../lib/clock.ts'
 import type { Log } from '../lib/log.ts'
@@ -8,13 +8,13 @@ import type { Log } from '../lib/log.ts'
 const DEADLINE_MS = 9_500
 
 export type Shutdown = {
-  /** To be done on the way down, before everything that was added earlier. */
+  /** Adds a step that runs before all steps that were added earlier. */
   add(name: string, close: () => Promise<unknown>): void
-  /** Closes everything and ends the process. */
+  /** Runs all steps and exits. */
   stop(exitCode: number): Promise<void>
 }
 
-/** Takes over SIGINT and SIGTERM. */
+/** Handles SIGINT and SIGTERM. */
 export function createShutdown(clock: Clock, log: Log, exit = process.exit as (code: number) => void): Shutdown {
   const steps: { name: string; close: () => Promise<unknown> }[] = []
   let stopping = false
@@ -23,13 +23,13 @@ export function createShutdown(clock: Clock, log: Log, exit = process.exit as (c
     if (stopping) return
     stopping = true
     clock.after(DEADLINE_MS, () => {
-      log.warn({}, 'stopping takes too long; leaving')
+      log.warn({}, 'shutdown deadline exceeded; exiting')
       exit(exitCode)
     })
     for (const { name, close } of steps.reverse()) {
-      await close().catch((error: Error) => log.warn({ part: name, error: error.message }, 'cannot be closed'))
+      await close().catch((error: Error) => log.warn({ part: name, error: error.message }, 'failed to close'))
     }
-    if (exitCode === 0) log.info({}, 'stopped; virtual machines run on')
+    if (exitCode === 0) log.info({}, 'stopped; virtual machines keep running')
     exit(exitCode)
   }
 

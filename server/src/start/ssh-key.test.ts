@@ -8,7 +8,7 @@ import { systemRandom } from '../lib/random.ts'
 import { parsePublicKey } from '../ssh-keys/public-key.ts'
 import { openSshKey } from './ssh-key.ts'
 
-test('the key pair is one that OpenSSH reads, and stays', () => {
+test('creates a key pair that OpenSSH can read, once', () => {
   const folder = mkdtempSync(join(tmpdir(), 'cn-ssh-'))
   try {
     const { private_key_file, public_key } = openSshKey(folder, systemRandom)

@@ -6,7 +6,7 @@ import type { Random } from '../lib/random.ts'
 const TYPE = 'ssh-ed25519'
 const COMMENT = 'cloudnexus'
 
-/** The key pair that lets the operator log in to every machine; made at the first start. */
+/** The key pair with which the operator can log in to every machine; created at the first start. */
 export function openSshKey(dataDir: string, random: Random): { private_key_file: string; public_key: string } {
   const folder = join(dataDir, 'ssh')
   const file = join(folder, 'id_ed25519')
@@ -23,8 +23,8 @@ export function openSshKey(dataDir: string, random: Random): { private_key_file:
 }
 
 /**
- * An Ed25519 pair in OpenSSH's own format (PROTOCOL.key in its sources). Not by ssh-keygen, which refuses to work for a
- * user id without a name, as containers have them.
+ * An Ed25519 key pair in the format of OpenSSH (PROTOCOL.key in its sources). ssh-keygen is not used because it fails for a
+ * user ID without a name, as in containers.
  */
 export function newSshKey(random: Random): { private_key: string; public_key: string } {
   const { x = '', d = '' } = generateKeyPairSync('ed25519').privateKey.export({ format: 'jwk' })
@@ -43,7 +43,7 @@ export function newSshKey(random: Random): { private_key: string; public_key: st
   }
 }
 
-/** With its length in front (RFC 4251, section 5). */
+/** A string preceded by its length (RFC 4251, section 5). */
 function field(content: string | Uint8Array): Buffer {
   const bytes = Buffer.from(content as string)
   const length = Buffer.alloc(4)
