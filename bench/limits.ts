@@ -1,6 +1,6 @@
 /**
- * What the rate limits cost: a decision on one busy key with lent tokens, beside the same key with a statement for each
- * decision (a bare upsert, and the project's own function), on the same server in the same run.
+ * The cost of rate limits: decisions on one busy key with leased tokens, compared with one statement per decision (a plain
+ * upsert, and the project's own function) on the same server in the same run.
  */
 import { defaultSettings } from '../server/src/config.ts'
 import { connect } from '../server/src/db/database.ts'
@@ -20,7 +20,7 @@ const PLENTY = { rate_per_second: 10_000_000, burst: 10_000_000 }
 const server = await startTestServer()
 const sql = connect({ url: server.url, max: CONNECTIONS, name: 'bench' })
 await migrate(sql)
-await sql`create unlogged table bare (key text primary key, tat timestamptz not null)`
+await sql`create unlogged table plain_limits (key text primary key, tat timestamptz not null)`
 
 const rate_limits = { ...defaultSettings().rate_limits, reads: PLENTY, writes: PLENTY, creates: PLENTY }
 let statements = 0
@@ -31,17 +31,17 @@ function count<T>(statement: T): T {
 const counted = Object.assign(((...args: Parameters<typeof sql>) => count(sql(...args))) as typeof sql, sql)
 const hook = createRateLimits({ config: { rate_limits }, sql: counted, clock, log })
 const store = createBucketStore(sql)
-/** As much of a request and its answer as the hook touches. */
+/** The parts of a request and its response that the hook uses. */
 const principal = { key_id: 'key_1', project_id: 'proj_1', environment_id: 'env_1', mode: 'live' as const, scopes: [] }
 const request = { method: 'GET', principal } as never
 const reply = { headers() {} } as never
 
-const WAYS: Record<string, () => Promise<number>> = {
-  'bare upsert': () =>
+const METHODS: Record<string, () => Promise<number>> = {
+  'plain upsert': () =>
     perSecond(async () => {
-      await sql`insert into bare values ('k', clock_timestamp()) on conflict (key) do update
-        set tat = greatest(bare.tat, clock_timestamp()) + interval '1 microsecond'
-        where bare.tat < clock_timestamp() + interval '1 second' returning tat`
+      await sql`insert into plain_limits values ('k', clock_timestamp()) on conflict (key) do update
+        set tat = greatest(plain_limits.tat, clock_timestamp()) + interval '1 microsecond'
+        where plain_limits.tat < clock_timestamp() + interval '1 second' returning tat`
     }),
   'exchange of one token': () =>
     perSecond(async () => {
@@ -54,7 +54,7 @@ const WAYS: Record<string, () => Promise<number>> = {
     while (performance.now() - begin < SECONDS * 1_000) {
       for (let i = 0; i < 100; i++) await hook.spend(request, reply, undefined)
       count += 100
-      // Answers of the database arrive between requests, as they do in a server.
+      // Results of the database arrive between requests, as they do in a server.
       await new Promise(setImmediate)
     }
     return count / ((performance.now() - begin) / 1_000)
@@ -63,18 +63,18 @@ const WAYS: Record<string, () => Promise<number>> = {
 
 const figures: Record<string, number[]> = {}
 for (let i = 0; i < ROUNDS; i++) {
-  for (const [name, measure] of Object.entries(WAYS)) {
+  for (const [name, measure] of Object.entries(METHODS)) {
     const values = figures[name] ?? []
     figures[name] = values
     values.push(await measure())
   }
 }
-const base = median(figures['bare upsert']!)
+const base = median(figures['plain upsert']!)
 for (const [name, values] of Object.entries(figures)) {
   const middle = median(values)
   const each = `${(1e6 / middle).toFixed(2)} µs each`
   process.stdout.write(
-    `limits: ${name.padEnd(22)} ${middle.toFixed(0).padStart(8)}/s  ${(middle / base).toFixed(2)} of the bare upsert  ${each}\n`,
+    `limits: ${name.padEnd(22)} ${middle.toFixed(0).padStart(8)}/s  ${(middle / base).toFixed(2)} of the plain upsert  ${each}\n`,
   )
 }
 const decided = median(figures['the hook, one key']!) * ROUNDS * SECONDS
@@ -83,7 +83,7 @@ await hook.close()
 await sql.end()
 await server.stop()
 
-/** How often a second the function comes to its end, with as many at once as there are connections. */
+/** Completed runs of the function per second, with one run per connection at a time. */
 async function perSecond(once: () => Promise<void>): Promise<number> {
   const begin = performance.now()
   let count = 0

@@ -1,7 +1,7 @@
 /**
- * How fast events reach a receiver: deliveries a second of one endpoint and of ten, beside a plain loop of undici that
- * posts the same bodies to the same receiver with as many connections, in turn; and the time from an event's commit to the
- * receiver's first byte at 100 events a second, alone and while the endpoints of another tenant hang.
+ * The delivery of events: deliveries per second to one endpoint and to ten, compared with a plain undici loop that posts
+ * bodies of the same size to the same receiver over as many connections; and the time from the commit of an event to the
+ * receiver's first byte at 100 events per second, alone and while the endpoints of another tenant hang.
  */
 import { type ChildProcess, fork } from 'node:child_process'
 import { once } from 'node:events'
@@ -30,10 +30,10 @@ import { median, summary } from './lib/statistics.ts'
 
 const ROUNDS = Number(process.env.ROUNDS ?? 5)
 const EVENTS = Number(process.env.EVENTS ?? 2_000)
-const LANES = 5
+const CONNECTIONS = 5
 const PACED_SECONDS = 10
 const PER_SECOND = 100
-const say = (line: string) => process.stdout.write(`webhooks: ${line}\n`)
+const print = (line: string) => process.stdout.write(`webhooks: ${line}\n`)
 
 const server = await startTestServer()
 const owner = connect({ url: server.url, max: 4, name: 'bench-owner' })
@@ -72,7 +72,7 @@ try {
 }
 process.exit(0)
 
-/** An environment of its own with so many webhooks that lead to this path. */
+/** Creates an environment with `hooks` webhooks whose URLs have this path. */
 async function environment(name: string, path: string, hooks: number) {
   const environment_id = `env_${name}`
   await owner`insert into projects (id, name, created_at) values (${name}, ${name}, now())`
@@ -90,8 +90,8 @@ async function environment(name: string, path: string, hooks: number) {
   return { environment_id, mode: 'live' as const }
 }
 
-/** So many events in one transaction, of the size that an instance has. */
-function tell(tenant: Awaited<ReturnType<typeof environment>>, count: number): Promise<void> {
+/** Emits `count` events in one transaction, each of the size of an instance. */
+function emit(tenant: Awaited<ReturnType<typeof environment>>, count: number): Promise<void> {
   const object = { object: 'instance' as const, id: 'inst_3x9y2z1a0b', version: 1, text: 'x'.repeat(900) }
   return withOutbox(deps, tenant, async (_tx, outbox) => {
     for (let i = 0; i < count; i++) {
@@ -104,30 +104,33 @@ async function throughput(hooks: number): Promise<void> {
   const tenant = await environment(`rate${hooks}`, '/', hooks)
   const events = EVENTS / hooks
   const rates: { ours: number[]; plain: number[] } = { ours: [], plain: [] }
-  const measures = { ours: () => ourRate(tenant, events, hooks), plain: () => plainRate(events * hooks, LANES * hooks) }
+  const measures = {
+    ours: () => ourRate(tenant, events, hooks),
+    plain: () => plainRate(events * hooks, CONNECTIONS * hooks),
+  }
   for (let round = 0; round <= ROUNDS; round++) {
     const order = ['ours', 'plain'] as const
-    for (const way of round % 2 ? order.toReversed() : order) {
-      const rate = await measures[way]()
-      if (round > 0) rates[way].push(rate)
+    for (const name of round % 2 ? order.toReversed() : order) {
+      const rate = await measures[name]()
+      if (round > 0) rates[name].push(rate)
     }
   }
   const pairs = rates.ours.map((rate, i) => rate / rates.plain[i]!)
   const what = hooks === 1 ? 'one endpoint' : `${hooks} endpoints`
-  say(
-    `${what}: ${summary(rates.ours, 'deliveries/s')}; plain undici, ${LANES * hooks} connections: ${summary(rates.plain, '/s')}`,
+  print(
+    `${what}: ${summary(rates.ours, 'deliveries/s')}; plain undici, ${CONNECTIONS * hooks} connections: ${summary(rates.plain, '/s')}`,
   )
-  say(`${what}: median of the pairs' ratios ${median(pairs).toFixed(3)}`)
+  print(`${what}: median of the pairs' ratios ${median(pairs).toFixed(3)}`)
 }
 
-/** From the first event to the last success that is written down. */
+/** Deliveries per second, from the first event until the last success is recorded. */
 async function ourRate(
   tenant: Awaited<ReturnType<typeof environment>>,
   events: number,
   hooks: number,
 ): Promise<number> {
   const begin = performance.now()
-  for (let i = 0; i < events; i += 100) await tell(tenant, Math.min(100, events - i))
+  for (let i = 0; i < events; i += 100) await emit(tenant, Math.min(100, events - i))
   const pending = () => owner`
     select from webhook_deliveries where environment_id = ${tenant.environment_id} and status = 'pending' limit 1`
   while ((await pending()).count > 0) await clock.sleep(20)
@@ -158,10 +161,10 @@ async function plainRate(requests: number, connections: number): Promise<number>
 async function latency(what: string, hanging: number): Promise<void> {
   const tenant = await environment(`paced${hanging}`, '/', 1)
   const other = hanging > 0 ? await environment('hangs', '/hangs', hanging) : null
-  if (other) await tell(other, 200)
+  if (other) await emit(other, 200)
   for (let i = 0; i < PACED_SECONDS * PER_SECOND; i++) {
-    void tell(tenant, 1)
-    if (other && i % 10 === 0) void tell(other, 1)
+    void emit(tenant, 1)
+    if (other && i % 10 === 0) void emit(other, 1)
     await clock.sleep(1000 / PER_SECOND)
   }
   await clock.sleep(2_000)
@@ -171,8 +174,8 @@ async function latency(what: string, hanging: number): Promise<void> {
   const waits = rows.map(({ id, at }) => (arrived[id] ?? Number.POSITIVE_INFINITY) - at).sort((a, b) => a - b)
   const at = (share: number) => waits[Math.floor(waits.length * share)]!.toFixed(1)
   const lost = waits.filter((wait) => wait === Number.POSITIVE_INFINITY).length
-  say(
-    `commit to first byte at ${PER_SECOND}/s, ${what}: p50 ${at(0.5)} ms, p99 ${at(0.99)} ms, n=${waits.length}, not arrived ${lost}`,
+  print(
+    `commit to first byte at ${PER_SECOND}/s, ${what}: p50 ${at(0.5)} ms, p99 ${at(0.99)} ms, n=${waits.length}, lost ${lost}`,
   )
 }
 

@@ -5,7 +5,7 @@ import { systemClock as clock } from '../server/src/lib/clock.ts'
 import { silentLog as log } from '../server/src/lib/log.ts'
 import { systemRandom as random } from '../server/src/lib/random.ts'
 
-/** The text of openapi.json: what the routes say of themselves, which needs no database, driver or secret. */
+/** The text of openapi.json. It is generated from the routes, without a database, drivers or secrets. */
 export async function generateOpenapi(): Promise<string> {
   const config = {
     ...defaultSettings(),

@@ -1,30 +1,28 @@
-import { existsSync, readFileSync } from 'node:fs'
+import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { settingsTable } from '../server/src/config/help.ts'
 import { connect } from '../server/src/db/database.ts'
 import { migrate } from '../server/src/db/migrate.ts'
 import { dumpSchema } from '../server/src/db/schema-dump.ts'
 import { startTestServer } from '../server/src/db/test-server.ts'
+import { generateOpenapi } from './generate-openapi.ts'
 
 const root = join(import.meta.dirname, '..')
 
-/** A file that is made from others: where it is, and what it should say. */
+/** A file that is generated from others: its path and its expected text. */
 export type GeneratedFile = { path: string; text: string }
 
-/** Everything that is generated and committed, made anew. */
+/** Generates every file that is generated and committed. */
 export async function generateAll(): Promise<GeneratedFile[]> {
-  const files = [{ path: 'server/schema.sql', text: await schema() }]
-  const openapi = join(import.meta.dirname, 'generate-openapi.ts')
-  if (existsSync(openapi)) {
-    const { generateOpenapi } = (await import(openapi)) as { generateOpenapi(): Promise<string> }
-    files.push({ path: 'openapi.json', text: await generateOpenapi() })
-  }
   const settings = 'docs/configuration.md'
-  files.push({ path: settings, text: withTable(readFileSync(join(root, settings), 'utf8'), settingsTable()) })
-  return files
+  return [
+    { path: 'server/schema.sql', text: await schema() },
+    { path: 'openapi.json', text: await generateOpenapi() },
+    { path: settings, text: withTable(readFileSync(join(root, settings), 'utf8'), settingsTable()) },
+  ]
 }
 
-/** The text with a new table between its markers; as it is when it has none. */
+/** The text with a new table between its markers; unchanged if it has none. */
 export function withTable(text: string, table: string): string {
   return text.replace(
     /(<!-- settings -->\n)[\s\S]*?(<!-- \/settings -->)/,

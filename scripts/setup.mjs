@@ -1,14 +1,14 @@
 /**
- * Brings a fresh clone to the point where the npm scripts can run: `setup.mjs start|test|dependencies`.
+ * Installs what an npm script needs: `setup.mjs start|test|bench|dependencies`.
  *
- * npm calls it before each script, with whatever Node the machine has and before anything is installed; so it is plain
- * JavaScript without dependencies. When nothing is missing it says nothing and costs milliseconds.
+ * npm runs it before each script, with the Node that the host has and before anything is installed; therefore it is plain
+ * JavaScript without dependencies. If nothing is missing, it prints nothing and takes milliseconds.
  */
 import { installDependencies } from './setup/dependencies.mjs'
 import { installPackages } from './setup/packages.mjs'
 import { SetupError } from './setup/step.mjs'
 
-const MODES = ['start', 'test', 'dependencies']
+const MODES = ['start', 'test', 'bench', 'dependencies']
 const OLDEST_NODE = 20
 
 const mode = process.argv[2] ?? ''

@@ -1,7 +1,7 @@
 /**
  * Which test files each command runs, and in which order. A unit test is quick unless it is listed here: it boots a guest,
  * or takes more than 10 s alone. The lists begin with the longest file, because a long file that starts last leaves the
- * other processors idle.
+ * other processors idle. Every run of `npm test` prints its slowest files.
  */
 import { globSync, readFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
@@ -19,6 +19,8 @@ export const LONG_UNIT_TESTS = [
   'server/src/fuzz/fuzz.test.ts',
   'server/src/fuzz/matrix.test.ts',
   'server/src/fuzz/socket.test.ts',
+  'server/src/rate-limits/limiter.test.ts',
+  'server/src/images/importer/main.test.ts',
   'server/src/drivers/qemu/crash.test.ts',
   'server/src/drivers/qemu/accelerator.test.ts',
 ]
@@ -30,10 +32,10 @@ export const LONG_END_TO_END_TESTS = ['e2e/crash-loop.test.ts', 'e2e/broken-buil
 export const SOAK_TESTS = 'e2e/soak/**/*.test.ts'
 
 const ROOT = join(import.meta.dirname, '..')
-/** What boots guests in unit tests. */
+/** Unit tests that boot guests import it. */
 const GUEST_KIT = 'server/src/drivers/qemu/testing.ts'
 
-/** Unit tests, the long ones first; `quick`: without these. */
+/** Unit tests, the long ones first; with `quick` only the others. */
 export function unitTests({ quick = false } = {}): string[] {
   const others = find('{server/src,scripts}/**/*.test.ts').filter((file) => !LONG_UNIT_TESTS.includes(file))
   return quick ? others : [...LONG_UNIT_TESTS, ...others]
@@ -51,7 +53,7 @@ export function soakTests(): string[] {
   return find(SOAK_TESTS)
 }
 
-/** True if the test file imports, directly or through other files, what boots guests. */
+/** True if the test file imports the guest kit, directly or through other files. */
 export function bootsGuests(file: string): boolean {
   const seen = new Set<string>()
   const visit = (path: string): boolean => {

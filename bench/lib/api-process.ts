@@ -1,6 +1,6 @@
 /**
- * The API alone in a process of its own, on a database that is there: `api-process.ts URL recorded|plain`. Tells its
- * port and two keys of a new project, and ends when its parent does.
+ * The API without the engine in a process of its own, on an existing database: `api-process.ts URL recorded|plain`. Sends
+ * its port and a key of a new project to its parent, and ends when the parent does.
  */
 import type { AddressInfo } from 'node:net'
 import { createApp } from '../../server/src/app.ts'
@@ -22,7 +22,7 @@ import { openFirstProject } from '../../server/src/start/first-project.ts'
 
 const [url, mode] = process.argv.slice(2) as [string, 'recorded' | 'plain']
 const secret = new Uint8Array(32)
-/** Any public key; no machine is ever made. */
+/** Any public key: no machine is created. */
 const SSH_KEY = 'ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f'
 const PLENTY = { rate_per_second: 1_000_000, burst: 1_000_000 }
 const rate_limits = { reads: PLENTY, writes: PLENTY, creates: PLENTY, test_writes: PLENTY, test_creates: PLENTY }

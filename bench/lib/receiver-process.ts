@@ -1,4 +1,4 @@
-/** A receiver of webhooks in a process of its own: tells its port, and when asked for `times` when each id has arrived. */
+/** A webhook receiver in a process of its own. Sends its port to its parent and, on the message `times`, when each ID arrived. */
 import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
 
@@ -9,7 +9,7 @@ const now = () => performance.timeOrigin + performance.now()
 const server = createServer((request, response) => {
   const at = now()
   const id = String(request.headers['webhook-id'])
-  // Nobody answers here: a receiver that hangs.
+  // A receiver that hangs: it never responds.
   if (request.url === '/hangs') return
   request.resume().on('end', () => {
     count++
@@ -18,8 +18,8 @@ const server = createServer((request, response) => {
   })
 })
 server.listen(0, '127.0.0.1', () => process.send!({ port: (server.address() as AddressInfo).port }))
-process.on('message', (asked) => {
-  process.send!(asked === 'times' ? arrivals : { count })
-  if (asked === 'times') [arrivals, count] = [{}, 0]
+process.on('message', (message) => {
+  process.send!(message === 'times' ? arrivals : { count })
+  if (message === 'times') [arrivals, count] = [{}, 0]
 })
 process.on('disconnect', () => process.exit())

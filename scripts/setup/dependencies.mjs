@@ -11,7 +11,7 @@ const stampFile = join(modules, '.cloudnexus')
 const NODE_MAJOR = '26'
 const DEADLINE_MS = 15 * 60_000
 
-/** Makes node_modules what package-lock.json says, including the Node that everything else runs on. */
+/** Installs into node_modules what package-lock.json lists, including the Node that runs everything else. */
 export async function installDependencies() {
   const lock = readFileSync(join(root, 'package-lock.json'))
   const stamp = `${process.platform} ${process.arch} ${createHash('sha256').update(lock).digest('hex')}\n`
@@ -23,11 +23,11 @@ export async function installDependencies() {
   writeFileSync(stampFile, stamp)
 }
 
-/** True when npm itself has noted that node_modules holds exactly these packages (it leaves out other platforms'). */
+/** True if npm has recorded that node_modules holds exactly these packages, apart from those of other platforms. */
 function installedByNpm(lock) {
-  const noted = read(join(modules, '.package-lock.json'))
-  if (noted === null) return false
-  const installed = JSON.parse(noted).packages ?? {}
+  const recorded = read(join(modules, '.package-lock.json'))
+  if (recorded === null) return false
+  const installed = JSON.parse(recorded).packages ?? {}
   return Object.entries(lock.packages).every(([path, wanted]) => {
     if (!path.startsWith('node_modules/') || wanted.link) return true
     if (installed[path] === undefined) return wanted.optional === true && !fits(wanted)
@@ -46,16 +46,16 @@ function fits({ os, cpu, libc }) {
 
 async function npmInstall() {
   const args = ['ci', '--ignore-scripts', '--no-audit', '--no-fund', '--loglevel=http', '--no-progress']
-  const patience = ['--fetch-retries=2', '--fetch-retry-mintimeout=1000', '--fetch-retry-maxtimeout=3000']
+  const retries = ['--fetch-retries=2', '--fetch-retry-mintimeout=1000', '--fetch-retry-maxtimeout=3000']
   const npm = process.env.npm_execpath
   const [command, first] = npm?.endsWith('.js') ? [process.execPath, [npm]] : ['npm', []]
-  const done = await run(command, [...first, ...args, ...patience], {
+  const done = await run(command, [...first, ...args, ...retries], {
     cwd: root,
     deadlineMs: DEADLINE_MS,
-    doing: () => `${packagesInPlace()} packages in place`,
+    progress: () => `${installedPackages()} packages installed`,
   })
   if (done.code === 0) return
-  if (done.code === 127) throw new SetupError('There is no npm on this machine: install it and try again.')
+  if (done.code === 127) throw new SetupError('npm is not installed on this machine. Install it and try again.')
   if (
     /E(NOTFOUND|AI_AGAIN|CONNREFUSED|CONNRESET|TIMEDOUT|HOSTUNREACH|NETUNREACH)|ERR_SOCKET|FETCH_ERROR/.test(
       done.output,
@@ -69,7 +69,7 @@ async function npmInstall() {
   throw new SetupError(`npm could not install the dependencies:\n${head(errors)}`)
 }
 
-function packagesInPlace() {
+function installedPackages() {
   try {
     return readdirSync(modules).filter((name) => !name.startsWith('.')).length
   } catch {

@@ -1,7 +1,7 @@
 import { execFileSync } from 'node:child_process'
 import { isThere, run, SetupError, step, tail } from './step.mjs'
 
-/** Debian packages that we need, each with the program (or file) by which we know that it is there. */
+/** Debian packages that are needed, each with a program or file that shows that it is installed. */
 const START = {
   'qemu-system-x86': 'qemu-system-x86_64',
   'qemu-utils': 'qemu-img',
@@ -28,16 +28,18 @@ const TEST = {
   gnupg: 'gpg',
   python3: 'python3',
 }
-/** Good to have; not every distribution knows it by this name. */
+/** `postgresql` also installs a server, which the benchmarks do not use: no smaller package has pgbench. */
+const BENCH = { ...TEST, wrk: 'wrk', postgresql: 'pgbench' }
+/** Useful; not every distribution has it by this name. */
 const OPTIONAL = { 'debian-archive-keyring': '/usr/share/keyrings/debian-archive-keyring.gpg' }
 
 const DEADLINE_MS = 15 * 60_000
 const APT = ['-y', '-o', 'DPkg::Lock::Timeout=120', '-o', 'Acquire::Retries=2', '-o', 'Acquire::http::Timeout=30']
 
-/** Installs the missing ones as root; otherwise throws the line that root has to run. */
+/** Installs what is missing if it runs as root; otherwise throws the command line that root has to run. */
 export async function installPackages(mode) {
-  const needed = mode === 'test' ? TEST : START
-  const missing = Object.keys(needed).filter((name) => !isThere(needed[name]))
+  const needed = { start: START, test: TEST, bench: BENCH }[mode]
+  const missing = Object.keys(needed).filter((name) => !isInstalled(needed[name]))
   if (missing.length === 0) return
   if (!isThere('apt-get')) {
     const programs = missing.map((name) => needed[name])
@@ -46,9 +48,11 @@ export async function installPackages(mode) {
   if (process.getuid() !== 0) throw new SetupError(`sudo apt-get install -y ${missing.join(' ')}`)
   for (const [name, file] of Object.entries(OPTIONAL)) if (!isThere(file)) missing.push(name)
   await step(`installing Debian packages: ${missing.join(' ')}`, () => install(missing))
-  const still = Object.keys(needed).filter((name) => !isThere(needed[name]))
+  const still = Object.keys(needed).filter((name) => !isInstalled(needed[name]))
   if (still.length > 0)
-    throw new SetupError(`apt-get has installed no ${still.map((name) => needed[name]).join(', ')}.`)
+    throw new SetupError(
+      `apt-get ended without an error, but did not install ${still.map((name) => needed[name]).join(', ')}.`,
+    )
 }
 
 async function install(packages) {
@@ -59,7 +63,7 @@ async function install(packages) {
   }
   const found = packages.filter((name) => !(name in OPTIONAL) || isKnown(name))
   let done = await apt(['install', '--no-install-recommends', ...found])
-  // Old lists name versions that the mirrors no longer have.
+  // Old package lists name versions that the mirrors have deleted.
   if (done.code !== 0 && !fresh) {
     await update()
     done = await apt(['install', '--no-install-recommends', ...found])
@@ -82,6 +86,16 @@ function isKnown(name) {
     return (
       execFileSync('apt-cache', ['show', '--no-all-versions', name], { stdio: ['ignore', 'pipe', 'ignore'] }).length > 0
     )
+  } catch {
+    return false
+  }
+}
+
+/** Debian's PostgreSQL client packages contain a `pgbench` that only starts the real one, which may be missing. */
+function isInstalled(probe) {
+  if (probe !== 'pgbench') return isThere(probe)
+  try {
+    return execFileSync(probe, ['--version'], { stdio: ['ignore', 'pipe', 'ignore'] }).length > 0
   } catch {
     return false
   }

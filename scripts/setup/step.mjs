@@ -2,13 +2,13 @@ import { spawn } from 'node:child_process'
 import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 
-/** Something that the user can mend: one clear message, exit code 1. */
+/** An error that the user can correct: one clear message, exit code 1. */
 export class SetupError extends Error {}
 
 const HEARTBEAT_MS = 5_000
 const KEPT_OUTPUT = 20_000
 
-/** Prints what is done and, at the end, how long it took. */
+/** Prints what is being done and, at the end, how long it took. */
 export async function step(what, work) {
   const begin = performance.now()
   process.stdout.write(`setup: ${what}\n`)
@@ -17,11 +17,11 @@ export async function step(what, work) {
 }
 
 /**
- * Runs a program to its end and keeps what it prints; says every few seconds that it is still at work, with what
- * `doing` makes of its last line. Past the deadline it is ended.
- * @returns {Promise<{ code: number, output: string }>} 127 when there is no such program
+ * Runs a program and captures the end of its output. Every few seconds it prints the elapsed time and what `progress`
+ * returns for the last line. After the deadline the program is killed.
+ * @returns {Promise<{ code: number, output: string }>} code 127 if the program does not exist
  */
-export function run(command, args, { deadlineMs, env = process.env, cwd, doing = (line) => line }) {
+export function run(command, args, { deadlineMs, env = process.env, cwd, progress = (line) => line }) {
   return new Promise((resolve) => {
     const begin = performance.now()
     const child = spawn(command, args, { cwd, env, stdio: ['ignore', 'pipe', 'pipe'] })
@@ -32,11 +32,11 @@ export function run(command, args, { deadlineMs, env = process.env, cwd, doing =
     child.stdout.setEncoding('utf8').on('data', keep)
     child.stderr.setEncoding('utf8').on('data', keep)
     const heartbeat = setInterval(() => {
-      const now = doing(output.trimEnd().split('\n').pop() ?? '').slice(0, 100)
+      const now = progress(output.trimEnd().split('\n').pop() ?? '').slice(0, 100)
       process.stdout.write(`setup:   ${Math.round((performance.now() - begin) / 1000)} s${now ? ` · ${now}` : ''}\n`)
     }, HEARTBEAT_MS)
     const deadline = setTimeout(() => {
-      output += `\nended after ${deadlineMs / 1000} s`
+      output += `\nkilled after ${deadlineMs / 1000} s`
       child.kill('SIGKILL')
     }, deadlineMs)
     const finish = (code) => {
@@ -63,12 +63,12 @@ function indent(lines) {
   return lines.map((line) => `  ${line}`).join('\n')
 }
 
-/** Folders in which programs are looked for; the system's own are often missing from an ordinary user's PATH. */
+/** Folders that are searched for programs; an ordinary user's PATH often lacks the system's own. */
 export function programFolders() {
   return [...(process.env.PATH ?? '').split(':').filter(Boolean), '/usr/sbin', '/sbin']
 }
 
-/** True when the program is in one of the folders, or the absolute path exists. */
+/** True if one of the folders has the program, or if the absolute path exists. */
 export function isThere(probe) {
   if (probe.startsWith('/')) return existsSync(probe)
   return programFolders().some((folder) => existsSync(join(folder, probe)))

@@ -1,4 +1,4 @@
-/** A guest that is started by hand, with the same QEMU flags as one of the control plane. */
+/** A guest that is started without the control plane, with the same QEMU flags as one of its guests. */
 import { spawn } from 'node:child_process'
 import { cpSync, existsSync, mkdirSync, readFileSync, rmSync, watch } from 'node:fs'
 import { dirname, join } from 'node:path'
@@ -7,18 +7,18 @@ import { qemuProcesses } from '../../e2e/leaks.ts'
 import { commandLine } from '../../server/src/lib/processes.ts'
 import { until } from '../../server/src/testing/until.ts'
 
-export class ByHand {
+export class DirectGuest {
   readonly #plane: ControlPlane
   readonly #copy: string
   #flags: { argv: string[]; folder: string; sockets: string | null } | null = null
 
   constructor(plane: ControlPlane) {
     this.#plane = plane
-    this.#copy = join(dirname(plane.data_dir), 'by-hand')
+    this.#copy = join(dirname(plane.data_dir), 'direct-guest')
   }
 
-  /** What this guest runs with: arguments, folder and files, to be used again under another name. */
-  remember(id: string): void {
+  /** Copies the arguments and files of this running instance for the guest. */
+  copyFrom(id: string): void {
     const { pid } = qemuProcesses(this.#plane.data_dir).find(({ command }) => command.includes(id))!
     const argv = commandLine(pid)
     const folder = join(this.#plane.data_dir, 'instances', id)
@@ -29,8 +29,8 @@ export class ByHand {
   }
 
   /**
-   * The same command line, in a folder of its own; milliseconds from the start of the process to the guest's word.
-   * @param on a new disk, or the one of the start before, as its kill has left it
+   * Runs the same command line on its own copies; milliseconds from the start of the process until the guest is ready.
+   * @param on a new disk, or the disk of the previous start as the kill left it
    */
   async start(on: 'new disk' | 'same disk' = 'new disk'): Promise<number> {
     const copy = this.#copy
@@ -53,11 +53,11 @@ export class ByHand {
         watcher.close()
         resolve(performance.now() - begin)
       })
-      child.once('exit', (code) => reject(new Error(`QEMU by hand ended: ${code}`)))
+      child.once('exit', (code) => reject(new Error(`QEMU exited with ${code}`)))
     })
     child.removeAllListeners('exit')
     child.kill('SIGKILL')
-    await until('the hand-started guest is gone', () => child.exitCode !== null || child.signalCode !== null)
+    await until('the QEMU of the direct guest has ended', () => child.exitCode !== null || child.signalCode !== null)
     return took
   }
 
