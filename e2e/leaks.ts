@@ -35,7 +35,7 @@ export function leftovers(dataDir: string): string[] {
 }
 
 /** Addresses with a listening TCP socket on this host. */
-export function listeners(): string[] {
+function listeners(): string[] {
   const lines = readFileSync('/proc/net/tcp', 'utf8').split('\n').slice(1)
   return lines
     .map((line) => line.trim().split(/\s+/))

@@ -1,6 +1,7 @@
 /**
- * What has to hold for every commit, beside the tests: types, style, file sizes, that generated files are fresh, and that
- * the API's description passes a strict ruleset (redocly.yaml).
+ * What every commit must pass beside the tests: types, style and the length of functions (biome.json), file sizes, no
+ * unused exports, files or dependencies (knip.json), fresh generated files, and a strict ruleset for the API description
+ * (redocly.yaml).
  */
 import { spawn } from 'node:child_process'
 import { existsSync, globSync, readFileSync } from 'node:fs'
@@ -10,16 +11,17 @@ import { generateAll } from './generated.ts'
 const root = join(import.meta.dirname, '..')
 const bin = join(root, 'node_modules/.bin')
 
-/** Lines of hand-written source files, tests aside: a median file fits on a screen and a half. */
+/** Lines of hand-written source files without tests. */
 const SIZES = { median: 75, p90: 300, most: 500 }
 
-/** The linter looks at our file and at nothing else: no reports to its makers, no look for a newer version. */
-const LINT_ALONE = { REDOCLY_TELEMETRY: 'off', REDOCLY_SUPPRESS_UPDATE_NOTICE: 'true' }
+/** The linter sends no usage data and does not check for a newer version. */
+const LINT_OFFLINE = { REDOCLY_TELEMETRY: 'off', REDOCLY_SUPPRESS_UPDATE_NOTICE: 'true' }
 
 const CHECKS: Record<string, () => Promise<string[]>> = {
   types: () => tool('tsc', ['--noEmit', '-p', '.']),
   style: () => tool('biome', ['check', '--error-on-warnings', '.']),
-  contract: () => tool('redocly', ['lint', 'openapi.json', '--format=stylish', '--max-problems=50'], LINT_ALONE),
+  contract: () => tool('redocly', ['lint', 'openapi.json', '--format=stylish', '--max-problems=50'], LINT_OFFLINE),
+  unused: () => tool('knip', ['--no-progress']),
   sizes: async () => sizeFaults(sourceFiles()),
   generated: async () => {
     const stale = (await generateAll()).filter(({ path, text }) => readOrNull(path) !== text)

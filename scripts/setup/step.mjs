@@ -64,7 +64,7 @@ function indent(lines) {
 }
 
 /** Folders that are searched for programs; an ordinary user's PATH often lacks the system's own. */
-export function programFolders() {
+function programFolders() {
   return [...(process.env.PATH ?? '').split(':').filter(Boolean), '/usr/sbin', '/sbin']
 }
 

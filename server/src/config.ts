@@ -8,7 +8,7 @@ import { setValueAt, type Values, valueAt } from './config/setting.ts'
 import { SETTING_LIST, SETTINGS } from './config/settings.ts'
 import { StartupError } from './lib/errors.ts'
 
-export type { Mirror, Plan } from './config/shapes.ts'
+export type { Plan } from './config/shapes.ts'
 
 /** All settings as the operator gave them; `data_dir` is absolute. */
 export type Settings = Values<typeof SETTINGS> & { version: string }

@@ -27,7 +27,7 @@ export function pools(deps: Deps): Pool[] {
 }
 
 /** THE LIST of reconcilers: kind of key → who looks at it. */
-export function reconcilers(deps: Deps): Reconcilers {
+function reconcilers(deps: Deps): Reconcilers {
   return {
     instance: bound(deps, instanceReconciler),
     image: bound(deps, imageReconciler),

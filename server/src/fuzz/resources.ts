@@ -107,7 +107,7 @@ function created({ status, body }: { status: number; body: { id?: string } }): s
 }
 
 /** A line that OpenSSH would take, of a key that was never used. */
-export function newPublicKey(): string {
+function newPublicKey(): string {
   const { x } = generateKeyPairSync('ed25519').publicKey.export({ format: 'jwk' })
   const field = (bytes: Buffer) => {
     const length = Buffer.alloc(4)

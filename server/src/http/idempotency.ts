@@ -11,7 +11,7 @@ import { digestOf } from '../lib/canonical-json.ts'
 import { ApiError } from '../lib/errors.ts'
 
 /** Real hours for which a response is stored. */
-export const RESPONSE_TTL_HOURS = 24
+const RESPONSE_TTL_HOURS = 24
 
 /** A stored response: its body as text, without secrets that are shown only once. */
 export type StoredResponse = { status: number; headers: Record<string, string>; body: string | null }

@@ -51,7 +51,7 @@ export const Problem = Type.Object(
 )
 
 /** The body of an error response. */
-export function problemOf(error: ApiError, request: { id: string; req_id: string }): string {
+function problemOf(error: ApiError, request: { id: string; req_id: string }): string {
   return JSON.stringify({
     type: `urn:cloudnexus:problem:${error.code}`,
     title: CATALOGUE[error.code][1],

@@ -55,7 +55,7 @@ export function imageReconciler(
 type Folders = { job: string; final: string; upload: string }
 
 /** The folder of an import, the folder of an imported image, and the file of an upload. */
-export function foldersOf(config: Pick<Config, 'data_dir'>, id: string): Folders {
+function foldersOf(config: Pick<Config, 'data_dir'>, id: string): Folders {
   const at = (folder: string, name: string) => join(config.data_dir, folder, name)
   return { job: at('imports', id), final: at('images', id), upload: at('uploads', `${id}.part`) }
 }

@@ -41,7 +41,7 @@ async function* follow(deps: Deps, first: Buffer, read: () => Promise<Buffer>, s
 }
 
 /** What was written since: the log is a window that moves, so the new part begins after the old window's end. */
-export function addition(before: Buffer, now: Buffer): Buffer {
+function addition(before: Buffer, now: Buffer): Buffer {
   if (now.subarray(0, before.length).equals(before)) return now.subarray(before.length)
   const mark = before.subarray(-4096)
   const at = mark.length > 0 ? now.lastIndexOf(mark) : -1

@@ -16,7 +16,7 @@ import type { CreateBody } from './schema.ts'
 import { type InstanceContext, insert } from './store.ts'
 
 /** Ports of the public address that every guest gets. */
-export const USUAL_PORTS = [22, 80, 443]
+const USUAL_PORTS = [22, 80, 443]
 
 /**
  * Creates an instance in the caller's transaction: checks, reserves (capacity, addresses), writes the row with its event

@@ -4,7 +4,7 @@ import { connect, isIP, type Socket } from 'node:net'
 const MAX_HEAD_BYTES = 8_192
 
 /** The proxy did not open the way. */
-export class TunnelError extends Error {}
+class TunnelError extends Error {}
 
 /** Asks for a way to an address; calls back once, with the socket that leads there. */
 export function openTunnel(

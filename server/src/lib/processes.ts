@@ -4,7 +4,7 @@ import { readFileSync } from 'node:fs'
 export type ProcessIdentity = { pid: number; start_time: string; boot_id: string }
 
 /** Identifies this boot of the host. */
-export function hostBootId(): string {
+function hostBootId(): string {
   return readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim()
 }
 

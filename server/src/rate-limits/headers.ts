@@ -13,7 +13,7 @@ export type Limit = {
 }
 
 /** Seconds in which an empty bucket is full again. */
-export function windowSeconds({ burst, rate_per_second }: Policy): number {
+function windowSeconds({ burst, rate_per_second }: Policy): number {
   return Math.max(1, Math.ceil(burst / rate_per_second))
 }
 

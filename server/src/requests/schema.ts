@@ -48,7 +48,7 @@ export const Request = Type.Object(requestFields, {
 })
 export const RequestPage = PageOf(Request)
 
-export const SPAN_KINDS = ['call', 'transaction', ...RECORDED_KINDS, ...WAITS, 'event'] as const
+const SPAN_KINDS = ['call', 'transaction', ...RECORDED_KINDS, ...WAITS, 'event'] as const
 
 export const Span = Type.Object(
   {

@@ -13,7 +13,7 @@ import { DatabaseUnavailableError } from '../lib/errors.ts'
 import type { Random } from '../lib/random.ts'
 
 /** The process is gone. */
-export class Crash extends Error {
+class Crash extends Error {
   constructor() {
     super('the process ended here')
   }

@@ -6,7 +6,7 @@ import type { Query } from '../db/database.ts'
 import type { Clock } from '../lib/clock.ts'
 
 /** When every history begins. */
-export const BEGINNING = Date.parse('2030-01-01T00:00:00Z')
+const BEGINNING = Date.parse('2030-01-01T00:00:00Z')
 /** What passes between two histories in the time that only rises, so that nothing of the last one is still believed. */
 const BETWEEN_MS = 3_600_000
 

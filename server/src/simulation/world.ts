@@ -27,7 +27,7 @@ import { createSimulatedClock, type SimulatedClock, tellDatabase } from './time.
 
 const ZEROS = new Uint8Array(32)
 const REGION = 'us-east-1'
-export const SYSTEM_ENVIRONMENT = 'env_system'
+const SYSTEM_ENVIRONMENT = 'env_system'
 
 /** One environment and the key of who uses it. */
 export type Tenant = { project_id: string; environment_id: string; mode: 'live' | 'test'; key: string }

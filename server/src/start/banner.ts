@@ -60,7 +60,7 @@ export function banner(facts: BannerFacts): string {
 }
 
 /** A shell command that creates an instance. It reads the API key from its file, so that the key is not printed. */
-export function firstInstance({ config, credentials_file }: BannerFacts): string {
+function firstInstance({ config, credentials_file }: BannerFacts): string {
   const body = {
     region: config.region.id,
     plan: config.plans[0]!.id,
@@ -105,6 +105,6 @@ function gib(bytes: number): string {
 }
 
 /** Quotes a word for a POSIX shell, where needed. */
-export function quote(text: string): string {
+function quote(text: string): string {
   return /^[\w./:@%+=,-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`
 }

@@ -119,7 +119,7 @@ async function serverVersion(sql: Sql, given: string | null): Promise<string> {
 }
 
 /** Host and database of a connection string, without user and password. */
-export function locationOf(url: string): string {
+function locationOf(url: string): string {
   const parsed = new URL(url.replace('@/', '@localhost/'))
   return `${parsed.searchParams.get('host') ?? parsed.host}${parsed.pathname}`
 }

@@ -10,7 +10,7 @@ import type { Random } from '../lib/random.ts'
 import { insertProject, openProject } from '../projects/store.ts'
 import { parsePublicKey } from '../ssh-keys/public-key.ts'
 
-export const SYSTEM_ENVIRONMENT = 'env_system'
+const SYSTEM_ENVIRONMENT = 'env_system'
 
 export type FirstProject = {
   region: string

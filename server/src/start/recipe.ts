@@ -18,7 +18,7 @@ import { readFileOrNull } from './files.ts'
 
 const RECIPES = join(import.meta.dirname, '../../../images')
 /** The image that every installation has; it also tests the accelerator. */
-export const MICRO_LINUX = { id: 'img_microlinux', recipe: 'micro-linux' }
+const MICRO_LINUX = { id: 'img_microlinux', recipe: 'micro-linux' }
 const DIGEST_FILE = 'recipe-digest'
 const DEADLINE_MS = 10 * 60_000
 

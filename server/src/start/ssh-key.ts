@@ -26,7 +26,7 @@ export function openSshKey(dataDir: string, random: Random): { private_key_file:
  * An Ed25519 key pair in the format of OpenSSH (PROTOCOL.key in its sources). ssh-keygen is not used because it fails for a
  * user ID without a name, as in containers.
  */
-export function newSshKey(random: Random): { private_key: string; public_key: string } {
+function newSshKey(random: Random): { private_key: string; public_key: string } {
   const { x = '', d = '' } = generateKeyPairSync('ed25519').privateKey.export({ format: 'jwk' })
   const [point, seed] = [Buffer.from(x, 'base64url'), Buffer.from(d, 'base64url')]
   const blob = Buffer.concat([field(TYPE), field(point)])

@@ -64,7 +64,7 @@ export async function insertResend(
 export type ReplayOf = { from_sequence: number; to_sequence: number } | { failed_since: Date }
 
 /** Maximum number of events in one replay, and of pending deliveries of all replays of a webhook. */
-export const MAX_REPLAYED = 10_000
+const MAX_REPLAYED = 10_000
 /** Replayed events per second of the environment's time. */
 const REPLAYED_PER_SECOND = 20
 

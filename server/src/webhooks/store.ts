@@ -7,7 +7,7 @@ import type { Health } from './retry-schedule.ts'
 import type { DisabledReason, WebhookRow } from './row.ts'
 
 /** Maximum number of webhooks per environment. */
-export const MAX_WEBHOOKS = 50
+const MAX_WEBHOOKS = 50
 
 export async function listWebhooks(sql: Sql, environmentId: string, window: Window): Promise<WebhookRow[]> {
   return sql<WebhookRow[]>`

@@ -2,7 +2,7 @@ import { constants } from 'node:fs'
 import { type FileHandle, open } from 'node:fs/promises'
 
 /** A log that exceeds `max_bytes` is truncated to its last `keep_bytes`. */
-export const LOG_BOUNDS = { max_bytes: 8 * 1024 * 1024, keep_bytes: 4 * 1024 * 1024 }
+const LOG_BOUNDS = { max_bytes: 8 * 1024 * 1024, keep_bytes: 4 * 1024 * 1024 }
 
 /** The last bytes of a file; empty if it does not exist. Never follows a link, because QEMU's user can write the file. */
 export async function readTail(path: string, bytes: number): Promise<Buffer> {

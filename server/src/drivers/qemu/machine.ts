@@ -116,7 +116,7 @@ const STATUSES: Record<string, PowerState> = {
 }
 
 /** Observes the power state of a machine. QEMU pauses when its guest has powered off; such a process is ended here. */
-export async function observePower(found: Machine, clock: Clock): Promise<PowerState> {
+async function observePower(found: Machine, clock: Clock): Promise<PowerState> {
   const { paths, run, process } = found
   if (!process) return powerWithoutProcess(run)
   const reply = await withControl(paths, clock, async (client) => {

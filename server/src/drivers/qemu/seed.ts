@@ -14,7 +14,7 @@ import { runProgram } from './run-program.ts'
 type Contents = Record<string, string | Uint8Array>
 
 /** The instance ID that the guest sees: one per disk. */
-export const guestInstanceId = (spec: MachineSpec) => `${spec.id}-d${spec.disk}`
+const guestInstanceId = (spec: MachineSpec) => `${spec.id}-d${spec.disk}`
 
 /** The files for `micro-linux`, one value each. The network is `<mac> dhcp` and `<mac> <address>/<prefix>`. */
 export function fwCfgFiles(spec: MachineSpec): Record<(typeof FW_CFG_NAMES)[number], string | Uint8Array> {

@@ -63,7 +63,7 @@ export async function convertImage(
 }
 
 /** Reads the header of a file and checks it. Throws ImportError. */
-export async function inspectFile(path: string, maxVirtualSizeBytes: number): Promise<Inspection> {
+async function inspectFile(path: string, maxVirtualSizeBytes: number): Promise<Inspection> {
   const file = await open(path, constants.O_RDONLY | constants.O_NOFOLLOW)
   try {
     const { size } = await file.stat()

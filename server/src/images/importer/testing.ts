@@ -31,8 +31,6 @@ export function bootableDisk(bytes = 1 << 20): Buffer {
 /** Hexadecimal. */
 export const sha256 = (bytes: Buffer) => createHash('sha256').update(bytes).digest('hex')
 
-export type Mirror = Awaited<ReturnType<typeof startMirror>>
-
 /** An HTTP server with files, validators and ranges. If `intercept` returns true, it has sent the response. */
 export async function startMirror() {
   const files = new Map<string, Buffer>()
