@@ -16,7 +16,7 @@ export type Setting<T = unknown, D = unknown> = {
   in_file?: false
 }
 
-/** As in config.json, settings can stand in groups. */
+/** As in config.json, settings can be nested in groups. */
 export type Group = { [name: string]: Setting | Group }
 
 /** The values of a group of settings. */
@@ -51,7 +51,7 @@ export function valueAt(object: object, key: string): unknown {
   return key.split('.').reduce<unknown>((value, part) => (value as Record<string, unknown> | undefined)?.[part], object)
 }
 
-/** Sets the value at a path; makes the groups on the way. */
+/** Sets the value at a path. Creates missing groups. */
 export function setValueAt(object: object, key: string, value: unknown): void {
   const path = key.split('.')
   const last = path.pop()!

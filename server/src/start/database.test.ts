@@ -47,15 +47,20 @@ async function ownedDatabase(attributes: string): Promise<{ name: string; owner:
   return { name, owner, url: withLogin(server.url(name), owner, 'p@ss') }
 }
 const settings = (urls: Partial<Config>) => ({
-  ...{ database_url: null, database_app_url: null, database_engine_url: null, data_dir: dir, run_dir: dir },
+  database_url: null,
+  database_app_url: null,
+  database_engine_url: null,
+  data_dir: dir,
+  run_dir: dir,
   ...urls,
 })
 const logins = (id: string, key = 1) => ({ installation_id: id, database_key: new Uint8Array(32).fill(key) })
 const open = (urls: Partial<Config>, id = 'aaaa', key = 1) =>
   openDatabase(settings(urls), logins(id, key), { clock, log })
-async function refusal(urls: Partial<Config>, id?: string): Promise<string> {
+/** The one-line message with which opening the database fails. */
+async function rejection(urls: Partial<Config>, id?: string): Promise<string> {
   const error = await open(urls, id).then(
-    () => assert.fail('it was opened'),
+    () => assert.fail('the database was opened'),
     (error: unknown) => error,
   )
   assert.ok(error instanceof StartupError, String(error))
@@ -67,7 +72,9 @@ async function refusal(urls: Partial<Config>, id?: string): Promise<string> {
 async function assertWorks(database: Awaited<ReturnType<typeof open>>): Promise<void> {
   const { owner, sql } = database
   await openFirstProject(owner, systemRandom, {
-    ...{ region: 'us-east-1', public_addresses: '127.71.50.0/24', pepper: new Uint8Array(32) },
+    region: 'us-east-1',
+    public_addresses: '127.71.50.0/24',
+    pepper: new Uint8Array(32),
     keys: { live: newKey('live', systemRandom), test: newKey('test', systemRandom) },
     ssh_public_key: 'ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f cloudnexus',
   })
@@ -87,8 +94,8 @@ async function assertWorks(database: Awaited<ReturnType<typeof open>>): Promise<
 describe('opening the database', { timeout: 120_000 }, () => {
   test('rejects a role that cannot create roles, in one line with the statements to run', async () => {
     const { url, owner } = await ownedDatabase('')
-    const said = await refusal({ database_url: url })
-    assert.match(said, new RegExp(`alter role "${owner}" createrole;.*DATABASE_APP_URL and DATABASE_ENGINE_URL`))
+    const message = await rejection({ database_url: url })
+    assert.match(message, new RegExp(`alter role "${owner}" createrole;.*DATABASE_APP_URL and DATABASE_ENGINE_URL`))
     const check = connect({ url, max: 1, name: 'check' })
     assert.equal((await check`select from pg_tables where schemaname = 'public'`).count, 0, 'nothing was written')
     await check.end()
@@ -117,8 +124,8 @@ describe('opening the database', { timeout: 120_000 }, () => {
 
     // The first owner created the groups; the owner of another database needs a grant.
     const second = await ownedDatabase('createrole')
-    const said = await refusal({ database_url: second.url }, 'bbbb')
-    assert.match(said, new RegExp(`grant cn_app, cn_engine to "${second.owner}" with admin option;`))
+    const message = await rejection({ database_url: second.url }, 'bbbb')
+    assert.match(message, new RegExp(`grant cn_app, cn_engine to "${second.owner}" with admin option;`))
     await admin.unsafe(`grant cn_app, cn_engine to ${second.owner} with admin option`)
     const secondDatabase = await open({ database_url: second.url }, 'bbbb')
     await assertWorks(secondDatabase)
@@ -144,20 +151,23 @@ describe('opening the database', { timeout: 120_000 }, () => {
     assert.equal((await database.sql`select current_user as u`)[0]!.u, 'custom_engine')
     await database.stop(1_000)
 
-    const swapped = await refusal({
-      ...{ database_url: url, database_app_url: database_engine_url, database_engine_url: database_app_url },
+    const swapped = await rejection({
+      database_url: url,
+      database_app_url: database_engine_url,
+      database_engine_url: database_app_url,
     })
     assert.match(swapped, /DATABASE_ENGINE_URL is not in cn_engine/)
-    const owning = await refusal({ database_url: url, database_app_url: url, database_engine_url })
+    const owning = await rejection({ database_url: url, database_app_url: url, database_engine_url })
     assert.match(owning, /DATABASE_APP_URL owns tables/)
     await admin.unsafe(`create role custom_bypass login bypassrls password 'p@ss' in role cn_app`)
-    const bypassing = await refusal({ database_url: url, database_app_url: as('custom_bypass'), database_engine_url })
+    const bypassing = await rejection({ database_url: url, database_app_url: as('custom_bypass'), database_engine_url })
     assert.match(bypassing, /DATABASE_APP_URL bypasses row-level security/)
     await admin.unsafe(`create role custom_both login password 'p@ss' in role cn_app, cn_engine`)
-    const both = await refusal({ database_url: url, database_app_url: as('custom_both'), database_engine_url })
+    const both = await rejection({ database_url: url, database_app_url: as('custom_both'), database_engine_url })
     assert.match(both, /is also in cn_engine/)
-    const wrong = await refusal({
-      ...{ database_url: url, database_engine_url },
+    const wrong = await rejection({
+      database_url: url,
+      database_engine_url,
       database_app_url: withLogin(server.url(name), 'custom_app', 'wrong'),
     })
     assert.match(wrong, /with DATABASE_APP_URL/)

@@ -26,30 +26,30 @@ const DEADLINE_MS = 10 * 60_000
  * Builds micro-linux into <data-dir>/images if it is missing or its recipe has changed. Disks of instances are overlays of
  * the image's disk, so an existing image is replaced only if there are no instances.
  */
-export async function ensureMicroLinux(dataDir: string, say: (line: string) => void): Promise<MachineImage> {
+export async function ensureMicroLinux(dataDir: string, report: (line: string) => void): Promise<MachineImage> {
   const folder = join(dataDir, 'images', MICRO_LINUX.id)
   const digest = recipeDigest(MICRO_LINUX.recipe)
   const isBuilt = existsSync(join(folder, 'manifest.json'))
   // An image without a digest was placed there by the operator, and stays.
   const isCurrent = isBuilt && (readFileOrNull(join(folder, DIGEST_FILE)) ?? digest) === digest
-  if (!isBuilt || (!isCurrent && !hasInstances(dataDir))) await build(folder, digest, say)
+  if (!isBuilt || (!isCurrent && !hasInstances(dataDir))) await build(folder, digest, report)
   const manifest = JSON.parse(readFileSync(join(folder, 'manifest.json'), 'utf8')) as MachineImage
   const { boot, seed, ready_signal } = manifest
   return { id: MICRO_LINUX.id, folder: MICRO_LINUX.id, boot, seed, ready_signal }
 }
 
-async function build(folder: string, digest: string, say: (line: string) => void): Promise<void> {
+async function build(folder: string, digest: string, report: (line: string) => void): Promise<void> {
   const fresh = `${folder}.new`
   rmSync(fresh, { recursive: true, force: true })
   mkdirSync(fresh, { recursive: true, mode: 0o755 })
-  say('building the micro-linux image')
-  await runRecipe(join(RECIPES, MICRO_LINUX.recipe, 'build.sh'), fresh, say)
+  report('building the micro-linux image')
+  await runRecipe(join(RECIPES, MICRO_LINUX.recipe, 'build.sh'), fresh, report)
   writeFileSync(join(fresh, DIGEST_FILE), digest)
   rmSync(folder, { recursive: true, force: true })
   renameSync(fresh, folder)
 }
 
-function runRecipe(script: string, folder: string, say: (line: string) => void): Promise<void> {
+function runRecipe(script: string, folder: string, report: (line: string) => void): Promise<void> {
   return new Promise((resolve, reject) => {
     const child = spawn('bash', [script, folder], { stdio: ['ignore', 'pipe', 'pipe'], timeout: DEADLINE_MS })
     let errors = ''
@@ -57,7 +57,7 @@ function runRecipe(script: string, folder: string, say: (line: string) => void):
     child.stdout.setEncoding('utf8').on('data', (chunk: string) => {
       const lines = (line + chunk).split('\n')
       line = lines.pop()!
-      for (const text of lines) say(`  ${text.replace(/^progress [\d.]+ /, '')}`)
+      for (const text of lines) report(`  ${text.replace(/^progress [\d.]+ /, '')}`)
     })
     child.stderr.setEncoding('utf8').on('data', (chunk: string) => {
       errors = (errors + chunk).slice(-2_000)
