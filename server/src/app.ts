@@ -25,7 +25,7 @@ import { type Readiness, serviceRoutes } from './http/service.ts'
 import type { App, Resource, TypeBoxProvider } from './http/types.ts'
 import { schemaError } from './http/validation.ts'
 import { isAllowedFrom } from './keys/addresses.ts'
-import { addressNotAllowed, insufficientScope, unauthorised } from './keys/refusals.ts'
+import { addressNotAllowed, insufficientScope, invalidApiKey } from './keys/refusals.ts'
 import { createKeyUsage } from './keys/usage.ts'
 import { ApiError } from './lib/errors.ts'
 import { newId } from './lib/id.ts'
@@ -125,10 +125,10 @@ export async function createApp(deps: Deps, options: AppOptions): Promise<App> {
     }
     if (key === null) {
       limits.failed(request, reply)
-      throw unauthorised()
+      throw invalidApiKey()
     }
     const found = limits.lookUp(request, reply, key, keys.find).then((principal) => {
-      if (principal === null) throw unauthorised()
+      if (principal === null) throw invalidApiKey()
       return admit(principal)
     })
     found.then(() => done(), done)
@@ -138,7 +138,7 @@ export async function createApp(deps: Deps, options: AppOptions): Promise<App> {
       request.principal = principal
       const { allowed_addresses } = principal
       if (allowed_addresses !== null && !isAllowedFrom(allowed_addresses, request.ip)) throw addressNotAllowed()
-      usage.note(principal.key_id, request.ip)
+      usage.record(principal.key_id, request.ip)
       const pending = limits.spend(request, reply, classes)
       if (pending) return pending.then(() => checkScope(principal, scope))
       checkScope(principal, scope)

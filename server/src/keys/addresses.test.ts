@@ -4,7 +4,7 @@ import fc from 'fast-check'
 import { canonicalRange, clientAddress, contains, isAllowedFrom } from './addresses.ts'
 
 describe('address lists', () => {
-  test('a range has one form', () => {
+  test('returns the canonical form of a range', () => {
     const same: [string, string][] = [
       ['203.0.113.7', '203.0.113.7'],
       ['203.0.113.7/32', '203.0.113.7'],
@@ -19,16 +19,16 @@ describe('address lists', () => {
     for (const [text, range] of same) assert.deepEqual(canonicalRange(text), { range }, text)
   })
 
-  test('what is no range, or begins in the middle of one, is refused with what would be right', () => {
+  test('rejects an invalid range, and one that does not begin at its first IP address', () => {
     const wrong = ['', 'x', '10', '10.1', '010.0.0.1', '0x7f.1', '10.0.0.0/33', '10.0.0.0/', '10.0.0.0/8/8', '::1/129']
     wrong.push('fe80::1%eth0', '::ffff:0.0.0.0/90', ' 10.0.0.1', '10.0.0.1\n', '10.0.0.0/-1', 'localhost')
-    for (const text of wrong) assert.ok('fault' in canonicalRange(text), text)
+    for (const text of wrong) assert.ok('error' in canonicalRange(text), text)
     assert.deepEqual(canonicalRange('10.1.2.3/8'), {
-      fault: 'must begin at the first address of the range: 10.0.0.0/8',
+      error: 'must begin at the first IP address of the range: 10.0.0.0/8',
     })
   })
 
-  test('clients are compared in their canonical form, and what is no address is nowhere', () => {
+  test('compares clients in canonical form and allows no invalid IP address', () => {
     assert.equal(clientAddress('::ffff:127.0.0.1'), '127.0.0.1')
     assert.equal(clientAddress('2001:DB8::1'), '2001:db8::1')
     for (const text of [undefined, '', 'unknown', '1.2.3.4:80', '_hidden', 'fe80::1%eth0']) {

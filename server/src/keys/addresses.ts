@@ -1,46 +1,48 @@
-/** From where a key may be used: lists of addresses and CIDRs, v4 and v6. Pure. */
+/** The IP addresses and CIDR ranges, IPv4 and IPv6, from which a key can be used. Pure. */
 import { isIP } from 'node:net'
 import ipaddr from 'ipaddr.js'
 
 type Range = ReturnType<typeof ipaddr.parseCIDR>
 
-/** IPv4 inside IPv6 (`::ffff:0:0/96`, RFC 4291, 2.5.5.2): the first 96 bits are fixed. */
+/** IPv4-isMapped IPv6 (`::ffff:0:0/96`, RFC 4291, 2.5.5.2): the first 96 bits are fixed. */
 const MAPPED_BITS = 96
 
 /**
- * The canonical text of an address or CIDR: `203.0.113.7`, `10.0.0.0/8`, `2001:db8::/32`. IPv4 inside IPv6 becomes
- * IPv4, because that is what the client's address becomes. A fault is the end of a sentence that begins with the field.
+ * The canonical text of an IP address or CIDR range: `203.0.113.7`, `10.0.0.0/8`, `2001:db8::/32`. IPv4-isMapped IPv6
+ * becomes IPv4, as in `clientAddress`. An error is the end of a sentence that begins with the name of the field.
  */
-export function canonicalRange(text: string): { range: string } | { fault: string } {
-  const invalid = { fault: 'must be an address or a range such as 203.0.113.7, 10.0.0.0/8 or 2001:db8::/32' }
-  const [, address, length] = /^([^/%]+)(?:\/(\d{1,3}))?$/.exec(text) ?? []
-  if (address === undefined || isIP(address) === 0) return invalid
-  const given = ipaddr.parse(address)
-  const plain = ipaddr.process(address)
-  const mapped = given.kind() !== plain.kind()
-  const full = plain.kind() === 'ipv6' ? 128 : 32
-  const bits = length === undefined ? full : Number(length) - (mapped ? MAPPED_BITS : 0)
+export function canonicalRange(text: string): { range: string } | { error: string } {
+  const invalid = { error: 'must be an IP address or a range, such as 203.0.113.7, 10.0.0.0/8 or 2001:db8::/32' }
+  const [, given, length] = /^([^/%]+)(?:\/(\d{1,3}))?$/.exec(text) ?? []
+  if (given === undefined || isIP(given) === 0) return invalid
+  const original = ipaddr.parse(given)
+  const address = ipaddr.process(given)
+  const isMapped = original.kind() !== address.kind()
+  const full = address.kind() === 'ipv6' ? 128 : 32
+  const bits = length === undefined ? full : Number(length) - (isMapped ? MAPPED_BITS : 0)
   if (bits < 0 || bits > full) return invalid
-  const network = plain.kind() === 'ipv6' ? ipaddr.IPv6 : ipaddr.IPv4
-  const start = network.networkAddressFromCIDR(`${plain}/${bits}`).toString()
-  const range = bits === full ? start : `${start}/${bits}`
-  return start === plain.toString() ? { range } : { fault: `must begin at the first address of the range: ${range}` }
+  const network = address.kind() === 'ipv6' ? ipaddr.IPv6 : ipaddr.IPv4
+  const first = network.networkAddressFromCIDR(`${address}/${bits}`).toString()
+  const range = bits === full ? first : `${first}/${bits}`
+  return first === address.toString()
+    ? { range }
+    : { error: `must begin at the first IP address of the range: ${range}` }
 }
 
-/** The address of a client as it is compared and stored: IPv4 inside IPv6 becomes IPv4. Null: not an address. */
+/** The IP address of a client in canonical form: IPv4-isMapped IPv6 becomes IPv4. Null if it is not an IP address. */
 export function clientAddress(text: string | undefined): string | null {
   if (text === undefined || isIP(text) === 0 || text.includes('%')) return null
   return ipaddr.process(text).toString()
 }
 
-/** Whether a key with this list (canonical; null: no list) may be used from an address. */
+/** Whether a key with this canonical list (null: not restricted) can be used from an IP address. */
 export function isAllowedFrom(list: readonly string[] | null, address: string | undefined): boolean {
   if (list === null) return true
   const client = clientAddress(address)
   return client !== null && list.some((range) => contains(range, client))
 }
 
-/** Whether every address of the range is in the other one; both canonical. */
+/** Whether the outer range contains the inner one; both canonical. */
 export function contains(outer: string, inner: string): boolean {
   const [base, bits] = parse(outer)
   const [address, innerBits] = parse(inner)

@@ -6,7 +6,7 @@ import { isWellFormed, KEY_PATTERN, keyDigest, keyPrefix, newKey } from './forma
 
 const ALPHABET = '0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz'
 
-test('a new key has the published form', () => {
+test('a new key has the documented format', () => {
   for (const mode of ['live', 'test'] as const) {
     const key = newKey(mode, systemRandom)
     assert.match(key, KEY_PATTERN)
@@ -20,7 +20,7 @@ test('the checksum is CRC-32 in base 62', () => {
   assert.ok(isWellFormed('cn_test_sk_000000000000000000000000000000000NV5A7'))
 })
 
-test('every change of a single character is noticed', () => {
+test('detects the change of any single character', () => {
   const key = newKey('live', systemRandom)
   for (let at = 0; at < key.length; at++) {
     for (const other of `${ALPHABET}_ é`) {
@@ -30,7 +30,7 @@ test('every change of a single character is noticed', () => {
   }
 })
 
-test('in any key every other character, and every two neighbours changed places, are noticed', () => {
+test('detects a wrong character and two swapped neighbours at every position', () => {
   const anyKey = fc
     .tuple(fc.constantFrom('live' as const, 'test' as const), fc.integer())
     .map(([mode, seed]) => newKey(mode, seededRandom(seed)))
@@ -47,11 +47,11 @@ test('in any key every other character, and every two neighbours changed places,
   )
 })
 
-test('the key that the page of the API prints is not valid', () => {
+test('the key in the documentation is not valid', () => {
   assert.equal(isWellFormed('cn_live_sk_9f8e7d6c5b4a3210'), false)
 })
 
-test('characters are uniform at every place, and keys never repeat', () => {
+test('characters are uniformly distributed at every position, and keys do not repeat', () => {
   const COUNT = 20_000
   const places = Array.from({ length: 32 }, () => new Map<string, number>())
   const keys = new Set<string>()
@@ -70,7 +70,7 @@ test('characters are uniform at every place, and keys never repeat', () => {
   assert.ok(deviations.reduce((sum, chi) => sum + chi) < 2_300)
 })
 
-test('the digest needs the pepper, the prefix tells little', () => {
+test('the digest depends on the pepper, and the prefix reveals few characters', () => {
   const key = newKey('live', systemRandom)
   const [a, b] = [keyDigest(key, new Uint8Array(32)), keyDigest(key, new Uint8Array(32).fill(1))]
   assert.equal(a.length, 32)

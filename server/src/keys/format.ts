@@ -6,27 +6,27 @@ const ALPHABET = '0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz
 const SECRET_LENGTH = 32
 const CHECKSUM_LENGTH = 6
 
-/** The whole form of a key, for secret scanners too: prefix, 32 random characters (190 bits), 6 of checksum. */
+/** Format of a key, also for secret scanners: prefix, 32 random characters (190 bits), checksum of 6 characters. */
 export const KEY_PATTERN = /^cn_(live|test)_sk_[0-9A-Za-z]{38}$/
 
-/** A new key such as `cn_live_sk_…`. Shown to its owner once; only its digest is ever stored. */
+/** A new key such as `cn_live_sk_…`. It is shown once; only its digest is stored. */
 export function newKey(mode: 'live' | 'test', random: Random): string {
   let key = `cn_${mode}_sk_`
   for (let i = 0; i < SECRET_LENGTH; i++) key += ALPHABET[random.integer(ALPHABET.length)]
   return key + checksum(key)
 }
 
-/** True when form and checksum are right, so that a mistyped key costs no query. */
+/** Whether format and checksum are valid, so that a mistyped key costs no query. */
 export function isWellFormed(key: string): boolean {
   return KEY_PATTERN.test(key) && checksum(key.slice(0, -CHECKSUM_LENGTH)) === key.slice(-CHECKSUM_LENGTH)
 }
 
-/** What the database keeps of a key: HMAC-SHA-256 with a pepper that the database does not have. */
+/** The stored digest of a key: HMAC-SHA-256 with a pepper that is not in the database. */
 export function keyDigest(key: string, pepper: Uint8Array): Uint8Array {
   return createHmac('sha256', pepper).update(key).digest()
 }
 
-/** What a list shows of a key: `cn_live_sk_ab12...wxyz`. */
+/** Beginning and end of a key, to identify it: `cn_live_sk_ab12...wxyz`. */
 export function keyPrefix(key: string): string {
   return `${key.slice(0, 15)}...${key.slice(-4)}`
 }

@@ -1,4 +1,4 @@
-/** API keys over HTTP: two processes on one database, where that makes a difference. */
+/** API keys over HTTP, with two processes on one database where that matters. */
 import assert from 'node:assert/strict'
 import { after, describe, test } from 'node:test'
 import { createApp } from '../app.ts'
@@ -11,7 +11,7 @@ import { createKeyLookup } from './store.ts'
 
 const { app, deps, owner, call, live, test: testKey } = await createTestApp()
 const { pepper } = deps.secrets
-/** What another process would be: an app of its own, which remembers keys for itself. */
+/** Stands for another process: an app with its own cache of keys. */
 const other = await createApp(
   { ...deps, keys: createKeyLookup({ sql: deps.sql, clock: systemClock, pepper }) },
   { ready: async () => [] },
@@ -44,8 +44,8 @@ function assertTooStrong({ status, body }: Response, ...pointers: string[]): voi
   )
 }
 
-describe('making a key', () => {
-  test('201: the key this once, and everything about it', async () => {
+describe('creating a key', () => {
+  test('returns 201 with the key and its fields', async () => {
     const { status, headers, body } = await call('POST', '/v2/api_keys', { name: 'ci', scopes: READ })
     assert.equal(status, 201)
     assert.ok(isWellFormed(body.key) && body.key.startsWith('cn_live_sk_'))
@@ -65,7 +65,7 @@ describe('making a key', () => {
     assert.ok(text.includes(body.id) && !text.includes(key))
   })
 
-  test('it belongs to the environment of the key that makes it, and is seen by no other', async () => {
+  test('creates the key in the environment of the caller, invisible to others', async () => {
     const inTest = await make({}, as(testKey.key))
     assert.match(inTest.key, /^cn_test_sk_/)
     assert.equal(inTest.environment, 'test')
@@ -80,7 +80,7 @@ describe('making a key', () => {
     }
   })
 
-  test('422 with all that is wrong', async () => {
+  test('returns 422 with all errors', async () => {
     const body = { name: '', scopes: ['everything'], budget: {}, allowed_addresses: [], more: 1 }
     const { status, body: problem } = await call('POST', '/v2/api_keys', body)
     assert.equal(status, 422)
@@ -98,7 +98,7 @@ describe('making a key', () => {
     }
   })
 
-  test('the list: newest first, pages, and those that no longer work only when asked for', async () => {
+  test('lists the newest first, in pages, and inactive keys only on request', async () => {
     const tenant = await createTestTenant(deps)
     const by = as(tenant.live.key)
     const made = [await make({}, by), await make({}, by), await make({}, by)]
@@ -119,7 +119,7 @@ describe('making a key', () => {
 })
 
 describe('scopes', () => {
-  test('keys:read lists, keys:write changes, and neither does the other', async () => {
+  test('keys:read only lists and keys:write only changes', async () => {
     const reader = as((await createTestKey(deps, live.principal, ['keys:read'])).key)
     const writer = as((await createTestKey(deps, live.principal, ['keys:write'])).key)
     assert.equal((await reader('GET', '/v2/api_keys')).status, 200)
@@ -129,7 +129,7 @@ describe('scopes', () => {
     assert.equal((await writer('POST', '/v2/api_keys', body)).status, 201)
   })
 
-  test('403 for a key that would be stronger, with each thing in which it would be', async () => {
+  test('returns 403 with each field that exceeds the privileges of the caller', async () => {
     const expires_at = '2999-01-01T00:00:00Z'
     const weak = await make({
       scopes: MANAGE,
@@ -153,7 +153,7 @@ describe('scopes', () => {
     assert.deepEqual([inner.budget.max_vcpus, inner.budget.max_instances], [4, 1])
   })
 
-  test('a stronger key can be neither rotated, changed nor revoked; an equal one and oneself can', async () => {
+  test('a key can rotate, change and revoke itself and its equals, but no key that exceeds it', async () => {
     const by = as((await make({ scopes: MANAGE })).key)
     const strong = await make({ scopes: [...MANAGE, 'images:read'] })
     const refused = await by('DELETE', `/v2/api_keys/${strong.id}`)
@@ -171,7 +171,7 @@ describe('scopes', () => {
     assert.ok(!(await works(self.key)))
   })
 
-  test('a key without a budget is out of reach for one with, and so is a budget beside it', async () => {
+  test('a key with a budget cannot change a key outside that budget', async () => {
     const bounded = as((await make({ scopes: MANAGE, budget: { max_instances: 1 } })).key)
     const free = await make()
     const beside = await make({ budget: { max_instances: 1 } })
@@ -181,7 +181,7 @@ describe('scopes', () => {
     assert.equal((await rotate(inside.id, {}, bounded)).status, 201)
   })
 
-  test('budgets end at a depth', async () => {
+  test('limits the nesting of budgets', async () => {
     let by = call
     for (let depth = 0; depth < 8; depth++) by = as((await make({ scopes: MANAGE, budget: { max_vcpus: 9 } }, by)).key)
     const answer = await by('POST', '/v2/api_keys', { name: 'k', scopes: READ, budget: { max_vcpus: 1 } })
@@ -189,13 +189,13 @@ describe('scopes', () => {
     await make({}, by)
   })
 
-  test('every scope can be granted, and each by itself', async () => {
+  test('can grant every scope, each alone', async () => {
     for (const scope of SCOPES) assert.deepEqual((await make({ scopes: [scope] })).scopes, [scope])
   })
 })
 
-describe('changing a key', () => {
-  test('PUT and PATCH change what they name; what GET printed may be sent back', async () => {
+describe('updating a key', () => {
+  test('PUT and PATCH change only the given fields and accept the output of GET', async () => {
     const { id, key } = await make({ scopes: ['ssh_keys:read', 'images:read'], budget: { max_vcpus: 4 } })
     const before = await show(id)
     assert.deepEqual((await call('PUT', `/v2/api_keys/${id}`, before)).body, before)
@@ -209,7 +209,7 @@ describe('changing a key', () => {
     assert.equal((await call('PUT', `/v2/api_keys/${id}`, { key: 'x' })).body.errors[0].code, 'unknown_field')
   })
 
-  test('nobody makes a key wider than the own one, oneself included', async () => {
+  test('rejects privileges beyond those of the caller, also for the caller itself', async () => {
     const self = await make({ scopes: MANAGE, expires_at: '2999-01-01T00:00:00Z' })
     const by = as(self.key)
     const wish = (fields: object) => by('PUT', `/v2/api_keys/${self.id}`, fields)
@@ -219,7 +219,7 @@ describe('changing a key', () => {
     assertTooStrong(await wish({ expires_at: '2999-01-01T00:00:00Z' }), '/expires_at')
   })
 
-  test('412 when it is not as If-Match says; 304 for what the client has', async () => {
+  test('returns 412 if If-Match does not match and 304 if If-None-Match does', async () => {
     const { id } = await make()
     const { headers } = await call('GET', `/v2/api_keys/${id}`)
     const etag = headers.etag!
@@ -237,7 +237,7 @@ describe('changing a key', () => {
 })
 
 describe('rotation', () => {
-  test('201: a key of its own with the same power; both work, then only the new one', async () => {
+  test('returns 201 with a new key of the same privileges; the old key expires after the overlap', async () => {
     const old = await make({
       expires_at: '2999-01-01T00:00:00Z',
       allowed_addresses: ['127.0.0.1'],
@@ -259,7 +259,7 @@ describe('rotation', () => {
     assert.equal((await show(old.id)).status, 'expired')
   })
 
-  test('the overlap is 24 hours unless asked for, up to 7 days, and never beyond the own end', async () => {
+  test('the overlap is 24 hours by default, at most 7 days, and never extends the expiry', async () => {
     const hours = (row: { expires_at: string }) => (Date.parse(row.expires_at) - Date.now()) / 3_600_000
     const { id } = await make()
     assert.equal((await rotate(id)).status, 201)
@@ -272,14 +272,14 @@ describe('rotation', () => {
     }
   })
 
-  test('with no overlap the old key ends at once', async () => {
+  test('expires the old key immediately without an overlap', async () => {
     const { id, key } = await make()
     assert.ok(await works(key))
     const { body } = await rotate(id, { overlap_seconds: 0 })
     assert.deepEqual([await works(key), await works(body.key)], [false, true])
   })
 
-  test('409: one successor, one predecessor that works, and only of a key that does', async () => {
+  test('returns 409 for a key that has a successor, an active predecessor, or is not active', async () => {
     const a = await make()
     const b = (await rotate(a.id)).body
     const twice = await rotate(a.id)
@@ -292,7 +292,7 @@ describe('rotation', () => {
     assert.deepEqual([ended.status, ended.body.code, ended.body.current_status], [409, 'invalid_state', 'revoked'])
   })
 
-  test('a successor whose text was lost is revoked, and the rotation made again with the first expiry', async () => {
+  test('allows a second rotation, with the first expiry, after the successor is revoked', async () => {
     const { id } = await make()
     const lost = (await rotate(id, { overlap_seconds: 3600 })).body
     const until = (await show(id)).expires_at
@@ -302,15 +302,15 @@ describe('rotation', () => {
     assert.equal((await show(id)).expires_at, until, 'a rotation never prolongs')
   })
 
-  test('of many at the same time one is made', async () => {
+  test('creates one successor for concurrent rotations', async () => {
     const { id } = await make()
     const answers = await Promise.all(Array.from({ length: 10 }, () => rotate(id)))
     assert.deepEqual(answers.map(({ status }) => status).sort(), [201, ...Array(9).fill(409)])
   })
 })
 
-describe('the end of a key', () => {
-  test('revoked: at once in this process, within a second in every other; again is the same', async () => {
+describe('revocation and expiry', () => {
+  test('revocation takes effect immediately in this process, within a second in others, and is idempotent', async () => {
     const { id, key } = await make()
     assert.ok((await works(key)) && (await works(key, elsewhere)))
     assert.equal((await call('DELETE', `/v2/api_keys/${id}`)).status, 204)
@@ -323,7 +323,7 @@ describe('the end of a key', () => {
     assert.equal((await call('PUT', `/v2/api_keys/${id}`, { name: 'x' })).body.code, 'invalid_state')
   })
 
-  test('a key that was revoked a moment ago makes no other, although it is still believed', async () => {
+  test('a revoked key that is still cached creates no key', async () => {
     const { id, key } = await make({ scopes: MANAGE })
     assert.ok(await works(key, elsewhere))
     await call('DELETE', `/v2/api_keys/${id}`)
@@ -333,7 +333,7 @@ describe('the end of a key', () => {
     assert.equal((await call('GET', '/v2/api_keys?limit=1')).body.data[0].id, before)
   })
 
-  test('expired: it stops by itself, and is not believed for longer than it lives', async () => {
+  test('an expired key is invalid and is not cached beyond its expiry', async () => {
     const { id, key } = await make({ expires_at: new Date(Date.now() + 1_500).toISOString() })
     assert.ok((await works(key)) && (await works(key, elsewhere)))
     await within(4_000, async () => !(await works(key)))
@@ -341,7 +341,7 @@ describe('the end of a key', () => {
     assert.equal((await show(id)).status, 'expired')
   })
 
-  test('unknown, revoked and expired keys are the same', async () => {
+  test('returns the same 401 for unknown, revoked and expired keys', async () => {
     const revoked = await make()
     await call('DELETE', `/v2/api_keys/${revoked.id}`)
     const rotated = await make()
@@ -356,14 +356,14 @@ describe('the end of a key', () => {
   })
 })
 
-describe('where a key may be used', () => {
+describe('allowed IP addresses', () => {
   const from = async (key: string, remoteAddress: string, headers: object = {}, to = app) => {
     const authorization = `Bearer ${key}`
     const answer = await to.inject({ url: '/v2/ssh_keys', remoteAddress, headers: { authorization, ...headers } })
     return answer.statusCode
   }
 
-  test('403 from elsewhere, without a word on where it may be used', async () => {
+  test('returns 403 from other IP addresses without the allowed ones', async () => {
     const { key } = await make({ allowed_addresses: ['203.0.113.0/24', '2001:db8::/32'] })
     for (const address of ['203.0.113.9', '::ffff:203.0.113.9', '2001:db8::5']) {
       assert.equal(await from(key, address), 200, address)
@@ -376,7 +376,7 @@ describe('where a key may be used', () => {
     assert.ok(!/203|2001/.test(body.detail))
   })
 
-  test('X-Forwarded-For counts only when it comes from a proxy of the operator', async () => {
+  test('reads X-Forwarded-For only from trusted proxies', async () => {
     const { key } = await make({ allowed_addresses: ['203.0.113.7'] })
     const forwarded = { 'x-forwarded-for': '203.0.113.7' }
     assert.equal(await from(key, '127.0.0.1', forwarded), 403)
@@ -385,7 +385,7 @@ describe('where a key may be used', () => {
     after(() => behind.close())
     assert.equal(await from(key, '127.0.0.1', forwarded, behind), 200)
     assert.equal(await from(key, '127.0.0.1', { 'x-forwarded-for': '203.0.113.7, 127.9.9.9' }, behind), 200)
-    // What a client itself puts in front is not believed, nor is anybody who is no proxy.
+    // A value that the client itself prepends is ignored, and so is a sender that is not a trusted proxy.
     assert.equal(await from(key, '127.0.0.1', { 'x-forwarded-for': '203.0.113.7, 198.51.100.1' }, behind), 403)
     assert.equal(await from(key, '198.51.100.1', forwarded, behind), 403)
     for (const nonsense of ['unknown', '', '203.0.113.7:80', "';--", '::1%lo']) {
@@ -394,7 +394,7 @@ describe('where a key may be used', () => {
     }
   })
 
-  test('when and from where it was used is noted, some time later, and once a minute', async () => {
+  test('records time and IP address of the last use, asynchronously and once a minute', async () => {
     const { id, key } = await make()
     assert.equal((await show(id)).last_used_at, null)
     assert.equal(await from(key, '::ffff:198.51.100.7'), 200)
@@ -412,7 +412,7 @@ describe('where a key may be used', () => {
   })
 })
 
-test('the database holds no key', async () => {
+test('the database contains no key', async () => {
   const { key } = await make()
   const successor = (await rotate((await make()).id)).body
   const tables = await owner<{ name: string }[]>`

@@ -5,12 +5,17 @@ import type { ApiKey } from './schema.ts'
 
 const timeOrNull = (date: Date | null): string | null => (date ? timestamp(date) : null)
 
-/** A key as the API shows it; never the key itself. */
+/** A key as the API returns it, without the key itself. */
 export function showKey(row: KeyRow): Static<typeof ApiKey> {
   const { id, name, prefix, scopes, status, allowed_addresses, created_by, replaces, replaced_by } = row
   const { max_instances, max_vcpus, ttl_seconds, used_instances, used_vcpus } = row
   return {
-    ...{ id, name, prefix, scopes, status, environment: row.mode },
+    id,
+    name,
+    prefix,
+    scopes,
+    status,
+    environment: row.mode,
     created_at: timestamp(row.created_at),
     expires_at: timeOrNull(row.ends_at),
     last_used_at: timeOrNull(row.last_used_at),
@@ -20,7 +25,9 @@ export function showKey(row: KeyRow): Static<typeof ApiKey> {
       row.budget_id === null
         ? null
         : { max_instances, max_vcpus, ttl_seconds, used_instances: used_instances!, used_vcpus: used_vcpus! },
-    ...{ created_by, replaces, replaced_by },
+    created_by,
+    replaces,
+    replaced_by,
     revoked_at: timeOrNull(row.revoked_at),
   }
 }

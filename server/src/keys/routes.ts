@@ -13,7 +13,7 @@ import { ApiKey, ApiKeyCreate, ApiKeyCreated, ApiKeyPage, ApiKeyUpdate, keyFilte
 import { findKey, listKeys } from './store.ts'
 
 const tags = ['API keys']
-const params = Type.Object({ id: Id('key', 'Identifier of the key.') })
+const params = Type.Object({ id: Id('key', 'ID of the key.') })
 
 export const apiKeys: Resource = {
   schemas: [ApiKey, ApiKeyCreated, ApiKeyPage, ApiKeyCreate, ApiKeyUpdate],
@@ -23,7 +23,7 @@ export const apiKeys: Resource = {
       id,
       if_match: request.headers['if-match'],
     })
-    /** The one answer that holds a key. */
+    /** The only response that contains a key. */
     const issued = ({ row, key }: { row: KeyRow; key: string }): Outcome => {
       const shown = showKey(row)
       const { id, ...rest } = shown
@@ -58,9 +58,9 @@ export const apiKeys: Resource = {
         config: { scope: 'keys:write' },
         schema: {
           operationId: 'createApiKey',
-          summary: 'Make an API key',
+          summary: 'Create an API key',
           description:
-            'In the environment of your key, and never stronger than it: scopes, expiry, addresses and budget lie within its own.',
+            'Creates a key in the environment of your key. Its scopes, expiry, IP addresses and budget must be within those of your key.',
           tags,
           body: ref(ApiKeyCreate),
           response: { 201: ref(ApiKeyCreated) },
@@ -91,8 +91,8 @@ export const apiKeys: Resource = {
         config: { scope: 'keys:write', problems: ['invalid_state', 'immutable_field', 'precondition_failed'] },
         schema: {
           operationId: method === 'PUT' ? 'updateApiKey' : 'patchApiKey',
-          summary: method === 'PUT' ? 'Change an API key' : 'Change an API key (merge patch)',
-          description: 'Takes effect everywhere within a second.',
+          summary: method === 'PUT' ? 'Update an API key' : 'Update an API key (merge patch)',
+          description: 'Changes take effect within one second.',
           tags,
           params,
           body: ref(ApiKeyUpdate),
@@ -114,10 +114,10 @@ export const apiKeys: Resource = {
           operationId: 'revokeApiKey',
           summary: 'Revoke an API key',
           description:
-            'It stops to work everywhere within a second, for good. Keys that were made with it, and what was made through it, stay.',
+            'Revocation is permanent and takes effect within one second. Keys and resources that were created with the key are not affected.',
           tags,
           params,
-          response: { 204: NoContent('It is revoked.') },
+          response: { 204: NoContent('The key is revoked.') },
         },
       },
       (request, reply) =>
@@ -137,7 +137,7 @@ export const apiKeys: Resource = {
           operationId: 'rotateApiKey',
           summary: 'Rotate an API key',
           description:
-            'Makes a new key with the same name, scopes, addresses, expiry and budget. The old one goes on working for the overlap.',
+            'Creates a new key with the same name, scopes, IP addresses, expiry and budget. The old key remains active during the overlap.',
           tags,
           params,
           body: Nullable(Rotate),

@@ -4,7 +4,7 @@ import type { Scope } from './scopes.ts'
 export const KEY_STATUSES = ['active', 'expired', 'revoked'] as const
 export type KeyStatus = (typeof KEY_STATUSES)[number]
 
-/** A row of `api_keys` with its budget and what follows from the time. All times are real time. */
+/** A row of `api_keys` with its budget, and its status at the time of the query. All times are real time. */
 export type KeyRow = {
   id: string
   environment_id: string
@@ -14,9 +14,9 @@ export type KeyRow = {
   prefix: string
   scopes: Scope[]
   created_at: Date
-  /** As wished for; null: never. */
+  /** As requested; null: never. */
   expires_at: Date | null
-  /** When its successor is alone; null: it has none. */
+  /** End of the overlap with its successor; null if it has none. */
   retires_at: Date | null
   /** The earlier of the two. */
   ends_at: Date | null
@@ -24,11 +24,11 @@ export type KeyRow = {
   status: KeyStatus
   allowed_addresses: string[] | null
   budget_id: string | null
-  /** Ids of the budgets that count what it makes, outermost first. */
+  /** IDs of the budgets that count its instances, outermost first. */
   lineage: string[]
   created_by: string | null
   replaces: string | null
-  /** A successor that is active. */
+  /** The active successor. */
   replaced_by: string | null
   last_used_at: Date | null
   last_used_address: string | null

@@ -4,35 +4,44 @@ import { Id, Moment, Nullable, OneOf, Text, Timestamp } from '../http/schemas.ts
 import { KEY_STATUSES } from './row.ts'
 import { SCOPES } from './scopes.ts'
 
-const name = Text({ description: 'Name for people.', minLength: 1, maxLength: 63, examples: ['ci'] })
-const scopes = Type.Array(OneOf(SCOPES, 'One thing that the key may do.'), {
+const name = Text({ description: 'Display name. Need not be unique.', minLength: 1, maxLength: 63, examples: ['ci'] })
+const scopes = Type.Array(OneOf(SCOPES, 'A permission.'), {
   minItems: 1,
   maxItems: SCOPES.length,
   uniqueItems: true,
-  description: 'What the key may do. Regions, plans and limits can be read with every key.',
+  description: 'Permissions of the key. Every key can read regions, plans and limits.',
   examples: [['instances:read', 'instances:write']],
 })
 const allowedAddresses = Nullable(
   Type.Array(
     Type.String({
       maxLength: 50,
-      description: 'An address or a range (CIDR), IPv4 or IPv6.',
+      description: 'IP address or CIDR range, IPv4 or IPv6.',
       examples: ['203.0.113.0/24'],
     }),
     {
       minItems: 1,
       maxItems: 50,
-      description: 'From where the key may be used; null: from everywhere.',
+      description: 'IP addresses that the key can be used from; null if not restricted.',
       examples: [['203.0.113.7', '2001:db8::/32']],
     },
   ),
 )
-const maxInstances = Type.Integer({ minimum: 0, maximum: 1_000_000, description: 'Instances at the same time.' })
-const maxVcpus = Type.Integer({ minimum: 0, maximum: 10_000_000, description: 'vCPUs at the same time, in sum.' })
+const maxInstances = Type.Integer({
+  minimum: 0,
+  maximum: 1_000_000,
+  description: 'Maximum number of instances at a time.',
+})
+const maxVcpus = Type.Integer({
+  minimum: 0,
+  maximum: 10_000_000,
+  description: 'Maximum number of vCPUs at a time, over all instances.',
+})
 const ttl = Type.Integer({
   minimum: 60,
   maximum: 366 * 86_400,
-  description: 'Seconds after which each instance is terminated, protected or not; see its `expires_at`.',
+  description:
+    'Seconds after which each instance is terminated, even with termination protection; see its `expires_at`.',
 })
 
 const Budget = Type.Object(
@@ -40,42 +49,44 @@ const Budget = Type.Object(
     max_instances: Nullable(maxInstances),
     max_vcpus: Nullable(maxVcpus),
     ttl_seconds: Nullable(ttl),
-    used_instances: Type.Integer({ description: 'Instances that count now.' }),
-    used_vcpus: Type.Integer({ description: 'vCPUs that count now.' }),
+    used_instances: Type.Integer({ description: 'Instances in use.' }),
+    used_vcpus: Type.Integer({ description: 'vCPUs in use.' }),
   },
   {
     additionalProperties: false,
-    description: 'What may be made through this key, its rotations and the keys that were made with it, together.',
+    description: 'Limits that this key shares with its rotations and with the keys that were created with it.',
   },
 )
 
-const id = Id('key', 'Identifier.')
+const id = Id('key', 'ID of the key.')
 const fields = {
   name,
   prefix: Type.String({
-    description: 'Beginning and end of the key, to recognise it.',
+    description: 'Beginning and end of the key, to identify it.',
     examples: ['cn_live_sk_ab12...wxyz'],
   }),
   scopes,
-  status: OneOf(KEY_STATUSES, 'Only an active key works.'),
-  environment: OneOf(['live', 'test'], 'The environment it belongs to.'),
-  created_at: Timestamp('When it was made.'),
-  expires_at: Nullable(Timestamp('When it ends by itself; null: never. A rotation lets the old key end sooner.')),
-  last_used_at: Nullable(Timestamp('When it was used last, to the minute.')),
-  last_used_address: Nullable(Type.String({ description: 'From where it was used then.' })),
+  status: OneOf(KEY_STATUSES, 'Only active keys are valid.'),
+  environment: OneOf(['live', 'test'], 'Environment of the key.'),
+  created_at: Timestamp('When the key was created.'),
+  expires_at: Nullable(Timestamp('When the key expires; null: never. A rotation shortens the expiry of the old key.')),
+  last_used_at: Nullable(Timestamp('When the key was last used, to the minute.')),
+  last_used_address: Nullable(Type.String({ description: 'IP address of the last use.' })),
   allowed_addresses: allowedAddresses,
-  budget: Type.Union([Budget, Type.Null()], { description: 'Null: no budget.' }),
-  created_by: Nullable(Id('key', 'The key that it was made with; null for the first ones.')),
-  replaces: Nullable(Id('key', 'The key that it takes the place of.')),
-  replaced_by: Nullable(Id('key', 'The active key that takes its place.')),
-  revoked_at: Nullable(Timestamp('When it was revoked.')),
+  budget: Type.Union([Budget, Type.Null()], {
+    description: 'Limits on what can be created with the key; null if there is no budget.',
+  }),
+  created_by: Nullable(Id('key', 'Key that created this key; null for the first keys of a project.')),
+  replaces: Nullable(Id('key', 'Key that this key replaces.')),
+  replaced_by: Nullable(Id('key', 'Active key that replaces this key.')),
+  revoked_at: Nullable(Timestamp('When the key was revoked.')),
 }
 
 export const ApiKey = Type.Object(
   { id, ...fields },
   {
     $id: 'ApiKey',
-    description: 'An API key. The key itself is shown once, when it is made; only a keyed hash of it is stored.',
+    description: 'An API key. The key itself is returned only once, when it is created; only a keyed hash is stored.',
     additionalProperties: false,
   },
 )
@@ -83,15 +94,15 @@ export const ApiKey = Type.Object(
 export const ApiKeyCreated = Type.Object(
   {
     id,
-    key: Type.Optional(
-      Type.String({ description: 'The key itself. Store it now: it is shown this once and cannot be found again.' }),
-    ),
+    key: Type.Optional(Type.String({ description: 'The key. Store it now: it is returned only once.' })),
     secret_available: Type.Optional(
-      Type.Boolean({ description: 'False where the answer is a repeated one, which does not hold the key any more.' }),
+      Type.Boolean({
+        description: 'False when this is the stored response of an earlier request; the key is not stored with it.',
+      }),
     ),
     ...fields,
   },
-  { $id: 'ApiKeyCreated', description: 'A new API key, with the key itself.', additionalProperties: false },
+  { $id: 'ApiKeyCreated', description: 'A new API key, including the key itself.', additionalProperties: false },
 )
 
 export const ApiKeyPage = PageOf(ApiKey)
@@ -102,10 +113,10 @@ export const ApiKeyCreate = Type.Object(
   {
     name,
     scopes,
-    expires_at: Type.Optional(Nullable(Moment('When it ends by itself. Left out: with your key, if that ends.'))),
+    expires_at: Type.Optional(Nullable(Moment('When the key expires. Default: when your key expires.'))),
     allowed_addresses: Type.Optional({
       ...allowedAddresses,
-      description: 'From where it may be used. Left out: as your key.',
+      description: 'IP addresses that the key can be used from. Default: those of your key.',
     }),
     budget: Type.Optional(
       Type.Unsafe<{ max_instances?: number | null; max_vcpus?: number | null; ttl_seconds?: number | null } | null>({
@@ -118,13 +129,13 @@ export const ApiKeyCreate = Type.Object(
         minProperties: 1,
         additionalProperties: false,
         description:
-          'What may be made through it. Where your key has a budget, this one lies within it, and limits that are left out are as there; left out altogether, both keys share the one budget.',
+          'Limits on what can be created with the key. If your key has a budget, the new budget is within it and inherits the limits that you omit. Default: both keys share the budget of your key.',
       }),
     ),
   },
   {
     $id: 'ApiKeyCreate',
-    description: 'A key to be made. It cannot be stronger than yours.',
+    description: 'A key to create. Its privileges cannot exceed those of your key.',
     additionalProperties: false,
     examples: [
       {
@@ -138,15 +149,19 @@ export const ApiKeyCreate = Type.Object(
 )
 export type ApiKeyCreateBody = Static<typeof ApiKeyCreate>
 
-const ignored = Type.Optional(Type.Unknown({ description: 'Ignored: what GET printed may be sent back.' }))
+const ignored = Type.Optional(
+  Type.Unknown({ description: 'Read-only; ignored, so that the output of GET can be sent back.' }),
+)
 
 export const ApiKeyUpdate = Type.Object(
   {
     name: Type.Optional(name),
     scopes: Type.Optional(scopes),
-    expires_at: Type.Optional(Nullable(Moment('When it ends by itself; null: never.'))),
+    expires_at: Type.Optional(Nullable(Moment('When the key expires; null: never.'))),
     allowed_addresses: Type.Optional(allowedAddresses),
-    budget: Type.Optional(Type.Unknown({ description: 'Cannot be changed; may be sent back as it is.' })),
+    budget: Type.Optional(
+      Type.Unknown({ description: 'The budget cannot be changed. The current value is accepted.' }),
+    ),
     id: ignored,
     prefix: ignored,
     status: ignored,
@@ -161,14 +176,15 @@ export const ApiKeyUpdate = Type.Object(
   },
   {
     $id: 'ApiKeyUpdate',
-    description: 'What is left out stays; all or nothing. The key cannot become stronger than yours.',
+    description:
+      'Changes to a key. Omitted fields keep their values. Either all changes are made or none. Its privileges cannot exceed those of your key.',
     additionalProperties: false,
     examples: [{ name: 'ci, nightly', scopes: ['instances:read'] }],
   },
 )
 export type ApiKeyUpdateBody = Static<typeof ApiKeyUpdate>
 
-/** Of rotate; may be left out. */
+/** The optional body of a rotation. */
 export const Rotate = Type.Object(
   {
     overlap_seconds: Type.Optional(
@@ -176,11 +192,11 @@ export const Rotate = Type.Object(
         minimum: 0,
         maximum: 7 * 86_400,
         default: 86_400,
-        description: 'For how long the old key goes on working beside the new one.',
+        description: 'How many seconds the old key remains active.',
       }),
     ),
   },
-  { title: 'Rotate', additionalProperties: false, description: 'How to go over to the new key.' },
+  { title: 'Rotate', additionalProperties: false, description: 'Options of a rotation.' },
 )
 
 export const keyFilters = {
@@ -188,8 +204,8 @@ export const keyFilters = {
   status: Type.Optional(
     Type.String({
       pattern: `^(${KEY_STATUSES.join('|')})(,(${KEY_STATUSES.join('|')}))*$`,
-      'x-rule': `one or more of ${KEY_STATUSES.join(', ')}, by comma`,
-      description: 'Keys that no longer work are listed only when asked for.',
+      'x-rule': `one or more of ${KEY_STATUSES.join(', ')}, separated by commas`,
+      description: 'Filter by status. Default: active.',
     }),
   ),
 }

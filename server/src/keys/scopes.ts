@@ -1,4 +1,4 @@
-/** What a key may do; `read` never includes `write` or the other way round. */
+/** Permissions of keys. `read` does not include `write`, and `write` does not include `read`. */
 export const SCOPES = [
   'instances:read',
   'instances:write',

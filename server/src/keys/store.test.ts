@@ -43,7 +43,7 @@ test('a malformed key costs no query', async () => {
   assert.equal(queries, 0)
 })
 
-test('a key is found with what it may do, and remembered for a second', async () => {
+test('returns the principal of a key and caches it for a second', async () => {
   const { id, key } = await create()
   const keys = lookup()
   assert.equal(keys.cached(key), undefined)
@@ -63,7 +63,7 @@ test('a key is found with what it may do, and remembered for a second', async ()
   assert.equal(keys.cached(key), undefined)
 })
 
-test('keys that are unknown, revoked or expired are the same, and not remembered', async () => {
+test('returns null for unknown, revoked and expired keys, and does not cache them', async () => {
   const revoked = await create()
   await owner`update api_keys set revoked_at = now() where id = ${revoked.id}`
   const expired = await create()
@@ -75,7 +75,7 @@ test('keys that are unknown, revoked or expired are the same, and not remembered
   }
 })
 
-test('a key that is about to end is not remembered beyond its end', async () => {
+test('does not cache a key beyond its expiry', async () => {
   const { id, key } = await create()
   await owner`update api_keys set revoked_at = now() + interval '300 milliseconds' where id = ${id}`
   const keys = lookup()
@@ -84,7 +84,7 @@ test('a key that is about to end is not remembered beyond its end', async () => 
   assert.equal(keys.cached(key), undefined)
 })
 
-test('a key that was dropped is asked for again, also when it was being read meanwhile', async () => {
+test('reads a dropped key again, also when it was dropped during a query', async () => {
   const { id, key } = await create()
   const keys = lookup()
   assert.ok(await keys.find(key))
@@ -98,7 +98,7 @@ test('a key that was dropped is asked for again, also when it was being read mea
   assert.equal(keys.cached(key), undefined)
 })
 
-test('the database holds no key', async () => {
+test('the database contains no key', async () => {
   const { key } = await create()
   const [row] = await owner<{ text: string }[]>`select string_agg(k::text, ' ') as text from api_keys k`
   assert.ok(!row!.text.includes(key))

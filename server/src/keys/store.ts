@@ -1,4 +1,4 @@
-/** Every SQL statement on API keys. Keys live in real time: nobody can freeze an expiry. */
+/** Every SQL statement on API keys. Expiry is in real time, which no client can freeze. */
 import type { Query, Sql, Transaction } from '../db/database.ts'
 import type { Principal } from '../deps.ts'
 import { type Window, windowSql } from '../http/list.ts'
@@ -9,59 +9,59 @@ import { isWellFormed, keyDigest, keyPrefix, newKey } from './format.ts'
 import type { KeyRow, KeyStatus } from './row.ts'
 import { SCOPES } from './scopes.ts'
 
-/** Real milliseconds for which a key that was found is believed: a revocation is seen everywhere within them. */
-const TRUST_MS = 1_000
+/** How long a valid key is cached, in real time; a revocation takes effect in every process within this time. */
+const CACHE_MS = 1_000
 const CACHE_SIZE = 10_000
 
 export type KeyLookup = {
-  /** The principal of a key that was looked up a moment ago; undefined: ask `find`. */
+  /** The principal of a cached key; undefined if the key is not cached: use `find`. */
   cached(key: string): Principal | undefined
-  /** Null for every key that does not work, whatever the reason. A malformed one costs no query. */
+  /** Null for every invalid key, for any reason. A malformed key costs no query. */
   find(key: string): Promise<Principal | null>
-  /** Believes nothing about this key any longer; called after a commit that has changed it. */
+  /** Removes a key from the cache; called after a commit that changed it. */
   drop(keyId: string): void
 }
 
-/** Looks keys up by digest and remembers the good ones for a second, so a busy key costs one query a second. */
+/** Looks up keys by digest and caches the valid ones for a second, so that a busy key costs one query per second. */
 export function createKeyLookup(deps: { sql: Sql; clock: Clock; pepper: Uint8Array }): KeyLookup {
-  const known = new Map<string, { principal: Principal; until: number }>()
+  const cache = new Map<string, { principal: Principal; until: number }>()
   let drops = 0
 
   return {
     cached(key) {
-      const entry = known.get(key)
+      const entry = cache.get(key)
       if (entry && entry.until > deps.clock.monotonic()) return entry.principal
-      if (entry) known.delete(key)
+      if (entry) cache.delete(key)
       return undefined
     },
     async find(key) {
       if (!isWellFormed(key)) return null
-      const asked = deps.clock.monotonic()
+      const startedAt = deps.clock.monotonic()
       const dropsBefore = drops
-      // Of all tenants: the key is what tells the tenant.
-      const [row] = await deps.sql<(Principal & { lives_ms: number | null })[]>`
+      // Reads all tenants: the key determines the tenant.
+      const [row] = await deps.sql<(Principal & { remaining_ms: number | null })[]>`
         select k.id as key_id, e.project_id, k.environment_id, e.mode, k.scopes, k.allowed_addresses, k.budget_id,
-          (extract(epoch from least(k.expires_at, k.retires_at, k.revoked_at) - now()) * 1000)::float8 as lives_ms
+          (extract(epoch from least(k.expires_at, k.retires_at, k.revoked_at) - now()) * 1000)::float8 as remaining_ms
         from api_keys k join environments e on e.id = k.environment_id
         where k.digest = ${keyDigest(key, deps.pepper)}
           and coalesce(least(k.expires_at, k.retires_at, k.revoked_at), 'infinity') > now()`
       if (!row) return null
-      const { lives_ms, ...principal } = row
-      if (known.size >= CACHE_SIZE) known.clear()
-      // What was read before a drop may be what was dropped.
+      const { remaining_ms, ...principal } = row
+      if (cache.size >= CACHE_SIZE) cache.clear()
+      // A row that was read before a drop can be outdated.
       if (drops === dropsBefore) {
-        known.set(key, { principal, until: asked + Math.min(TRUST_MS, lives_ms ?? TRUST_MS) })
+        cache.set(key, { principal, until: startedAt + Math.min(CACHE_MS, remaining_ms ?? CACHE_MS) })
       }
       return principal
     },
     drop(keyId) {
       drops++
-      for (const [key, { principal }] of known) if (principal.key_id === keyId) known.delete(key)
+      for (const [key, { principal }] of cache) if (principal.key_id === keyId) cache.delete(key)
     },
   }
 }
 
-/** A key that is to be stored; what is left out is not limited. */
+/** A key to store. */
 export type NewKey = {
   environment_id: string
   mode: 'live' | 'test'
@@ -74,7 +74,7 @@ export type NewKey = {
   replaces?: string | null
 }
 
-/** Stores a new key and returns it with its text, which exists nowhere afterwards. */
+/** Stores a new key and returns its text, which is not stored. */
 export async function createKey(
   query: Query,
   secrets: { pepper: Uint8Array },
@@ -85,15 +85,15 @@ export async function createKey(
   return { id: (await storeKey(query, secrets, random, key, fields))!, key }
 }
 
-/** What the keys of a project may do, the installation's own aside: all but make projects. */
+/** Scopes of a project's first keys: all except `admin`. */
 export const PROJECT_SCOPES = SCOPES.filter((scope) => scope !== 'admin')
 
-/** Keys for the two environments of a new project; nothing is stored yet. */
+/** Generates the keys of a new project's two environments, without storing them. */
 export function newProjectKeys(random: Random): Record<'live' | 'test', string> {
   return { live: newKey('live', random), test: newKey('test', random) }
 }
 
-/** Stores a key whose text is known already. Null: it is there, and stays as it is (revoked, perhaps). */
+/** Stores a key with a given text. Null: it exists already and is left unchanged, even if it is revoked. */
 export async function storeKey(
   query: Query,
   secrets: { pepper: Uint8Array },
@@ -125,7 +125,7 @@ const selectKeys = (query: Query) => query`
       and coalesce(least(s.expires_at, s.retires_at, s.revoked_at), 'infinity') > now() limit 1) as replaced_by
   from api_keys k join environments e on e.id = k.environment_id left join budgets b on b.id = k.budget_id`
 
-/** One window of an environment's keys that have one of the statuses. */
+/** One page of an environment's keys that have one of the statuses. */
 export async function listKeys(
   query: Query,
   environmentId: string,
@@ -137,15 +137,15 @@ export async function listKeys(
     ${windowSql(query, window)}`
 }
 
-/** Null when there is none with this id in the environment. */
+/** Null if the environment has no key with this ID. */
 export async function findKey(query: Query, environmentId: string, id: string): Promise<KeyRow | null> {
   const [row] = await query<KeyRow[]>`${selectKeys(query)} where k.environment_id = ${environmentId} and k.id = ${id}`
   return row ?? null
 }
 
 /**
- * Locks keys until the transaction ends, always in the same order, and then reads them. Not so tightly that an instance
- * which is being made by one of them, and refers to it, would wait.
+ * Locks keys in the order of their IDs and then reads them. `for no key update` does not block the foreign key check of
+ * an instance that one of them is creating.
  */
 export async function lockKeys(tx: Transaction, environmentId: string, ids: string[]): Promise<KeyRow[]> {
   await tx`
@@ -153,13 +153,13 @@ export async function lockKeys(tx: Transaction, environmentId: string, ids: stri
   return tx<KeyRow[]>`${selectKeys(tx)} where k.environment_id = ${environmentId} and k.id = any(${ids})`
 }
 
-/** The time that expiries are compared with. */
+/** The real time of the transaction, which expiries are compared with. */
 export async function realNow(query: Query): Promise<Date> {
   const [row] = await query<{ now: Date }[]>`select now()`
   return row!.now
 }
 
-/** Changes columns of a key that is locked. */
+/** Updates columns of a locked key. */
 export async function changeKey(
   tx: Transaction,
   id: string,
@@ -168,35 +168,35 @@ export async function changeKey(
   if (Object.keys(columns).length > 0) await tx`update api_keys set ${tx(columns)} where id = ${id}`
 }
 
-/** Ends a key at once. */
-export async function endKey(tx: Transaction, id: string): Promise<void> {
+/** Marks a key as revoked, with immediate effect. */
+export async function markRevoked(tx: Transaction, id: string): Promise<void> {
   await tx`update api_keys set revoked_at = now() where id = ${id}`
 }
 
-/** Lets a key work for so many seconds beside its successor; never longer than before. */
+/** Limits the remaining lifetime of a key to `seconds`; never extends it. */
 export async function retireKey(tx: Transaction, id: string, seconds: number): Promise<void> {
   await tx`
     update api_keys set retires_at = least(retires_at, now() + make_interval(secs => ${seconds})) where id = ${id}`
 }
 
-/** What a key may do now, or the newest active key that has taken its place; null: it has ended, and has no such key. */
-export async function scopesNow(query: Query, environmentId: string, id: string): Promise<string[] | null> {
+/** The scopes of a key or of its newest active successor; null if none of them is active. */
+export async function currentScopes(query: Query, environmentId: string, id: string): Promise<string[] | null> {
   const [row] = await query<{ scopes: string[] }[]>`
-    with recursive line as (
+    with recursive rotation as (
       select k.* from api_keys k where k.environment_id = ${environmentId} and k.id = ${id}
       union
-      select s.* from api_keys s join line on s.environment_id = line.environment_id and s.replaces = line.id
+      select s.* from api_keys s join rotation r on s.environment_id = r.environment_id and s.replaces = r.id
     )
-    select scopes from line
+    select scopes from rotation
     where coalesce(least(expires_at, retires_at, revoked_at), 'infinity') > now() order by ordinal desc limit 1`
   return row?.scopes ?? null
 }
 
-/** One use of a key to be noted. */
+/** One use of a key. */
 export type KeyUse = { key_id: string; address: string | null }
 
-/** Notes uses of keys of all tenants in one statement; what was noted within the last minute stays. Locks in the order of lockKeys. */
-export async function noteUses(sql: Sql, uses: KeyUse[]): Promise<void> {
+/** Records uses of keys of all tenants in one statement, at most one per key and minute. Locks in the order of lockKeys. */
+export async function recordUses(sql: Sql, uses: KeyUse[]): Promise<void> {
   await sql`
     with u as (
       select k.id, u.address

@@ -6,7 +6,7 @@ import { systemClock } from '../lib/clock.ts'
 import { silentLog } from '../lib/log.ts'
 import { createKeyUsage } from './usage.ts'
 
-/** A clock that stands until it is moved, and a database that only listens. */
+/** A manual clock, and a database that only records the statements. */
 function world(options: { fails?: boolean } = {}) {
   let now = 0
   const alarms: { at: number; callback: () => void }[] = []
@@ -35,9 +35,9 @@ function world(options: { fails?: boolean } = {}) {
   return { usage, written, warnings, pass }
 }
 
-test('uses of a second are one statement', async () => {
+test('writes the uses of one second in one statement', async () => {
   const { usage, written, pass } = world()
-  for (let i = 0; i < 100; i++) usage.note(`key_${i % 3}`, '10.0.0.1')
+  for (let i = 0; i < 100; i++) usage.record(`key_${i % 3}`, '10.0.0.1')
   assert.equal(written.length, 0)
   await pass(1_000)
   assert.deepEqual(
@@ -46,11 +46,11 @@ test('uses of a second are one statement', async () => {
   )
 })
 
-test('what was gathered is written with canonical addresses, and never what is no address', async () => {
+test('writes canonical IP addresses and omits invalid ones', async () => {
   const { usage, written, pass } = world()
-  usage.note('key_a', '::ffff:10.0.0.1')
-  usage.note('key_b', 'unknown')
-  usage.note('key_a', '10.0.0.2')
+  usage.record('key_a', '::ffff:10.0.0.1')
+  usage.record('key_b', 'unknown')
+  usage.record('key_a', '10.0.0.2')
   await pass(1_000)
   assert.deepEqual(written, [
     [
@@ -58,21 +58,21 @@ test('what was gathered is written with canonical addresses, and never what is n
       ['10.0.0.1', null],
     ],
   ])
-  usage.note('key_a', '10.0.0.3')
+  usage.record('key_a', '10.0.0.3')
   await pass(58_999)
   assert.equal(written.length, 1)
   await pass(1)
-  usage.note('key_a', '10.0.0.3')
+  usage.record('key_a', '10.0.0.3')
   await pass(1_000)
   assert.deepEqual(written[1], [['key_a'], ['10.0.0.3']])
 })
 
-test('a database that is away costs a warning, and the next minute is written again', async () => {
+test('logs a warning while the database is unavailable, and writes again after a minute', async () => {
   const { usage, warnings, pass } = world({ fails: true })
-  usage.note('key_a', '10.0.0.1')
+  usage.record('key_a', '10.0.0.1')
   await pass(1_000)
   assert.deepEqual(warnings, [{ error: 'away', keys: 1 }])
-  usage.note('key_b', '10.0.0.1')
+  usage.record('key_b', '10.0.0.1')
   await pass(1_000)
   assert.equal(warnings.length, 2)
 })

@@ -6,7 +6,7 @@ import type { Sql } from '../db/database.ts'
 import type { Deps } from '../deps.ts'
 import { envelopeOf } from '../events/envelope.ts'
 import { scopeOf } from '../events/patterns.ts'
-import { scopesNow } from '../keys/store.ts'
+import { currentScopes } from '../keys/store.ts'
 import { open } from '../lib/secret-box.ts'
 import type { ConnectionSlot } from './attempt.ts'
 import type { Due, Outcome } from './deliveries.ts'
@@ -27,7 +27,7 @@ export async function readEndpoint(deps: Pick<Deps, 'secrets'> & { sql: Sql }, i
   const { mode, previous_counts, ...row } = found
   const sealed = previous_counts && row.previous_secret ? [row.secret, row.previous_secret] : [row.secret]
   const secrets = sealed.map((each) => open(deps.secrets.seal_key, each))
-  return { row, mode, secrets, scopes: await scopesNow(deps.sql, row.environment_id, row.key_id) }
+  return { row, mode, secrets, scopes: await currentScopes(deps.sql, row.environment_id, row.key_id) }
 }
 
 /** Whether events are sent to the endpoint. */
