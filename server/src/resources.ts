@@ -2,6 +2,7 @@ import { auditLog } from './audit/routes.ts'
 import { events } from './events/routes.ts'
 import type { Resource } from './http/types.ts'
 import { images } from './images/routes.ts'
+import { instanceEvents } from './instances/event-routes.ts'
 import { recoveries } from './instances/recovery-routes.ts'
 import { instances } from './instances/routes.ts'
 import { apiKeys } from './keys/routes.ts'
@@ -27,6 +28,7 @@ export const resources: Resource[] = [
   sshKeys,
   webhooks,
   events,
+  instanceEvents,
   limits,
   auditLog,
   requests,
