@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import type { Readable } from 'node:stream'
 import { after } from 'node:test'
 import { createApp } from '../app.ts'
-import type { Config } from '../config.ts'
+import { type Config, defaultSettings } from '../config.ts'
 import type { Sql } from '../db/database.ts'
 import type { Notifier } from '../db/notify.ts'
 import { createTestDatabase, ownerOf, type TestDatabase } from '../db/testing.ts'
@@ -39,16 +39,13 @@ const ROOMY: RateLimits = {
   failed_authentication: PLENTY,
 }
 
+/** The default settings, except for what tests depend on. */
 export const testConfig: Config = {
+  ...defaultSettings(),
   version: '0.0.0',
-  host: '127.0.0.1',
-  port: 8080,
   public_url: 'http://localhost:8080',
   data_dir: '/nonexistent',
   run_dir: '/nonexistent',
-  database_url: null,
-  database_app_url: null,
-  database_engine_url: null,
   log_level: 'silent',
   region: { id: 'us-east-1', name: 'This host' },
   plans: [
@@ -56,21 +53,8 @@ export const testConfig: Config = {
     { id: 'standard-4x', vcpus: 4, memory_bytes: 8 * 2 ** 30, disk_bytes: 40 * 2 ** 30 },
     { id: 'standard-8x', vcpus: 8, memory_bytes: 16 * 2 ** 30, disk_bytes: 80 * 2 ** 30 },
   ],
-  accelerator: 'auto',
-  capacity: { vcpus_per_core: 8, memory_bytes: null, disk_bytes: null },
-  quotas: { live: {}, test: {} },
-  public_addresses: null,
   image_allow: [],
-  webhook_allow: ['127.0.0.0/8'],
-  webhook_proxy: null,
-  webhook_log_days: 30,
-  trusted_proxies: [],
   image_max_bytes: 2 ** 20,
-  image_stall_timeout_seconds: 60,
-  request_log_days: 14,
-  events_days: 30,
-  recovery: { concurrency: 2 },
-  metrics_listen: null,
   mirrors: {},
   rate_limits: ROOMY,
 }
