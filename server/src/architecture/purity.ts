@@ -25,7 +25,7 @@ const PURE_FILES = [
 /** Pure functions of packages and of files that are not pure as a whole; null: all of them. */
 const PURE_FUNCTIONS: Record<string, string[] | null> = {
   'ipaddr.js': null,
-  'lib/id.ts': ['isId'],
+  'lib/id.ts': ['ID_LENGTHS', 'isId'],
   'lib/random.ts': ['seededRandom'],
   'node:crypto': ['createHash', 'createHmac'],
   'node:net': ['isIP', 'isIPv4', 'isIPv6'],

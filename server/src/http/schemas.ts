@@ -1,4 +1,4 @@
-/** Schemas that all resources share. `x-rule` completes the error message "<field> must be …". */
+/** Schemas that all resources share. `x-rule` completes the error message "<field> must be …". Pure. */
 import { type Static, type TSchema, Type } from 'typebox'
 import { ID_LENGTHS, type IdType } from '../lib/id.ts'
 

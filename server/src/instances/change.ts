@@ -10,6 +10,7 @@ import { reserveCapacity } from '../regions/store.ts'
 import { assignPublicAddress, findPlan, keysFor } from './create.ts'
 import * as desired from './desired.ts'
 import { type DesiredChange, invalidState } from './desired.ts'
+import { pickFields } from './fields.ts'
 import { TERMINATED_TTL_SECONDS } from './present.ts'
 import { type InstanceRow, isTerminating } from './row.ts'
 import type { ActionBody, RebuildBody, UpdateBody } from './schema.ts'
@@ -77,12 +78,7 @@ export function updateInstance(
   return applyChange(tx, context, target, async (row) => {
     if (isTerminating(row)) throw invalidState(row, 'It is being terminated and can no longer be changed.')
     refuseImmutable(row, body)
-    const change: DesiredChange = {}
-    if (body.name !== undefined) change.name = body.name
-    if (body.tags !== undefined) change.tags = body.tags
-    if (body.auto_recovery !== undefined) change.auto_recovery = body.auto_recovery
-    if (body.recovery_priority !== undefined) change.recovery_priority = body.recovery_priority
-    if (body.termination_protection !== undefined) change.termination_protection = body.termination_protection
+    const change: DesiredChange = pickFields(body)
     if (body.plan !== undefined && body.plan !== row.wanted_plan) {
       Object.assign(change, await resize(context, tx, target, row, body, options))
     }

@@ -11,6 +11,7 @@ import { seal } from '../lib/secret-box.ts'
 import { reserveCapacity } from '../regions/store.ts'
 import { findKeys } from '../ssh-keys/store.ts'
 import { DEFAULT_SUBNET, findSubnet } from '../subnets/store.ts'
+import { initialFields } from './fields.ts'
 import type { InstanceRow } from './row.ts'
 import type { CreateBody } from './schema.ts'
 import { type InstanceContext, insert } from './store.ts'
@@ -42,14 +43,13 @@ export async function createInstance(
   }
   const public_ip = body.network?.assign_public_ip ? await assignPublicAddress(tx, principal, region.id, id) : null
   const now = await environmentNow(tx, principal.environment_id)
-  const name = body.name ?? id.replace('_', '-')
+  const fields = initialFields(body, id)
   return await insert(tx, context, {
     id,
     environment_id: principal.environment_id,
     mode: principal.mode,
     region: region.id,
-    name,
-    hostname: body.hostname ?? hostnameFrom(name) ?? id.replace('_', '-'),
+    hostname: body.hostname ?? hostnameFrom(fields.name) ?? id.replace('_', '-'),
     image: body.image,
     image_id: image.id,
     subnet_id: subnet.id,
@@ -62,10 +62,7 @@ export async function createInstance(
       ? seal(context.secrets.seal_key, Buffer.from(body.user_data, 'utf8'), context.random)
       : null,
     deployment_id: null,
-    tags: body.tags ?? {},
-    auto_recovery: body.auto_recovery ?? true,
-    recovery_priority: body.recovery_priority ?? 50,
-    termination_protection: body.termination_protection ?? false,
+    ...fields,
     ready_timeout_seconds: body.ready_timeout_seconds ?? 300,
     created_at: now,
     updated_at: now,

@@ -1,6 +1,7 @@
 import type { Static } from 'typebox'
 import type { Config } from '../config.ts'
 import { timestamp } from '../lib/timestamp.ts'
+import { otherFieldNames, pickFields } from './fields.ts'
 import type { InstanceRow } from './row.ts'
 import type { Instance } from './schema.ts'
 import { poweredItselfOff } from './status.ts'
@@ -40,9 +41,7 @@ export function present(row: InstanceRow, config: Pick<Config, 'public_url'>): S
     status_reason: row.status_reason,
     desired_status: row.wanted_power === 'stopped' || poweredItselfOff(row) ? 'stopped' : 'running',
     deployment_id: row.deployment_id,
-    auto_recovery: row.auto_recovery,
-    recovery_priority: row.recovery_priority,
-    termination_protection: row.termination_protection,
+    ...pickFields(row, otherFieldNames),
     ready_timeout_seconds: row.ready_timeout_seconds,
     ssh: row.observed_public_ip && sshPort ? { user: row.ssh_user, host: row.observed_public_ip, port: sshPort } : null,
     environment: row.mode,

@@ -1,4 +1,5 @@
 import type { PortForward } from '../drivers/driver.ts'
+import type { MutableFields } from './fields.ts'
 
 export const STATUSES = [
   'provisioning',
@@ -67,13 +68,12 @@ export type Recovery = {
 }
 
 /** A row of `instances`. `wanted_*`: written by wishes. `observed_*`: written by `observe` alone. */
-export type InstanceRow = {
+export type InstanceRow = MutableFields & {
   id: string
   environment_id: string
   mode: 'live' | 'test'
   ordinal: number
   region: string
-  name: string
   hostname: string
   image: string
   image_id: string
@@ -85,11 +85,6 @@ export type InstanceRow = {
   ssh_user: string
   user_data: Uint8Array | null
   deployment_id: string | null
-  tags: Record<string, string>
-  auto_recovery: boolean
-  /** 0 to 100: who is started first after a reboot of the host. */
-  recovery_priority: number
-  termination_protection: boolean
   ready_timeout_seconds: number
   created_at: Date
   updated_at: Date

@@ -2,16 +2,12 @@ import { type Static, Type } from 'typebox'
 import { listParameters, PageOf } from '../http/list.ts'
 import { Hypervisor, Id, Nullable, OneOf, RegionCapacity, ref, Text, Timestamp } from '../http/schemas.ts'
 import { QUOTA_NAMES } from '../lib/quota.ts'
+import { createFields, shownFields, updateFields } from './fields.ts'
 import { STATUSES } from './row.ts'
 import { STEP_NAMES } from './steps.ts'
 
-const NAME_RULE = {
-  pattern: '^[A-Za-z0-9._ -]{1,63}$',
-  'x-rule': '1 to 63 characters: letters, digits, ".", "_", "-" and space',
-}
 const LABEL = '[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?'
 
-const name = Type.String({ ...NAME_RULE, description: 'Display name. Need not be unique.', examples: ['api-1'] })
 const hostname = Type.String({
   pattern: `^${LABEL}$`,
   'x-rule': 'a host name label (RFC 1123): letters, digits and "-", at most 63',
@@ -35,25 +31,6 @@ const subnetId = Type.String({
   examples: ['sub_8f7e6d5c4b'],
 })
 const port = Type.Integer({ minimum: 1, maximum: 65535, description: 'TCP port of the guest.', examples: [8080] })
-const tags = Type.Unsafe<Record<string, string>>({
-  type: 'object',
-  maxProperties: 50,
-  propertyNames: {
-    type: 'string',
-    pattern: '^[A-Za-z0-9._/-]{1,63}$',
-    'x-rule': 'keys of 1 to 63 letters, digits, ".", "_", "/" or "-"',
-  },
-  additionalProperties: Text({ maxLength: 256, description: 'Value of the tag.' }),
-  description: 'Key-value labels, at most 50.',
-  examples: [{ env: 'production', app: 'api-server' }],
-})
-const autoRecovery = Type.Boolean({ description: 'Whether the instance is restarted automatically after a failure.' })
-const recoveryPriority = Type.Integer({
-  minimum: 0,
-  maximum: 100,
-  description: 'After a host reboot, instances with a higher number start first. Default: 50.',
-})
-const terminationProtection = Type.Boolean({ description: 'While true, DELETE returns `termination_protected`.' })
 const readyTimeout = Type.Integer({
   minimum: 10,
   maximum: 3600,
@@ -72,6 +49,9 @@ const sshKeyIds = Type.Array(Id('ssh', 'ID of an SSH key.'), {
   uniqueItems: true,
   description: 'SSH keys that can log in. Omitted: all default keys. Empty: none.',
 })
+
+// `name` and `tags` precede the other mutable fields in the documented order.
+const { name, tags, ...otherFields } = shownFields
 
 /** An instance as GET returns it. */
 export const Instance = Type.Object(
@@ -135,9 +115,7 @@ export const Instance = Type.Object(
     ),
     desired_status: OneOf(['running', 'stopped'], 'The power state that was requested last.'),
     deployment_id: Nullable(Type.String({ description: 'ID of the deployment that the instance belongs to.' })),
-    auto_recovery: autoRecovery,
-    recovery_priority: recoveryPriority,
-    termination_protection: terminationProtection,
+    ...otherFields,
     ready_timeout_seconds: readyTimeout,
     ssh: Type.Union(
       [
@@ -241,6 +219,8 @@ export const dryRun = {
   ),
 }
 
+const { name: newName, tags: newTags, ...otherNewFields } = createFields
+
 export const InstanceCreate = Type.Object(
   {
     region,
@@ -265,14 +245,12 @@ export const InstanceCreate = Type.Object(
         },
       ),
     ),
-    tags: Type.Optional(tags),
-    name: Type.Optional(name),
+    tags: newTags,
+    name: newName,
     hostname: Type.Optional(hostname),
     ssh_keys: Type.Optional(sshKeyIds),
     user_data: Type.Optional(userData),
-    auto_recovery: Type.Optional(autoRecovery),
-    recovery_priority: Type.Optional(recoveryPriority),
-    termination_protection: Type.Optional(terminationProtection),
+    ...otherNewFields,
     ready_timeout_seconds: Type.Optional(readyTimeout),
   },
   {
@@ -298,11 +276,13 @@ const ignored = Type.Optional(
 const fixed = (of: string) =>
   Type.Optional(Text({ maxLength: 64, description: `The ${of} cannot be changed. The current value is accepted.` }))
 
+const { name: changedName, tags: changedTags, ...otherChangedFields } = updateFields
+
 export const InstanceUpdate = Type.Object(
   {
-    name: Type.Optional(name),
+    name: changedName,
     plan: Type.Optional(plan),
-    tags: Type.Optional({ ...tags, description: 'Replaces all tags.' }),
+    tags: changedTags,
     network: Type.Optional(
       Type.Object(
         {
@@ -326,9 +306,7 @@ export const InstanceUpdate = Type.Object(
         { additionalProperties: false, description: 'Network configuration.' },
       ),
     ),
-    auto_recovery: Type.Optional(autoRecovery),
-    recovery_priority: Type.Optional(recoveryPriority),
-    termination_protection: Type.Optional(terminationProtection),
+    ...otherChangedFields,
     desired_status: Type.Optional(OneOf(['running', 'stopped'], 'Starts or stops the instance.')),
     id: fixed('ID'),
     region: fixed('region'),

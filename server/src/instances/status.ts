@@ -1,4 +1,5 @@
 import type { EventType } from '../events/catalog.ts'
+import { pickFields } from './fields.ts'
 import { type InstanceRow, isTerminating, type Problem, runOf, type Status } from './row.ts'
 
 /** The only moves that a status makes; a property test walks random histories against this table. */
@@ -73,15 +74,7 @@ export function eventsOf(before: InstanceRow | null, after: InstanceRow): EventT
   const from = before.status
   const to = after.status
   const events: EventType[] = []
-  const described = (row: InstanceRow) =>
-    JSON.stringify([
-      row.name,
-      row.tags,
-      row.auto_recovery,
-      row.recovery_priority,
-      row.termination_protection,
-      row.wanted_public_ip,
-    ])
+  const described = (row: InstanceRow) => JSON.stringify([pickFields(row), row.wanted_public_ip])
   if (described(before) !== described(after)) events.push('instance.updated')
   const resized = from === 'resizing' && (to === 'running' || to === 'stopped')
   const changes = before.wanted_size_before !== null || before.wanted_plan !== after.wanted_plan

@@ -1,3 +1,4 @@
+import { initialFields } from './fields.ts'
 import type { InstanceRow } from './row.ts'
 
 /** A row as `createInstance` writes it, for tests of the pure parts. */
@@ -9,7 +10,6 @@ export function newRow(fields: Partial<InstanceRow> = {}): InstanceRow {
     mode: 'live',
     ordinal: 1,
     region: 'us-east-1',
-    name: 'inst-0000000000',
     hostname: 'inst-0000000000',
     image: 'micro-linux',
     image_id: 'img_microlinux',
@@ -21,10 +21,7 @@ export function newRow(fields: Partial<InstanceRow> = {}): InstanceRow {
     ssh_user: 'root',
     user_data: null,
     deployment_id: null,
-    tags: {},
-    auto_recovery: true,
-    recovery_priority: 50,
-    termination_protection: false,
+    ...initialFields({}, 'inst_0000000000'),
     ready_timeout_seconds: 300,
     created_at: now,
     updated_at: now,
