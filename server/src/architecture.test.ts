@@ -9,9 +9,6 @@ import { source, sources } from './architecture/source.ts'
 /** Imports between folders that close a circle today; each is to be removed. */
 const CIRCLES_OF_FOLDERS = ['http → audit', 'http → events', 'images → instances']
 
-/** Imports of types that close a circle today; each is to be removed. */
-const CIRCLES_OF_TYPES = ['http/list.ts → deps.ts', 'keys/store.ts → deps.ts', 'requests/store.ts → http/list.ts']
-
 const files = sources(import.meta.dirname)
 const pure = new Set(files.filter(isPure).map((file) => file.path))
 const impure = (path: string, text: string) => impurities(source(path, text), (from) => pure.has(from))
@@ -91,11 +88,7 @@ describe('circles', () => {
   ]
 
   test('no file imports itself by values or by types', () => {
-    const graph = fileGraph(files, { types: true })
-    const used = CIRCLES_OF_TYPES.filter((edge) => remove(graph, edge))
-    assert.deepEqual(circles(fileGraph(files, { types: false })), [])
-    assert.deepEqual(circles(graph), [])
-    assert.deepEqual(used, CIRCLES_OF_TYPES, 'an allowed import does not exist any more: remove it from the list')
+    assert.deepEqual(circles(fileGraph(files, { types: true })), [])
     assert.deepEqual(circles(fileGraph(circle, { types: false })), [])
     assert.deepEqual(circles(fileGraph(circle, { types: true })), ['a/one.ts → b/two.ts → b/three.ts → a/one.ts'])
   })
@@ -106,13 +99,3 @@ describe('circles', () => {
     assert.deepEqual(circles(folderGraph(circle, ['b → a'])), [])
   })
 })
-
-function remove(graph: Map<string, string[]>, edge: string): boolean {
-  const [from, to] = edge.split(' → ') as [string, string]
-  const imports = graph.get(from) ?? []
-  graph.set(
-    from,
-    imports.filter((each) => each !== to),
-  )
-  return imports.includes(to)
-}

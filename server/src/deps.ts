@@ -9,19 +9,8 @@ import type { Metrics } from './lib/metrics.ts'
 import type { Resolve } from './lib/outbound.ts'
 import type { OpenConnection } from './lib/outbound-connection.ts'
 import type { Random } from './lib/random.ts'
+import type { Secrets } from './lib/secrets.ts'
 import type { RequestLog } from './requests/recorder.ts'
-
-/** Secrets that are never in the database: made at the first start, in a file that only the operator reads. */
-export type Secrets = {
-  /** Keys are stored as HMAC-SHA-256 with this pepper. */
-  pepper: Uint8Array
-  /** Signs page cursors. */
-  cursor_key: Uint8Array
-  /** Seals user data (AES-256-GCM). */
-  seal_key: Uint8Array
-  /** Makes the passwords of the database's login roles. */
-  database_key: Uint8Array
-}
 
 /** A region and the drivers that serve its two environments. */
 export type Region = { id: string; name: string; drivers: { live: Driver; test: Driver } }
@@ -50,17 +39,4 @@ export type Deps = {
   keys: KeyLookup
   /** Aborts when the process is being stopped: who waits for something then answers how things are. */
   stopping: AbortSignal
-}
-
-/** Who asks: the API key and the environment that it belongs to. */
-export type Principal = {
-  key_id: string
-  project_id: string
-  environment_id: string
-  mode: 'live' | 'test'
-  scopes: string[]
-  /** From where the key may be used, canonical; null: from everywhere. */
-  allowed_addresses: string[] | null
-  /** What counts what the key makes; null: nothing does. */
-  budget_id: string | null
 }

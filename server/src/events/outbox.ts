@@ -15,7 +15,8 @@
  */
 import type { AuditEntry } from '../audit/entry.ts'
 import type { Query, Transaction } from '../db/database.ts'
-import type { Deps, Principal } from '../deps.ts'
+import type { Deps } from '../deps.ts'
+import type { Principal } from '../keys/principal.ts'
 import { ApiError } from '../lib/errors.ts'
 import { newId } from '../lib/id.ts'
 import {

@@ -1,7 +1,7 @@
 /** Every SQL statement that reads or deletes events; outbox.ts writes them. */
 import type { Query } from '../db/database.ts'
-import type { Principal } from '../deps.ts'
 import { type Window, windowSql } from '../http/list.ts'
+import type { Principal } from '../keys/principal.ts'
 import { ApiError } from '../lib/errors.ts'
 import type { EventType } from './catalog.ts'
 import { type EventRow, envelopeOf } from './envelope.ts'

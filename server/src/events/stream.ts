@@ -7,11 +7,12 @@
  * resumes at the right position even if it received no event.
  */
 import type { FastifyRequest } from 'fastify'
-import type { Deps, Principal } from '../deps.ts'
+import type { Deps } from '../deps.ts'
 import { bearer } from '../http/bearer.ts'
 import { following } from '../http/follow.ts'
 import { commaList } from '../http/list.ts'
 import { isAllowedFrom } from '../keys/addresses.ts'
+import type { Principal } from '../keys/principal.ts'
 import { ApiError, DatabaseUnavailableError } from '../lib/errors.ts'
 import { visibleTypes } from './patterns.ts'
 import { createSharedReads } from './shared-reads.ts'

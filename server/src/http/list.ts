@@ -1,8 +1,8 @@
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import { type Static, type TSchema, Type } from 'typebox'
 import type { Query } from '../db/database.ts'
-import type { Deps } from '../deps.ts'
 import { type CursorContext, readCursor, writeCursor } from '../lib/page.ts'
+import type { Secrets } from '../lib/secrets.ts'
 import { Nullable, OneOf, ref } from './schemas.ts'
 
 /** Query parameters of every list; spread them into the route's own. */
@@ -55,6 +55,8 @@ export function windowSql(query: Query, { after, descending, limit }: Window, co
   return query`and ${beyond} order by ${ordinal} ${order} limit ${limit}`
 }
 
+type ListDeps = { config: { public_url: string }; secrets: Pick<Secrets, 'cursor_key'> }
+
 type ListQuery = { limit?: number; cursor?: string; sort?: string }
 
 /**
@@ -63,7 +65,7 @@ type ListQuery = { limit?: number; cursor?: string; sort?: string }
  * @param show converts a row to its API representation
  */
 export async function sendPage<Row extends { ordinal: number }, T>(
-  deps: Deps,
+  deps: ListDeps,
   request: FastifyRequest,
   reply: FastifyReply,
   select: (window: Window) => Promise<Row[]>,
@@ -86,7 +88,7 @@ export async function sendPage<Row extends { ordinal: number }, T>(
 }
 
 /** Sends one page of a list that is in memory, in the order of the list. */
-export function sendFixedPage<T>(deps: Deps, request: FastifyRequest, reply: FastifyReply, items: T[]) {
+export function sendFixedPage<T>(deps: ListDeps, request: FastifyRequest, reply: FastifyReply, items: T[]) {
   const rows = items.map((item, ordinal) => ({ item, ordinal }))
   const select = async ({ after, limit }: Window) => rows.filter((row) => row.ordinal > (after ?? -1)).slice(0, limit)
   return sendPage(deps, request, reply, select, (row) => row.item)

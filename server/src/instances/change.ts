@@ -2,8 +2,9 @@
 
 import { reserveBudget } from '../budgets/store.ts'
 import type { Transaction } from '../db/database.ts'
-import type { Deps, Principal } from '../deps.ts'
+import type { Deps } from '../deps.ts'
 import { ensureImport, findImage } from '../images/store.ts'
+import type { Principal } from '../keys/principal.ts'
 import { ApiError, type FieldError, notFound, validationFailed } from '../lib/errors.ts'
 import { seal } from '../lib/secret-box.ts'
 import { reserveCapacity } from '../regions/store.ts'

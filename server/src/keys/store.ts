@@ -1,11 +1,11 @@
 /** Every SQL statement on API keys. Expiry is in real time, which no client can freeze. */
 import type { Query, Sql, Transaction } from '../db/database.ts'
-import type { Principal } from '../deps.ts'
 import { type Window, windowSql } from '../http/list.ts'
 import type { Clock } from '../lib/clock.ts'
 import { newId } from '../lib/id.ts'
 import type { Random } from '../lib/random.ts'
 import { isWellFormed, keyDigest, keyPrefix, newKey } from './format.ts'
+import type { Principal } from './principal.ts'
 import type { KeyRow, KeyStatus } from './row.ts'
 import { SCOPES } from './scopes.ts'
 

@@ -1,4 +1,4 @@
-import type { Principal } from '../deps.ts'
+import type { Principal } from '../keys/principal.ts'
 import { type Bucket, createBucket } from './bucket.ts'
 import type { Policy } from './gcra.ts'
 

@@ -1,7 +1,7 @@
 import { join } from 'node:path'
-import type { Secrets } from '../deps.ts'
 import { StartupError } from '../lib/errors.ts'
 import type { Random } from '../lib/random.ts'
+import type { Secrets } from '../lib/secrets.ts'
 import { readFileOrNull, writePrivateFile } from './files.ts'
 
 /** Secrets in every secrets.json; if one is missing, the file is damaged. */

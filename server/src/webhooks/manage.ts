@@ -3,11 +3,12 @@
  * otherwise a key that may only write webhooks could receive events that it may not read.
  */
 import type { Transaction } from '../db/database.ts'
-import type { Deps, Principal } from '../deps.ts'
+import type { Deps } from '../deps.ts'
 import { EVENT_TYPES } from '../events/catalog.ts'
 import type { Outbox } from '../events/outbox.ts'
 import { matches, scopeOf } from '../events/patterns.ts'
 import { checkIfMatch } from '../http/etag.ts'
+import type { Principal } from '../keys/principal.ts'
 import { ApiError, validationFailed } from '../lib/errors.ts'
 import { newId } from '../lib/id.ts'
 import { checkDestination, OutboundError } from '../lib/outbound.ts'
