@@ -98,8 +98,8 @@ test('returns 400 for a modified cursor, or one of another sort order, list or t
     `/v2/ssh_keys?sort=created_at&cursor=${cursor}`,
     `/v2/plans?cursor=${cursor}`,
   ]) {
-    const answer = await call('GET', url)
-    assert.deepEqual([answer.status, answer.body.code], [400, 'invalid_cursor'], url)
+    const response = await call('GET', url)
+    assert.deepEqual([response.status, response.body.code], [400, 'invalid_cursor'], url)
   }
   const other = await createTestTenant(deps)
   assert.equal((await caller(app, other.live.key)('GET', `/v2/ssh_keys?cursor=${cursor}`)).status, 400)
@@ -108,8 +108,8 @@ test('returns 400 for a modified cursor, or one of another sort order, list or t
 
 test('returns 400 for invalid parameters', async () => {
   for (const query of ['limit=0', 'limit=101', 'limit=ten', 'limit=', 'sort=name', 'page=2', 'limit=5&limit=6']) {
-    const answer = await call('GET', `/v2/ssh_keys?${query}`)
-    assert.deepEqual([answer.status, answer.body.code], [400, 'invalid_parameter'], query)
-    assert.equal(answer.body.errors[0].parameter, query.split('=')[0])
+    const response = await call('GET', `/v2/ssh_keys?${query}`)
+    assert.deepEqual([response.status, response.body.code], [400, 'invalid_parameter'], query)
+    assert.equal(response.body.errors[0].parameter, query.split('=')[0])
   }
 })

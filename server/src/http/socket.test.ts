@@ -61,12 +61,12 @@ function exchange(...lines: string[]): Promise<{ status: number; headers: string
 }
 const auth = `Authorization: Bearer ${live.key}`
 
-function assertProblem(answer: Awaited<ReturnType<typeof exchange>>, status: number, code: string): void {
-  assert.equal(answer.status, status, answer.headers)
-  assert.match(answer.headers, /content-type: application\/problem\+json/i)
-  const body = JSON.parse(answer.body)
+function assertProblem(response: Awaited<ReturnType<typeof exchange>>, status: number, code: string): void {
+  assert.equal(response.status, status, response.headers)
+  assert.match(response.headers, /content-type: application\/problem\+json/i)
+  const body = JSON.parse(response.body)
   assert.deepEqual([body.status, body.code], [status, code])
-  assert.match(answer.headers.toLowerCase(), new RegExp(`x-request-id: ${body.request_id}`))
+  assert.match(response.headers.toLowerCase(), new RegExp(`x-request-id: ${body.request_id}`))
 }
 
 test('returns 400 for input that is not HTTP', async () => {
@@ -89,8 +89,8 @@ test('returns 408 for a body that does not arrive in time', async () => {
 })
 
 test('closes the connection of a rejected request whose body never ends', async () => {
-  const answer = await exchange('POST /v2/slow HTTP/1.1', 'Host: x', 'Content-Length: 100', '', 'half')
-  assertProblem(answer, 401, 'invalid_api_key')
+  const response = await exchange('POST /v2/slow HTTP/1.1', 'Host: x', 'Content-Length: 100', '', 'half')
+  assertProblem(response, 401, 'invalid_api_key')
 })
 
 test('accepts a body that arrives in time', async () => {
@@ -99,6 +99,6 @@ test('accepts a body that arrives in time', async () => {
 })
 
 test('ignores an unknown Expect header', async () => {
-  const answer = await exchange('GET /healthz HTTP/1.1', 'Host: x', 'Expect: miracles', 'Connection: close', '', '')
-  assert.equal(answer.status, 200)
+  const response = await exchange('GET /healthz HTTP/1.1', 'Host: x', 'Expect: miracles', 'Connection: close', '', '')
+  assert.equal(response.status, 200)
 })

@@ -1,15 +1,15 @@
-/** Every answer that a test gets is compared with what the OpenAPI document promises. */
+/** Checks every response in tests against the OpenAPI document. */
 import assert from 'node:assert/strict'
 import { Ajv, type ValidateFunction } from 'ajv'
 import type { OpenapiDocument, Operation } from './openapi-document.ts'
 import { describeKeywords } from './validation.ts'
 
 export type SeenResponse = { status: number; headers: Record<string, string | undefined>; body: unknown }
-export type CheckResponse = (method: string, url: string, answer: SeenResponse) => void
+export type CheckResponse = (method: string, url: string, response: SeenResponse) => void
 
 /**
- * Asserts that an answer is documented: its status, its headers, its media type, the shape of its body, and the code of
- * a problem; and that every answer names its request, a problem in its body too.
+ * Asserts that a response is documented: status, headers, media type, body, and the code of a problem; and that it has
+ * an X-Request-ID, which a problem repeats in its body.
  */
 export function createResponseCheck(document: OpenapiDocument): CheckResponse {
   const ajv = createDocumentAjv(document)
@@ -52,10 +52,10 @@ export function createResponseCheck(document: OpenapiDocument): CheckResponse {
   }
 }
 
-/** One object, so that it is compiled once. */
+/** A constant, so that it is compiled once. */
 const PROBLEM = { $ref: '#/components/schemas/Problem' }
 
-/** Ajv that knows the document's named schemas by the references that the document uses. */
+/** An Ajv that resolves the references of the document to its named schemas. */
 export function createDocumentAjv(document: OpenapiDocument): Ajv {
   const ajv = new Ajv({ allErrors: true, strict: false, formats: { 'date-time': DATE_TIME, binary: true } })
   describeKeywords(ajv)
@@ -81,9 +81,9 @@ function findOperation(
 ): { path: string; operation: Operation } | undefined {
   const parts = url.split('?', 1)[0]!.split('/')
   for (const [path, methods] of Object.entries(document.paths)) {
-    const wanted = path.split('/')
-    if (wanted.length !== parts.length) continue
-    if (!wanted.every((part, i) => (part.startsWith('{') ? parts[i] !== '' : part === parts[i]))) continue
+    const pattern = path.split('/')
+    if (pattern.length !== parts.length) continue
+    if (!pattern.every((part, i) => (part.startsWith('{') ? parts[i] !== '' : part === parts[i]))) continue
     const operation = methods[method.toLowerCase()]
     if (operation) return { path, operation }
   }

@@ -23,21 +23,21 @@ import { createRequestLog } from '../requests/recorder.ts'
 import { type CheckResponse, createResponseCheck } from './testing-responses.ts'
 import type { App } from './types.ts'
 
-/** Sizes of the host that tests imagine: room for a standard-4x, not for a standard-8x. */
+/** Capacity of the host in tests: enough for a standard-4x, but not for a standard-8x. */
 export const TEST_CAPACITY = { vcpus: 16, memory_bytes: 12 * 2 ** 30, disk_bytes: 100 * 2 ** 30 }
 
-/** More than any test asks for, so that only the tests of the limits meet them. */
-const PLENTY = { rate_per_second: 1_000_000, burst: 1_000_000 }
-const ROOMY: RateLimits = {
+/** So high that only the tests of rate limits reach them. */
+const HIGH_LIMIT = { rate_per_second: 1_000_000, burst: 1_000_000 }
+const HIGH_LIMITS: RateLimits = {
   enabled: true,
   keys_per_project: 5,
-  reads: PLENTY,
-  writes: PLENTY,
-  creates: PLENTY,
-  test_writes: PLENTY,
-  test_creates: PLENTY,
-  unauthenticated: PLENTY,
-  failed_authentication: PLENTY,
+  reads: HIGH_LIMIT,
+  writes: HIGH_LIMIT,
+  creates: HIGH_LIMIT,
+  test_writes: HIGH_LIMIT,
+  test_creates: HIGH_LIMIT,
+  unauthenticated: HIGH_LIMIT,
+  failed_authentication: HIGH_LIMIT,
 }
 
 /** The default settings, except for what tests depend on. */
@@ -57,18 +57,18 @@ export const testConfig: Config = {
   image_allow: [],
   image_max_bytes: 2 ** 20,
   mirrors: {},
-  rate_limits: ROOMY,
+  rate_limits: HIGH_LIMITS,
 }
 
 const ZEROS = new Uint8Array(32)
 
-/** Enough of a driver for routes, which only ask what there is. */
+/** A driver without machines, for routes that only read its name, hypervisor and capacity. */
 function idleDriver(name: Driver['name'], capacity: Capacity): Driver {
   const hypervisor = { name: name === 'qemu' ? 'QEMU' : 'simulated', accelerator: 'none' as const, reason: 'a test' }
   return { name, resync_seconds: 60, hypervisor: () => hypervisor, capacity: () => capacity } as Driver
 }
 
-/** Nobody listens: tests of routes look at rows. */
+/** A notifier without listeners: tests of routes read rows. */
 const idleNotifier: Notifier = {
   announce() {},
   changed() {},
@@ -78,13 +78,13 @@ const idleNotifier: Notifier = {
   async stop() {},
 }
 
-/** The real log, searched for secrets when the tests of the file are over. */
+/** The real log. It fails the test file at its end if a line contains a secret. */
 function testLog(): Log {
   const found: string[] = []
   const stream = { write: (line: string) => void found.push(...secretsIn(line), ...(/\n./.test(line) ? [line] : [])) }
-  after(() => assert.deepEqual(found, [], 'secrets, or records of more than a line, stand in the log'))
+  after(() => assert.deepEqual(found, [], 'the log contains secrets, or records of several lines'))
   const log = createLog({ level: 'debug', pretty: false, destination: stream })
-  // A plain object, which tests can spread.
+  // A plain object, so that tests can spread it.
   return {
     debug: (fields, message) => log.debug(fields, message),
     info: (fields, message) => log.info(fields, message),
@@ -94,7 +94,7 @@ function testLog(): Log {
   }
 }
 
-/** A project with both environments, a key for each, and the app on a database of its own. */
+/** An app with its own database, and a project with both environments and a key for each. */
 export async function createTestApp(overrides: (sql: Sql) => Partial<Deps> = () => ({})): Promise<TestApp> {
   const { sql, owner, urls } = await createTestDatabase()
   const region: Region = {
@@ -109,8 +109,8 @@ export async function createTestApp(overrides: (sql: Sql) => Partial<Deps> = () 
     sql,
     clock: systemClock,
     random: systemRandom,
-    // Nothing of a test leaves this host.
-    resolve: () => Promise.reject(new Error('no names in tests')),
+    // Tests make no requests to other hosts.
+    resolve: () => Promise.reject(new Error('tests do not resolve names')),
     openConnection,
     log,
     secrets,
@@ -127,12 +127,12 @@ export async function createTestApp(overrides: (sql: Sql) => Partial<Deps> = () 
   return { app, deps, owner, urls, ...tenant, call: caller(app, tenant.live.key) }
 }
 
-/** `deps.sql` has the roles of the real thing, and `urls` theirs; `owner` is for what a test prepares and looks at. */
+/** `deps.sql` and `urls` have the roles of production; `owner` is for setup and assertions. */
 export type TestApp = { app: App; deps: Deps; owner: Sql; urls: TestDatabase['urls']; call: Call } & TestTenant
 export type TestTenant = { live: TestKey; test: TestKey }
 export type TestKey = { key: string; principal: Principal }
 
-/** A project: the first may make others. */
+/** Creates a project. The first one has the scopes of the operator. */
 export async function createTestTenant(deps: Deps): Promise<TestTenant> {
   const project_id = newId('proj', deps.random)
   const sql = ownerOf(deps.sql)
@@ -146,7 +146,7 @@ export async function createTestTenant(deps: Deps): Promise<TestTenant> {
   return { live: await environment('live'), test: await environment('test') }
 }
 
-/** A key with these scopes in an environment. */
+/** Creates a key with these scopes in an environment. */
 export async function createTestKey(
   deps: Deps,
   owner: Pick<Principal, 'project_id' | 'environment_id' | 'mode'>,
@@ -162,8 +162,8 @@ export type Call = (method: string, url: string, body?: unknown, headers?: Recor
 const checks = new WeakMap<App, CheckResponse>()
 
 /**
- * Calls the app with this key, without a socket; every answer must be as the OpenAPI document says. Of a stream the
- * answer is its first part.
+ * Sends requests to the app with this key, without a socket. Every response is checked against the OpenAPI document. Of
+ * an event stream, only the first part is read.
  */
 export function caller(app: App, key: string): Call {
   return async (method, url, body, headers = {}) => {
@@ -182,14 +182,14 @@ export function caller(app: App, key: string): Call {
     })
     const text = await textOf(response)
     const json = /[/+]json\b/.test(String(response.headers['content-type'])) && text !== ''
-    const answer: Response = {
+    const result: Response = {
       status: response.statusCode,
       headers: response.headers as never,
       body: json ? JSON.parse(text) : text,
     }
     if (!checks.has(app)) checks.set(app, createResponseCheck(app.swagger() as never))
-    checks.get(app)!(method, url, answer)
-    return answer
+    checks.get(app)!(method, url, result)
+    return result
   }
 }
 
@@ -199,7 +199,7 @@ type Injected = {
   raw: { res: { req: { destroy(): void }; destroy(): void } }
 }
 
-/** The body of an injected request; of a stream of events only the first part, after which the client leaves. */
+/** The body of an injected request. Of an event stream only the first part; then the client disconnects. */
 export async function textOf({ headers, stream, raw }: Injected): Promise<string> {
   const onlyFirst = String(headers['content-type']).startsWith('text/event-stream')
   const parts: Buffer[] = []

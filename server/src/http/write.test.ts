@@ -40,15 +40,15 @@ describe('Idempotency-Key', () => {
 
   test('50 concurrent requests create one instance and one event; the others get 409 or the stored response', async () => {
     const before = await count()
-    const answers = await Promise.all(Array.from({ length: 50 }, () => create('race')))
-    const made = answers.filter((answer) => answer.status === 201)
-    const ids = new Set(made.map((answer) => answer.body.id))
+    const responses = await Promise.all(Array.from({ length: 50 }, () => create('race')))
+    const made = responses.filter((response) => response.status === 201)
+    const ids = new Set(made.map((response) => response.body.id))
     assert.equal(ids.size, 1)
-    for (const answer of answers.filter((each) => each.status !== 201)) {
-      assert.deepEqual([answer.status, answer.body.code], [409, 'idempotency_in_flight'])
-      assert.equal(answer.headers['retry-after'], '1')
+    for (const response of responses.filter((each) => each.status !== 201)) {
+      assert.deepEqual([response.status, response.body.code], [409, 'idempotency_in_flight'])
+      assert.equal(response.headers['retry-after'], '1')
     }
-    assert.equal(made.filter((answer) => answer.headers['idempotent-replayed'] !== 'true').length, 1)
+    assert.equal(made.filter((response) => response.headers['idempotent-replayed'] !== 'true').length, 1)
     assert.equal(await count(), before + 1)
     const [id] = ids
     const events = await owner`select 1 from events where resource_id = ${id} and type = 'instance.created'`

@@ -6,11 +6,11 @@ import { following } from '../http/follow.ts'
 import { driverOf } from './driver-of.ts'
 import type { InstanceRow } from './row.ts'
 
-/** What of the log is kept for reading at most. */
+/** Maximum size of the log that is read. */
 const LOG_BYTES = 1024 * 1024
 const FOLLOW_INTERVAL_MS = 500
 
-/** The serial log of an instance: all of it, its last lines, or a stream that goes on. */
+/** The console log of an instance: all of it, its last lines, or a stream. */
 export async function readConsoleLog(
   deps: Deps,
   row: InstanceRow,
@@ -40,7 +40,7 @@ async function* follow(deps: Deps, first: Buffer, read: () => Promise<Buffer>, s
   }
 }
 
-/** What was written since: the log is a window that moves, so the new part begins after the old window's end. */
+/** The new part of the log. The log is a sliding window, so the new part begins after the end of the old window. */
 function addition(before: Buffer, now: Buffer): Buffer {
   if (now.subarray(0, before.length).equals(before)) return now.subarray(before.length)
   const mark = before.subarray(-4096)

@@ -1,4 +1,4 @@
-/** `?dry_run=true`: tells what would happen, and nothing does. */
+/** `?dry_run=true` returns a preview and changes nothing. */
 import assert from 'node:assert/strict'
 import { after, test } from 'node:test'
 import { STEP_NAMES, stepsBetween } from './steps.ts'
@@ -10,7 +10,7 @@ after(() => world.stop())
 const { callTest: call, owner } = world
 const BODY = { region: 'us-east-1', plan: 'micro-1x', image: 'micro-linux', network: { assign_public_ip: true } }
 
-/** Everything that a write could leave. */
+/** Row counts of all tables that a write could change. */
 async function everything(): Promise<Record<string, number>> {
   const [counts] = await owner<Record<string, number>[]>`
     select (select count(*) from instances) as instances, (select count(*) from events) as events,
@@ -20,7 +20,7 @@ async function everything(): Promise<Record<string, number>> {
   return { ...counts }
 }
 
-test('a create: what it would be, where, within which quota, by which steps', async () => {
+test('previews a create: instance, placement, quotas and steps', async () => {
   const before = await everything()
   const { status, body } = await call('POST', '/v2/instances?dry_run=true', BODY, { 'idempotency-key': 'dry' })
   assert.equal(status, 200)
@@ -34,7 +34,7 @@ test('a create: what it would be, where, within which quota, by which steps', as
   assert.equal((await call('POST', '/v2/instances', BODY, { 'idempotency-key': 'dry' })).status, 201)
 })
 
-test('a resize and an end: before, after, and whether the guest is restarted', async () => {
+test('previews a resize and a termination: before, after, and whether the guest reboots', async () => {
   const { body: made } = await call('POST', '/v2/instances', BODY)
   const running = await world.pass(made.id, 'running')
   const before = await everything()
@@ -47,16 +47,16 @@ test('a resize and an end: before, after, and whether the guest is restarted', a
   assert.ok(resize.ready_seconds_lately.samples >= 1)
   const { body: end } = await call('DELETE', url)
   assert.deepEqual([end.would_answer, end.after.status, end.steps], [202, 'terminating', ['delete']])
-  assert.equal(end.quotas[0].would_use, end.quotas[0].used, 'what is being terminated counts until it is gone')
+  assert.equal(end.quotas[0].would_use, end.quotas[0].used, 'a terminating instance counts until it is terminated')
   assert.deepEqual((await call('PUT', url, { name: made.name })).body.steps, [])
   assert.equal((await call('GET', `/v2/instances/${made.id}`)).body.version, running.version)
   const { audit: entries, ...rest } = await everything()
   const { audit: known, ...same } = before
   assert.deepEqual(rest, same)
-  assert.equal(entries, known! + 1, 'only the refusal was entered')
+  assert.equal(entries, known! + 1, 'only the rejected request was recorded')
 })
 
-test('what would be refused is refused', async () => {
+test('returns the same errors as without dry_run', async () => {
   await owner`update environment_heads set quota = '{"instances": 0}'
     where environment_id = ${world.test.principal.environment_id}`
   const { status, body } = await call('POST', '/v2/instances?dry_run=true', BODY)
@@ -64,7 +64,7 @@ test('what would be refused is refused', async () => {
   assert.equal((await call('POST', '/v2/instances?dry_run=true', { ...BODY, plan: 'none' })).status, 422)
 })
 
-test('the steps of each kind of wish', () => {
+test('lists the steps of each kind of change', () => {
   const on = newRow({ observed_power: 'running', observed_run: 1, observed_disk: 1, observed_ready: true })
   const off = newRow({ observed_power: 'stopped', wanted_power: 'stopped', observed_disk: 1 })
   const cases: [Parameters<typeof stepsBetween>, string][] = [

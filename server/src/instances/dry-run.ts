@@ -1,4 +1,4 @@
-/** `?dry_run=true`: what a write would do, found out by doing everything but the commit. */
+/** `?dry_run=true`: the preview of a write, computed by executing it and rolling back. */
 import type { Static } from 'typebox'
 import type { Transaction } from '../db/database.ts'
 import type { Deps } from '../deps.ts'
@@ -14,8 +14,8 @@ import { stepsBetween } from './steps.ts'
 import { readReadyTimes } from './store.ts'
 
 /**
- * Describes a write in its own transaction, right before that is rolled back.
- * @param rows what the write changed: `before` is null for a new instance
+ * Describes a write within its transaction, before the rollback.
+ * @param rows the row before and after the write; `before` is null for a new instance
  */
 export async function previewWrite(
   deps: Deps,
@@ -39,7 +39,7 @@ export async function previewWrite(
     before: before && present(before, deps.config),
     after: present(after, deps.config),
     placement: { region: region.id, hypervisor },
-    // The transaction has it reserved already: what it sees as used is what would be used.
+    // The transaction has made its reservation already, so `used` includes this request.
     capacity,
     quotas: QUOTA_NAMES.map((name) => {
       return { name, limit: quotas[name], used: used[name], would_use: used[name] + outbox.use[name] }

@@ -2,7 +2,7 @@ import type { EventType } from '../events/catalog.ts'
 import { downtimeSeconds } from './recovery.ts'
 import type { InstanceRow } from './row.ts'
 
-/** What an event tells besides the instance itself, by its type; undefined: nothing. Pure. */
+/** The `details` of an event, by its type; undefined when it has none. Pure. */
 export function detailsOf(type: EventType, before: InstanceRow | null, after: InstanceRow): object | undefined {
   if (type === 'instance.scaled' && before)
     return { from: before.wanted_size_before ?? sizeOf(before), to: sizeOf(after) }
@@ -14,7 +14,7 @@ export function detailsOf(type: EventType, before: InstanceRow | null, after: In
   return { cause, attempt: attempts, downtime_seconds: downtimeSeconds(recovery), detected_at }
 }
 
-/** The wanted size of an instance. */
+/** The desired size of an instance. */
 export function sizeOf(row: InstanceRow): NonNullable<InstanceRow['wanted_size_before']> {
   const { wanted_plan: plan, wanted_vcpus: vcpus } = row
   return { plan, vcpus, memory_bytes: row.wanted_memory_bytes, disk_bytes: row.wanted_disk_bytes }

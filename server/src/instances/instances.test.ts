@@ -24,7 +24,7 @@ async function running(fields: object = {}): Promise<any> {
   return pass((await create(fields)).id, 'running')
 }
 const act = (id: string, action: string, body?: object) => call('POST', `/v2/instances/${id}/actions/${action}`, body)
-async function wishOf(id: string): Promise<object> {
+async function desiredStateOf(id: string): Promise<object> {
   const [row] = await world.owner`select wanted_at, wanted_request_id from instances where id = ${id}`
   return { ...row }
 }
@@ -34,7 +34,7 @@ async function eventsOf(id: string): Promise<string[]> {
 }
 
 describe('instances', { timeout: 240_000 }, () => {
-  test("201: the page's body, with the page's fields first", async () => {
+  test('POST returns 201 with the documented fields in order', async () => {
     const { status, headers, body } = await call('POST', '/v2/instances', {
       region: 'us-east-1',
       plan: 'standard-4x',
@@ -51,7 +51,7 @@ describe('instances', { timeout: 240_000 }, () => {
     assert.deepEqual([body.status, body.ssh, body.environment], ['provisioning', null, 'test'])
   })
 
-  test('its life: ready, stopped, started, rebooted, resized, rebuilt, terminated, each told once', async () => {
+  test('emits one event for each change: ready, stopped, started, rebooted, scaled, rebuilt, terminated', async () => {
     const { id } = await running({ network: { assign_public_ip: true } })
     await act(id, 'stop')
     await pass(id, 'stopped')
@@ -76,7 +76,7 @@ describe('instances', { timeout: 240_000 }, () => {
     assert.equal((await call('GET', `/v2/instances/${id}`)).status, 404)
   })
 
-  test('the events have the numbers of their commits, without gaps', async () => {
+  test('numbers events in commit order, without gaps', async () => {
     await Promise.all(Array.from({ length: 20 }, () => create()))
     const rows = await world.owner`
       select sequence from events where environment_id = ${world.test.principal.environment_id} order by sequence`
@@ -86,7 +86,7 @@ describe('instances', { timeout: 240_000 }, () => {
     )
   })
 
-  test('events name the request that caused them, however late; a recovery has none', async () => {
+  test('events have the ID of the request that caused them; a recovery has none', async () => {
     const headers = { 'x-request-id': 'the-create' }
     const made = await call('POST', '/v2/instances', { ...BODY, tags: { simulate: 'crash_once' } }, headers)
     await pass(made.body.id, 'running')
@@ -105,7 +105,7 @@ describe('instances', { timeout: 240_000 }, () => {
     )
   })
 
-  test('wait_for answers at the change, and at once when it cannot come', async () => {
+  test('wait_for returns at the change, and immediately when the status cannot be reached', async () => {
     const { id } = await create()
     const waiting = call('GET', `/v2/instances/${id}?wait_for=running,failed&timeout=30`)
     await pass(id, 'running')
@@ -122,7 +122,7 @@ describe('instances', { timeout: 240_000 }, () => {
     )
   })
 
-  test('failures on demand: creation, readiness, crash, power-off', async () => {
+  test('simulates failures of creation and readiness, a crash and a power-off', async () => {
     const bad = await create({ tags: { simulate: 'create_fails' } })
     assert.equal((await world.reach(bad.id, 'failed')).status_reason.code, 'simulated_failure')
     const mute = await create({ tags: { simulate: 'never_ready' }, ready_timeout_seconds: 60 })
@@ -136,14 +136,18 @@ describe('instances', { timeout: 240_000 }, () => {
     assert.equal(off.desired_status, 'stopped')
   })
 
-  test('a guest that ignores the power button is ended when its time is over', async () => {
+  test('stops a guest that ignores the power button by force after the timeout', async () => {
     const { id } = await running({ tags: { simulate: 'ignores_power_down' } })
     await act(id, 'stop', { timeout_seconds: 20 })
     await world.advance(10)
     assert.equal((await call('GET', `/v2/instances/${id}`)).body.status, 'stopping')
-    const before = await wishOf(id)
+    const before = await desiredStateOf(id)
     await call('PUT', `/v2/instances/${id}`, { tags: { simulate: 'ignores_power_down', a: 'b' } })
-    assert.deepEqual(await wishOf(id), before, 'a change of tags does not prolong the stop, nor takes its request')
+    assert.deepEqual(
+      await desiredStateOf(id),
+      before,
+      'a change of tags neither extends the stop timeout nor replaces its request',
+    )
     await pass(id, 'stopped')
     await act(id, 'start')
     await pass(id, 'running')
@@ -151,20 +155,20 @@ describe('instances', { timeout: 240_000 }, () => {
     await world.reach(id, 'stopped')
   })
 
-  test('409 invalid_state names what is allowed instead', async () => {
+  test('409 invalid_state lists the allowed actions', async () => {
     const { id } = await create()
     const { status, body } = await act(id, 'reboot')
     assert.deepEqual([status, body.code, body.status], [409, 'invalid_state', 409])
     assert.deepEqual([body.current_status, body.allowed_actions], ['provisioning', ['stop']])
   })
 
-  test('an action that is so already changes nothing', async () => {
+  test('an action has no effect if the instance is already in that state', async () => {
     const { id, version } = await running()
     const { status, body } = await act(id, 'start')
     assert.deepEqual([status, body.version], [202, version])
   })
 
-  test('PUT: what GET printed may be sent back; what cannot change is named; plans follow their rules', async () => {
+  test('PUT accepts the output of GET, rejects immutable fields, and applies the rules of plans', async () => {
     const { id } = await running({ network: { assign_public_ip: true, ports: [8080] } })
     const shown = (await call('GET', `/v2/instances/${id}`)).body
     const back = await call('PUT', `/v2/instances/${id}`, shown)
@@ -187,7 +191,7 @@ describe('instances', { timeout: 240_000 }, () => {
     assert.equal((await eventsOf(id)).at(-1), 'scaled')
   })
 
-  test('PUT takes the public address away and gives another, without a reboot', async () => {
+  test('PUT unassigns and assigns a public IP address without a reboot', async () => {
     const { id, public_ip } = await running({ network: { assign_public_ip: true } })
     assert.equal(
       (await call('PUT', `/v2/instances/${id}`, { network: { assign_public_ip: false } })).body.public_ip,
@@ -202,7 +206,7 @@ describe('instances', { timeout: 240_000 }, () => {
     assert.equal(again.status, 'running')
   })
 
-  test('termination protection, and preconditions', async () => {
+  test('DELETE respects termination protection and If-Match', async () => {
     const { id, version } = await create({ termination_protection: true })
     const kept = await call('DELETE', `/v2/instances/${id}`)
     assert.deepEqual([kept.status, kept.body.code], [409, 'termination_protected'])
@@ -214,7 +218,7 @@ describe('instances', { timeout: 240_000 }, () => {
     assert.equal((await call('DELETE', `/v2/instances/${id}`)).status, 202)
   })
 
-  test('422: everything that is wrong at once, with pointers', async () => {
+  test('returns 422 with all errors and their pointers', async () => {
     const { status, body } = await call('POST', '/v2/instances', {
       region: 'nowhere',
       plan: 'huge',
@@ -241,7 +245,7 @@ describe('instances', { timeout: 240_000 }, () => {
       assert.ok(pointers.includes(pointer), pointer)
   })
 
-  test('strings of all kinds are refused or come back unharmed', async () => {
+  test('rejects unusual strings or returns them unchanged', async () => {
     const values = [
       'a,b=c',
       '"quoted"',
@@ -275,7 +279,7 @@ describe('instances', { timeout: 240_000 }, () => {
     assert.ok(!JSON.stringify(kept).includes('echo'), 'user data is never shown')
   })
 
-  test('lists: filters, pages while others come and go, and refused cursors', async () => {
+  test('lists with filters, with stable pages during changes, and rejects invalid cursors', async () => {
     const mark = `m${Math.floor(performance.now())}`
     const made: any[] = []
     for (let i = 0; i < 7; i++)
@@ -305,7 +309,7 @@ describe('instances', { timeout: 240_000 }, () => {
     assert.ok((await list(`tag=mark:${mark}&status=terminated`)).data.some((i: any) => i.id === made[0].id))
   })
 
-  test('nothing of one environment or project is seen by another', async () => {
+  test('instances are invisible to other environments and projects', async () => {
     const { id } = await create()
     const other = await world.tenant()
     for (const key of [world.live.key, other.test.key, other.live.key]) {
@@ -316,7 +320,7 @@ describe('instances', { timeout: 240_000 }, () => {
     }
   })
 
-  test('the console log, whole and its end', async () => {
+  test('returns the console log, whole or its last lines', async () => {
     const { id } = await running()
     const log = (await call('GET', `/v2/instances/${id}/console_log`)).body as string
     assert.match(log, /guest is ready/)

@@ -1,6 +1,6 @@
 /**
- * The pure half of an instance's life (wishes, observe, plan, status, events) walked through random histories against
- * a model of a machine. No database, no driver: thousands of lives a second.
+ * Property tests of the pure functions of an instance (desired, observe, decide, status, events): random histories
+ * against a model of a machine. No database, no driver: thousands of histories per second.
  */
 import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
@@ -18,19 +18,20 @@ import { newRow } from './testing.ts'
 const GIB = 2 ** 30
 const PLANS = [1, 2, 4].map((n) => ({ id: `p${n}`, vcpus: n, memory_bytes: n * GIB, disk_bytes: n * 10 * GIB }))
 
-/** One instance, its machine as a host would have it, and everything that was told about it. */
-class Life {
+/** An instance, a model of its machine, and all emitted events. */
+class Model {
   row: InstanceRow = newRow()
   machine: ObservedMachine | null = null
   image = { present: false, error: null as { code: string; message: string } | null }
   now = new Date('2030-01-01T00:00:00Z')
   events: string[] = []
   starts = 0
-  /** Changes of size. */
-  sizes = 0
-  /** Whether a start after a reboot of the host may happen, and when machines were started again by themselves. */
-  turn = true
+  /** Number of resizes. */
+  resizes = 0
+  /** Whether a recovery slot is free after a host reboot. */
+  hasSlot = true
   boot = 1
+  /** When machines were restarted automatically. */
   recoveries: Date[] = []
 
   constructor() {
@@ -49,44 +50,45 @@ class Life {
     const to = this.row.status
     assert.ok(from === to || MOVES[from].includes(to), `${from} → ${to} is not a move`)
     this.events.push(...eventsOf(before, this.row))
-    if (before.wanted_plan !== this.row.wanted_plan) this.sizes++
-    const untold = this.row.wanted_size_before === null ? 0 : 1
-    const told = this.events.filter((type) => type === 'instance.scaled').length
-    assert.equal(told + untold, this.sizes, 'a change of size is told once, when it has come to its end')
+    if (before.wanted_plan !== this.row.wanted_plan) this.resizes++
+    const pending = this.row.wanted_size_before === null ? 0 : 1
+    const emitted = this.events.filter((type) => type === 'instance.scaled').length
+    assert.equal(emitted + pending, this.resizes, 'a resize emits one event, when it is complete')
   }
 
-  /** The record follows the status, and a new wish begins a new count. */
+  /** Checks the record of recoveries against the status. */
   checkRecovery(before: InstanceRow): void {
     const { row } = this
     const open = openRecovery(row)
-    if (row.status === 'recovering') assert.ok(open, 'a recovery that is seen has a record')
+    if (row.status === 'recovering') assert.ok(open, 'a recovering instance has an open record')
     if (['running', 'failed', 'stopping', 'stopped', 'terminating', 'terminated'].includes(row.status)) {
-      assert.equal(open, null, `no recovery is under way while it is ${row.status}`)
+      assert.equal(open, null, `no recovery is open while the instance is ${row.status}`)
     }
     const [last, next] = [before.recovery, row.recovery]
     if (last && next?.number === last.number && last.outcome !== null) assert.deepEqual(next, last)
     if (next && next.number !== last?.number) assert.equal(next.number, (last?.number ?? 0) + 1)
-    if (next && last?.outcome === null) assert.equal(next.number, last.number, 'one ends before the next begins')
+    if (next && last?.outcome === null)
+      assert.equal(next.number, last.number, 'a recovery ends before the next one begins')
   }
 
-  wish(make: () => DesiredChange): void {
+  request(make: () => DesiredChange): void {
     if (this.row.terminated_at) return
     try {
-      const wish = make()
-      if (Object.keys(wish).length > 0) this.save({ ...wish, wanted_at: this.now })
+      const change = make()
+      if (Object.keys(change).length > 0) this.save({ ...change, wanted_at: this.now })
     } catch (error) {
       assert.ok(error instanceof ApiError, String(error))
     }
   }
 
-  /** One look of the reconciler; the process may be killed after the record, before the step. */
-  look(dies: 'no' | 'before the step' = 'no'): Step {
+  /** One reconcile pass; the process can crash after the transaction, before the step. */
+  pass(crash: 'none' | 'before the step' = 'none'): Step {
     const seen = { ...this.row, ...observed(this.row, this.machine, this.now) }
-    const turn = this.turn || !needsRecoverySlot(seen, this.machine)
-    const step = decide(seen, this.machine, this.image, this.now, turn)
+    const hasSlot = this.hasSlot || !needsRecoverySlot(seen, this.machine)
+    const step = decide(seen, this.machine, this.image, this.now, hasSlot)
     const gone = step.do === 'finalise' ? { terminated_at: this.now } : {}
     this.save({ ...seen, ...columnsAfter(seen, step), ...gone })
-    if (dies !== 'before the step') this.act(step)
+    if (crash !== 'before the step') this.act(step)
     return step
   }
 
@@ -99,12 +101,12 @@ class Life {
       this.machine = newMachine(row)
     }
     if (step.do === 'start') {
-      assert.ok(m && m.run < runOf(row), 'a run is started once')
-      assert.ok(m && m.power !== 'running' && m.power !== 'paused', 'never a second process on one disk')
-      assert.ok(!isTerminating(row) && row.wanted_power === 'running', 'nobody starts what is not wanted')
+      assert.ok(m && m.run < runOf(row), 'each run is started once')
+      assert.ok(m && m.power !== 'running' && m.power !== 'paused', 'no second process on one disk')
+      assert.ok(!isTerminating(row) && row.wanted_power === 'running', 'only a desired instance is started')
       if (step.recovering) {
-        assert.ok(row.auto_recovery, 'nobody who does not want it is started again')
-        assert.ok(this.turn || !needsRecoverySlot(row, m), 'nobody is started before its turn')
+        assert.ok(row.auto_recovery, 'restarts only with auto_recovery')
+        assert.ok(this.hasSlot || !needsRecoverySlot(row, m), 'starts only with a recovery slot')
         this.recoveries.push(this.now)
       }
       this.starts++
@@ -117,8 +119,8 @@ class Life {
     if (step.do === 'delete') this.machine = null
   }
 
-  /** The world goes on without us. */
-  world(event: Event): void {
+  /** Changes the machine from outside. */
+  inject(event: Event): void {
     const m = this.machine
     if (event === 'host reboot') {
       this.boot++
@@ -126,9 +128,9 @@ class Life {
       if (on) this.machine = { ...m, power: 'crashed', trouble: 'host_reboot', ready: false }
       if (this.machine) this.machine = { ...this.machine, host_boot: `${this.boot}` }
     }
-    if (event === 'room' && m?.trouble === 'disk_full') this.machine = { ...m, trouble: 'disk_error' }
+    if (event === 'disk freed' && m?.trouble === 'disk_full') this.machine = { ...m, trouble: 'disk_error' }
     if (m?.power !== 'running') return
-    if (event === 'wakes' && m.trouble === 'hang') this.machine = { ...m, trouble: null }
+    if (event === 'resumes' && m.trouble === 'hang') this.machine = { ...m, trouble: null }
     if (m.trouble === 'hang' && (event === 'ready' || event === 'off')) return
     if (event === 'hang' && m.ready) this.machine = { ...m, trouble: 'hang' }
     if (event === 'disk error' || event === 'disk full') {
@@ -140,14 +142,14 @@ class Life {
     if (event === 'panic') this.machine = { ...m, power: 'paused', trouble: 'panic', ready: false }
   }
 
-  /** A kind world: guests do as they are asked, time passes, and the reconciler looks until it rests. */
+  /** Reconciles without faults until nothing is left to do: guests obey and time passes. */
   settle(): void {
     for (let i = 0; i < 60; i++) {
-      const step = this.look()
-      if (step.do === 'power_down') this.world('off')
-      this.world('room')
+      const step = this.pass()
+      if (step.do === 'power_down') this.inject('off')
+      this.inject('disk freed')
       if (this.machine?.trouble === null && this.machine.power === 'running' && this.machine.run === runOf(this.row))
-        this.world('ready')
+        this.inject('ready')
       this.now = new Date(this.now.getTime() + 30_000)
     }
   }
@@ -159,10 +161,10 @@ type Event =
   | 'crash'
   | 'panic'
   | 'hang'
-  | 'wakes'
+  | 'resumes'
   | 'disk error'
   | 'disk full'
-  | 'room'
+  | 'disk freed'
   | 'host reboot'
 
 function newMachine(row: InstanceRow): ObservedMachine {
@@ -182,55 +184,55 @@ function newMachine(row: InstanceRow): ObservedMachine {
   }
 }
 
-type Move = (life: Life) => void
-const wish = (make: (row: InstanceRow) => DesiredChange): Move => {
-  return (life) => life.wish(() => make(life.row))
+type Move = (model: Model) => void
+const request = (make: (row: InstanceRow) => DesiredChange): Move => {
+  return (model) => model.request(() => make(model.row))
 }
 const moves: [string, Move][] = [
-  ['look', (l) => void l.look()],
-  ['look and die', (l) => void l.look('before the step')],
-  ['ready', (l) => l.world('ready')],
-  ['off', (l) => l.world('off')],
-  ['crash', (l) => l.world('crash')],
-  ['panic', (l) => l.world('panic')],
-  ['hang', (l) => l.world('hang')],
-  ['wakes', (l) => l.world('wakes')],
-  ['disk error', (l) => l.world('disk error')],
-  ['disk full', (l) => l.world('disk full')],
-  ['room', (l) => l.world('room')],
-  ['host reboot', (l) => l.world('host reboot')],
-  ['others first', (l) => void (l.turn = false)],
-  ['my turn', (l) => void (l.turn = true)],
+  ['pass', (l) => void l.pass()],
+  ['pass and crash', (l) => void l.pass('before the step')],
+  ['ready', (l) => l.inject('ready')],
+  ['off', (l) => l.inject('off')],
+  ['crash', (l) => l.inject('crash')],
+  ['panic', (l) => l.inject('panic')],
+  ['hang', (l) => l.inject('hang')],
+  ['resumes', (l) => l.inject('resumes')],
+  ['disk error', (l) => l.inject('disk error')],
+  ['disk full', (l) => l.inject('disk full')],
+  ['disk freed', (l) => l.inject('disk freed')],
+  ['host reboot', (l) => l.inject('host reboot')],
+  ['slots taken', (l) => void (l.hasSlot = false)],
+  ['slot free', (l) => void (l.hasSlot = true)],
   ['second', (l) => void (l.now = new Date(l.now.getTime() + 1_000))],
   ['minute', (l) => void (l.now = new Date(l.now.getTime() + 61_000))],
-  ['long', (l) => void (l.now = new Date(l.now.getTime() + 301_000))],
-  ['image breaks', (l) => void (l.image = { present: false, error: { code: 'image_x', message: 'x' } })],
-  ['image comes', (l) => void (l.image = { present: true, error: null })],
-  ['start', wish(start)],
-  ['stop', wish((row) => stop(row, 60))],
-  ['force stop', wish((row) => stop(row, 0))],
-  ['reboot', wish((row) => reboot(row, 60))],
-  ['rebuild', wish(rebuild)],
+  ['five minutes', (l) => void (l.now = new Date(l.now.getTime() + 301_000))],
+  ['image fails', (l) => void (l.image = { present: false, error: { code: 'image_x', message: 'x' } })],
+  ['image present', (l) => void (l.image = { present: true, error: null })],
+  ['start', request(start)],
+  ['stop', request((row) => stop(row, 60))],
+  ['force stop', request((row) => stop(row, 0))],
+  ['reboot', request((row) => reboot(row, 60))],
+  ['rebuild', request(rebuild)],
   ...PLANS.map((p): [string, Move] => [
     `resize ${p.id}`,
-    wish((row) => (row.wanted_plan === p.id ? {} : resize(row, p, { allow_reboot: true, stops: false }))),
+    request((row) => (row.wanted_plan === p.id ? {} : resize(row, p, { allow_reboot: true, stops: false }))),
   ]),
   ...PLANS.map((p): [string, Move] => [
     `resize ${p.id} and stop`,
-    wish((row) =>
+    request((row) =>
       row.wanted_plan === p.id ? {} : { ...resize(row, p, { allow_reboot: false, stops: true }), ...stop(row, 60) },
     ),
   ]),
-  ['no recovery', wish(() => ({ auto_recovery: false }))],
-  ['terminate', wish(terminate)],
+  ['no recovery', request(() => ({ auto_recovery: false }))],
+  ['terminate', request(terminate)],
   [
     'to expire',
     (l) => void (l.row = { ...l.row, expires_at: l.row.expires_at ?? new Date(l.now.getTime() + 200_000) }),
   ],
 ]
-const world = (event: Event): Move => moves.find(([name]) => name === event)![1]
-/** A guest that is up for some time and then fails, over and over, with looks in between. */
-const hardLife = fc.array(
+const inject = (event: Event): Move => moves.find(([name]) => name === event)![1]
+/** Failures, each after this many seconds. */
+const failureHistory = fc.array(
   fc.tuple(
     fc.constantFrom<Event>('crash', 'panic', 'hang', 'disk error', 'host reboot'),
     fc.constantFrom(0, 1, 30, 300, 599, 600, 1_000, 1_801),
@@ -246,27 +248,27 @@ const history = fc.array(
   { maxLength: 60 },
 )
 const run = (names: [string, Move][]) => {
-  const life = new Life()
-  for (const [, move] of names) move(life)
-  return life
+  const model = new Model()
+  for (const [, move] of names) move(model)
+  return model
 }
 
-describe('the life of an instance', () => {
-  test('in every history only the allowed moves are made, and every start was wanted', () => {
+describe('the lifecycle of an instance', () => {
+  test('every history has only allowed moves and desired starts', () => {
     fc.assert(
       fc.property(history, (names) => void run(names)),
       { numRuns: 3000 },
     )
   })
 
-  test('when the world is kind again, every wish is met', () => {
+  test('reaches the desired state once faults stop', () => {
     fc.assert(
       fc.property(history, (names) => {
-        const life = run(names)
-        life.image = { present: true, error: null }
-        life.turn = true
-        life.settle()
-        const { row, machine } = life
+        const model = run(names)
+        model.image = { present: true, error: null }
+        model.hasSlot = true
+        model.settle()
+        const { row, machine } = model
         const on = machine?.power === 'running'
         if (isTerminating(row)) assert.deepEqual([row.status, machine], ['terminated', null])
         else if (row.status === 'failed') assert.ok(row.observed_problem && row.status_reason)
@@ -282,115 +284,119 @@ describe('the life of an instance', () => {
     )
   })
 
-  test('at rest nothing more is done', () => {
+  test('does nothing once the desired state is reached', () => {
     fc.assert(
       fc.property(history, (names) => {
-        const life = run(names)
-        life.image = { present: true, error: null }
-        life.turn = true
-        life.settle()
-        const { starts, events } = life
-        const told = events.length
-        life.settle()
-        assert.deepEqual([life.starts, life.events.length], [starts, told])
+        const model = run(names)
+        model.image = { present: true, error: null }
+        model.hasSlot = true
+        model.settle()
+        const { starts, events } = model
+        const emitted = events.length
+        model.settle()
+        assert.deepEqual([model.starts, model.events.length], [starts, emitted])
       }),
       { numRuns: 500 },
     )
   })
 
-  test('ready is told once per disk, terminated once, and nothing after it', () => {
+  test('emits ready at most once per disk, terminated once, and nothing afterwards', () => {
     fc.assert(
       fc.property(history, (names) => {
-        const life = run([...names, ['terminate', wish((row) => (row.wanted_gone ? {} : { wanted_gone: true }))]])
-        life.settle()
-        const count = (type: string) => life.events.filter((e) => e === type).length
-        assert.ok(count('instance.ready') <= life.row.wanted_disk)
+        const model = run([...names, ['terminate', request((row) => (row.wanted_gone ? {} : { wanted_gone: true }))]])
+        model.settle()
+        const count = (type: string) => model.events.filter((e) => e === type).length
+        assert.ok(count('instance.ready') <= model.row.wanted_disk)
         assert.equal(count('instance.terminated'), 1)
-        assert.equal(life.events.at(-1), 'instance.terminated')
+        assert.equal(model.events.at(-1), 'instance.terminated')
       }),
       { numRuns: 1000 },
     )
   })
 
-  test('a guest that comes up and fails for ever is given up: five starts in half an hour, whatever the causes', () => {
+  test('stops restarting after five failures in half an hour, whatever the causes', () => {
     fc.assert(
-      fc.property(hardLife, (failures) => {
-        const life = run([])
-        life.settle()
+      fc.property(failureHistory, (failures) => {
+        const model = run([])
+        model.settle()
         let reboots = 0
         for (const [event, seconds] of failures) {
-          life.now = new Date(life.now.getTime() + seconds * 1_000)
+          model.now = new Date(model.now.getTime() + seconds * 1_000)
           if (event === 'host reboot') reboots++
-          world(event)(life)
-          for (let look = 0; look < 400 && life.row.status !== 'failed'; look++) {
-            life.look()
-            if (life.row.status === 'running' && life.machine?.trouble === null) break
-            if (life.machine?.power === 'running' && life.machine.trouble === null) life.world('ready')
-            else life.now = new Date(life.now.getTime() + 1_000)
+          inject(event)(model)
+          for (let passes = 0; passes < 400 && model.row.status !== 'failed'; passes++) {
+            model.pass()
+            if (model.row.status === 'running' && model.machine?.trouble === null) break
+            if (model.machine?.power === 'running' && model.machine.trouble === null) model.inject('ready')
+            else model.now = new Date(model.now.getTime() + 1_000)
           }
-          const from = life.now.getTime() - WINDOW_SECONDS * 1_000
-          const lately = life.recoveries.filter((time) => time.getTime() > from).length
-          assert.ok(lately <= MAX_FAILURES + reboots, `${lately} starts within half an hour`)
-          if (life.row.status === 'failed') {
-            assert.equal(life.row.status_reason?.code, 'crash_loop')
-            assert.equal(life.row.observed_failures?.at.length, MAX_FAILURES + 1)
-            life.wish(() => start(life.row))
-            life.settle()
-            assert.deepEqual([life.row.status, life.row.observed_failures], ['running', null], 'a start clears it')
-            life.recoveries = []
-          } else assert.equal(life.row.status, 'running')
+          const from = model.now.getTime() - WINDOW_SECONDS * 1_000
+          const recent = model.recoveries.filter((time) => time.getTime() > from).length
+          assert.ok(recent <= MAX_FAILURES + reboots, `${recent} starts within half an hour`)
+          if (model.row.status === 'failed') {
+            assert.equal(model.row.status_reason?.code, 'crash_loop')
+            assert.equal(model.row.observed_failures?.at.length, MAX_FAILURES + 1)
+            model.request(() => start(model.row))
+            model.settle()
+            assert.deepEqual(
+              [model.row.status, model.row.observed_failures],
+              ['running', null],
+              'a start resets the failures',
+            )
+            model.recoveries = []
+          } else assert.equal(model.row.status, 'running')
         }
       }),
       { numRuns: 500 },
     )
   })
 
-  test('a stop during a recovery wins, whatever it waits for', () => {
+  test('a stop cancels a recovery, whatever it waits for', () => {
     for (const event of ['crash', 'panic', 'hang', 'disk full', 'host reboot'] as const) {
-      const life = run([])
-      life.settle()
-      life.world('crash')
-      life.look() // so that there is something to wait for
-      life.world('ready')
-      life.look()
-      life.turn = false
-      life.world(event)
-      life.look()
-      assert.equal(life.row.status, 'recovering', event)
-      const { starts } = life
-      life.wish(() => stop(life.row, 60))
-      life.settle()
-      assert.deepEqual([life.row.status, life.starts, life.row.recovery?.outcome], ['stopped', starts, 'cancelled'])
+      const model = run([])
+      model.settle()
+      model.inject('crash')
+      model.pass() // begins the first backoff
+      model.inject('ready')
+      model.pass()
+      model.hasSlot = false
+      model.inject(event)
+      model.pass()
+      assert.equal(model.row.status, 'recovering', event)
+      const { starts } = model
+      model.request(() => stop(model.row, 60))
+      model.settle()
+      assert.deepEqual([model.row.status, model.starts, model.row.recovery?.outcome], ['stopped', starts, 'cancelled'])
     }
   })
 
-  test('a failing guest is started a bounded number of times', () => {
-    const life = run([])
-    life.settle()
-    assert.equal(life.row.status, 'running')
+  test('restarts a failing guest a bounded number of times', () => {
+    const model = run([])
+    model.settle()
+    assert.equal(model.row.status, 'running')
     for (let i = 0; i < 100; i++) {
-      life.world('crash')
-      life.look()
-      life.now = new Date(life.now.getTime() + 100_000)
+      model.inject('crash')
+      model.pass()
+      model.now = new Date(model.now.getTime() + 100_000)
     }
-    assert.deepEqual([life.row.status, life.row.status_reason?.code, life.starts], ['failed', 'crash_loop', 6])
+    assert.deepEqual([model.row.status, model.row.status_reason?.code, model.starts], ['failed', 'crash_loop', 6])
   })
 
-  test('what a late step has started after the stop is ended again', () => {
-    const life = run([])
-    life.image = { present: true, error: null }
-    for (let step = life.look(); step.do !== 'create'; ) step = life.look()
-    life.wish(() => stop(life.row, 60))
-    life.look()
-    assert.equal(life.row.status, 'stopped')
-    life.machine = { ...newMachine(life.row), power: 'running', run: 1, started_at: life.now }
-    life.look()
-    assert.equal(life.row.status, 'stopping')
-    life.settle()
-    assert.deepEqual([life.row.status, life.machine?.power], ['stopped', 'off'])
+  test('stops a machine that a delayed step has started after the stop', () => {
+    const model = run([])
+    model.image = { present: true, error: null }
+    for (let step = model.pass(); step.do !== 'create'; ) step = model.pass()
+    model.request(() => stop(model.row, 60))
+    model.pass()
+    assert.equal(model.row.status, 'stopped')
+    model.machine = { ...newMachine(model.row), power: 'running', run: 1, started_at: model.now }
+    model.pass()
+    assert.equal(model.row.status, 'stopping')
+    model.settle()
+    assert.deepEqual([model.row.status, model.machine?.power], ['stopped', 'off'])
   })
 
-  test('every status can be left, and only towards known ones', () => {
+  test('every status has allowed moves, including to terminating', () => {
     const all = Object.keys(MOVES) as Status[]
     for (const from of all) for (const to of MOVES[from]) assert.ok(all.includes(to))
     for (const from of all)

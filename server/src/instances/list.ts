@@ -3,7 +3,7 @@ import { commaList, type Window, windowSql } from '../http/list.ts'
 import type { InstanceRow } from './row.ts'
 import type { Filters } from './schema.ts'
 
-/** One window of an environment's instances; terminated ones only when their status is asked for. */
+/** One window of an environment's instances; terminated ones only when the filter includes their status. */
 export async function listInstances(
   query: Query,
   environmentId: string,

@@ -6,12 +6,12 @@ import type { InstanceRow } from './row.ts'
 import type { Instance } from './schema.ts'
 import { poweredItselfOff } from './status.ts'
 
-/** For how long a terminated instance can still be read: 24 hours of its environment's time. */
+/** Time-to-live of a terminated instance: 24 hours of its environment's time. */
 export const TERMINATED_TTL_SECONDS = 24 * 3600
 
 const timeOrNull = (date: Date | null): string | null => (date ? timestamp(date) : null)
 
-/** An instance as the API shows it; the page's fields first and named as there. */
+/** An instance as the API shows it. */
 export function present(row: InstanceRow, config: Pick<Config, 'public_url'>): Static<typeof Instance> {
   const publicPort = (port: number) => row.observed_ports.find((p) => p.guest_port === port)?.host_port ?? null
   const sshPort = publicPort(22)
@@ -54,7 +54,7 @@ export function present(row: InstanceRow, config: Pick<Config, 'public_url'>): S
   }
 }
 
-/** The actions that are allowed in this state; part of every `invalid_state` answer. */
+/** The actions that are allowed in this state; part of every `invalid_state` error. */
 export function allowedActions(row: InstanceRow): string[] {
   switch (row.status) {
     case 'running':

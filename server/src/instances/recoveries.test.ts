@@ -1,4 +1,4 @@
-/** Recoveries as a user sees them: statuses, events, records, the objective; on simulated machines that fail on demand. */
+/** Recoveries through the API, on simulated machines that fail on demand: statuses, events, records and statistics. */
 import assert from 'node:assert/strict'
 import { after, before, describe, test } from 'node:test'
 import { caller } from '../http/testing.ts'
@@ -22,7 +22,7 @@ describe('recoveries', () => {
     world.owner<{ type: string; data: any }[]>`
       select type, data from events where resource_id = ${id} order by sequence`
 
-  /** Lets time pass until a recovery has ended. That it is under way may be over too soon to be seen: a disk goes on at once. */
+  /** Advances the clock until a recovery has ended. `recovering` can be too short to observe: a disk resumes immediately. */
   async function passToRecovery(id: string): Promise<void> {
     for (let seconds = 0; seconds < 600; seconds++) {
       const [recovery] = await recoveriesOf(id)
@@ -41,7 +41,7 @@ describe('recoveries', () => {
     host_reboot_once: 'host_rebooted',
   }
   for (const [simulate, cause] of Object.entries(CAUSES)) {
-    test(`${cause}: the same instance is up again, with a record and two events that say why`, async () => {
+    test(`${cause}: recovers the instance, with a record and two events that have the cause`, async () => {
       const made = await create({ tags: { simulate } })
       const first = await world.pass(made.id, 'running')
       await passToRecovery(made.id)
@@ -57,11 +57,11 @@ describe('recoveries', () => {
       )
       assert.ok(down_since <= detected_at && detected_at <= started_at && started_at <= ended_at)
       assert.equal(downtime_seconds, (Date.parse(ended_at) - Date.parse(down_since)) / 1000)
-      const told = (await eventsOf(made.id)).filter(({ type }) => /recover/.test(type))
-      const { status, desired_status } = told[0]!.data.object
+      const emitted = (await eventsOf(made.id)).filter(({ type }) => /recover/.test(type))
+      const { status, desired_status } = emitted[0]!.data.object
       assert.deepEqual([status, desired_status], ['recovering', 'running'])
       assert.deepEqual(
-        told.map(({ type, data }) => [type, data.details]),
+        emitted.map(({ type, data }) => [type, data.details]),
         [
           ['instance.recovering', { cause, attempt: 1, detected_at }],
           ['instance.recovered', { cause, attempt: 1, downtime_seconds, detected_at }],
@@ -70,7 +70,7 @@ describe('recoveries', () => {
     })
   }
 
-  test('without auto_recovery each cause has its own code, and a start brings it back', async () => {
+  test('without auto_recovery, each cause has its own code and a start succeeds', async () => {
     const codes = { crash_once: 'machine_exited', panic_once: 'guest_panicked', hang_once: 'guest_hung' }
     for (const [simulate, code] of Object.entries({ ...codes, disk_error_once: 'disk_error' })) {
       const { id } = await create({ tags: { simulate }, auto_recovery: false })
@@ -82,7 +82,7 @@ describe('recoveries', () => {
     }
   })
 
-  test('a crash loop ends in failed, and a manual start begins a new count', async () => {
+  test('a crash loop ends in failed, and a manual start resets the count', async () => {
     const { id } = await create({ tags: { simulate: 'crash_loop' } })
     const failed = await world.pass(id, 'failed')
     assert.equal(failed.status_reason.code, 'crash_loop')
@@ -103,7 +103,7 @@ describe('recoveries', () => {
     await world.callTest('DELETE', `/v2/instances/${id}`)
   })
 
-  test('a stop while a recovery waits wins', async () => {
+  test('a stop cancels a waiting recovery', async () => {
     const { id } = await create({ tags: { simulate: 'crash_loop' } })
     for (const status of ['running', 'recovering', 'running', 'recovering']) await world.pass(id, status)
     await world.callTest('POST', `/v2/instances/${id}/actions/stop`)
@@ -116,14 +116,14 @@ describe('recoveries', () => {
     assert.equal(types.at(-1), 'instance.stopped')
   })
 
-  test('a guest that powers itself off has not failed', async () => {
+  test('a guest that powers itself off is stopped, not failed', async () => {
     const { id } = await create({ tags: { simulate: 'guest_powers_off' } })
     await world.pass(id, 'running')
     await world.pass(id, 'stopped')
     assert.deepEqual(await recoveriesOf(id), [])
   })
 
-  test('a reboot of the host brings back what should run, by priority, two at a time', async () => {
+  test('after a host reboot, restarts instances by priority, two at a time', async () => {
     const priorities = [10, 50, 90, 50, 70]
     const ids: string[] = []
     for (const recovery_priority of priorities) ids.push((await create({ recovery_priority })).id)
@@ -135,7 +135,7 @@ describe('recoveries', () => {
     await world.pass(gone.id, 'terminated')
     const updated = await world.callTest('PATCH', `/v2/instances/${ids[0]}`, { recovery_priority: 0 })
     assert.equal(updated.body.recovery_priority, 0)
-    const booting = await create() // nobody has ever seen it up
+    const booting = await create() // has never been ready
     await world.reach(booting.id, 'provisioning')
     await world.advance(3)
 
@@ -150,21 +150,25 @@ describe('recoveries', () => {
         where id = any(${[...ids, booting.id]}) and recovery is not null`
       most = Math.max(most, rows.filter((row) => row.started && row.open).length)
       const started = inOrder.map((index) => rows.some((row) => row.id === ids[index] && row.started))
-      assert.deepEqual([...started].sort().reverse(), started, 'by priority, and by age within it')
+      assert.deepEqual([...started].sort().reverse(), started, 'by priority, then by age')
       const all = await Promise.all([...ids, booting.id].map((id) => get(`/v2/instances/${id}`)))
       if (started.every((each) => each) && all.every((each) => each.status === 'running')) break
       await world.advance(1)
       await new Promise((resolve) => setTimeout(resolve, 30))
     }
-    assert.equal(most, 2, 'as many at once as are allowed, and no more')
+    assert.equal(most, 2, 'exactly as many concurrent starts as allowed')
     assert.equal((await get(`/v2/instances/${stopped.id}`)).status, 'stopped')
     assert.equal((await get(`/v2/instances/${gone.id}`)).status, 'terminated')
     assert.equal((await world.pass(unwanted.id, 'failed')).status_reason.code, 'machine_exited')
     const types = (await eventsOf(booting.id)).map(({ type }) => type)
-    assert.deepEqual(types, ['instance.created', 'instance.ready'], 'one that was never up is still being provisioned')
+    assert.deepEqual(
+      types,
+      ['instance.created', 'instance.ready'],
+      'an instance that was never ready stays in provisioning',
+    )
   })
 
-  test('the objective sums up all of it, by cause', async () => {
+  test('the recovery statistics cover all recoveries, by cause', async () => {
     const objective = await get('/v2/recovery_objective')
     assert.ok(objective.total > objective.recovered && objective.recovered >= 15)
     const causes = Object.fromEntries(objective.causes.map((each: any) => [each.cause, each]))
@@ -176,13 +180,13 @@ describe('recoveries', () => {
     const { downtime_seconds, ready_seconds } = causes.process_died
     assert.ok(downtime_seconds.p50 >= ready_seconds.p50 && ready_seconds.p50 >= 6)
     assert.ok(downtime_seconds.p50 <= downtime_seconds.p90 && downtime_seconds.p90 <= downtime_seconds.p99)
-    assert.equal(causes.host_rebooted.detect_seconds?.samples ?? 0, 1, 'nobody knows when a host went down')
+    assert.equal(causes.host_rebooted.detect_seconds?.samples ?? 0, 1, 'the time of a host failure is unknown')
     const other = caller(world.app, (await world.tenant()).test.key)
     const none = (await other('GET', '/v2/recovery_objective')).body
     assert.deepEqual([none.total, none.ready_seconds, none.causes], [0, null, []], "nothing of another tenant's")
   })
 
-  test('pages, and who may see them', async () => {
+  test('lists recoveries in pages, and only within the environment', async () => {
     const [most] = await world.owner<{ id: string }[]>`
       select instance_id as id from recoveries group by 1 order by count(*) desc limit 1`
     const { id } = most!

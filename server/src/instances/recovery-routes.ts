@@ -65,13 +65,23 @@ const timeOrNull = (date: Date | null): string | null => date?.toISOString() ?? 
 function showRecovery({ ordinal: number, cause, outcome, attempts, ...times }: RecoveryRow) {
   const { detected_at, down_since, started_at, ended_at } = times
   const record = {
-    ...{ number, cause, outcome, attempts, down_since: timeOrNull(down_since) },
-    ...{ detected_at: detected_at.toISOString(), started_at: timeOrNull(started_at), ended_at: timeOrNull(ended_at) },
+    number,
+    cause,
+    outcome,
+    attempts,
+    down_since: timeOrNull(down_since),
+    detected_at: detected_at.toISOString(),
+    started_at: timeOrNull(started_at),
+    ended_at: timeOrNull(ended_at),
   }
   return { ...record, downtime_seconds: downtimeSeconds(record) }
 }
 
 const showPhases = ({ total, recovered, detect, restart, ready, downtime }: ObjectiveRow) => ({
-  ...{ total, recovered, detect_seconds: detect, restart_seconds: restart, ready_seconds: ready },
+  total,
+  recovered,
+  detect_seconds: detect,
+  restart_seconds: restart,
+  ready_seconds: ready,
   downtime_seconds: downtime,
 })

@@ -1,4 +1,4 @@
-/** How failures are counted, waited for and given up; with what the record and the events say. */
+/** Counting of failures, backoff and crash loops; the record of a recovery. */
 import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
 import fc from 'fast-check'
@@ -28,7 +28,7 @@ const machineOf = (changes: Partial<ObservedMachine> = {}): ObservedMachine => (
   ...changes,
 })
 
-/** Failures at these times, of a guest that is up again at once each time. */
+/** Failures at these times, of a guest that is ready again immediately each time. */
 function afterFailuresAt(times: number[]): Failures | null {
   let row = newRow()
   for (const [index, time] of times.entries()) {
@@ -40,7 +40,7 @@ function afterFailuresAt(times: number[]): Failures | null {
 }
 
 describe('failures', () => {
-  test('what a machine shows is a cause, or none', () => {
+  test('maps the observed state of a machine to a cause', () => {
     const shown = (power: ObservedMachine['power'], trouble: Trouble | null = null) =>
       failureCauseOf(machineOf({ power, trouble }))
     assert.equal(shown('crashed'), 'process_died')
@@ -54,7 +54,7 @@ describe('failures', () => {
     assert.equal(shown('off'), null, 'a guest that powers itself off has not failed')
   })
 
-  test('each is counted once, however often it is looked at', () => {
+  test('counts each failure once, however often it is observed', () => {
     const row = newRow({ observed_ready_at: at(0) })
     const once = failuresAfter(row, machineOf(), true, at(5))
     assert.deepEqual([once?.streak, once?.at, once?.run], [1, [at(5).toISOString()], 1])
@@ -65,7 +65,7 @@ describe('failures', () => {
     assert.deepEqual([next?.streak, next?.at.length, next?.run], [2, 2, 2])
   })
 
-  test('the wait doubles up to five minutes, and ten healthy minutes make it short again', () => {
+  test('the backoff doubles up to five minutes, and resets after ten healthy minutes', () => {
     const waits = Array.from({ length: 9 }, (_, n) => {
       const times = Array.from({ length: n + 1 }, (_each, i) => i * (HEALTHY_SECONDS - 1))
       return backoffLeft(afterFailuresAt(times)!, at(times.at(-1)!))
@@ -73,10 +73,10 @@ describe('failures', () => {
     assert.deepEqual(waits, [...BACKOFF_SECONDS, 300, 300])
     const healthy = afterFailuresAt([0, 1, 2, 2 + HEALTHY_SECONDS])!
     assert.equal(backoffLeft(healthy, at(2 + HEALTHY_SECONDS)), 0)
-    assert.equal(healthy.at.length, 4, 'the count of the last half hour remembers them all the same')
+    assert.equal(healthy.at.length, 4, 'all failures of the last half hour are still counted')
   })
 
-  test('one more than five in any half hour is a crash loop, fewer never are', () => {
+  test('more than five failures in half an hour are a crash loop, fewer are not', () => {
     fc.assert(
       fc.property(fc.array(fc.integer({ min: 1, max: 1200 }), { minLength: 1, maxLength: 30 }), (gaps) => {
         let now = 0
@@ -96,7 +96,7 @@ describe('failures', () => {
     )
   })
 
-  test('a reboot of the host is neither counted nor waited for, and a newer wish leaves all behind', () => {
+  test('a host reboot is not counted and has no backoff; a newer request resets the count', () => {
     const failures = afterFailuresAt([0, 1, 2, 3, 4])!
     const row = newRow({ observed_recoveries: 4, observed_failures: failures, observed_ready_at: at(4) })
     const down = machineOf({ run: 5, trouble: 'host_reboot' })
@@ -114,7 +114,7 @@ describe('the record of a recovery', () => {
   const failures: Failures = { wish: 1, run: 1, cause: 'guest_hung', down_since: since, streak: 1, at: [since] }
   const down = { status: 'recovering', observed_recovering: true, observed_failures: failures } as const
 
-  test('begins, counts its starts, and ends with the downtime', () => {
+  test('opens, counts starts, and ends with the downtime', () => {
     const begun = row({ ...down, observed_recovery_attempts: 0 })
     begun.recovery = recoveryAfter(row({}), begun, at(40))
     const started = { ...begun, observed_recovery_attempts: 1 }
@@ -136,7 +136,7 @@ describe('the record of a recovery', () => {
     assert.equal(detailsOf('instance.updated', started, up), undefined)
   })
 
-  test('a stop, a termination and an end of its time cancel it', () => {
+  test('is cancelled by a stop, a termination or expiry', () => {
     const begun = row({ ...down })
     begun.recovery = recoveryAfter(row({}), begun, at(1))
     for (const change of [{ wanted_power: 'stopped' }, { wanted_gone: true }, { observed_expired: true }] as const) {
@@ -145,7 +145,7 @@ describe('the record of a recovery', () => {
     }
   })
 
-  test('who went down with the host waits for a turn; others do not', () => {
+  test('only instances that failed with the host need a recovery slot', () => {
     const lost = machineOf({ trouble: 'host_reboot' })
     assert.equal(needsRecoverySlot(row({ observed_recovering: true }), lost), true)
     assert.equal(needsRecoverySlot(row({ observed_recovering: true }), machineOf()), false)

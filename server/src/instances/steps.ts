@@ -1,7 +1,7 @@
-/** What the engine would have to do from one row to another, in the order in which it would. Pure. */
+/** The steps that lead from one row to another, in order; shown by a dry run. Pure. */
 import { type InstanceRow, runOf } from './row.ts'
 
-/** Names of the steps that a plan for a write shows. */
+/** Names of the steps in a preview. */
 export const STEP_NAMES = [
   'import_image',
   'create',
@@ -23,12 +23,12 @@ export function stepsBetween(before: InstanceRow | null, after: InstanceRow, ima
   const newRun = runOf(after) !== runOf(before)
   const ends = on && (newRun || (after.wanted_power === 'stopped' && before.wanted_power !== 'stopped'))
   const grows = after.wanted_disk_bytes > before.wanted_disk_bytes
-  const readdressed = after.wanted_public_ip !== before.wanted_public_ip
+  const newAddress = after.wanted_public_ip !== before.wanted_public_ip
   const boots = newRun && after.wanted_power === 'running'
   return [
     ...(ends ? ['power_down' as const] : []),
     ...(grows ? ['resize_disk' as const] : []),
-    ...(readdressed && on && !ends ? ['set_public_address' as const] : []),
+    ...(newAddress && on && !ends ? ['set_public_address' as const] : []),
     ...(boots ? ['boot' as const] : []),
   ]
 }

@@ -1,4 +1,4 @@
-/** Two tenants on one control plane: what each reads and writes is his own, by the queries and by the wall alone. */
+/** Two tenants on one control plane: each reads and writes only its own rows, by the queries and by row-level security alone. */
 import assert from 'node:assert/strict'
 import { after, before, describe, test } from 'node:test'
 import type { Sql } from '../db/database.ts'
@@ -7,7 +7,7 @@ import { createWorld, type World } from './testing-world.ts'
 
 const BODY = { region: 'us-east-1', plan: 'micro-1x', image: 'micro-linux' }
 const REQUESTS = 1_000
-const AT_ONCE = 40
+const CONCURRENCY = 40
 
 type Tenant = { name: string; key: string; environment_id: string; sql: Sql; ids: Set<string> }
 let world: World
@@ -25,13 +25,15 @@ before(async () => {
 })
 after(() => world?.stop())
 
-/** One request over a socket; null when it was cut off by its client. */
-async function ask(tenant: Tenant, method: string, path: string, body?: unknown, cutAfterMs?: number) {
-  const signal = cutAfterMs === undefined ? null : AbortSignal.timeout(cutAfterMs)
+/** One request over a socket; null when its client aborted it. */
+async function send(tenant: Tenant, method: string, path: string, body?: unknown, abortAfterMs?: number) {
+  const signal = abortAfterMs === undefined ? null : AbortSignal.timeout(abortAfterMs)
   const headers = { authorization: `Bearer ${tenant.key}`, 'content-type': 'application/json' }
   try {
     const response = await fetch(`${origin}${path}`, {
-      ...{ method, headers, signal },
+      method,
+      headers,
+      signal,
       ...(body !== undefined && { body: JSON.stringify(body) }),
     })
     return { status: response.status, text: await response.text() }
@@ -48,55 +50,55 @@ const pick = <T>(from: Iterable<T>): T => {
 }
 let counter = 0
 
-/** One of what a client does, right or wrong, about things of his own or of the other tenant. */
+/** A random request, valid or not, about resources of the tenant or of the other tenant. */
 async function act(mine: Tenant, theirs: Tenant): Promise<void> {
   const name = `${mine.name}-${counter++}`
   const own = mine.ids.size > 0 ? pick(mine.ids) : 'inst_0000000000'
   const foreign = theirs.ids.size > 0 ? pick(theirs.ids) : 'inst_0000000000'
   const path = (id: string) => `/v2/instances/${id}`
   const create = (more: object = {}) => ({ ...BODY, name, tags: { owner: mine.name }, ...more })
-  const [answer, expected] = await pick<() => Promise<[Awaited<ReturnType<typeof ask>>, number[]]>>([
-    async () => [await ask(mine, 'POST', '/v2/instances', create({ network: { assign_public_ip: true } })), [201]],
-    async () => [await ask(mine, 'POST', '/v2/instances', create({ image: 'unheard-of', ssh_keys: ['x'] })), [422]],
-    async () => [await ask(mine, 'POST', '/v2/instances', create(), random.integer(4)), [201]],
-    async () => [await ask(mine, 'GET', '/v2/instances?limit=100'), [200]],
-    async () => [await ask(mine, 'GET', '/v2/instances?limit=100&tag=owner:alpha'), [200]],
-    async () => [await ask(mine, 'GET', '/v2/subnets'), [200]],
-    async () => [await ask(mine, 'GET', '/v2/images'), [200]],
-    async () => [await ask(mine, 'GET', path(own)), [200, 404]],
-    async () => [await ask(mine, 'PATCH', path(own), { tags: { owner: mine.name, n: name } }), [200, 404, 409]],
-    async () => [await ask(mine, 'DELETE', path(own)), [202, 404]],
-    async () => [await ask(mine, 'PATCH', path(own), { plan: 'standard-4x', name: 'half-done' }), [404, 409, 200]],
-    async () => [await ask(mine, 'GET', path(foreign)), [404]],
-    async () => [await ask(mine, 'PATCH', path(foreign), { name }), [404]],
-    async () => [await ask(mine, 'DELETE', path(foreign)), [404]],
-    async () => [await ask(mine, 'POST', `${path(foreign)}/actions/rebuild`, {}), [404]],
+  const [response, expected] = await pick<() => Promise<[Awaited<ReturnType<typeof send>>, number[]]>>([
+    async () => [await send(mine, 'POST', '/v2/instances', create({ network: { assign_public_ip: true } })), [201]],
+    async () => [await send(mine, 'POST', '/v2/instances', create({ image: 'unheard-of', ssh_keys: ['x'] })), [422]],
+    async () => [await send(mine, 'POST', '/v2/instances', create(), random.integer(4)), [201]],
+    async () => [await send(mine, 'GET', '/v2/instances?limit=100'), [200]],
+    async () => [await send(mine, 'GET', '/v2/instances?limit=100&tag=owner:alpha'), [200]],
+    async () => [await send(mine, 'GET', '/v2/subnets'), [200]],
+    async () => [await send(mine, 'GET', '/v2/images'), [200]],
+    async () => [await send(mine, 'GET', path(own)), [200, 404]],
+    async () => [await send(mine, 'PATCH', path(own), { tags: { owner: mine.name, n: name } }), [200, 404, 409]],
+    async () => [await send(mine, 'DELETE', path(own)), [202, 404]],
+    async () => [await send(mine, 'PATCH', path(own), { plan: 'standard-4x', name: 'half-done' }), [404, 409, 200]],
+    async () => [await send(mine, 'GET', path(foreign)), [404]],
+    async () => [await send(mine, 'PATCH', path(foreign), { name }), [404]],
+    async () => [await send(mine, 'DELETE', path(foreign)), [404]],
+    async () => [await send(mine, 'POST', `${path(foreign)}/actions/rebuild`, {}), [404]],
     async () => [
-      await ask(mine, 'POST', '/v2/subnets', { region: 'us-east-1', name, cidr: '10.200.0.0/24' }),
+      await send(mine, 'POST', '/v2/subnets', { region: 'us-east-1', name, cidr: '10.200.0.0/24' }),
       [201, 409],
     ],
     async () => [
-      await ask(mine, 'POST', '/v2/images', { name: 'golden', source: 'upload', description: name }),
+      await send(mine, 'POST', '/v2/images', { name: 'golden', source: 'upload', description: name }),
       [201, 409],
     ],
   ])()
-  if (!answer) return
-  assert.ok(expected.includes(answer.status), `${answer.status} ${answer.text}`)
-  assert.ok(!answer.text.includes(`${theirs.name}-`), `${mine.name} reads ${answer.text}`)
-  assert.ok(!answer.text.includes(`"owner":"${theirs.name}"`), `${mine.name} reads ${answer.text}`)
-  if (answer.status >= 400) return
-  for (const id of theirs.ids) assert.ok(!answer.text.includes(id), `${mine.name} reads ${id}`)
-  for (const [id] of answer.text.matchAll(/inst_[0-9a-z]{10}/g)) mine.ids.add(id)
+  if (!response) return
+  assert.ok(expected.includes(response.status), `${response.status} ${response.text}`)
+  assert.ok(!response.text.includes(`${theirs.name}-`), `${mine.name} reads ${response.text}`)
+  assert.ok(!response.text.includes(`"owner":"${theirs.name}"`), `${mine.name} reads ${response.text}`)
+  if (response.status >= 400) return
+  for (const id of theirs.ids) assert.ok(!response.text.includes(id), `${mine.name} reads ${id}`)
+  for (const [id] of response.text.matchAll(/inst_[0-9a-z]{10}/g)) mine.ids.add(id)
 }
 
 describe('two tenants', { timeout: 240_000 }, () => {
-  test('a thousand interleaved requests, with errors and clients that leave: never a row of the other', async () => {
+  test('1,000 interleaved requests, with errors and aborted requests, never return a row of the other tenant', async () => {
     let left = REQUESTS
     const client = async (number: number) => {
       const [mine, theirs] = number % 2 === 0 ? tenants : ([tenants[1], tenants[0]] as const)
       while (left-- > 0) await act(mine, theirs)
     }
-    await Promise.all(Array.from({ length: AT_ONCE }, (_, number) => client(number)))
+    await Promise.all(Array.from({ length: CONCURRENCY }, (_, number) => client(number)))
     const [alpha, bravo] = tenants
     assert.ok(alpha.ids.size > 20 && bravo.ids.size > 20)
     assert.deepEqual(
@@ -119,7 +121,7 @@ describe('two tenants', { timeout: 240_000 }, () => {
         union all select id, environment_id from simulated_machines
       ) of_it on of_it.id = i.id and of_it.environment_id <> i.environment_id`
     assert.equal(mixed!.count, 0)
-    // Not one connection of a tenant's role is left in a transaction.
+    // No connection of a tenant's role is left in a transaction.
     for (;;) {
       const open = await world.owner`
         select state from pg_stat_activity
@@ -128,7 +130,7 @@ describe('two tenants', { timeout: 240_000 }, () => {
     }
   })
 
-  test('with the where clause forgotten: reads are of the own rows, changes hit nothing, inserts fail', async () => {
+  test('row-level security alone: reads return own rows, changes match none, inserts fail', async () => {
     const [{ sql, environment_id }, other] = tenants
     const tables = await world.owner<{ name: string }[]>`
       select c.relname as name from pg_class c join pg_attribute a on a.attrelid = c.oid

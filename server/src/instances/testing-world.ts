@@ -15,23 +15,22 @@ import { pools } from '../reconcilers.ts'
 
 export type World = TestApp & {
   engine: Engine
-  /** Calls with the test key, whose instances live on simulated machines. */
+  /** Sends requests with the key of the test environment, whose instances have simulated machines. */
   callTest: Call
-  /** Moves the frozen clock of the test environment, and has the engine look. */
+  /** Advances the frozen clock of the test environment and wakes the engine. */
   advance(seconds: number): Promise<void>
-  /** Lets time pass, second by second, until the instance of the test environment has the status. */
+  /** Advances the clock, second by second, until the instance of the test environment has the status. */
   pass(id: string, status: string): Promise<any>
-  /** Looks again and again until the instance has the status. */
+  /** Polls until the instance has the status. */
   reach(id: string, status: string, call?: Call): Promise<any>
-  /** One more project, ready for instances. */
+  /** Creates another project with networks. */
   tenant(): Promise<TestTenant>
   stop(): Promise<void>
 }
 
 /**
- * The whole control plane without a host: real database, real engine, simulated machines; also for the live
- * environment, unless a driver is given. The clock of the test environment is frozen. `boot` names the simulated host's
- * present boot.
+ * The control plane with a real database, a real engine and simulated machines, also in the live environment unless
+ * `live` gives a driver. The clock of the test environment is frozen. `boot` returns the boot ID of the simulated host.
  */
 export async function createWorld(
   options: { live?: (sql: Sql) => Driver; seed?: number; boot?: () => string; deps?: Partial<Deps> } = {},
@@ -102,7 +101,7 @@ export async function createWorld(
   return world
 }
 
-/** What the first start makes for its project: pools and the default subnet of both environments. */
+/** Creates the address pools and default subnets of both environments, as the first start does. */
 export async function openNetworks(sql: Sql, tenant: TestTenant): Promise<void> {
   for (const { principal } of [tenant.live, tenant.test]) {
     const environment = principal.environment_id

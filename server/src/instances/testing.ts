@@ -1,7 +1,7 @@
 import { initialFields } from './fields.ts'
 import type { InstanceRow } from './row.ts'
 
-/** A row as `createInstance` writes it, for tests of the pure parts. */
+/** A row as `createInstance` writes it, for tests of pure functions. */
 export function newRow(fields: Partial<InstanceRow> = {}): InstanceRow {
   const now = new Date('2030-01-01T00:00:00Z')
   return {

@@ -1,5 +1,5 @@
 /**
- * What a look at an instance leaves in the trace of the request that caused it: nothing, when it found what was known
+ * The span that a reconcile pass adds to the trace of the request that caused it; none when the pass observed no change
  * and did nothing. Pure.
  */
 import type { Wait } from '../requests/row.ts'
@@ -7,7 +7,7 @@ import type { Step } from './decide.ts'
 import type { InstanceRow, Status } from './row.ts'
 import { statusOf } from './status.ts'
 
-/** A span without its times; `requests/row.ts` says what the fields are. */
+/** A span without its times; see `requests/row.ts` for the fields. */
 export type StepSpan = {
   name: string
   kind: 'step' | 'ready' | 'status'
@@ -16,17 +16,17 @@ export type StepSpan = {
   detail: Record<string, string>
 }
 
-/** Where a wish has come to its end, well or badly: what changes then was asked for by nobody. */
+/** Statuses in which a desired change is complete or has failed; no request caused later changes. */
 const SETTLED: readonly Status[] = ['running', 'stopped', 'failed', 'terminated']
 
-/** What is waited for after a step. */
+/** What the instance waits for after a step. */
 const WAITS: Partial<Record<Step['do'], Wait>> = { require_image: 'image', start: 'boot', power_down: 'shutdown' }
 
 /**
- * @param before the row as it was
- * @param seen the row as the look has left it
- * @param step what was decided, and done unless `failure` says otherwise
- * @returns null: nothing to tell, or nobody's request
+ * @param before the row before the pass
+ * @param seen the row after the pass
+ * @param step the decided step; done unless there is a `failure`
+ * @returns null when nothing changed, or no request caused it
  */
 export function spanOf(before: InstanceRow, seen: InstanceRow, step: Step, failure: Failure = null): StepSpan | null {
   const { status, status_reason } = statusOf(seen)
@@ -45,7 +45,7 @@ export function spanOf(before: InstanceRow, seen: InstanceRow, step: Step, failu
   }
 }
 
-/** Why a step was not done; `final`: it is not tried again. */
+/** Why a step failed; `final`: it is not retried. */
 export type Failure = { code: string; final: boolean } | null
 
 function waitAfter(step: Step, status: Status, failure: Failure): Wait | null {
@@ -56,14 +56,14 @@ function waitAfter(step: Step, status: Status, failure: Failure): Wait | null {
   return WAITS[step.do] ?? 'queue'
 }
 
-/** Being started again after a failure is nobody's request. */
+/** A restart after a failure is caused by no request. */
 function isRecovery(seen: InstanceRow, step: Step): boolean {
   return seen.observed_recovering || (step.do === 'start' && step.recovering)
 }
 
 /**
- * The request that a change seen by looking comes from: the one of the wish, until the wish is met. A guest that
- * powers itself off, and a machine that fails, were asked by nobody.
+ * The request that caused an observed change: that of the desired change, until it is complete. No request causes a
+ * guest to power itself off, or a machine to fail.
  */
 export function requestOf(before: InstanceRow): string | null {
   const met = before.status === 'running' || before.status === 'stopped' || before.status === 'recovering'

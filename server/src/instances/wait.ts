@@ -6,8 +6,9 @@ import { MOVES } from './status.ts'
 import { find } from './store.ts'
 
 /**
- * Waits until the instance has one of the statuses, until none of them can be reached any more, or for the timeout; and
- * no longer than the client and this process last. Holds no database connection while it waits. Answers the row as it is then; null when there is none.
+ * Waits until the instance has one of the statuses, until none of them can be reached any more, or until the timeout.
+ * Ends early when the client disconnects or shutdown begins. Holds no database connection while it waits. Returns the
+ * current row; null when there is none.
  */
 export async function waitFor(
   deps: Pick<Deps, 'sql' | 'clock' | 'notifier' | 'stopping'>,
@@ -28,7 +29,7 @@ export async function waitFor(
         !row || statuses.includes(row.status) || row.status === 'failed' || !reachable(row.status, statuses)
       if (isSettled || left <= 0) return row
       await change
-      // The row is as new as the last notice. Thousands that are sent home at once ask the database nothing.
+      // The row is as new as the last notification. At shutdown, thousands of long polls end without a query.
       if (signal.aborted) return row
     }
   } finally {
@@ -36,7 +37,7 @@ export async function waitFor(
   }
 }
 
-/** Whether any of the statuses can still come after this one. */
+/** Whether any of the statuses can still be reached from this one. */
 function reachable(from: Status, statuses: string[]): boolean {
   const seen = new Set<Status>([from])
   for (const status of seen) for (const next of MOVES[status]) seen.add(next)
