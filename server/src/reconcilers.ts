@@ -10,6 +10,7 @@ import { CATALOGUE } from './images/catalog.ts'
 import { imageReconciler } from './images/reconcile.ts'
 import { instanceReconciler } from './instances/reconcile.ts'
 import { purgeRecoveries } from './instances/recoveries.ts'
+import { wakeInstancesWaitingForImage } from './instances/store.ts'
 import { instanceSweep } from './instances/sweep.ts'
 import { requestLogReconciler } from './requests/reconcile.ts'
 import { purgeDeliveries } from './webhooks/deliveries.ts'
@@ -30,7 +31,7 @@ export function pools(deps: Deps): Pool[] {
 function reconcilers(deps: Deps): Reconcilers {
   return {
     instance: bound(deps, instanceReconciler),
-    image: bound(deps, imageReconciler),
+    image: bound(deps, (own) => imageReconciler({ ...own, onImportEnd: wakeInstancesWaitingForImage })),
     // Both look at all that there is: these span tenants.
     request_log: requestLogReconciler(deps),
     sweep: sweepReconciler(deps.log, sweeps(deps)),

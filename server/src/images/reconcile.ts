@@ -11,7 +11,7 @@ import type { Deps } from '../deps.ts'
 import type { Reconcile } from '../engine/loop.ts'
 import { record } from '../engine/record.ts'
 import type { Claim } from '../engine/work.ts'
-import { wakeInstancesWaitingForImage } from '../instances/store.ts'
+import type { Outbox } from '../events/outbox.ts'
 import { signal } from '../lib/processes.ts'
 import { killLeftovers } from './importer/children.ts'
 import { readStatus, writeJob } from './importer/job-files.ts'
@@ -30,9 +30,12 @@ const MAX_STARTS = 5
 /** Starts and finds the process of a job folder; see process.ts. */
 export type Importer = { start: typeof startImporter; running: typeof runningImporter }
 
+/** `onImportEnd` wakes, in the transaction that records the end of an import, what waits for the image. */
+type ImageDeps = Deps & { onImportEnd: (tx: Transaction, outbox: Outbox, imageId: string) => Promise<void> }
+
 /** Runs one pass on an image: starts its import, records its progress, moves the result, or deletes the image. */
 export function imageReconciler(
-  deps: Deps,
+  deps: ImageDeps,
   importer: Importer = { start: startImporter, running: runningImporter },
 ): Reconcile {
   return async (claimed) => {
@@ -60,7 +63,7 @@ function foldersOf(config: Pick<Config, 'data_dir'>, id: string): Folders {
   return { job: at('imports', id), final: at('images', id), upload: at('uploads', `${id}.part`) }
 }
 
-async function followImport(deps: Deps, importer: Importer, claimed: Claim, row: ImageRow, folders: Folders) {
+async function followImport(deps: ImageDeps, importer: Importer, claimed: Claim, row: ImageRow, folders: Folders) {
   const importing = row.observed_state === 'importing' && row.observed_import === row.wanted_import
   if (!importing) {
     // A retry keeps only the partial download, which may be resumed.
@@ -109,11 +112,11 @@ async function followImport(deps: Deps, importer: Importer, claimed: Claim, row:
 type Import = Parameters<typeof recordImport>[2]
 
 /** Records the observed state, and wakes waiting instances when the import has ended. */
-async function recordObserved(deps: Deps, claimed: Claim, row: ImageRow, observed: Import): Promise<void> {
+async function recordObserved(deps: ImageDeps, claimed: Claim, row: ImageRow, observed: Import): Promise<void> {
   const lock = (tx: Transaction) => lockImage(tx, row.id)
   await record(deps, claimed, 'live', lock, async (tx, outbox) => {
     await recordImport(tx, row, observed)
-    if (observed.state !== 'importing') await wakeInstancesWaitingForImage(tx, outbox, row.id)
+    if (observed.state !== 'importing') await deps.onImportEnd(tx, outbox, row.id)
   })
 }
 

@@ -23,6 +23,7 @@ import { CATALOGUE } from '../images/catalog.ts'
 import { jobPaths } from '../images/importer/job-files.ts'
 import { type Importer, imageReconciler } from '../images/reconcile.ts'
 import { syncCatalogue } from '../images/store.ts'
+import { wakeInstancesWaitingForImage } from '../instances/store.ts'
 import { openNetworks } from '../instances/testing-world.ts'
 import { systemClock } from '../lib/clock.ts'
 import { silentLog } from '../lib/log.ts'
@@ -192,7 +193,9 @@ function withImporter(deps: Deps, faults: Faults): Reconcilers[string] {
     start: (folder) => faults.atOnce('importer start', () => pretendImport(folder)),
     running: () => null,
   }
-  return (claimed) => imageReconciler({ ...deps, sql: deps.sql.as(claimed.environment_id) }, importer)(claimed)
+  const onImportEnd = wakeInstancesWaitingForImage
+  return (claimed) =>
+    imageReconciler({ ...deps, sql: deps.sql.as(claimed.environment_id), onImportEnd }, importer)(claimed)
 }
 
 function pretendImport(folder: string): void {
