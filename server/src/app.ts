@@ -4,7 +4,7 @@
  *   1. onRequest   request ID, form of the URL, key → principal, IP address of the client, rate limits, scope
  *   2. parsing     JSON within its limits
  *   3. validation  by the route's schema
- *   4. the resource's handler; a write runs in http/write.ts, which commits effect, audit entry and stored response together
+ *   4. the resource's handler; a write runs in writes/write.ts, which commits effect, audit entry and stored response together
  *   5. onResponse  one line in the log, one row in the request log
  *
  * Every error becomes a problem response in one place, `handleErrors`.

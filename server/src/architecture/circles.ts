@@ -13,14 +13,14 @@ export function fileGraph(files: Source[], { types }: { types: boolean }): Map<s
 }
 
 /** Which folders import values of which others. A file beside the folders stands for itself. Test code is left out. */
-export function folderGraph(files: Source[], allowed: string[]): Map<string, string[]> {
+export function folderGraph(files: Source[]): Map<string, string[]> {
   const graph = new Map<string, string[]>()
   for (const [path, imports] of fileGraph(
     files.filter((file) => !isTestCode(file.path)),
     { types: false },
   )) {
     const folder = nodeOf(path)
-    const others = imports.map(nodeOf).filter((other) => other !== folder && !allowed.includes(`${folder} → ${other}`))
+    const others = imports.map(nodeOf).filter((other) => other !== folder)
     graph.set(folder, [...new Set([...(graph.get(folder) ?? []), ...others])])
   }
   return graph

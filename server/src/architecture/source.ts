@@ -22,6 +22,7 @@ const LAYERS = [
   'matrix',
   'simulation',
   'testing',
+  'writes',
 ]
 
 /** Every file below src except for the architecture test and its samples. */

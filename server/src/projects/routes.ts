@@ -3,7 +3,7 @@ import { sendObject } from '../http/etag.ts'
 import { listParameters, sendPage } from '../http/list.ts'
 import { Id, ref } from '../http/schemas.ts'
 import type { Resource } from '../http/types.ts'
-import { changed, created, write } from '../http/write.ts'
+import { changed, created, write } from '../writes/write.ts'
 import { Project, ProjectCreate, ProjectCreated, ProjectPage, ProjectUpdate } from './schema.ts'
 import { createProject, getProject, listProjects, showProject, updateProject } from './store.ts'
 

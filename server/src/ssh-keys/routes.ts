@@ -3,7 +3,7 @@ import { sendObject } from '../http/etag.ts'
 import { listParameters, sendPage } from '../http/list.ts'
 import { Id, NoContent, ref } from '../http/schemas.ts'
 import type { Resource } from '../http/types.ts'
-import { changed, created, removed, write } from '../http/write.ts'
+import { changed, created, removed, write } from '../writes/write.ts'
 import { SshKey, SshKeyCreate, SshKeyPage, SshKeyUpdate } from './schema.ts'
 import { createSshKey, deleteSshKey, getSshKey, listSshKeys, showSshKey, updateSshKey } from './store.ts'
 

@@ -8,9 +8,9 @@ import { actorOf } from '../audit/refusal.ts'
 import type { Transaction } from '../db/database.ts'
 import type { Deps } from '../deps.ts'
 import { type Outbox, withOutbox } from '../events/outbox.ts'
+import { etagOf, sendText } from '../http/etag.ts'
+import { idempotencyKeyOf, lockKey, type StoredResponse, storeResponse } from '../http/idempotency.ts'
 import { newId } from '../lib/id.ts'
-import { etagOf, sendText } from './etag.ts'
-import { idempotencyKeyOf, lockKey, type StoredResponse, storeResponse } from './idempotency.ts'
 
 /** The result of a write, and its response. */
 export type Outcome = {

@@ -3,10 +3,10 @@ import assert from 'node:assert/strict'
 import { createHash } from 'node:crypto'
 import { after, describe, test } from 'node:test'
 import { CANARY } from '../db/testing-canary.ts'
+import { purgeResponses } from '../http/idempotency.ts'
+import { caller } from '../http/testing.ts'
 import { createWorld } from '../instances/testing-world.ts'
 import { canonicalJson } from '../lib/canonical-json.ts'
-import { purgeResponses } from './idempotency.ts'
-import { caller } from './testing.ts'
 
 const world = await createWorld()
 after(() => world.stop())
