@@ -1,8 +1,8 @@
 /** From the key of a request to its principal, in this order: rate limits of unknown keys, IP address, rate limits, scope. */
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import { bearer } from '../http/bearer.ts'
+import { isAllowedFrom } from '../lib/ip.ts'
 import type { RateLimitHook } from '../rate-limits/hook.ts'
-import { isAllowedFrom } from './addresses.ts'
 import type { Principal } from './principal.ts'
 import { addressNotAllowed, insufficientScope, invalidApiKey } from './refusals.ts'
 import type { KeyLookup } from './store.ts'

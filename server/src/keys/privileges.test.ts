@@ -3,7 +3,7 @@ import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
 import fc from 'fast-check'
 import type { Limits } from '../budgets/limits.ts'
-import { isAllowedFrom } from './addresses.ts'
+import { isAllowedFrom } from '../lib/ip.ts'
 import { exceeding, type Privileges, withinBudget } from './privileges.ts'
 import { SCOPES } from './scopes.ts'
 

@@ -3,7 +3,7 @@
  * key is within another if it is in each of four fields. Pure.
  */
 import type { Limits } from '../budgets/limits.ts'
-import { contains } from './addresses.ts'
+import { contains } from '../lib/ip.ts'
 import type { Scope } from './scopes.ts'
 
 export type Privileges = {

@@ -1,7 +1,7 @@
 import type { Sql } from '../db/database.ts'
 import type { Clock } from '../lib/clock.ts'
+import { clientAddress } from '../lib/ip.ts'
 import type { Log } from '../lib/log.ts'
-import { clientAddress } from './addresses.ts'
 import { recordUses } from './store.ts'
 
 /** A key's use is written at most once per interval. */

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
 import fc from 'fast-check'
-import { canonicalRange, clientAddress, contains, isAllowedFrom } from './addresses.ts'
+import { canonicalRange, clientAddress, contains, isAllowedFrom } from './ip.ts'
 
 describe('address lists', () => {
   test('returns the canonical form of a range', () => {

@@ -1,14 +1,14 @@
-/** The IP addresses and CIDR ranges, IPv4 and IPv6, from which a key can be used. Pure. */
+/** IP addresses and CIDR ranges, IPv4 and IPv6. Pure. */
 import { isIP } from 'node:net'
 import ipaddr from 'ipaddr.js'
 
 type Range = ReturnType<typeof ipaddr.parseCIDR>
 
-/** IPv4-isMapped IPv6 (`::ffff:0:0/96`, RFC 4291, 2.5.5.2): the first 96 bits are fixed. */
+/** IPv4-mapped IPv6 (`::ffff:0:0/96`, RFC 4291, 2.5.5.2): the first 96 bits are fixed. */
 const MAPPED_BITS = 96
 
 /**
- * The canonical text of an IP address or CIDR range: `203.0.113.7`, `10.0.0.0/8`, `2001:db8::/32`. IPv4-isMapped IPv6
+ * The canonical text of an IP address or CIDR range: `203.0.113.7`, `10.0.0.0/8`, `2001:db8::/32`. IPv4-mapped IPv6
  * becomes IPv4, as in `clientAddress`. An error is the end of a sentence that begins with the name of the field.
  */
 export function canonicalRange(text: string): { range: string } | { error: string } {
@@ -29,13 +29,13 @@ export function canonicalRange(text: string): { range: string } | { error: strin
     : { error: `must begin at the first IP address of the range: ${range}` }
 }
 
-/** The IP address of a client in canonical form: IPv4-isMapped IPv6 becomes IPv4. Null if it is not an IP address. */
+/** The IP address of a client in canonical form: IPv4-mapped IPv6 becomes IPv4. Null if it is not an IP address. */
 export function clientAddress(text: string | undefined): string | null {
   if (text === undefined || isIP(text) === 0 || text.includes('%')) return null
   return ipaddr.process(text).toString()
 }
 
-/** Whether a key with this canonical list (null: not restricted) can be used from an IP address. */
+/** Whether a canonical list of ranges (null: not restricted) contains the IP address of a client. */
 export function isAllowedFrom(list: readonly string[] | null, address: string | undefined): boolean {
   if (list === null) return true
   const client = clientAddress(address)
