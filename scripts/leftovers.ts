@@ -4,7 +4,7 @@ import { identify, isAlive, type ProcessIdentity, signal } from '../server/src/l
 
 type Leftover = ProcessIdentity & { command: string }
 
-/** The live processes, other than `except`, whose command line or environment names this folder. */
+/** Live processes, other than `except`, whose command line or environment contains this path. */
 export function processesOf(folder: string, except: number): Leftover[] {
   return readdirSync('/proc')
     .filter((name) => /^\d+$/.test(name) && Number(name) !== except)
@@ -16,7 +16,7 @@ export function processesOf(folder: string, except: number): Leftover[] {
     })
 }
 
-/** Ends exactly these processes and waits until they are gone, a few seconds at most. */
+/** Kills exactly these processes and waits for their end, 5 s at most. */
 export async function endProcesses(processes: Leftover[]): Promise<void> {
   for (const found of processes) signal(found, 'SIGKILL')
   for (let i = 0; i < 50 && processes.some(isAlive); i++) await sleep(100)

@@ -1,6 +1,6 @@
 /**
- * `npm run teardown -- --data-dir ./data [--yes]`: ends every machine of a data directory and removes it. It works from
- * files and processes alone, so it also removes an installation whose database no longer starts.
+ * `npm run teardown -- --data-dir ./data [--yes]`: ends every machine of a data directory and deletes the directory. It
+ * uses files and processes only, so it also works if the database no longer starts.
  */
 import { existsSync, lstatSync, realpathSync, rmSync } from 'node:fs'
 import { join, resolve } from 'node:path'
@@ -31,28 +31,29 @@ try {
 
 async function teardown(args: string[]): Promise<void> {
   const { folder: given, yes } = parse(args)
-  if (!existsSync(given)) return say(`There is no ${given}: nothing to do.`)
-  if (lstatSync(given).isSymbolicLink()) throw new StartupError(`${given} is a symbolic link. Give the folder itself.`)
+  if (!existsSync(given)) return print(`${given} does not exist: nothing to do.`)
+  if (lstatSync(given).isSymbolicLink())
+    throw new StartupError(`${given} is a symbolic link. Give the path of the directory itself.`)
   const folder = realpathSync(given)
   const text = readFileOrNull(join(folder, INSTALLATION_FILE))
   if (text === null) throw new StartupError(`${folder} is not a CloudNexus data directory: nothing was removed.`)
   const { id } = parseInstallation(join(folder, INSTALLATION_FILE), text)
-  if (!yes && !(await confirm(folder))) return say('Nothing was removed.')
+  if (!yes && !(await confirm(folder))) return print('Nothing was removed.')
 
   const controlPlane = readHolder(folder)
   if (controlPlane) await end('the control plane', controlPlane, 'SIGTERM')
   await endImporters(folder)
   const runDir = storedRunDir(folder)
   const ended = await endAllMachines(folder, runDir ?? folder)
-  say(`${ended.length} virtual ${ended.length === 1 ? 'machine' : 'machines'} ended`)
+  print(`${ended.length} virtual ${ended.length === 1 ? 'machine' : 'machines'} ended`)
   const database = findServer(join(folder, 'postgres'))
   if (database) await end('PostgreSQL', database, 'SIGINT')
   if (runDir && existsSync(runDir) && isRunDirOf(runDir, id)) rmSync(runDir, { recursive: true, force: true })
   removeDataDir(folder)
-  say(`${folder} removed`)
+  print(`${folder} removed`)
 }
 
-/** What tells that it is ours goes last, so that a teardown which was cut short can be repeated. */
+/** Deletes the file that marks a data directory last, so that an interrupted teardown can be repeated. */
 function removeDataDir(folder: string): void {
   for (const name of ['instances', 'images', 'imports', 'uploads', 'proof', 'postgres']) {
     rmSync(join(folder, name), { recursive: true, force: true, maxRetries: 3 })
@@ -61,11 +62,12 @@ function removeDataDir(folder: string): void {
 }
 
 async function end(what: string, found: ProcessIdentity, first: NodeJS.Signals): Promise<void> {
-  say(`stopping ${what} (process ${found.pid})`)
+  print(`stopping ${what} (process ${found.pid})`)
   signal(found, first)
   if (await isGone(found, STOP_MS)) return
   signal(found, 'SIGKILL')
-  if (!(await isGone(found, KILL_MS))) throw new StartupError(`${what} (process ${found.pid}) does not end. Try again.`)
+  if (!(await isGone(found, KILL_MS)))
+    throw new StartupError(`${what} (process ${found.pid}) does not end. Run the command again.`)
 }
 
 async function isGone(found: ProcessIdentity, ms: number): Promise<boolean> {
@@ -78,7 +80,8 @@ async function isGone(found: ProcessIdentity, ms: number): Promise<boolean> {
 }
 
 async function confirm(folder: string): Promise<boolean> {
-  if (!process.stdin.isTTY) throw new StartupError(`Nobody can be asked here. To remove ${folder}, add --yes.`)
+  if (!process.stdin.isTTY)
+    throw new StartupError(`Without a terminal there is no confirmation. To remove ${folder}, add --yes.`)
   const terminal = createInterface({ input: process.stdin, output: process.stdout })
   const answer = await terminal.question(`End every virtual machine of ${folder} and remove it? Type yes: `)
   terminal.close()
@@ -96,6 +99,6 @@ function parse(args: string[]): { folder: string; yes: boolean } {
   }
 }
 
-function say(line: string): void {
+function print(line: string): void {
   process.stdout.write(`${line}\n`)
 }
