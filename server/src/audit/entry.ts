@@ -1,8 +1,8 @@
-/** An entry of the audit log: who wanted to change what, from where, and what came of it. Pure. */
+/** An entry of the audit log: actor, action, resource, outcome and change. Pure. */
 import { digestOf } from '../lib/canonical-json.ts'
 import { difference } from '../lib/difference.ts'
 
-/** As the API shows it, without the place in the chain. */
+/** As the API returns it, without sequence and hash. */
 export type Entry = {
   id: string
   /** RFC 3339 with milliseconds, real time. */
@@ -11,25 +11,25 @@ export type Entry = {
   address: string | null
   request_id: string
   req_id: string
-  /** The operation of the API: `createInstance`. */
+  /** Operation ID, such as `createInstance`. */
   action: string
-  /** Identifier of what it was about; null when there is none yet or it was not named. */
+  /** ID of the resource; null if the request names none and created none. */
   resource: string | null
   outcome: 'done' | 'refused'
-  /** Of the answer, with the problem's code where it was refused. */
+  /** HTTP status of the response; `code` is the error code of a refused write. */
   status: number
   code: string | null
-  /** Of what has changed, the fields as they were and as they are; null before a creation and after an end. */
+  /** The changed fields before and after; null before a creation and after a deletion. */
   before: object | null
   after: object | null
 }
 
-/** An entry with the digest that its environment's chain takes in. */
+/** An entry and its digest, which the hash chain of the environment includes. */
 export type AuditEntry = { entry: Entry; digest: Buffer }
 
-/** Completes an entry: what did not change is left out. */
-export function auditEntry(given: Entry): AuditEntry {
-  const { before, after } = given
-  const entry = { ...given, ...(before !== null && after !== null && difference(before, after)) }
+/** Reduces `before` and `after` to the changed fields and computes the digest. */
+export function auditEntry(full: Entry): AuditEntry {
+  const { before, after } = full
+  const entry = { ...full, ...(before !== null && after !== null && difference(before, after)) }
   return { entry, digest: digestOf(entry) }
 }

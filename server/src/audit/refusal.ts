@@ -1,4 +1,4 @@
-/** Refused writes in the audit log: a transaction of their own, because that of the write has left nothing. */
+/** Writes refused requests to the audit log, in a separate transaction, because that of the request was rolled back. */
 import type { FastifyRequest } from 'fastify'
 import type { Deps } from '../deps.ts'
 import { withOutbox } from '../events/outbox.ts'
@@ -8,7 +8,7 @@ import { auditEntry, type Entry } from './entry.ts'
 
 type Actor = Pick<Entry, 'created_at' | 'key_id' | 'address' | 'request_id' | 'req_id' | 'action'>
 
-/** Who makes this request, when and as what. */
+/** The actor and the action of a request. */
 export function actorOf(request: FastifyRequest, now: Date): Actor {
   return {
     created_at: now.toISOString(),
@@ -21,19 +21,23 @@ export function actorOf(request: FastifyRequest, now: Date): Actor {
 }
 
 /**
- * Notes a write that was refused. Left out are those of nobody (401), those that were not looked at (their body did not
- * arrive, a limit, another one with the same Idempotency-Key runs), and failures of ours (5xx), which are no refusals.
+ * Records a refused write. Omitted are requests without a valid key (401), requests that were not processed (timeout,
+ * rate limit, Idempotency-Key in flight), and server errors (5xx).
  */
 export async function auditRefusal(deps: Deps, request: FastifyRequest, error: ApiError): Promise<void> {
-  const reads = request.method === 'GET' || request.method === 'HEAD'
-  const unseen = error.status >= 500 || [408, 429].includes(error.status) || error.code === 'idempotency_in_flight'
-  if (reads || !request.principal || request.is404 || unseen) return
+  const isRead = request.method === 'GET' || request.method === 'HEAD'
+  const unprocessed = error.status >= 500 || [408, 429].includes(error.status) || error.code === 'idempotency_in_flight'
+  if (isRead || !request.principal || request.is404 || unprocessed) return
   const { id: resource = null } = (request.params ?? {}) as { id?: string }
   const entry = auditEntry({
     id: newId('aud', deps.random),
     ...actorOf(request, deps.clock.now()),
     resource: resource?.slice(0, 100) ?? null,
-    ...{ outcome: 'refused', status: error.status, code: error.code, before: null, after: null },
+    outcome: 'refused',
+    status: error.status,
+    code: error.code,
+    before: null,
+    after: null,
   })
   await withOutbox(deps, request.principal, async (_tx, outbox) => {
     outbox.audit = entry

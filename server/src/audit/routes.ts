@@ -19,7 +19,7 @@ export const auditLog: Resource = {
         schema: {
           operationId: 'listAuditEntries',
           summary: 'List the audit log',
-          description: 'Every write of the environment and every write that was refused.',
+          description: 'Lists all writes of the environment, including refused ones.',
           tags,
           querystring: Type.Object(auditListParameters, { additionalProperties: false }),
           response: { 200: ref(AuditEntryPage) },
@@ -41,7 +41,7 @@ export const auditLog: Resource = {
         schema: {
           operationId: 'exportAuditLog',
           summary: 'Export the audit log',
-          description: 'All entries, oldest first, one JSON object in a line.',
+          description: 'Returns all entries, oldest first, one JSON object per line.',
           tags,
           querystring: Type.Object(auditFilters, { additionalProperties: false }),
           response: {

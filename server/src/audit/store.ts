@@ -1,4 +1,4 @@
-/** Every SQL statement that reads the audit log; entries are added by `transact`. */
+/** Every SQL statement that reads the audit log; the outbox inserts entries. */
 import type { Static, TObject } from 'typebox'
 import type { Query } from '../db/database.ts'
 import type { Deps } from '../deps.ts'
@@ -10,12 +10,12 @@ import type { AuditEntry, auditFilters } from './schema.ts'
 export type AuditRow = Omit<Entry, 'created_at'> & { ordinal: number; sequence: number; created_at: Date; hash: Buffer }
 export type AuditFilters = Static<TObject<typeof auditFilters>>
 
-/** A row as the API shows it. */
+/** A row as the API returns it. */
 export function showEntry({ ordinal: _, created_at, hash, ...row }: AuditRow): Static<typeof AuditEntry> {
   return { ...row, created_at: created_at.toISOString(), hash: hash.toString('hex') }
 }
 
-/** One window of an environment's entries. */
+/** One page of an environment's entries. */
 export async function listEntries(
   query: Query,
   environmentId: string,
@@ -38,14 +38,20 @@ export async function listEntries(
     ${windowSql(query, window)}`
 }
 
-/** An entry for what nobody asked for at that moment: `key_id` is the key by which it was there. */
+/** An entry for a change that no request caused; `key_id` is the key that created the resource. */
 export function ownEntry(
   { random, clock }: Pick<Deps, 'random' | 'clock'>,
   done: Pick<Entry, 'key_id' | 'action' | 'resource' | 'code' | 'before' | 'after'>,
 ): NewEntry {
   const req_id = newId('req', random)
   return auditEntry({
-    ...{ id: newId('aud', random), created_at: clock.now().toISOString(), address: null },
-    ...{ request_id: req_id, req_id, outcome: 'done', status: 200, ...done },
+    id: newId('aud', random),
+    created_at: clock.now().toISOString(),
+    address: null,
+    request_id: req_id,
+    req_id,
+    outcome: 'done',
+    status: 200,
+    ...done,
   })
 }

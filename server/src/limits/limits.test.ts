@@ -1,4 +1,4 @@
-/** Quotas: reserved by the transaction that uses them, exact under any concurrency, given back at the end. */
+/** Quotas are reserved by the transaction that uses them, exact under concurrency, and released on termination. */
 import assert from 'node:assert/strict'
 import { after, test } from 'node:test'
 import fc from 'fast-check'
@@ -21,7 +21,7 @@ const limits = async () => {
   >
 }
 
-/** The counters are what the rows say. */
+/** Asserts that the counters equal the sums over the rows. */
 async function assertExact(): Promise<void> {
   const [sums] = await owner`
     select count(*)::int as instances, coalesce(sum(wanted_vcpus), 0)::int as vcpus,
@@ -41,7 +41,7 @@ async function empty(): Promise<void> {
   await setQuota({})
 }
 
-test('without a quota there is no limit, and what is used is shown', async () => {
+test('shows usage without a limit when there is no quota', async () => {
   await call('POST', '/v2/instances', { ...BODY, network: { assign_public_ip: true } })
   const { instances, vcpus, public_ips } = await limits()
   assert.deepEqual(
@@ -52,7 +52,7 @@ test('without a quota there is no limit, and what is used is shown', async () =>
   await empty()
 })
 
-test('100 creates at once with a quota of 10 make exactly 10', async () => {
+test('100 concurrent creates with a quota of 10 create exactly 10', async () => {
   await setQuota({ instances: 10 })
   const answers = await Promise.all(Array.from({ length: 100 }, () => call('POST', '/v2/instances', BODY)))
   const made = answers.filter((answer) => answer.status === 201)
@@ -73,7 +73,7 @@ test('100 creates at once with a quota of 10 make exactly 10', async () => {
   await assertExact()
 })
 
-test('a resize and a public address count when they are wished for, and a smaller wish is never refused', async () => {
+test('counts a resize and a public IP address when they are requested, and never rejects a reduction', async () => {
   await setQuota({ vcpus: 4, public_ips: 0 })
   const { body } = await call('POST', '/v2/instances', BODY)
   const second = await call('POST', '/v2/instances', BODY)
@@ -93,13 +93,13 @@ test('a resize and a public address count when they are wished for, and a smalle
   await empty()
 })
 
-test('a quota of the project goes before that of the operator, also as no limit', () => {
+test("a quota of the project overrides the operator's, also with null", () => {
   assert.deepEqual(effectiveQuotas({ instances: 5, vcpus: 8 }, { instances: null, public_ips: 1 }), {
     ...{ instances: null, vcpus: 8, memory_bytes: null, disk_bytes: null, public_ips: 1 },
   })
 })
 
-test('what is refused would exceed; what is not refused does not', () => {
+test('rejects a request exactly when it would exceed a quota', () => {
   const amounts = fc.record(
     Object.fromEntries(QUOTA_NAMES.map((name) => [name, fc.integer({ min: -20, max: 20 })])) as Record<
       keyof Use,

@@ -14,7 +14,7 @@ export const limits: Resource = {
         config: { scope: 'any' },
         schema: {
           operationId: 'getLimits',
-          summary: 'Get limits, and what is used of them',
+          summary: 'Get limits and usage',
           tags: ['Limits'],
           response: { 200: ref(Limits) },
         },

@@ -9,34 +9,34 @@ export const Limits = Type.Object(
     quotas: Type.Array(
       Type.Object(
         {
-          name: OneOf(QUOTA_NAMES, 'What is counted: all instances that are not terminated, at their full size.'),
-          limit: amount('How much the project may use in this environment; null: no limit but the host.'),
-          used: Type.Integer({ description: 'How much it uses.' }),
-          remaining: amount('How much is left; null without a limit.'),
+          name: OneOf(QUOTA_NAMES, 'What the quota limits, over all instances that are not terminated.'),
+          limit: amount('Limit of the project in this environment; null if only the capacity of the host limits it.'),
+          used: Type.Integer({ description: 'Current usage.' }),
+          remaining: amount('Limit minus usage; null if there is no limit.'),
         },
         { additionalProperties: false },
       ),
-      { description: 'Reserved by the create itself: beyond them it is refused with `capacity_exhausted`.' },
+      { description: 'Quotas. A request that exceeds a quota returns `capacity_exhausted`.' },
     ),
     rate_limits: Type.Array(
       Type.Object(
         {
           name: Type.String({
             description:
-              'Class of requests, as in the header `RateLimit`; those of the project bound all its keys together.',
+              'Class of requests, as in the header `RateLimit`. Classes that begin with `project_` limit all keys of the project together.',
           }),
-          rate_per_second: Type.Number({ description: 'Requests per second in the long run.' }),
-          burst: Type.Integer({ description: 'Requests at once after a pause.' }),
-          remaining: Type.Integer({ description: 'Requests that are left now.' }),
+          rate_per_second: Type.Number({ description: 'Sustained rate, in requests per second.' }),
+          burst: Type.Integer({ description: 'Maximum number of requests in a burst.' }),
+          remaining: Type.Integer({ description: 'Requests that can be made now.' }),
         },
         { additionalProperties: false },
       ),
-      { description: 'Of this key and of its project; empty where the operator has switched them off.' },
+      { description: 'Rate limits of this key and of its project; empty if the operator has disabled them.' },
     ),
   },
   {
     $id: 'Limits',
-    description: 'What the project of the key may use, and how often it may ask, in the environment of the key.',
+    description: 'Quotas and rate limits of the project in the environment of the key.',
     additionalProperties: false,
     examples: [
       {

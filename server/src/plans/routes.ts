@@ -9,7 +9,7 @@ import { Plan, PlanPage } from './schema.ts'
 import { showPlan } from './show.ts'
 
 const tags = ['Plans']
-const params = Type.Object({ id: Type.String({ description: 'Identifier of the plan.', examples: ['standard-4x'] }) })
+const params = Type.Object({ id: Type.String({ description: 'ID of the plan.', examples: ['standard-4x'] }) })
 
 export const plans: Resource = {
   schemas: [Plan, PlanPage],

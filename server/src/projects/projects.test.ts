@@ -1,4 +1,4 @@
-/** Projects over HTTP: what one makes is reached from no other. */
+/** Projects over HTTP, and their isolation from each other. */
 import assert from 'node:assert/strict'
 import { after, before, describe, test } from 'node:test'
 import { type Call, caller } from '../http/testing.ts'
@@ -9,7 +9,7 @@ import { newId } from '../lib/id.ts'
 let world: World
 before(async () => {
   world = await createWorld()
-  // Nothing here waits for a machine, and the live ones would have the engine fetch their image.
+  // No test waits for a machine, and a live instance would cause the import of its image.
   await world.engine.stop(5_000)
 })
 after(() => world?.stop())
@@ -29,7 +29,7 @@ const BODY = {
 }
 
 describe('projects', { timeout: 120_000 }, () => {
-  test('201: with the keys this once', async () => {
+  test('returns 201 with the keys, only once', async () => {
     const { status, headers, body } = await world.call('POST', '/v2/projects', { name: 'payments' })
     assert.deepEqual([status, headers['cache-control']], [201, 'no-store'])
     assert.equal(headers.location, `http://localhost:8080/v2/projects/${body.id}`)
@@ -45,7 +45,7 @@ describe('projects', { timeout: 120_000 }, () => {
     }
   })
 
-  test('renamed by PUT and PATCH, with If-Match', async () => {
+  test('renames a project with PUT and PATCH and If-Match', async () => {
     const { id } = await project('before')
     const { body, headers } = await world.call('GET', `/v2/projects/${id}`)
     assert.deepEqual((await world.call('PUT', `/v2/projects/${id}`, body)).body, body)
@@ -56,7 +56,7 @@ describe('projects', { timeout: 120_000 }, () => {
     assert.equal((await world.call('GET', '/v2/projects/proj_0000000000')).status, 404)
   })
 
-  test('a quota of its own is shown, holds, and can be changed and taken away', async () => {
+  test('a quota of the project is returned, enforced, and can be changed and removed', async () => {
     const { status, body } = await world.call('POST', '/v2/projects', {
       name: 'small',
       quotas: { test: { instances: 1 } },
@@ -79,7 +79,7 @@ describe('projects', { timeout: 120_000 }, () => {
     }
   })
 
-  test('its keys may do everything but make projects, and grant it to nobody', async () => {
+  test('its keys have all scopes except admin, and cannot grant admin', async () => {
     const { live, test: inTest } = await project()
     for (const call of [live, inTest]) {
       const own = (await call('GET', '/v2/api_keys')).body.data
@@ -97,7 +97,7 @@ describe('projects', { timeout: 120_000 }, () => {
     }
   })
 
-  test("it begins like the first: the page's request works in both environments, with no ssh key of others", async () => {
+  test('the documented request works in both environments of a new project, without SSH keys of other tenants', async () => {
     await world.call('POST', '/v2/ssh_keys', {
       name: 'operator',
       public_key: 'ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f',
@@ -114,7 +114,7 @@ describe('projects', { timeout: 120_000 }, () => {
     }
   })
 
-  test('networks: the same range for each, and a segment of its own on the host', async () => {
+  test('projects have the same private range in separate segments of the host', async () => {
     const [a, b] = [await project(), await project()]
     for (const { live, test: inTest } of [a, b]) {
       for (const call of [live, inTest]) {
@@ -130,7 +130,7 @@ describe('projects', { timeout: 120_000 }, () => {
     assert.equal(new Set(live).size, live.length)
   })
 
-  test('nothing of one is seen, changed or used from another, nor from the other environment', async () => {
+  test('no resource can be read, changed or used from another project or environment', async () => {
     const a = await project('a')
     const b = await project('b')
     const instance = (await a.test('POST', '/v2/instances', BODY)).body

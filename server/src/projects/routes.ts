@@ -8,7 +8,7 @@ import { Project, ProjectCreate, ProjectCreated, ProjectPage, ProjectUpdate } fr
 import { createProject, getProject, listProjects, showProject, updateProject } from './store.ts'
 
 const tags = ['Projects']
-const params = Type.Object({ id: Id('proj', 'Identifier of the project.') })
+const params = Type.Object({ id: Id('proj', 'ID of the project.') })
 
 export const projects: Resource = {
   schemas: [Project, ProjectCreated, ProjectPage, ProjectCreate, ProjectUpdate],
@@ -37,9 +37,9 @@ export const projects: Resource = {
         config: { scope: 'admin', problems: ['capacity_exhausted'] },
         schema: {
           operationId: 'createProject',
-          summary: 'Make a project',
+          summary: 'Create a project',
           description:
-            'With its two environments, a default subnet and a key in each. The keys have all scopes but `admin`.',
+            'Creates a project with two environments, and a default subnet and an API key in each. The keys have all scopes except `admin`.',
           tags,
           body: ref(ProjectCreate),
           response: { 201: ref(ProjectCreated) },
@@ -74,7 +74,7 @@ export const projects: Resource = {
         config: { scope: 'admin', problems: ['precondition_failed'] },
         schema: {
           operationId: method === 'PUT' ? 'updateProject' : 'patchProject',
-          summary: method === 'PUT' ? 'Change a project' : 'Change a project (merge patch)',
+          summary: method === 'PUT' ? 'Update a project' : 'Update a project (merge patch)',
           tags,
           params,
           body: ref(ProjectUpdate),

@@ -3,55 +3,62 @@ import { PageOf } from '../http/list.ts'
 import { Id, Text, Timestamp } from '../http/schemas.ts'
 import { QUOTA_NAMES, type QuotaName } from '../lib/quota.ts'
 
-const name = Text({ description: 'Name for people.', minLength: 1, maxLength: 63, examples: ['payments'] })
+const name = Text({
+  description: 'Display name. Need not be unique.',
+  minLength: 1,
+  maxLength: 63,
+  examples: ['payments'],
+})
 const amount = Type.Union([Type.Integer({ minimum: 0, maximum: 2 ** 52 }), Type.Null()], {
-  description: 'At most so much; null: no limit but the host.',
+  description: 'Maximum; null if only the capacity of the host limits it.',
 })
 const Quota = (description: string) =>
   Type.Partial(
     Type.Object(Object.fromEntries(QUOTA_NAMES.map((each) => [each, amount])) as Record<QuotaName, typeof amount>),
     { additionalProperties: false, description, examples: [{ instances: 10, vcpus: 40 }] },
   )
-const live = Quota('In the live environment.')
-const test = Quota('In the test environment.')
+const live = Quota('Quotas of the live environment.')
+const test = Quota('Quotas of the test environment.')
 const fields = {
-  id: Id('proj', 'Identifier.'),
+  id: Id('proj', 'ID of the project.'),
   name,
   quotas: Type.Object(
     { live, test },
     {
       additionalProperties: false,
-      description: "What it may use, where that differs from the operator's configuration.",
+      description: "Quotas that replace those of the operator's configuration.",
     },
   ),
-  created_at: Timestamp('When it was made.'),
+  created_at: Timestamp('When the project was created.'),
 }
 const quotas = Type.Optional(
   Type.Partial(Type.Object({ live, test }), {
     additionalProperties: false,
     description:
-      "What it may use, instead of what the operator's configuration says. Replaced whole for an environment.",
+      "Quotas that replace those of the operator's configuration. All quotas of a given environment are replaced.",
   }),
 )
 
 export const Project = Type.Object(fields, {
   $id: 'Project',
-  description: 'A tenant: nothing of it can be seen or reached from another one.',
+  description: 'A tenant. Its resources are not accessible from other projects.',
   additionalProperties: false,
 })
 
-const once = 'Store it now: it is shown this once and cannot be found again.'
+const once = 'Store it now: it is returned only once.'
 
 export const ProjectCreated = Type.Object(
   {
     ...fields,
-    live_key: Type.Optional(Type.String({ description: `Key of its live environment. ${once}` })),
-    test_key: Type.Optional(Type.String({ description: `Key of its test environment. ${once}` })),
+    live_key: Type.Optional(Type.String({ description: `API key of the live environment. ${once}` })),
+    test_key: Type.Optional(Type.String({ description: `API key of the test environment. ${once}` })),
     secret_available: Type.Optional(
-      Type.Boolean({ description: 'False where the answer is a repeated one, which does not hold the keys any more.' }),
+      Type.Boolean({
+        description: 'False when this is the stored response of an earlier request; the keys are not stored with it.',
+      }),
     ),
   },
-  { $id: 'ProjectCreated', description: 'A new project, with its first keys.', additionalProperties: false },
+  { $id: 'ProjectCreated', description: 'A new project and its first keys.', additionalProperties: false },
 )
 
 export const ProjectPage = PageOf(Project)
@@ -60,19 +67,21 @@ export const ProjectCreate = Type.Object(
   { name, quotas },
   {
     $id: 'ProjectCreate',
-    description: 'A project to be made.',
+    description: 'A project to create.',
     additionalProperties: false,
     examples: [{ name: 'payments' }],
   },
 )
 
-const ignored = Type.Optional(Type.Unknown({ description: 'Ignored: what GET printed may be sent back.' }))
+const ignored = Type.Optional(
+  Type.Unknown({ description: 'Read-only; ignored, so that the output of GET can be sent back.' }),
+)
 
 export const ProjectUpdate = Type.Object(
   { name: Type.Optional(name), quotas, id: ignored, created_at: ignored },
   {
     $id: 'ProjectUpdate',
-    description: 'What is left out stays.',
+    description: 'Changes to a project. Omitted fields keep their values.',
     additionalProperties: false,
     examples: [{ name: 'payments, europe' }],
   },

@@ -1,6 +1,6 @@
 /**
- * Projects: tenants with keys, networks and environments of their own. The routes let in only keys with the scope
- * `admin`, and the database shows all projects to those of the first one alone.
+ * Projects: tenants with separate keys, networks and environments. The routes require the scope `admin`, and row-level
+ * security returns all projects only to keys of the first project.
  */
 import type { Static } from 'typebox'
 import { bindTo } from '../db/bound-query.ts'
@@ -16,12 +16,12 @@ import { newId } from '../lib/id.ts'
 import type { Quotas } from '../lib/quota.ts'
 import type { Random } from '../lib/random.ts'
 import { timestamp } from '../lib/timestamp.ts'
-import { openDefaultSubnet } from '../subnets/store.ts'
+import { ensureDefaultSubnet } from '../subnets/store.ts'
 import type { Project, ProjectCreate, ProjectUpdateBody } from './schema.ts'
 
 const MODES = ['live', 'test'] as const
 type Mode = (typeof MODES)[number]
-/** 198.18.0.0/15 is for tests by RFC 2544 and routed nowhere; each test environment has all of it. */
+/** Reserved for benchmarks (RFC 2544) and not routed; each test environment has all of it. */
 const TEST_PUBLIC_RANGE = '198.18.0.0/15'
 
 export type ProjectRow = {
@@ -32,7 +32,7 @@ export type ProjectRow = {
   quotas: Record<Mode, Partial<Quotas>> | null
 }
 
-/** A row as the API shows it. */
+/** A row as the API returns it. */
 export function showProject({ id, name, quotas, created_at }: ProjectRow): Static<typeof Project> {
   return { id, name, quotas: { live: {}, test: {}, ...quotas }, created_at: timestamp(created_at) }
 }
@@ -48,7 +48,7 @@ export async function getProject(query: Query, id: string): Promise<ProjectRow> 
   return row
 }
 
-/** Everything that a project begins with. */
+/** Initial resources of a project. */
 export type NewProject = {
   regions: string[]
   keys: Record<Mode, string>
@@ -58,12 +58,11 @@ export type NewProject = {
 }
 
 /**
- * Makes what the project lacks of environments, default subnets, pools and keys. It can be repeated; what was changed
- * since stays as it is, and a key that was revoked stays revoked. The transaction is bound to the last of the
- * environments then.
- * @returns the ids of the environments
+ * Creates the missing environments, default subnets, pools and keys of a project. Idempotent: existing ones, also revoked
+ * keys, are left unchanged. Afterwards the transaction is bound to the last of the environments.
+ * @returns the IDs of the environments
  */
-export async function openProject(
+export async function ensureProject(
   tx: Transaction,
   random: Random,
   project: string,
@@ -79,7 +78,7 @@ export async function openProject(
     if (!known) {
       await tx`insert into environments (id, project_id, mode) values (${environment_id}, ${project}, ${mode})`
     }
-    for (const region of regions) await openDefaultSubnet(tx, random, { environment_id, mode }, region)
+    for (const region of regions) await ensureDefaultSubnet(tx, random, { environment_id, mode }, region)
     await storeKey(tx, { pepper }, random, keys[mode], { environment_id, mode, name: key_name, scopes })
     if (mode === 'live') continue
     await tx`insert into address_pools (id, environment_id, range)
@@ -88,14 +87,14 @@ export async function openProject(
   return environments
 }
 
-/** Stores the row of a new project. */
+/** Inserts the row of a new project. */
 export async function insertProject(tx: Transaction, random: Random, name: string): Promise<ProjectRow> {
   const [row] = await tx<ProjectRow[]>`
     insert into projects (id, name, created_at) values (${newId('proj', random)}, ${name}, now()) returning *`
   return row!
 }
 
-/** Makes a project whose two keys may do everything but make projects. */
+/** Creates a project and its two keys, which have all scopes except `admin`. */
 export async function createProject(
   tx: Transaction,
   deps: Pick<Deps, 'random' | 'secrets' | 'regions'>,
@@ -106,8 +105,8 @@ export async function createProject(
   const row = await insertProject(tx, deps.random, name)
   const regions = deps.regions.map((region) => region.id)
   const { pepper } = deps.secrets
-  const own = { regions, keys, key_name: 'first key', scopes: PROJECT_SCOPES, pepper }
-  await openProject(tx, deps.random, row.id, own)
+  const initial = { regions, keys, key_name: 'first key', scopes: PROJECT_SCOPES, pepper }
+  await ensureProject(tx, deps.random, row.id, initial)
   await bindTo(tx, environment_id)
   await setQuotas(tx, row.id, quotas)
   return { row: await getProject(tx, row.id), keys }

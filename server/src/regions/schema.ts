@@ -4,15 +4,15 @@ import { Hypervisor, OneOf, RegionCapacity } from '../http/schemas.ts'
 
 export const Region = Type.Object(
   {
-    id: Type.String({ description: 'Identifier.', examples: ['us-east-1'] }),
-    name: Type.String({ description: 'Name for people.', examples: ['US East 1'] }),
-    status: OneOf(['available'], 'Whether instances can be made there.'),
+    id: Type.String({ description: 'ID of the region.', examples: ['us-east-1'] }),
+    name: Type.String({ description: 'Display name.', examples: ['US East 1'] }),
+    status: OneOf(['available'], 'Whether instances can be created in the region.'),
     hypervisor: Hypervisor,
-    capacity: Type.Union([RegionCapacity, Type.Null({ description: 'Without limit.' })], {
-      description: 'Null where there is no limit (test environments).',
+    capacity: Type.Union([RegionCapacity, Type.Null({ description: 'No limit.' })], {
+      description: 'Null if there is no limit (test environments).',
     }),
   },
-  { $id: 'Region', description: 'A place where instances run.', additionalProperties: false },
+  { $id: 'Region', description: 'A location where instances run.', additionalProperties: false },
 )
 
 export const RegionPage = PageOf(Region)

@@ -16,7 +16,7 @@ import type { Clock } from '../lib/clock.ts'
 import { silentLog } from '../lib/log.ts'
 import { createMetrics } from '../lib/metrics.ts'
 import { type Random, seededRandom } from '../lib/random.ts'
-import { insertProject, openProject } from '../projects/store.ts'
+import { insertProject, ensureProject } from '../projects/store.ts'
 import type { RequestLog } from '../requests/recorder.ts'
 import type { Bug } from './bugs.ts'
 import { openDatabase, type SimulatedDatabase } from './database.ts'
@@ -155,7 +155,7 @@ export async function openWorld(): Promise<SimulatedWorld> {
           const { id: project_id } = await insertProject(tx, random, name)
           const keys = newProjectKeys(random)
           const own = { regions: [REGION], keys, key_name: 'key', scopes: PROJECT_SCOPES, pepper: ZEROS }
-          const environments = await openProject(tx, random, project_id, own)
+          const environments = await ensureProject(tx, random, project_id, own)
           for (const mode of ['live', 'test'] as const) {
             tenants.push({ project_id, environment_id: environments[mode], mode, key: keys[mode] })
           }

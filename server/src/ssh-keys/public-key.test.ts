@@ -21,7 +21,7 @@ const make = (type: string, bits?: number) => {
   return { pub: readFileSync(join(folder, `${name}.pub`), 'utf8'), secret: readFileSync(join(folder, name), 'utf8') }
 }
 
-/** A key of these fields, as OpenSSH writes one. */
+/** A key of these fields in the format of OpenSSH. */
 function line(type: string, ...fields: (string | Buffer)[]): string {
   const parts = [type, ...fields].flatMap((field) => {
     const bytes = Buffer.from(field as string)
@@ -38,7 +38,7 @@ const codeOf = (text: string) => {
   return 'code' in parsed ? parsed.code : null
 }
 
-describe('keys that ssh-keygen makes', () => {
+describe('keys of ssh-keygen', () => {
   for (const [type, bits] of [
     ['ed25519'],
     ['ecdsa', 256],
@@ -47,16 +47,16 @@ describe('keys that ssh-keygen makes', () => {
     ['rsa', 2048],
     ['rsa', 3072],
   ] as const) {
-    test(`${type} ${bits ?? ''} is taken, with the fingerprint of ssh-keygen`, () => {
+    test(`${type} ${bits ?? ''} is accepted, with the fingerprint of ssh-keygen`, () => {
       const { pub } = make(type, bits)
       assert.deepEqual(parsePublicKey(pub), { line: pub.trim(), fingerprint: fingerprint(pub.trim()) })
     })
   }
-  test('rsa below 2048 bits is refused', () => {
+  test('rejects RSA below 2048 bits', () => {
     const parsed = parsePublicKey(make('rsa', 1024).pub)
     assert.match('message' in parsed ? parsed.message : '', /RSA key of 1024 bits/)
   })
-  test('a private key is refused, and never repeated', () => {
+  test('rejects a private key without repeating it', () => {
     const { secret } = make('ed25519', 256)
     for (const text of [
       'PuTTY-User-Key-File-3: ssh-ed25519\nPrivate-Lines: 1\nAAAA',
@@ -71,7 +71,7 @@ describe('keys that ssh-keygen makes', () => {
   })
 })
 
-test('keys of security keys are taken', () => {
+test('accepts security keys', () => {
   for (const key of [
     line('sk-ssh-ed25519@openssh.com', Buffer.alloc(32, 7), 'ssh:'),
     line('sk-ecdsa-sha2-nistp256@openssh.com', 'nistp256', point(65), 'ssh:'),
@@ -82,14 +82,14 @@ test('keys of security keys are taken', () => {
   }
 })
 
-test('the document shows a real key and its fingerprint', () => {
+test('the example in the API description is a valid key with its fingerprint', () => {
   const [example] = exampleOf(SshKeyCreate.properties.public_key)
   const parsed = parsePublicKey(example!)
   assert.ok('line' in parsed)
   assert.deepEqual(exampleOf(SshKey.properties.fingerprint), [parsed.fingerprint])
 })
 
-test('space around, and a comment with spaces, are fine', () => {
+test('accepts surrounding white space, and spaces in the comment', () => {
   const key = line('ssh-ed25519', Buffer.alloc(32, 1))
   for (const text of [key, ` ${key}  \r\n`, `${key}\n`])
     assert.equal((parsePublicKey(text) as { line: string }).line, key)
@@ -97,7 +97,7 @@ test('space around, and a comment with spaces, are fine', () => {
   assert.equal(kept, `${key} "me, myself" = \\ é`)
 })
 
-describe('refused', () => {
+describe('rejects', () => {
   const key = line('ssh-ed25519', Buffer.alloc(32, 1))
   const cases: [string, string, string][] = [
     ['nothing', '', 'unknown_type'],
@@ -122,7 +122,7 @@ describe('refused', () => {
   ]
   for (const [what, text, code] of cases) test(what, () => assert.equal(codeOf(text), code))
 
-  test('anything else, without an exception', () => {
+  test('any other text, without throwing', () => {
     const near = fc
       .tuple(fc.nat(key.length), fc.string({ unit: 'binary' }))
       .map(([at, text]) => key.slice(0, at) + text + key.slice(at + 1))

@@ -8,7 +8,7 @@ import { SshKey, SshKeyCreate, SshKeyPage, SshKeyUpdate } from './schema.ts'
 import { createSshKey, deleteSshKey, getSshKey, listSshKeys, showSshKey, updateSshKey } from './store.ts'
 
 const tags = ['SSH keys']
-const params = Type.Object({ id: Id('ssh', 'Identifier of the key.') })
+const params = Type.Object({ id: Id('ssh', 'ID of the SSH key.') })
 
 export const sshKeys: Resource = {
   schemas: [SshKey, SshKeyPage, SshKeyCreate, SshKeyUpdate],
@@ -19,7 +19,7 @@ export const sshKeys: Resource = {
         config: { scope: 'ssh_keys:read' },
         schema: {
           operationId: 'listSshKeys',
-          summary: 'List ssh keys',
+          summary: 'List SSH keys',
           tags,
           querystring: Type.Object(listParameters, { additionalProperties: false }),
           response: { 200: ref(SshKeyPage) },
@@ -38,7 +38,7 @@ export const sshKeys: Resource = {
         config: { scope: 'ssh_keys:write', problems: ['already_exists'] },
         schema: {
           operationId: 'createSshKey',
-          summary: 'Add an ssh key',
+          summary: 'Add an SSH key',
           tags,
           body: ref(SshKeyCreate),
           response: { 201: ref(SshKey) },
@@ -55,7 +55,7 @@ export const sshKeys: Resource = {
       '/v2/ssh_keys/:id',
       {
         config: { scope: 'ssh_keys:read' },
-        schema: { operationId: 'getSshKey', summary: 'Get an ssh key', tags, params, response: { 200: ref(SshKey) } },
+        schema: { operationId: 'getSshKey', summary: 'Get an SSH key', tags, params, response: { 200: ref(SshKey) } },
       },
       async (request, reply) => {
         const { environment_id } = request.principal
@@ -70,7 +70,7 @@ export const sshKeys: Resource = {
         config: { scope: 'ssh_keys:write', problems: ['precondition_failed'] },
         schema: {
           operationId: 'updateSshKey',
-          summary: 'Rename an ssh key, or make it a default',
+          summary: 'Update an SSH key',
           tags,
           params,
           body: ref(SshKeyUpdate),
@@ -91,11 +91,11 @@ export const sshKeys: Resource = {
         config: { scope: 'ssh_keys:write', problems: ['precondition_failed'] },
         schema: {
           operationId: 'deleteSshKey',
-          summary: 'Remove an ssh key',
-          description: 'Instances keep the keys that they were made with.',
+          summary: 'Delete an SSH key',
+          description: 'Existing instances keep the key.',
           tags,
           params,
-          response: { 204: NoContent('It is gone.') },
+          response: { 204: NoContent('The SSH key is deleted.') },
         },
       },
       (request, reply) =>

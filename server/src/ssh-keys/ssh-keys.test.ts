@@ -8,7 +8,7 @@ after(() => app.close())
 
 const KEY = 'ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJAvUz5v+WDvi0MkJzWKBLmY1XlFT1gqZp9Q9eS1oezI me@laptop'
 
-test('201, then the key is got, listed, changed and removed', async () => {
+test('creates, returns, lists, updates and deletes a key', async () => {
   const created = await call('POST', '/v2/ssh_keys', { name: 'laptop', public_key: KEY })
   assert.equal(created.status, 201, JSON.stringify(created.body))
   const { id } = created.body
@@ -22,7 +22,7 @@ test('201, then the key is got, listed, changed and removed', async () => {
   assert.equal((await call('GET', `/v2/ssh_keys/${id}`)).status, 404)
 })
 
-test('201 keeps the line without what is around it; the fingerprint is its identity', async () => {
+test('trims the line, and identifies a key by its fingerprint', async () => {
   const first = await call('POST', '/v2/ssh_keys', { name: 'one', public_key: ` ${KEY}\n` })
   assert.equal(first.body.public_key, KEY)
   assert.equal(first.body.default, false)
@@ -32,7 +32,7 @@ test('201 keeps the line without what is around it; the fingerprint is its ident
   await call('DELETE', `/v2/ssh_keys/${first.body.id}`)
 })
 
-test('two at the same time make one key', async () => {
+test('two concurrent requests create one key', async () => {
   const body = { name: 'race', public_key: KEY }
   const answers = await Promise.all(Array.from({ length: 8 }, () => call('POST', '/v2/ssh_keys', body)))
   assert.deepEqual(answers.map(({ status }) => status).sort(), [201, ...Array(7).fill(409)])
@@ -40,7 +40,7 @@ test('two at the same time make one key', async () => {
   await call('DELETE', `/v2/ssh_keys/${made.body.id}`)
 })
 
-test('422 with all errors, and without an echo of a private key', async () => {
+test('returns 422 with all errors, without repeating a private key', async () => {
   const wrong = await call('POST', '/v2/ssh_keys', { name: 'a\nb', public_key: 5, defualt: true })
   assert.equal(wrong.status, 422)
   assert.deepEqual(wrong.body.errors.map(({ pointer }: { pointer: string }) => pointer).sort(), [
@@ -54,7 +54,7 @@ test('422 with all errors, and without an echo of a private key', async () => {
   assert.ok(!JSON.stringify(leaked.body).includes('b3BlbnNz'))
 })
 
-test('412 when the key has changed meanwhile', async () => {
+test('returns 412 when the key has changed', async () => {
   const { body, headers } = await call('POST', '/v2/ssh_keys', { name: 'x', public_key: KEY })
   const url = `/v2/ssh_keys/${body.id}`
   const etag = headers.etag!
@@ -65,7 +65,7 @@ test('412 when the key has changed meanwhile', async () => {
   assert.equal((await call('DELETE', url, undefined, { 'if-match': '*' })).status, 204)
 })
 
-test('404 across environments and projects', async () => {
+test('returns 404 across environments and projects', async () => {
   const { body } = await call('POST', '/v2/ssh_keys', { name: 'x', public_key: KEY })
   const stranger = await createTestTenant(deps)
   for (const key of [sandbox.key, stranger.live.key, stranger.test.key]) {
@@ -79,7 +79,7 @@ test('404 across environments and projects', async () => {
   await call('DELETE', `/v2/ssh_keys/${body.id}`)
 })
 
-test('instances get the default keys, or those they name', async () => {
+test('instances get the default keys, or those of the request', async () => {
   const { environment_id } = live.principal
   const sql = deps.sql.as(environment_id)
   const { body } = await call('POST', '/v2/ssh_keys', { name: 'x', public_key: KEY, default: true })

@@ -20,7 +20,7 @@ export type SshKeyRow = {
   created_at: Date
 }
 
-/** A row as the API shows it. */
+/** A row as the API returns it. */
 export function showSshKey(row: SshKeyRow): Static<typeof SshKey> {
   const { id, name, public_key, fingerprint } = row
   return { id, name, public_key, fingerprint, default: row.is_default, created_at: timestamp(row.created_at) }
@@ -33,11 +33,11 @@ export async function listSshKeys(sql: Sql, environmentId: string, window: Windo
 /** Throws `not_found`. */
 export async function getSshKey(query: Query, environmentId: string, id: string): Promise<SshKeyRow> {
   const [row] = await query<SshKeyRow[]>`select * from ssh_keys where environment_id = ${environmentId} and id = ${id}`
-  if (!row) throw notFound('ssh key', id)
+  if (!row) throw notFound('SSH key', id)
   return row
 }
 
-/** The keys with these ids, or all that are `default`; ids that are not here are left out. */
+/** The keys with these IDs, or all default keys; unknown IDs are ignored. */
 export async function findKeys(
   query: Query,
   environmentId: string,
@@ -49,7 +49,7 @@ export async function findKeys(
     order by ordinal`
 }
 
-/** Throws `validation_failed` for a text that is no key, `already_exists` for one that is here. */
+/** Throws `validation_failed` for an invalid key and `already_exists` for one that exists in the environment. */
 export async function createSshKey(
   tx: Transaction,
   deps: Deps,
@@ -70,14 +70,14 @@ export async function createSshKey(
     select id from ssh_keys where environment_id = ${environment_id} and fingerprint = ${key.fingerprint}`
   throw new ApiError(
     'already_exists',
-    `This key is here already, as ${other?.id}. Use that one, or change it by PUT.`,
+    `This SSH key already exists as ${other?.id}. Use that key, or update it with PUT.`,
     {
       extensions: { existing_id: other?.id },
     },
   )
 }
 
-/** Changes name and default; the key itself stays what it is. */
+/** Updates name and default; the key itself cannot be changed. */
 export async function updateSshKey(
   tx: Transaction,
   { environment_id }: Pick<Principal, 'environment_id'>,
@@ -92,7 +92,7 @@ export async function updateSshKey(
   return { before, after: after! }
 }
 
-/** Instances keep the keys that they were made with. Answers what there was. */
+/** Deletes a key and returns its row. Existing instances keep the key. */
 export async function deleteSshKey(
   tx: Transaction,
   { environment_id }: Pick<Principal, 'environment_id'>,
@@ -112,7 +112,7 @@ async function lockSshKey(
 ): Promise<SshKeyRow> {
   const [row] = await tx<SshKeyRow[]>`
     select * from ssh_keys where environment_id = ${environmentId} and id = ${id} for update`
-  if (!row) throw notFound('ssh key', id)
+  if (!row) throw notFound('SSH key', id)
   checkIfMatch(ifMatch, showSshKey(row))
   return row
 }

@@ -7,7 +7,7 @@ import type { Sql, Transaction } from '../db/database.ts'
 import { SCOPES } from '../keys/scopes.ts'
 import { newId } from '../lib/id.ts'
 import type { Random } from '../lib/random.ts'
-import { insertProject, openProject } from '../projects/store.ts'
+import { insertProject, ensureProject } from '../projects/store.ts'
 import { parsePublicKey } from '../ssh-keys/public-key.ts'
 
 const SYSTEM_ENVIRONMENT = 'env_system'
@@ -34,7 +34,7 @@ export async function openFirstProject(sql: Sql, random: Random, first: FirstPro
     const { id } = known ?? (await insertProject(tx, random, 'default'))
     const { keys, pepper } = first
     const own = { regions: [first.region], keys, key_name: 'credentials.json', scopes: SCOPES, pepper }
-    const environments = await openProject(tx, random, id, own)
+    const environments = await ensureProject(tx, random, id, own)
     for (const environment of Object.values(environments)) {
       await openSshKeyRow(tx, random, environment, first.ssh_public_key)
     }

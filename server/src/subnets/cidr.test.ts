@@ -2,17 +2,17 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import fc from 'fast-check'
 import ipaddr from 'ipaddr.js'
-import { cidrFault } from './cidr.ts'
+import { cidrError } from './cidr.ts'
 
-const codeOf = (text: string) => cidrFault(text)?.code ?? null
+const codeOf = (text: string) => cidrError(text)?.code ?? null
 
-test('private ranges from /16 to /28 that begin at their first address', () => {
+test('accepts private ranges from /16 to /28 that begin at their first IP address', () => {
   for (const text of ['10.0.0.0/16', '10.255.255.240/28', '172.16.0.0/16', '172.31.0.0/24', '192.168.0.0/16']) {
     assert.equal(codeOf(text), null, text)
   }
 })
 
-test('what is wrong is told', () => {
+test('returns the error of an invalid range', () => {
   const cases: [string, string | null][] = [
     ['', 'invalid'],
     ['10.0.0.0', 'invalid'],
@@ -34,10 +34,10 @@ test('what is wrong is told', () => {
     ['10.0.0.1/24', 'not_canonical'],
   ]
   for (const [text, code] of cases) assert.equal(codeOf(text), code, text)
-  assert.match(cidrFault('10.1.2.3/20')!.message, /10\.1\.0\.0\/20/)
+  assert.match(cidrError('10.1.2.3/20')!.message, /10\.1\.0\.0\/20/)
 })
 
-test('any address and size: the same verdict as ipaddr.js, and a proposal that is accepted', () => {
+test('agrees with ipaddr.js on any range, and suggests a valid one', () => {
   const octet = fc.nat(255)
   const address = fc.tuple(fc.constantFrom(10, 172, 192), octet, octet, octet)
   fc.assert(

@@ -9,7 +9,7 @@ import { Subnet, SubnetCreate, SubnetPage, subnetFilters } from './schema.ts'
 import { createSubnet, deleteSubnet, findSubnet, listSubnets, showSubnet } from './store.ts'
 
 const tags = ['Subnets']
-const params = Type.Object({ id: Id('sub', 'Identifier of the subnet.') })
+const params = Type.Object({ id: Id('sub', 'ID of the subnet.') })
 
 export const subnets: Resource = {
   schemas: [Subnet, SubnetPage, SubnetCreate],
@@ -45,7 +45,7 @@ export const subnets: Resource = {
         config: { scope: 'network:write', problems: ['conflict', 'capacity_exhausted'] },
         schema: {
           operationId: 'createSubnet',
-          summary: 'Make a subnet',
+          summary: 'Create a subnet',
           tags,
           body: ref(SubnetCreate),
           response: { 201: ref(Subnet) },
@@ -78,11 +78,11 @@ export const subnets: Resource = {
         config: { scope: 'network:write', problems: ['conflict', 'in_use', 'precondition_failed'] },
         schema: {
           operationId: 'deleteSubnet',
-          summary: 'Remove a subnet',
-          description: 'Only an empty one, and not the default one.',
+          summary: 'Delete a subnet',
+          description: 'A subnet must not contain instances. A default subnet cannot be deleted.',
           tags,
           params,
-          response: { 204: NoContent('It is gone.') },
+          response: { 204: NoContent('The subnet is deleted.') },
         },
       },
       (request, reply) =>

@@ -2,22 +2,30 @@ import { Type } from 'typebox'
 import { listParameters, PageOf } from '../http/list.ts'
 import { Id, Text, Timestamp } from '../http/schemas.ts'
 
-const name = Text({ minLength: 1, maxLength: 63, description: 'Name for people.', examples: ['backend'] })
-const region = Text({ maxLength: 64, description: 'Region that it is in.', examples: ['us-east-1'] })
-const cidr = Text({ maxLength: 18, description: 'Range of its private addresses.', examples: ['10.1.0.0/24'] })
+const name = Text({
+  minLength: 1,
+  maxLength: 63,
+  description: 'Display name. Need not be unique.',
+  examples: ['backend'],
+})
+const region = Text({ maxLength: 64, description: 'Region of the subnet.', examples: ['us-east-1'] })
+const cidr = Text({ maxLength: 18, description: 'Range of private IP addresses.', examples: ['10.1.0.0/24'] })
 
 export const Subnet = Type.Object(
   {
-    id: Id('sub', 'Identifier. `sub_8f7e6d5c4b` is the default subnet of every environment.'),
+    id: Id('sub', 'ID of the subnet. `sub_8f7e6d5c4b` is the default subnet of every environment.'),
     name,
     region,
     cidr,
-    is_default: Type.Boolean({ description: 'Whether instances that name no subnet are put here.' }),
-    created_at: Timestamp('When it was made.'),
+    is_default: Type.Boolean({
+      description: 'Whether new instances are placed here if the request does not name a subnet.',
+    }),
+    created_at: Timestamp('When the subnet was created.'),
   },
   {
     $id: 'Subnet',
-    description: 'A private network: its instances reach each other, and no others, by their private addresses.',
+    description:
+      'A private network. Instances reach only other instances of the same subnet by their private IP addresses.',
     additionalProperties: false,
   },
 )
@@ -31,13 +39,13 @@ export const SubnetCreate = Type.Object(
     cidr: {
       ...cidr,
       description:
-        'Private range (RFC 1918), from /16 to /28, that no other subnet of the environment overlaps. The first two addresses and the last are not given to instances.',
+        'Private range (RFC 1918) from /16 to /28. It must not overlap other subnets of the environment. The first two IP addresses and the last are reserved.',
     },
   },
-  { $id: 'SubnetCreate', description: 'A subnet to make.', additionalProperties: false },
+  { $id: 'SubnetCreate', description: 'A subnet to create.', additionalProperties: false },
 )
 
 export const subnetFilters = {
   ...listParameters,
-  region: Type.Optional(Text({ maxLength: 200, description: 'Only of these regions, by comma.' })),
+  region: Type.Optional(Text({ maxLength: 200, description: 'Filter by region, separated by commas.' })),
 }

@@ -8,14 +8,14 @@ import { ApiError, type FieldError, notFound, validationFailed } from '../lib/er
 import { newId } from '../lib/id.ts'
 import type { Random } from '../lib/random.ts'
 import { timestamp } from '../lib/timestamp.ts'
-import { cidrFault } from './cidr.ts'
+import { cidrError } from './cidr.ts'
 import type { Subnet, SubnetCreate } from './schema.ts'
 
-/** The name that the examples of the API use; in every environment of every project it is the default subnet. */
+/** ID of the default subnet in every environment of every project. */
 export const DEFAULT_SUBNET = 'sub_8f7e6d5c4b'
 /**
- * Ranges of default subnets. Those of two environments may overlap: the segment keeps them apart. Test machines have no
- * network, so theirs is as large as a test may need.
+ * Ranges of default subnets. Those of two environments can overlap, because each subnet is a separate network segment.
+ * Simulated machines have no network, so the range of test environments is as large as a test can need.
  */
 const DEFAULT_RANGES = { live: '10.77.0.0/16', test: '10.64.0.0/10' }
 
@@ -25,7 +25,7 @@ export type SubnetRow = {
   ordinal: number
   region: string
   name: string
-  /** As text: `10.1.0.0/24`. */
+  /** Such as `10.1.0.0/24`. */
   range: string
   pool_id: string
   segment: number | null
@@ -33,7 +33,7 @@ export type SubnetRow = {
   created_at: Date
 }
 
-/** A row as the API shows it. */
+/** A row as the API returns it. */
 export function showSubnet(row: SubnetRow): Static<typeof Subnet> {
   const { id, name, region, range, is_default } = row
   return { id, name, region, cidr: range, is_default, created_at: timestamp(row.created_at) }
@@ -51,13 +51,13 @@ export async function listSubnets(
   >`select * from subnets where environment_id = ${environmentId} ${filter} ${windowSql(sql, window)}`
 }
 
-/** Null when there is none with this id in the environment. */
+/** Null if the environment has no subnet with this ID. */
 export async function findSubnet(query: Query, environmentId: string, id: string): Promise<SubnetRow | null> {
   const [row] = await query<SubnetRow[]>`select * from subnets where environment_id = ${environmentId} and id = ${id}`
   return row ?? null
 }
 
-/** Throws `validation_failed`, or `conflict` for a range that another subnet of the environment has. */
+/** Throws `validation_failed`, or `conflict` for a range that overlaps another subnet of the environment. */
 export async function createSubnet(
   tx: Transaction,
   deps: Deps,
@@ -70,7 +70,7 @@ export async function createSubnet(
   const [other] = await tx<SubnetRow[]>`
     select * from subnets where environment_id = ${environment_id} and range && ${body.cidr}::cidr limit 1`
   if (other) {
-    const detail = `${body.cidr} overlaps ${other.range} of the subnet ${other.id}. Choose a range of its own.`
+    const detail = `${body.cidr} overlaps ${other.range} of the subnet ${other.id}. Choose another range.`
     throw new ApiError('conflict', detail, { extensions: { conflicting_id: other.id } })
   }
   const id = newId('sub', deps.random)
@@ -85,8 +85,8 @@ export async function createSubnet(
   return row!
 }
 
-/** Makes the default subnet of a region in an environment, unless there is one. */
-export async function openDefaultSubnet(
+/** Creates the default subnet of a region in an environment, unless it exists. */
+export async function ensureDefaultSubnet(
   tx: Transaction,
   random: Random,
   { environment_id, mode }: Pick<Principal, 'environment_id' | 'mode'>,
@@ -95,7 +95,7 @@ export async function openDefaultSubnet(
   const [known] = await tx`
     select 1 from subnets where environment_id = ${environment_id} and region = ${region} and is_default`
   if (known) return
-  // Only one region can have the well-known name: another one, should the operator rename the region, gets its own.
+  // Only one region can have the well-known ID; if the operator renames the region, its default subnet gets a new ID.
   const id = (await findSubnet(tx, environment_id, DEFAULT_SUBNET)) ? newId('sub', random) : DEFAULT_SUBNET
   const pool = `subnet:${environment_id}:${id}`
   await tx`insert into address_pools (id, environment_id, range)
@@ -110,37 +110,37 @@ export async function openDefaultSubnet(
 function checkBody(deps: Deps, body: Static<typeof SubnetCreate>): void {
   const errors: FieldError[] = []
   if (!deps.regions.some((region) => region.id === body.region)) {
-    const message = `There is no region ${JSON.stringify(body.region)}; GET /v2/regions lists them.`
+    const message = `No region with the ID ${JSON.stringify(body.region)} exists. GET /v2/regions lists all regions.`
     errors.push({ pointer: '/region', code: 'unknown', message })
   }
-  const fault = cidrFault(body.cidr)
-  if (fault) errors.push({ pointer: '/cidr', code: fault.code, message: `cidr ${fault.message}.` })
+  const error = cidrError(body.cidr)
+  if (error) errors.push({ pointer: '/cidr', code: error.code, message: `cidr ${error.message}.` })
   if (errors.length > 0) throw validationFailed(errors)
 }
 
-/** A number of a private network on the host that no subnet has, of whatever tenant. */
+/** A network segment of the host that no subnet of any tenant uses. */
 async function freeSegment(query: Query): Promise<number> {
   const [free] = await query<{ segment: number | null }[]>`select free_subnet_segment() as segment`
   if (free?.segment) return free.segment
-  const detail = 'This installation has no room for another private network. Remove a subnet first.'
+  const detail = 'Insufficient capacity for another private network on the host. Delete a subnet first.'
   throw new ApiError('capacity_exhausted', detail, {
     extensions: { scope: 'host', limit: 16_000, used: 16_000, retryable: true, alternatives: [] },
   })
 }
 
-/** Throws `not_found`, `conflict` for the default subnet, `in_use` while instances are in it. Answers what there was. */
+/** Deletes a subnet and returns its row. Throws `not_found`, `conflict` for a default subnet, and `in_use`. */
 export async function deleteSubnet(
   tx: Transaction,
   { environment_id }: Principal,
   id: string,
   ifMatch: string | undefined,
 ): Promise<SubnetRow> {
-  // An instance that is being created holds the row by its foreign key: this waits for it.
+  // Waits for instances that are being created: their foreign key locks the row.
   const [row] = await tx<SubnetRow[]>`
     select * from subnets where environment_id = ${environment_id} and id = ${id} for update`
   if (!row) throw notFound('subnet', id)
   checkIfMatch(ifMatch, showSubnet(row))
-  if (row.is_default) throw new ApiError('conflict', 'This is the default subnet of its region; it cannot be removed.')
+  if (row.is_default) throw new ApiError('conflict', 'The default subnet of a region cannot be deleted.')
   const [held] = await tx<{ count: number; terminated: number }[]>`
     select count(*), count(*) filter (where status = 'terminated') as terminated
     from instances where environment_id = ${environment_id} and subnet_id = ${id}`
@@ -154,7 +154,7 @@ export async function deleteSubnet(
 function inUse(count: number, terminated: number): ApiError {
   const detail =
     count > terminated
-      ? `${count - terminated} instances are in the subnet. Terminate them first.`
-      : 'Instances that were in the subnet can still be read for a day after they were terminated. Try again then.'
+      ? `The subnet contains ${count - terminated} instances. Terminate them first.`
+      : 'Terminated instances of the subnet can be read for up to 24 hours. Retry after that.'
   return new ApiError('in_use', detail)
 }

@@ -10,7 +10,7 @@ const { environment_id } = live.principal
 const sql = deps.sql.as(environment_id)
 const body = (cidr: string, more: object = {}) => ({ region: 'us-east-1', name: 'backend', cidr, ...more })
 
-/** The default subnet that a project begins with. */
+/** The default subnet of a new project. */
 async function insertDefault(environment: string): Promise<string> {
   const id = 'sub_8f7e6d5c4b'
   const pool = `subnet:${environment}:${id}`
@@ -21,7 +21,7 @@ async function insertDefault(environment: string): Promise<string> {
   return id
 }
 
-test('201, then the subnet is got, listed by region, and removed with its pool', async () => {
+test('creates, returns, lists and deletes a subnet and its pool', async () => {
   const made = await call('POST', '/v2/subnets', body('10.1.0.0/24'))
   assert.equal(made.status, 201)
   const { id, created_at, ...rest } = made.body
@@ -38,9 +38,9 @@ test('201, then the subnet is got, listed by region, and removed with its pool',
   assert.equal((await owner`select from address_pools where id = ${row!.pool_id}`).length, 0)
 })
 
-test('live subnets have a number of their own on the host, test subnets none', async () => {
+test('live subnets have a unique segment on the host, test subnets none', async () => {
   const first = await call('POST', '/v2/subnets', body('10.2.0.0/24'))
-  // The sequence has come round to a number that is taken.
+  // The sequence has wrapped around to a segment that is in use.
   const row = await findSubnet(sql, environment_id, first.body.id)
   await owner`select setval('subnet_segments', ${row!.segment}, false)`
   const second = await call('POST', '/v2/subnets', body('10.3.0.0/24'))
@@ -52,7 +52,7 @@ test('live subnets have a number of their own on the host, test subnets none', a
   assert.equal(segment, null)
 })
 
-test('409 for a range that overlaps another of the environment, also when both come at once', async () => {
+test('returns 409 for a range that overlaps another of the environment, also for concurrent requests', async () => {
   const { body: kept } = await call('POST', '/v2/subnets', body('10.4.0.0/20'))
   for (const cidr of ['10.4.0.0/20', '10.4.1.0/24', '10.4.0.0/16']) {
     const answer = await call('POST', '/v2/subnets', body(cidr))
@@ -66,7 +66,7 @@ test('409 for a range that overlaps another of the environment, also when both c
   assert.equal((await caller(app, stranger.live.key)('DELETE', `/v2/subnets/${kept.id}`)).status, 404)
 })
 
-test('422 with everything that is wrong', async () => {
+test('returns 422 with all errors', async () => {
   const answer = await call('POST', '/v2/subnets', body('10.1.2.3/24', { region: 'moon' }))
   assert.equal(answer.status, 422)
   assert.deepEqual(
@@ -78,7 +78,7 @@ test('422 with everything that is wrong', async () => {
   )
 })
 
-test('409 for the default subnet, and for one that instances are in', async () => {
+test('returns 409 for the default subnet and for a subnet that contains instances', async () => {
   const id = await insertDefault(environment_id)
   const refused = await call('DELETE', `/v2/subnets/${id}`)
   assert.deepEqual([refused.status, refused.body.code], [409, 'conflict'])
@@ -88,7 +88,7 @@ test('409 for the default subnet, and for one that instances are in', async () =
   const used = await call('DELETE', `/v2/subnets/${made.id}`)
   assert.deepEqual([used.status, used.body.code], [409, 'in_use'])
   await owner`update instances set status = 'terminated'`
-  assert.match((await call('DELETE', `/v2/subnets/${made.id}`)).body.detail, /a day/)
+  assert.match((await call('DELETE', `/v2/subnets/${made.id}`)).body.detail, /24 hours/)
   await owner`delete from instances`
   assert.equal((await call('DELETE', `/v2/subnets/${made.id}`)).status, 204)
 })
