@@ -6,13 +6,13 @@ import { atMost, type Clock } from '../lib/clock.ts'
 import type { Counter, Metrics } from '../lib/metrics.ts'
 import { queueDepth } from './store.ts'
 
-/** Milliseconds that counting the queue may take, so that a scrape is answered while the database is away. */
-const DATABASE_MS = 2_000
+/** Deadline for counting the queue, so that a scrape succeeds while the database is unavailable. */
+const DATABASE_DEADLINE_MS = 2_000
 
-/** Interval of the timer that shows how late timers are; what is measured includes it. */
+/** Interval of the timer that measures the event loop delay; the measurement includes it. */
 const RESOLUTION_MS = 20
 
-/** What a process can tell of itself, and of the parts that it consists of. */
+/** Registers the metrics of the process and its components. */
 export function collectMetrics({
   metrics,
   sql,
@@ -22,12 +22,12 @@ export function collectMetrics({
   collectProcess(metrics, clock)
   collectQueue(metrics, sql, clock)
   const { collect } = metrics
-  collect('cloudnexus_database_connections', 'gauge', 'Connections of the pool.', () => {
+  collect('cloudnexus_database_connections', 'gauge', 'Database connections in the pool.', () => {
     const { total, idle } = sql.pool()
     const sample = (state: string, value: number) => ({ labels: { state }, value })
     return [sample('idle', idle), sample('busy', total - idle)]
   })
-  collect('cloudnexus_database_waiting', 'gauge', 'Statements that wait for a connection.', () => [
+  collect('cloudnexus_database_waiting', 'gauge', 'Statements waiting for a database connection.', () => [
     { value: sql.pool().waiting },
   ])
   collect('cloudnexus_request_log_written_total', 'counter', 'Requests written to the request log.', () => [
@@ -36,21 +36,26 @@ export function collectMetrics({
   collect(
     'cloudnexus_request_log_sampled_out_total',
     'counter',
-    'Reads that sampling left out of the request log.',
+    'Reads omitted from the request log by sampling.',
     () => [{ value: requests.counts().sampled_out }],
   )
-  collect('cloudnexus_request_log_dropped_total', 'counter', 'Rows lost for want of room, or refused.', () => [
-    { labels: { kind: 'read' }, value: requests.counts().dropped_reads },
-    { labels: { kind: 'kept' }, value: requests.counts().dropped_kept },
-  ])
-  collect('cloudnexus_request_log_queued', 'gauge', 'Rows that wait to be written.', () => [
+  collect(
+    'cloudnexus_request_log_dropped_total',
+    'counter',
+    'Rows of the request log dropped because the queue was full or the database rejected them.',
+    () => [
+      { labels: { kind: 'read' }, value: requests.counts().dropped_reads },
+      { labels: { kind: 'kept' }, value: requests.counts().dropped_kept },
+    ],
+  )
+  collect('cloudnexus_request_log_queued', 'gauge', 'Rows of the request log waiting to be written.', () => [
     { value: requests.counts().queued },
   ])
 }
 
 function collectQueue({ collect }: Metrics, sql: Sql, clock: Clock): void {
-  collect('cloudnexus_engine_queue', 'gauge', 'Keys of the work table, by kind.', async () => {
-    const rows = (await atMost(clock, DATABASE_MS, queueDepth(sql))) ?? []
+  collect('cloudnexus_engine_queue', 'gauge', 'Keys of the work table, by kind and state.', async () => {
+    const rows = (await atMost(clock, DATABASE_DEADLINE_MS, queueDepth(sql))) ?? []
     return rows.flatMap(({ kind, due, leased, later }) =>
       Object.entries({ due, leased, later }).map(([state, value]) => ({ labels: { kind, state }, value })),
     )
@@ -61,17 +66,20 @@ function collectProcess({ collect }: Metrics, clock: Clock): void {
   const delay = monitorEventLoopDelay({ resolution: RESOLUTION_MS })
   delay.enable()
   const started = clock.now().getTime() / 1000 - process.uptime()
-  collect('process_start_time_seconds', 'gauge', 'When the process began, since 1970.', () => [{ value: started }])
-  collect('process_resident_memory_bytes', 'gauge', 'Memory that the process holds.', () => [
+  collect('process_start_time_seconds', 'gauge', 'Start time of the process, in seconds since 1970.', () => [
+    { value: started },
+  ])
+  collect('process_resident_memory_bytes', 'gauge', 'Resident memory of the process, in bytes.', () => [
     { value: process.memoryUsage.rss() },
   ])
-  collect('process_cpu_seconds_total', 'counter', 'Time that the process has computed.', () => {
+  collect('process_cpu_seconds_total', 'counter', 'CPU time of the process, in seconds.', () => {
     const { user, system } = process.cpuUsage()
     return [{ value: (user + system) / 1e6 }]
   })
-  collect('nodejs_eventloop_delay_seconds', 'gauge', 'How late timers were since the last scrape.', () => {
+  collect('nodejs_eventloop_delay_seconds', 'gauge', 'Event loop delay since the last scrape, in seconds.', () => {
     const sample = (quantile: string, nanoseconds: number) => ({
-      ...{ labels: { quantile }, value: Math.max(0, nanoseconds / 1e9 - RESOLUTION_MS / 1000) },
+      labels: { quantile },
+      value: Math.max(0, nanoseconds / 1e9 - RESOLUTION_MS / 1000),
     })
     const samples = [sample('0.5', delay.percentile(50)), sample('0.99', delay.percentile(99)), sample('1', delay.max)]
     delay.reset()
@@ -79,15 +87,15 @@ function collectProcess({ collect }: Metrics, clock: Clock): void {
   })
 }
 
-/** Counts what an engine does. */
+/** Counts claims, steps and failures of an engine. */
 export function engineObserver(metrics: Metrics): EngineObserver {
   const kinds = new Map<string, { claims: Counter; failures: Counter; steps: ReturnType<Metrics['histogram']> }>()
   const of = (kind: string) => {
     const labels = { kind }
     const found = kinds.get(kind) ?? {
-      claims: metrics.counter('cloudnexus_engine_claims_total', 'Keys that the engine has taken.', labels),
-      failures: metrics.counter('cloudnexus_engine_failures_total', 'Looks that have failed.', labels),
-      steps: metrics.histogram('cloudnexus_engine_look_seconds', 'Time that a look took.', labels),
+      claims: metrics.counter('cloudnexus_engine_claims_total', 'Keys claimed by the engine.', labels),
+      failures: metrics.counter('cloudnexus_engine_failures_total', 'Reconcile passes that failed.', labels),
+      steps: metrics.histogram('cloudnexus_engine_look_seconds', 'Duration of a reconcile pass, in seconds.', labels),
     }
     kinds.set(kind, found)
     return found

@@ -3,7 +3,7 @@ import type { Counter, Histogram, Metrics } from '../lib/metrics.ts'
 
 type Route = { seconds: Histogram; classes: (Counter | undefined)[] }
 
-/** Counts and times every request that was answered, by route and method; no label holds anything that a client has written. */
+/** Counts and times requests by route and method. No label contains text of a client. */
 export function requestCounter(
   metrics: Metrics,
 ): (request: FastifyRequest, reply: FastifyReply, route: string | undefined) => void {
@@ -12,10 +12,14 @@ export function requestCounter(
   function find(route: string, method: string): Route {
     const methods = routes.get(route) ?? new Map<string, Route>()
     routes.set(route, methods)
-    const seconds = metrics.histogram('cloudnexus_http_request_seconds', 'Time until the answer was sent.', {
-      method,
-      route,
-    })
+    const seconds = metrics.histogram(
+      'cloudnexus_http_request_seconds',
+      'Time until the response was sent, in seconds.',
+      {
+        method,
+        route,
+      },
+    )
     const found = { seconds, classes: [] }
     methods.set(method, found)
     return found
@@ -25,8 +29,10 @@ export function requestCounter(
     const { method } = request
     const { seconds, classes } = routes.get(route)?.get(method) ?? find(route, method)
     const status = Math.floor(reply.statusCode / 100)
-    classes[status] ??= metrics.counter('cloudnexus_http_requests_total', 'Requests answered.', {
-      ...{ method, route, status: `${status}xx` },
+    classes[status] ??= metrics.counter('cloudnexus_http_requests_total', 'HTTP requests that were answered.', {
+      method,
+      route,
+      status: `${status}xx`,
     })
     classes[status].add()
     seconds.observe(reply.elapsedTime / 1000)

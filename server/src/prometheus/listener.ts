@@ -3,7 +3,7 @@ import { StartupError } from '../lib/errors.ts'
 import { MEDIA_TYPE, type Metrics } from '../lib/metrics.ts'
 
 /**
- * Serves `GET /metrics` and nothing else, without a key: the operator chooses an address that only Prometheus reaches.
+ * Serves only `GET /metrics`, without a key. The operator chooses an IP address that only Prometheus can reach.
  * @param listen `address:port`
  */
 export async function listenForPrometheus(metrics: Metrics, listen: string): Promise<Server> {
@@ -20,7 +20,11 @@ export async function listenForPrometheus(metrics: Metrics, listen: string): Pro
   })
   await new Promise<void>((resolve, reject) => {
     server.once('error', (error: NodeJS.ErrnoException) => {
-      reject(new StartupError(`metrics_listen: ${listen} cannot be listened on (${error.code}). Choose another.`))
+      reject(
+        new StartupError(
+          `metrics_listen: ${listen} cannot be bound (${error.code}). Choose another IP address or port.`,
+        ),
+      )
     })
     server.listen({ host, port }, resolve)
   })

@@ -15,7 +15,7 @@ const { app, deps, call, live } = await createTestApp()
 collectMetrics(deps)
 after(() => app.close())
 
-/** The value of one series of the text. */
+/** The value of one series. */
 async function value(series: string): Promise<number | undefined> {
   const { status, body } = await call('GET', '/metrics')
   assert.equal(status, 200)
@@ -24,7 +24,7 @@ async function value(series: string): Promise<number | undefined> {
 }
 
 describe('/metrics', { timeout: 240_000 }, () => {
-  test('only with a key that has the scope admin', async () => {
+  test('requires the scope admin', async () => {
     const narrow = await createTestKey(deps, live.principal, ['metrics:read', 'metrics:write'])
     assert.equal((await caller(app, narrow.key)('GET', '/metrics')).status, 403)
     assert.equal((await call('GET', '/metrics', undefined, { authorization: '' })).status, 401)
@@ -32,7 +32,7 @@ describe('/metrics', { timeout: 240_000 }, () => {
     assert.deepEqual([status, headers['content-type']], [200, 'text/plain; version=0.0.4; charset=utf-8'])
   })
 
-  test('requests are counted by route, method and class; what a client has written is in no label', async () => {
+  test('counts requests by route, method and status class, without text of clients in labels', async () => {
     const id = 'inst_secret0000'
     for (let i = 0; i < 3; i++) await call('GET', `/v2/instances/${id}`)
     await call('GET', `/v2/${id}`)
@@ -47,7 +47,7 @@ describe('/metrics', { timeout: 240_000 }, () => {
     for (const text of [id, key_id, environment_id, project_id]) assert.ok(!body.includes(text), text)
   })
 
-  test('process, pool and request log', async () => {
+  test('reports process, connection pool and request log', async () => {
     await deps.requests.flush()
     assert.ok((await value('process_resident_memory_bytes'))! > 1e7)
     assert.ok((await value('process_cpu_seconds_total'))! > 0)
@@ -58,7 +58,7 @@ describe('/metrics', { timeout: 240_000 }, () => {
     assert.equal(await value('cloudnexus_request_log_dropped_total{kind="kept"}'), 0)
   })
 
-  test('the engine: claims, looks, failures, and what waits', async () => {
+  test('reports claims, passes, failures and the queue of the engine', async () => {
     const { sql, metrics } = deps
     const { environment_id } = live.principal
     let looks = 0
@@ -84,7 +84,7 @@ describe('/metrics', { timeout: 240_000 }, () => {
     assert.equal(await value('cloudnexus_engine_look_seconds_count{kind="counted"}'), 2)
   })
 
-  test('a listener of its own, which knows nothing else; an address that is taken is one clear line', async () => {
+  test('a separate listener serves only /metrics; an address in use is a one-line error', async () => {
     const server = await listenForPrometheus(deps.metrics, '127.0.0.1:0')
     const { port } = server.address() as AddressInfo
     const base = `http://127.0.0.1:${port}`

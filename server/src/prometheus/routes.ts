@@ -11,11 +11,11 @@ export const prometheus: Resource = {
         config: { scope: 'admin' },
         schema: {
           operationId: 'getMetrics',
-          summary: 'Counters for Prometheus',
+          summary: 'Get Prometheus metrics',
           description:
-            'About the installation as a whole, so it needs a key with the scope `admin`; `metrics_listen` opens a listener of its own without a key.',
+            'Returns metrics of the whole installation. The setting `metrics_listen` opens a separate listener that requires no key.',
           tags: ['Service'],
-          response: { 200: { description: 'The counters.', content: { 'text/plain': { schema: Type.String() } } } },
+          response: { 200: { description: 'The metrics.', content: { 'text/plain': { schema: Type.String() } } } },
         },
       },
       async (_request, reply) => {

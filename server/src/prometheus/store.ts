@@ -1,6 +1,6 @@
 import type { Query } from '../db/database.ts'
 
-/** Keys of the work table by kind, of all tenants: due now, being looked at, and due later. */
+/** Number of work keys of one kind, of all tenants: due, leased, and due later. */
 export type QueueDepth = { kind: string; due: number; leased: number; later: number }
 
 export async function queueDepth(query: Query): Promise<QueueDepth[]> {

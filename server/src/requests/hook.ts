@@ -1,6 +1,6 @@
 /**
- * Where requests are recorded: when they have been answered, or when it is clear that the client will not hear it.
- * Everything here is synchronous and cheap, because it is on the way of every request.
+ * Records each request when its response has been sent, or when the client has disconnected before that. Everything here
+ * is synchronous and cheap, because it is part of every request.
  */
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import type { Deps } from '../deps.ts'
@@ -11,7 +11,7 @@ const MAX_USER_AGENT = 256
 
 type Recorded = FastifyRequest & { recorded?: boolean }
 
-/** What records every request: to be told when its answer is about to be sent, and when it has been. */
+/** Records requests; the caller runs `sending` before a response is sent and `sent` afterwards. */
 export function requestRecorder(app: App, deps: Pick<Deps, 'requests' | 'clock'>) {
   app.decorateRequest('problem_code', null)
   app.decorateRequest('recorded', false)
@@ -20,14 +20,14 @@ export function requestRecorder(app: App, deps: Pick<Deps, 'requests' | 'clock'>
     sending(request: FastifyRequest, reply: FastifyReply, payload: unknown): void {
       const { raw } = reply
       if (raw.destroyed) record(deps, request, reply, true)
-      // A stream has not ended yet, and often ends by the client's leaving, after which nobody says that it was sent.
+      // A stream often ends because the client disconnects, after which `sent` is not called.
       else if (isStream(payload)) raw.once('close', () => record(deps, request, reply, !raw.writableFinished))
     },
     sent: (request: FastifyRequest, reply: FastifyReply): void => record(deps, request, reply, false),
   }
 }
 
-/** For what is answered before there is a route, and so without hooks: records it when it has been sent. */
+/** Records a request that is answered before routing, so without hooks. */
 export function recordWithoutHooks(
   deps: Pick<Deps, 'requests' | 'clock'>,
   request: FastifyRequest,
@@ -46,7 +46,7 @@ function record(
   request.recorded = true
   const { method, principal, transaction } = request
   const status = reply.statusCode
-  // Those that anybody can cause in any number, without a key or against a limit, are recorded as reads are.
+  // Requests without a valid key and rate-limited ones can arrive in any number, so they are sampled as reads are.
   const kept = principal != null && status !== 429 && !(isRead(method) && status < 400)
   const sample_rate = kept ? 1 : requests.sample()
   if (sample_rate === 0) return
@@ -73,7 +73,7 @@ function record(
   requests.request(row, kept)
 }
 
-/** What the path names, or the end of the Location of what was made. Anything else that stands there is nobody's id. */
+/** The ID in the path, or at the end of the Location header of a new resource. Values that cannot be IDs are omitted. */
 function resourceOf(request: FastifyRequest, reply: FastifyReply): string | null {
   const id = (request.params as { id?: string } | undefined)?.id
   const location = id === undefined && reply.statusCode === 201 ? reply.getHeader('location') : undefined

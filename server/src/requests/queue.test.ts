@@ -3,7 +3,7 @@ import { test } from 'node:test'
 import fc from 'fast-check'
 import { createQueue } from './queue.ts'
 
-test('never more than its capacity, kept rows before reads, and every row is accounted for', () => {
+test('never exceeds its capacity, returns kept rows before reads, and counts every row', () => {
   const moves = fc.array(fc.oneof(fc.constant('read'), fc.constant('kept'), fc.integer({ min: 1, max: 7 })))
   fc.assert(
     fc.property(moves, fc.integer({ min: 1, max: 10 }), (moves, capacity) => {

@@ -1,14 +1,14 @@
 /**
- * Rows that wait to be written: a bounded queue with two classes. When it is full, reads make room for what must be
- * kept; only when there is nothing but that left is such a row refused, and the caller told.
+ * A bounded queue of rows to write, in two classes. When it is full, a kept row displaces a read; if there are no reads,
+ * the kept row is rejected.
  */
 export type Queue<T> = {
-  /** False: there was no room. A kept row may push out a read, which is counted. */
+  /** False if the queue was full. A kept row can displace a read, which is counted. */
   add(row: T, kept: boolean): boolean
-  /** The next rows, at most `max`; the kept ones first. */
+  /** Removes and returns the next rows, at most `max`, kept rows first. */
   take(max: number): T[]
   size(): number
-  /** Reads left out or pushed out, and kept rows refused, since the beginning. */
+  /** Reads rejected or displaced, and kept rows rejected, since the start. */
   dropped(): { reads: number; kept: number }
 }
 

@@ -2,15 +2,15 @@ import type { Deps } from '../deps.ts'
 import type { Reconcile } from '../engine/loop.ts'
 import { keepDays } from './store.ts'
 
-/** Partitions are made days ahead: an hour more or less does not matter. */
-const INTERVAL = 3600
+/** Partitions are created days ahead, so the exact interval does not matter. */
+const INTERVAL_SECONDS = 3600
 
-/** Reconciles the one key `('request_log', 'days')`: partitions for the days to come are there, old ones are gone. */
+/** Reconciles the single key `('request_log', 'days')`: creates the partitions of the next days and drops old ones. */
 export function requestLogReconciler(deps: Deps): Reconcile {
   return async () => {
-    // Spans tenants: partitions hold the rows of all.
+    // Not bound to a tenant: partitions contain the rows of all tenants.
     const changes = await keepDays(deps.sql, deps.config.request_log_days)
-    if (changes > 0) deps.log.info({ changes }, 'days of the request log were made or dropped')
-    return { after_seconds: INTERVAL }
+    if (changes > 0) deps.log.info({ changes }, 'created or dropped partitions of the request log')
+    return { after_seconds: INTERVAL_SECONDS }
   }
 }

@@ -1,4 +1,4 @@
-/** The recorder on a real database, which goes away at the worst moments. */
+/** The recorder on a real database whose connection is lost at critical points. */
 import assert from 'node:assert/strict'
 import { beforeEach, describe, test } from 'node:test'
 import type { Sql } from '../db/database.ts'
@@ -14,7 +14,7 @@ import { keepDays } from './store.ts'
 const { sql, owner } = await createTestDatabase()
 beforeEach(() => owner`truncate requests, spans`)
 
-/** A connection that can be lost before a statement reaches the server, or before its answer reaches us. */
+/** A connection that can be lost before a statement reaches the server, or before its result returns. */
 function fragile() {
   const state = { lost: 'never' as 'never' | 'before' | 'after', statements: 0 }
   const tag = async (strings: TemplateStringsArray, ...values: unknown[]) => {
@@ -53,17 +53,17 @@ function span(fields: Partial<NewSpan> = {}): NewSpan {
 const rows = async (table = 'requests') => (await sql`select * from ${sql(table)}`).length
 
 describe('the recorder', { timeout: 240_000 }, () => {
-  test('many are written together, without being asked', async () => {
+  test('writes rows in batches after a delay', async () => {
     const { state, sql: counted } = fragile()
     const log = recorder({ sql: counted })
     for (let i = 0; i < 400; i++) log.request(request(), true)
     while ((await rows()) < 400) await systemClock.sleep(10)
-    // The first day of a fresh database: refused, made, repeated.
+    // The first day of a new database: the insert fails, the partition is created, the insert is retried.
     assert.ok(state.statements <= 3, `${state.statements}`)
     assert.equal(log.counts().written, 400)
   })
 
-  test('flush returns when all can be read, also those that came while others were written', async () => {
+  test('flush resolves when all rows can be read, also those recorded during a write', async () => {
     const log = recorder()
     for (let i = 0; i < 5; i++) {
       log.request(request(), true)
@@ -74,7 +74,7 @@ describe('the recorder', { timeout: 240_000 }, () => {
     }
   })
 
-  test('while the database is away rows wait; each is there once in the end, whatever had reached it', async () => {
+  test('keeps rows while the database is unavailable, and writes each exactly once', async () => {
     for (const lost of ['before', 'after'] as const) {
       await owner`truncate requests, spans`
       const { state, sql: lossy } = fragile()
@@ -93,7 +93,7 @@ describe('the recorder', { timeout: 240_000 }, () => {
     }
   })
 
-  test('it tries again by itself', async () => {
+  test('retries after a delay', async () => {
     const { state, sql: lossy } = fragile()
     const log = recorder({ sql: lossy })
     state.lost = 'before'
@@ -104,14 +104,14 @@ describe('the recorder', { timeout: 240_000 }, () => {
     assert.equal(log.counts().queued, 0)
   })
 
-  test('without room reads go first; a write that finds none is told, in the log and by a counter', async () => {
+  test('a full queue drops reads first; a dropped write is logged and counted', async () => {
     const { state, sql: lossy } = fragile()
     const lines: string[] = []
     const loud: Log = { ...silentLog, error: (_fields, message) => lines.push(message) }
     const log = recorder({ sql: lossy, log: loud, capacity: 10 })
     state.lost = 'before'
     log.request(request(), true)
-    await log.flush() // one waits outside the queue
+    await log.flush() // one row is pending outside the queue
     for (let i = 0; i < 10; i++) log.request(request({ method: 'GET', status: 200 }), false)
     for (let i = 0; i < 12; i++) log.request(request(), true)
     log.request(request({ method: 'GET', status: 200 }), false)
@@ -119,20 +119,20 @@ describe('the recorder', { timeout: 240_000 }, () => {
     state.lost = 'never'
     await log.stop(5_000)
     assert.equal((await sql`select 1 from requests where method = 'POST'`).length, 11)
-    assert.deepEqual(lines, ['the request log had no room for writes and failures'])
+    assert.deepEqual(lines, ['the queue of the request log is full; dropped writes and failures'])
   })
 
-  test('what the database refuses is told and does not hold up what comes after it', async () => {
+  test('logs rows that the database rejects, and continues with later rows', async () => {
     const lines: string[] = []
     const log = recorder({ log: { ...silentLog, error: (_fields, message) => lines.push(message) } })
-    log.request(request({ at: 0 }), true) // a day that no partition will ever be made for
+    log.request(request({ at: 0 }), true) // a day that never gets a partition
     await log.flush()
     log.request(request(), true)
     await log.flush()
     assert.deepEqual([await rows(), log.counts().dropped_kept, lines.length], [1, 1, 1])
   })
 
-  test('a stop writes everything that is left, and then nothing more', async () => {
+  test('stop writes all queued rows, and nothing after that', async () => {
     const log = recorder()
     for (let i = 0; i < 2_500; i++) log.request(request(), true)
     await log.stop(10_000)
@@ -142,7 +142,7 @@ describe('the recorder', { timeout: 240_000 }, () => {
     assert.equal(await rows(), 2_500)
   })
 
-  test('a step that is repeated is one span', async () => {
+  test('records a repeated step as one span', async () => {
     const log = recorder()
     const at = (ms: number) => new Date(systemClock.now().getTime() + ms)
     for (let i = 0; i < 5; i++) log.span(span({ name: 'power_down', started_at: at(i) }))
@@ -166,7 +166,7 @@ describe('the days of the log', () => {
   const day = (offset: number) =>
     Number(new Date(systemClock.now().getTime() + offset * 86_400_000).toISOString().slice(0, 10).replaceAll('-', ''))
 
-  test('yesterday until three days ahead are there; again changes nothing; old ones go', async () => {
+  test('creates partitions from yesterday to three days ahead, is idempotent, and drops old ones', async () => {
     await keepDays(sql, 14)
     assert.equal(await keepDays(sql, 14), 0)
     assert.deepEqual(await days('requests'), [-1, 0, 1, 2, 3].map(day))
@@ -182,7 +182,7 @@ describe('the days of the log', () => {
     await assert.rejects(keepDays(sql, 0))
   })
 
-  test('many that find a day missing make it once', async () => {
+  test('concurrent writers create a missing partition once', async () => {
     await owner.unsafe(`drop table requests_${day(3)}, spans_${day(3)}`)
     const changes = await Promise.all(Array.from({ length: 6 }, () => keepDays(sql, 14)))
     assert.equal(
@@ -191,7 +191,7 @@ describe('the days of the log', () => {
     )
   })
 
-  test('a list reads the newest days and stops', async () => {
+  test('a list reads only the newest partitions it needs', async () => {
     await keepDays(sql, 14)
     const plan = await sql.unsafe<{ 'QUERY PLAN': string }[]>(
       `explain select * from requests where environment_id = 'env_1' order by ordinal desc limit 20`,

@@ -1,4 +1,4 @@
-/** The request log over HTTP: what is recorded, who sees it, and the trace of a create on a simulated machine. */
+/** The request log over HTTP: what is recorded, which keys can read it, and the trace of a create on a simulated machine. */
 import assert from 'node:assert/strict'
 import { connect } from 'node:net'
 import { after, before, describe, test } from 'node:test'
@@ -20,7 +20,7 @@ const list = async (query: string, as = call): Promise<any[]> => {
   assert.equal(status, 200, JSON.stringify(body))
   return body.data
 }
-/** Creates an instance under this X-Request-ID and lets its guest come up. */
+/** Creates an instance with this X-Request-ID and advances time until its guest is ready. */
 async function createRunning(requestId: string): Promise<any> {
   const { body } = await call('POST', '/v2/instances', BODY, { 'x-request-id': requestId })
   while ((await spans(requestId)).every((span) => span.kind !== 'boot')) await systemClock.sleep(10)
@@ -31,7 +31,7 @@ const trace = async (id: string): Promise<any> => (await call('GET', `/v2/reques
 const spans = async (id: string): Promise<any[]> => (await trace(id)).spans
 
 describe('the request log', { timeout: 120_000 }, () => {
-  test('a request that was answered this moment is found, by either id, with what is known of it', async () => {
+  test('finds a request immediately after its response, by ID and by X-Request-ID', async () => {
     const made = await call('POST', '/v2/instances', BODY, { 'x-request-id': 'mine', 'user-agent': 'shop/1.0 \x7f' })
     const found = await trace('mine')
     assert.match(found.id, /^req_[0-9a-z]{20}$/)
@@ -47,7 +47,7 @@ describe('the request log', { timeout: 120_000 }, () => {
     assert.equal((await trace(found.id)).request_id, 'mine')
   })
 
-  test('failures are there with their code, whoever failed', async () => {
+  test('records failures with their error codes', async () => {
     const missing = await call('GET', '/v2/instances/inst_0000000000', undefined, { 'x-request-id': 'missing' })
     assert.equal(missing.status, 404)
     await call('POST', '/v2/instances', { ...BODY, plan: 7 }, { 'x-request-id': 'mistyped' })
@@ -65,7 +65,7 @@ describe('the request log', { timeout: 120_000 }, () => {
     assert.deepEqual(await told('broken'), [400, 'malformed_json', '/v2/instances', null, key_id])
     const { key_id: narrowId } = narrow.principal
     assert.deepEqual(await told('scope'), [403, 'insufficient_scope', '/v2/instances', null, narrowId])
-    // No route, so nobody was asked for a key and it belongs to no environment.
+    // Without a route no key is checked, so the request belongs to no environment.
     assert.equal((await call('GET', '/v2/requests/no-method')).status, 404)
     await call('GET', '/v2/%E0', undefined, { 'x-request-id': 'no-address' })
     assert.equal((await call('GET', '/v2/requests/no-address')).status, 404)
@@ -80,7 +80,7 @@ describe('the request log', { timeout: 120_000 }, () => {
     )
   })
 
-  test('a request id that is used again names the newest, and the others beside it', async () => {
+  test('returns the newest request of a reused X-Request-ID, and lists the others', async () => {
     for (const path of ['/v2/regions', '/v2/plans', '/v2/images']) {
       await call('GET', path, undefined, { 'x-request-id': 'again' })
     }
@@ -98,7 +98,7 @@ describe('the request log', { timeout: 120_000 }, () => {
     )
   })
 
-  test('the trace of a POST goes from the call to ready, adds up, and is in its events', async () => {
+  test('the trace of a POST extends from the call to ready without gaps, and its events carry its ID', async () => {
     const { id } = await createRunning('story')
     const found = await trace('story')
     const own = found.spans.filter((span: any) => span.parent === null)
@@ -133,7 +133,7 @@ describe('the request log', { timeout: 120_000 }, () => {
     assert.deepEqual(new Set(rows.map((row) => row.request_id)), new Set(['story']))
   })
 
-  test('each request has what it caused: a stop its own steps, a failure its code', async () => {
+  test('each trace contains the effects of its request: the steps of a stop, the code of a failure', async () => {
     const { id } = await createRunning('life')
     const before = (await spans('life')).length
     await call('POST', `/v2/instances/${id}/actions/stop`, undefined, { 'x-request-id': 'halt' })
@@ -155,7 +155,7 @@ describe('the request log', { timeout: 120_000 }, () => {
     assert.deepEqual([step.status, step.detail], ['failed', { code: 'host_full' }])
   })
 
-  test('a recovery, and a guest that powers itself off, are nobody’s request', async () => {
+  test('a recovery and a guest that powers off belong to no request', async () => {
     const tags = { simulate: 'crash_once' }
     const { body } = await call('POST', '/v2/instances', { ...BODY, tags }, { 'x-request-id': 'crashes' })
     const told = async () =>
@@ -178,7 +178,7 @@ describe('the request log', { timeout: 120_000 }, () => {
     assert.equal(event!.request_id, null)
   })
 
-  test('filters, alone and together; what is not a filter is refused by name', async () => {
+  test('filters, alone and combined, and rejects unknown filters by name', async () => {
     const id = 'inst_000000000f'
     await call('GET', `/v2/instances/${id}`)
     await call('DELETE', `/v2/instances/${id}`)
@@ -209,7 +209,7 @@ describe('the request log', { timeout: 120_000 }, () => {
     assert.equal(impossible.status, 400)
   })
 
-  test('walking all pages finds everything once while more is recorded, over days and kinds', async () => {
+  test('pagination returns every request once while others are recorded, over several days', async () => {
     const { environment_id } = world.test.principal
     const sql = world.owner
     const path = '/v2/requests?limit=7&method=PURGE'
@@ -239,7 +239,7 @@ describe('the request log', { timeout: 120_000 }, () => {
     assert.equal(changed.body.code, 'invalid_cursor')
   })
 
-  test('nobody sees the requests of another environment, or those without a key', async () => {
+  test('does not return requests of other environments or requests without a key', async () => {
     await call('GET', '/v2/regions', undefined, { 'x-request-id': 'secret' })
     const [own] = await list('request_id=secret')
     const other = await world.tenant()
@@ -257,7 +257,7 @@ describe('the request log', { timeout: 120_000 }, () => {
     assert.equal((await caller(world.app, narrow.key)('GET', '/v2/requests')).status, 403)
   })
 
-  test('a client that leaves before the answer is recorded, and so is a stream that it ends', async () => {
+  test('records a client that disconnects before the response, and a stream that the client ends', async () => {
     await world.app.listen({ port: 0, host: '127.0.0.1' })
     const { port } = world.app.server.address() as { port: number }
     const { body } = await call('POST', '/v2/instances', BODY)

@@ -22,7 +22,7 @@ export const requests: Resource = {
         schema: {
           operationId: 'listRequests',
           summary: 'List requests',
-          description: 'What the keys of this environment have asked, as it was answered. Kept for 14 days by default.',
+          description: 'Lists the requests of all keys of this environment. Requests are kept for 14 days by default.',
           tags,
           querystring: Type.Object(requestFilters, { additionalProperties: false }),
           response: { 200: ref(RequestPage) },
@@ -46,12 +46,12 @@ export const requests: Resource = {
           operationId: 'getRequest',
           summary: 'Get a request and its trace',
           description:
-            'By its own id or by the X-Request-ID that the client gave or got; of several, the newest. What the request caused is there however late it happens.',
+            'Returns a request by its ID or its X-Request-ID; if several have the same X-Request-ID, the newest. The trace also contains effects that happen after the response.',
           tags,
           params: Type.Object({
             id: Type.String({
               pattern: '^[A-Za-z0-9._-]{1,128}$',
-              description: 'Identifier of the request, or its X-Request-ID.',
+              description: 'ID or X-Request-ID of the request.',
               examples: ['req_3x9y2z1a0b5c7d8e4f6g'],
             }),
           }),

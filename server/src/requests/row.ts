@@ -1,49 +1,49 @@
-/** A request as it is recorded when it has been answered. Texts are cut and clean: one bad row would stop its batch. */
+/** A request to record. Texts are truncated and valid, because one invalid row would fail the whole batch. */
 export type NewRequest = {
   /** `req_…`, unique. */
   id: string
-  /** Null: without a valid key. */
+  /** Null for a request without a valid key. */
   environment_id: string | null
   /** The client's X-Request-ID, or the same as `id`. */
   request_id: string
-  /** Real milliseconds since 1970 at which it began. */
+  /** Start of the request, in milliseconds since 1970, in real time. */
   at: number
   key_id: string | null
   method: string
-  /** Pattern of the route, such as `/v2/instances/:id`; null: no route took it. */
+  /** Pattern of the route, such as `/v2/instances/:id`; null if no route matched. */
   route: string | null
-  /** Identifier of what the path names or the request has made. */
+  /** ID of the resource in the path, or of the created resource. */
   resource: string | null
   status: number
-  /** Code of the problem in the answer. */
+  /** Error code of the response. */
   code: string | null
   duration_ms: number
   address: string
   user_agent: string | null
-  /** The client left before the answer was sent. */
+  /** The client disconnected before the response was sent. */
   aborted: boolean
-  /** The share of such requests that is recorded: 1 is all. */
+  /** The fraction of such requests that is recorded; 1 means all. */
   sample_rate: number
-  /** `[begin, duration]` of each transaction of a write, in milliseconds from the beginning of the request. */
+  /** `[begin, duration]` of each transaction of a write, in milliseconds from the start of the request. */
   transactions: [number, number][] | null
 }
 
 /** A row of `requests`. */
 export type RequestRow = Omit<NewRequest, 'at'> & { ordinal: number; time: Date }
 
-/** What the time after a span goes to, until the next span of the same resource. */
+/** What a resource waits for after a span, until its next span. */
 export const WAITS = ['queue', 'image', 'boot', 'shutdown', 'retry'] as const
 export type Wait = (typeof WAITS)[number]
 
-/** Kinds of spans that are recorded; those of the API have `call`, `transaction`, the waits and `event` besides. */
+/** Kinds of recorded spans; the API also returns `call`, `transaction`, the waits and `event`. */
 export const RECORDED_KINDS = ['step', 'ready', 'status', 'delivery'] as const
 
-/** Something that a request caused, written when it is over. */
+/** An effect of a request, recorded when it has ended. */
 export type NewSpan = {
   environment_id: string
-  /** The request's `request_id`, as the wish carries it. */
+  /** The `request_id` of the request, from the desired state. */
   request_id: string
-  /** Identifier of what it was done to. */
+  /** ID of the resource. */
   resource: string
   /** Real time. */
   started_at: Date
@@ -52,10 +52,10 @@ export type NewSpan = {
   duration_ms: number
   status: 'ok' | 'failed'
   waits_for: Wait | null
-  /** Small and public; a delivery names its event's type in `event`, below which it is shown. */
+  /** Small and public; for a delivery, `event` is the type of its event, which is the parent span. */
   detail: Record<string, string | number | boolean | null>
 }
 export type SpanRow = NewSpan
 
-/** Numbers within each millisecond: `ordinal = milliseconds since 1970 × 2048 + tick`, below 2^53 until the year 2109. */
+/** Ordinals per millisecond: `ordinal = milliseconds since 1970 × 2048 + tick`, below 2^53 until the year 2109. */
 export const TICKS = 2048

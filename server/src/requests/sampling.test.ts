@@ -4,7 +4,7 @@ import fc from 'fast-check'
 import { seededRandom } from '../lib/random.ts'
 import { createSampler, FULL_RATE, strideOf } from './sampling.ts'
 
-/** Asks `perSecond` times in each second and answers what was recorded in each. */
+/** Samples `perSecond` reads in each second and returns what was recorded in each. */
 function record(seed: number, perSecond: number, seconds: number): { rows: number; estimate: number }[] {
   const sampler = createSampler(seededRandom(seed))
   return Array.from({ length: seconds }, (_, second) => {
@@ -15,13 +15,13 @@ function record(seed: number, perSecond: number, seconds: number): { rows: numbe
 }
 
 describe('sampling of successful reads', () => {
-  test('up to 1,000 in a second all are recorded', () => {
+  test('records all reads up to 1,000 per second', () => {
     for (const { rows, estimate } of record(1, FULL_RATE, 3)) assert.deepEqual([rows, estimate], [FULL_RATE, FULL_RATE])
   })
 
-  test('beyond that the fewer the more there are, and their weights tell how many there were', () => {
+  test('records fewer above that, with weights that estimate the total', () => {
     const [first, ...rest] = record(2, 16_000, 41)
-    // The first second does not know yet what comes: each further thousand is thinned out more.
+    // In the first second there is no previous rate: each further thousand is sampled at a lower rate.
     assert.ok(first!.rows < 3_000, `${first!.rows}`)
     for (const { rows } of rest) assert.ok(rows > 180 && rows < 330, `${rows}`)
     const estimate = rest.reduce((sum, second) => sum + second.estimate, 0)
@@ -30,13 +30,13 @@ describe('sampling of successful reads', () => {
     for (const { rows } of fewer) assert.ok(rows > 400 && rows < 600, `${rows}`)
   })
 
-  test('a quiet second ends it', () => {
+  test('records all reads again after a quiet second', () => {
     const sampler = createSampler(seededRandom(3))
     for (let i = 0; i < 5_000; i++) sampler.rate(500)
     assert.equal(sampler.rate(2_500), 1)
   })
 
-  test('the stride is never below one and grows with either second', () => {
+  test('the stride is at least one and increases with the rate of either second', () => {
     fc.assert(
       fc.property(fc.nat(1e6), fc.nat(1e6), (now, before) => {
         const stride = strideOf(now, before)

@@ -8,34 +8,39 @@ const WORD = '[A-Za-z0-9._-]{1,128}'
 const list = (word: string) => `^(${word})(,(${word})){0,49}$`
 
 const requestFields = {
-  id: Id('req', 'Unique identifier of the request.'),
+  id: Id('req', 'Unique ID of the request.'),
   request_id: Type.String({
-    description: 'The X-Request-ID that the client gave, which others may have, too; else the same as `id`.',
+    description: 'X-Request-ID of the client, which need not be unique. Default: same as `id`.',
     examples: ['checkout-4711'],
   }),
-  created_at: PreciseTimestamp('When it began, in real time.'),
+  created_at: PreciseTimestamp('Start time, in real time.'),
   method: Type.String({ description: 'HTTP method.', examples: ['POST'] }),
   route: Nullable(
     Type.String({
-      description: 'Pattern of the address; null when no route took it.',
+      description: 'Pattern of the URL path; null if no route matched.',
       examples: ['/v2/instances/:id'],
     }),
   ),
   resource: Nullable(
-    Type.String({ description: 'What the path names, or what the request has made.', examples: ['inst_3x9y2z1a0b'] }),
+    Type.String({
+      description: 'ID of the resource in the URL path, or of the created resource.',
+      examples: ['inst_3x9y2z1a0b'],
+    }),
   ),
-  key_id: Nullable(Id('key', 'The API key.')),
-  status: Type.Integer({ description: 'HTTP status of the answer.', examples: [201] }),
-  code: Nullable(Type.String({ description: '`code` of the problem in the answer; null for a success.' })),
-  duration_ms: Type.Number({ description: 'Milliseconds until the answer was sent.', examples: [12.4] }),
-  address: Type.String({ description: 'Address that the request came from.', examples: ['203.0.113.7'] }),
-  user_agent: Nullable(Type.String({ description: 'What the client calls itself, cut to 256 characters.' })),
+  key_id: Nullable(Id('key', 'API key of the request.')),
+  status: Type.Integer({ description: 'HTTP status of the response.', examples: [201] }),
+  code: Nullable(Type.String({ description: 'Error code of the response; null on success.' })),
+  duration_ms: Type.Number({ description: 'Milliseconds until the response was sent.', examples: [12.4] }),
+  address: Type.String({ description: 'IP address of the client.', examples: ['203.0.113.7'] }),
+  user_agent: Nullable(Type.String({ description: 'User-Agent header, truncated to 256 characters.' })),
   aborted: Type.Boolean({
-    description: 'The client left before the answer was sent; `status` is what it would have got.',
+    description:
+      'Whether the client disconnected before the response was sent. `status` is that of the unsent response.',
   }),
-  sampled: Type.Boolean({ description: 'Only a share of such requests was recorded at that moment.' }),
+  sampled: Type.Boolean({ description: 'Whether only a fraction of such requests was recorded at that time.' }),
   sample_rate: Type.Number({
-    description: 'That share; 1 when all were. The sum of 1 / sample_rate estimates how many requests there were.',
+    description:
+      'Fraction of such requests that was recorded. The sum of 1 / sample_rate estimates the number of requests.',
     examples: [1],
   }),
 }
@@ -43,7 +48,7 @@ const requestFields = {
 export const Request = Type.Object(requestFields, {
   $id: 'Request',
   description:
-    'A request as it was answered. All writes and failures are recorded, and successful reads up to 1,000 a second; of more than that, a share.',
+    'A request and its response. All writes and failures are recorded. Successful reads are sampled above 1,000 per second.',
   additionalProperties: false,
 })
 export const RequestPage = PageOf(Request)
@@ -55,18 +60,16 @@ export const Span = Type.Object(
     name: Type.String({ description: 'What happened.', examples: ['start'] }),
     kind: OneOf(
       SPAN_KINDS,
-      '`call`: the request itself. `transaction`: its writing in the database. `step`: the engine did something. `ready`: the look that saw the guest up. `status`: the look that saw another end of the way. `queue`: waiting for the engine. `image`: waiting for the image. `boot`: waiting for the guest. `shutdown`: waiting for the guest to power off. `retry`: waiting after a failure. `event`: told to whoever listens. `delivery`: sent to a webhook.',
+      '`call`: the request itself. `transaction`: its database transaction. `step`: an action of the engine. `ready`: the guest was observed to be ready. `status`: another final status was observed. `queue`: waiting for the engine. `image`: waiting for the image. `boot`: waiting for the guest to boot. `shutdown`: waiting for the guest to power off. `retry`: waiting after a failure. `event`: an event was emitted. `delivery`: an event was sent to a webhook.',
     ),
-    parent: Nullable(
-      Type.String({ description: '`name` of the span that this one is a part of; null at the top level.' }),
-    ),
-    started_at: PreciseTimestamp('When it began, in real time.'),
-    duration_ms: Nullable(Type.Number({ description: 'Milliseconds; null while it goes on.', examples: [8.2] })),
-    resource: Nullable(Type.String({ description: 'What it is about.', examples: ['inst_3x9y2z1a0b'] })),
-    status: OneOf(['ok', 'failed', 'open'], '`open`: it goes on.'),
-    detail: Type.Record(Type.String(), Type.Unknown(), { description: 'More about it, by kind.' }),
+    parent: Nullable(Type.String({ description: '`name` of the parent span; null at the top level.' })),
+    started_at: PreciseTimestamp('Start time, in real time.'),
+    duration_ms: Nullable(Type.Number({ description: 'Milliseconds; null while the span is open.', examples: [8.2] })),
+    resource: Nullable(Type.String({ description: 'ID of the resource.', examples: ['inst_3x9y2z1a0b'] })),
+    status: OneOf(['ok', 'failed', 'open'], '`open`: not ended yet.'),
+    detail: Type.Record(Type.String(), Type.Unknown(), { description: 'Further fields, which depend on the kind.' }),
   },
-  { $id: 'Span', description: 'A part of what a request caused.', additionalProperties: false },
+  { $id: 'Span', description: 'A part of the trace of a request.', additionalProperties: false },
 )
 
 const OtherRequest = Type.Object(
@@ -85,51 +88,51 @@ export const RequestTrace = Type.Object(
     ...requestFields,
     spans: Type.Array(ref(Span), {
       description:
-        'The story in order of time. Spans of one resource at the top level follow each other without gaps from the end of the call, waits included: with the call they add up to the time from its begin to `ready`.',
+        'Spans in chronological order. From the end of the call on, the top-level spans of one resource, including waits, have no gaps: together with the call they add up to the time until `ready`.',
     }),
     others: Type.Array(OtherRequest, { description: 'Requests with the same `request_id`, newest first, at most 20.' }),
   },
-  { $id: 'RequestTrace', description: 'A request and all that it has caused so far.', additionalProperties: false },
+  { $id: 'RequestTrace', description: 'A request and all its effects so far.', additionalProperties: false },
 )
 
 const filters = {
   status: Type.Optional(
     Type.String({
       pattern: list('[1-5]xx|[1-5][0-9]{2}'),
-      'x-rule': 'statuses such as 404 or 5xx, by comma',
-      description: 'HTTP statuses or their classes, by comma.',
+      'x-rule': 'statuses such as 404 or 5xx, separated by commas',
+      description: 'Filter by HTTP status or class, separated by commas.',
       examples: ['409,5xx'],
     }),
   ),
-  resource: Type.Optional(words('Identifiers of resources, by comma.', 'inst_3x9y2z1a0b')),
-  key: Type.Optional(words('Identifiers of API keys, by comma.', 'key_3x9y2z1a0b')),
+  resource: Type.Optional(words('Filter by resource ID, separated by commas.', 'inst_3x9y2z1a0b')),
+  key: Type.Optional(words('Filter by API key ID, separated by commas.', 'key_3x9y2z1a0b')),
   method: Type.Optional(
     Type.String({
       pattern: list('[A-Z]{1,16}'),
-      'x-rule': 'methods such as GET or POST, by comma',
-      description: 'HTTP methods, by comma.',
+      'x-rule': 'methods such as GET or POST, separated by commas',
+      description: 'Filter by HTTP method, separated by commas.',
       examples: ['POST,DELETE'],
     }),
   ),
   route: Type.Optional(
     Type.String({
       pattern: '^/[A-Za-z0-9_./:,-]{0,500}$',
-      'x-rule': 'patterns such as /v2/instances/:id, by comma',
-      description: 'Patterns of addresses, as `route` shows them, by comma.',
+      'x-rule': 'patterns such as /v2/instances/:id, separated by commas',
+      description: 'Filter by route pattern, as in `route`, separated by commas.',
       examples: ['/v2/instances/:id'],
     }),
   ),
-  request_id: Type.Optional(words('Request ids as clients know them, by comma.', 'checkout-4711')),
+  request_id: Type.Optional(words('Filter by X-Request-ID, separated by commas.', 'checkout-4711')),
   code: Type.Optional(
     Type.String({
       pattern: list('[a-z_]{1,64}'),
-      'x-rule': 'codes of problems, by comma',
-      description: `Codes of problems, by comma.`,
+      'x-rule': 'error codes, separated by commas',
+      description: 'Filter by error code, separated by commas.',
       examples: [Object.keys(CATALOGUE)[0]],
     }),
   ),
-  from: Type.Optional(Moment('Begun at this time or later.')),
-  to: Type.Optional(Moment('Begun before this time.')),
+  from: Type.Optional(Moment('Only requests that started at this time or later.')),
+  to: Type.Optional(Moment('Only requests that started before this time.')),
 }
 
 export const requestFilters = { ...filters, ...listParameters }
@@ -142,7 +145,7 @@ export type ShownSpan = Static<typeof Span>
 function words(description: string, example: string) {
   return Type.String({
     pattern: list(WORD),
-    'x-rule': 'one or more of these, by comma',
+    'x-rule': 'one or more of these, separated by commas',
     description,
     examples: [example],
   })

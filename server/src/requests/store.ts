@@ -9,10 +9,10 @@ import type { Filters } from './schema.ts'
 export type Batch = { requests: NewRequest[]; spans: NewSpan[] }
 
 /**
- * Writes requests and spans of all environments in one statement, so all of them or none. `again`: the outcome of an
- * earlier try is not known, and what it has written stays single.
+ * Writes requests and spans of all environments in one statement, so all of them or none. `isRetry`: the outcome of an
+ * earlier attempt is unknown, so rows that it wrote are not inserted twice.
  */
-export async function insertBatch(sql: Sql, { requests, spans }: Batch, again: boolean): Promise<void> {
+export async function insertBatch(sql: Sql, { requests, spans }: Batch, isRetry: boolean): Promise<void> {
   await sql`
     with span as (
       insert into spans
@@ -28,20 +28,20 @@ export async function insertBatch(sql: Sql, { requests, spans }: Batch, again: b
     from json_to_recordset(${sql.json(requests)}::json) as r(at bigint, id text, environment_id text, request_id text,
       key_id text, method text, route text, resource text, status smallint, code text, duration_ms float8, address text,
       user_agent text, aborted boolean, sample_rate real, transactions jsonb)
-    where not ${again}::boolean or not exists (select from requests known where known.id = r.id)`
+    where not ${isRetry}::boolean or not exists (select from requests known where known.id = r.id)`
 }
 
-/** Makes the partitions that will be needed and drops the old ones; answers how many that were. */
+/** Creates the partitions of the next days and drops old ones; returns the number of changes. */
 export async function keepDays(query: Query, days: number): Promise<number> {
   const [row] = await query<{ changes: number }[]>`select keep_request_days(${days}) as changes`
   return row!.changes
 }
 
-/** Milliseconds that a list may search; rare filters over a long time are told to be narrower. */
-const SEARCH_MS = 5_000
+/** Timeout of a search; filters that match few rows over a long time must be narrowed. */
+const SEARCH_TIMEOUT_MS = 5_000
 const QUERY_CANCELED = '57014'
 
-/** One window of an environment's requests. */
+/** One page of an environment's requests. */
 export async function listRequests(
   sql: Sql,
   environmentId: string,
@@ -53,7 +53,7 @@ export async function listRequests(
     return values ? sql`and ${sql(column)} = any(${values})` : sql``
   }
   const searched = sql.begin(async (tx) => {
-    await tx.unsafe(`set local statement_timeout = ${SEARCH_MS}`)
+    await tx.unsafe(`set local statement_timeout = ${SEARCH_TIMEOUT_MS}`)
     return await tx<RequestRow[]>`
       select * from requests where environment_id = ${environmentId}
       ${statusFilter(sql, filters)}
@@ -65,15 +65,15 @@ export async function listRequests(
   })
   return searched.catch((error: Error & { code?: string }) => {
     if (error.code !== QUERY_CANCELED) throw error
-    const detail = 'There are too many requests to look through. Narrow the time with from and to, or name a resource.'
+    const detail = 'The search exceeds its time limit. Narrow it with from and to, or filter by resource.'
     throw new ApiError('unavailable', detail, { headers: { 'retry-after': '1' }, cause: error })
   })
 }
 
-/** The first ordinal of a time. */
+/** The lowest ordinal at a time. */
 const firstOrdinal = (text: string): number => Date.parse(text) * TICKS
 
-/** `404`, `5xx` and any of several by comma. What can only be a failure says so, which is what its index is for. */
+/** Statuses and classes such as `404` and `5xx`. A filter that matches only failures adds the condition of their partial index. */
 function statusFilter(query: Query, { status, code }: Filters) {
   const values = commaList(status)
   const failed = code !== undefined || values?.every((value) => value[0]! >= '4')
@@ -84,7 +84,7 @@ function statusFilter(query: Query, { status, code }: Filters) {
   return query`${only} and (status = any(${exact}::int[]) or status / 100 = any(${classes}::int[]))`
 }
 
-/** By its own id, or the newest one with this X-Request-ID. */
+/** Finds a request by ID, or the newest one with this X-Request-ID. */
 export async function findRequest(query: Query, environmentId: string, id: string): Promise<RequestRow | null> {
   const column = query(isId('req', id) ? 'id' : 'request_id')
   const [row] = await query<RequestRow[]>`
@@ -92,32 +92,32 @@ export async function findRequest(query: Query, environmentId: string, id: strin
   return row ?? null
 }
 
-/** How many of the others with the same X-Request-ID are told. */
-const OTHERS = 20
-/** How many writes with the same X-Request-ID are told apart in a trace. */
-const WRITES = 100
-/** How much of what a request caused is shown. */
-const MARKS = 1_000
+/** Maximum number of other requests with the same X-Request-ID. */
+const MAX_OTHERS = 20
+/** Maximum number of writes with the same X-Request-ID that a trace distinguishes. */
+const MAX_WRITES = 100
+/** Maximum number of spans, and of events, in a trace. */
+const MAX_SPANS = 1_000
 
-/** An event that a request caused, and when it was written in real time. */
+/** An event that a request caused, with the real time at which it was recorded. */
 export type EventMark = { id: string; type: string; resource_id: string; sequence: number; recorded_at: Date }
 
-/** What a trace is made of: requests with the same X-Request-ID, newest first, and all that carries it. */
+/** Rows of a trace: requests with the same X-Request-ID, newest first, and its spans and events. */
 export type TraceRows = { others: RequestRow[]; writes: RequestRow[]; spans: SpanRow[]; events: EventMark[] }
 
 export async function traceOf(query: Query, environmentId: string, row: RequestRow): Promise<TraceRows> {
   const { request_id, id, time } = row
   const same = query`environment_id = ${environmentId} and request_id = ${request_id}`
   const [others, writes, spans, events] = await Promise.all([
-    query<RequestRow[]>`select * from requests where ${same} and id <> ${id} order by ordinal desc limit ${OTHERS}`,
+    query<RequestRow[]>`select * from requests where ${same} and id <> ${id} order by ordinal desc limit ${MAX_OTHERS}`,
     query<RequestRow[]>`
       select * from requests where ${same} and method not in ('GET', 'HEAD') and status < 400
-      order by ordinal desc limit ${WRITES}`,
+      order by ordinal desc limit ${MAX_WRITES}`,
     query<SpanRow[]>`
-      select * from spans where ${same} and started_at >= ${time} order by started_at limit ${MARKS}`,
+      select * from spans where ${same} and started_at >= ${time} order by started_at limit ${MAX_SPANS}`,
     query<EventMark[]>`
       select id, type, resource_id, sequence, recorded_at from events
-      where ${same} and recorded_at >= ${time} order by sequence limit ${MARKS}`,
+      where ${same} and recorded_at >= ${time} order by sequence limit ${MAX_SPANS}`,
   ])
   return { others: [...others], writes: [...writes], spans: [...spans], events: [...events] }
 }

@@ -26,7 +26,7 @@ function span(name: string, at: number, duration_ms: number, fields: Partial<New
 const READY = { kind: 'ready', waits_for: null } as const
 
 describe('the timeline of a trace', () => {
-  test('waits stand between the steps, and all of it adds up to the time until ready', () => {
+  test('places waits between the steps, which add up to the time until ready', () => {
     const row = request()
     const spans = [
       span('create', 15, 5),
@@ -51,7 +51,7 @@ describe('the timeline of a trace', () => {
     assert.equal(sum, 8_006)
   })
 
-  test('whatever was recorded, the spans of a resource follow each other without gap or overlap', () => {
+  test('the spans of a resource have no gaps and do not overlap, whatever was recorded', () => {
     const recorded = fc.record({
       resource: fc.constantFrom('inst_a', 'inst_b'),
       at: fc.integer({ min: 0, max: 10_000 }),
@@ -79,7 +79,7 @@ describe('the timeline of a trace', () => {
     )
   })
 
-  test('a step that is waited for is open, and after the end nothing is waited for', () => {
+  test('a wait for the next step is open, and no wait follows the last step', () => {
     const row = request()
     const booting = timeline(row, [row], [span('start', 20, 5, { waits_for: 'boot' })], []).at(-1)!
     assert.deepEqual([booting.kind, booting.status, booting.duration_ms], ['boot', 'open', null])
@@ -87,7 +87,7 @@ describe('the timeline of a trace', () => {
     assert.equal(met.kind, 'ready')
   })
 
-  test('a request id that is used again: each write has what came after it, on its own resource', () => {
+  test('a reused request ID: each write has the later effects on its own resource', () => {
     const first = request()
     const stop = request({ id: 'req_2', ordinal: 2, time: new Date(T0 + 500), route: '/v2/instances/:id/actions/stop' })
     const other = request({ id: 'req_3', ordinal: 3, time: new Date(T0 + 600), resource: 'inst_b' })
@@ -101,7 +101,7 @@ describe('the timeline of a trace', () => {
     assert.deepEqual(names(other), ['create inst_b'])
   })
 
-  test('an event is a moment; a delivery hangs below and counts in no sum', () => {
+  test('an event has no duration; a delivery is its child and counts in no sum', () => {
     const row = request()
     const event = {
       id: 'evt_1',
@@ -127,7 +127,7 @@ describe('the timeline of a trace', () => {
     assert.deepEqual(shown[0]!.detail, { event_id: 'evt_1', sequence: 7 })
   })
 
-  test('a read has caused nothing, even under the id of a write', () => {
+  test('a read has no effects, even with the request ID of a write', () => {
     const read = request({ id: 'req_9', ordinal: 9, method: 'GET', transactions: null })
     assert.equal(timeline(read, [request()], [span('create', 15, 5)], []).length, 1)
   })

@@ -1,44 +1,44 @@
 /**
- * What a request caused, as one timeline. Pure.
+ * The timeline of the effects of a request. Pure.
  *
- * The engine records what it did and, with each step, what it waits for next; the waits themselves are nowhere and are
- * made here, from the end of one span to the begin of the next. So the top-level spans of one resource follow each other
- * without gaps: the call, then waits and steps in turn, and their durations add up to the time from the call to the
- * last of them. Clocks have milliseconds and looks overlap calls: a span that began before the end of the one before it
- * is shown from there on. Times between two wishes are nobody's wait and stay empty.
+ * The engine records each step and what the resource waits for after it. Waits are not recorded; they are derived here,
+ * from the end of one span to the start of the next. So the top-level spans of one resource have no gaps: the call, then
+ * alternating waits and steps, whose durations add up to the time from the call to the end of the last span. A span that
+ * started before the end of the previous one (clocks have milliseconds, and a step can overlap the call) is shown from
+ * that end on. Time in which nothing is desired is not a wait, and stays empty.
  *
- * A client may use a request id again. A span then belongs to the newest write before it that is about the same
- * resource, or, where none is, to the newest write before it.
+ * A client can reuse a request ID. A span then belongs to the newest earlier write on the same resource or, if there is
+ * none, to the newest earlier write.
  */
 import type { NewSpan, RequestRow } from './row.ts'
 import type { ShownSpan } from './schema.ts'
 import type { EventMark } from './store.ts'
 
-/** The parts of a trace, in milliseconds since 1970. */
+/** A span of the timeline, in milliseconds since 1970. */
 type Placed = Omit<ShownSpan, 'started_at' | 'duration_ms'> & { start: number; end: number | null }
 
 /**
- * @param writes writes with the same request id, `row` among them if it is one
- * @param spans all recorded spans with that id, likewise events
+ * @param writes writes with the same request ID, including `row` if it is a write
+ * @param spans all recorded spans with that ID, likewise events
  */
 export function timeline(row: RequestRow, writes: RequestRow[], spans: NewSpan[], events: EventMark[]): ShownSpan[] {
   const caused = spans.filter((span) => ownerOf(writes, span.resource, span.started_at) === row.id)
-  const told = events.filter((event) => ownerOf(writes, event.resource_id, event.recorded_at) === row.id)
+  const emitted = events.filter((event) => ownerOf(writes, event.resource_id, event.recorded_at) === row.id)
   const call = callOf(row)
-  const lanes = Map.groupBy(
+  const byResource = Map.groupBy(
     caused.filter((span) => span.kind !== 'delivery'),
     (span) => span.resource,
   )
   const placed = [
     call,
     ...transactionsOf(row),
-    ...[...lanes.values()].flatMap((lane) => laneOf(call.end!, lane)),
+    ...[...byResource.values()].flatMap((recorded) => spansOf(call.end!, recorded)),
     ...caused
       .filter((span) => span.kind === 'delivery')
       .map((span) => place(span, startOf(span), String(span.detail.event ?? 'event'))),
-    ...told.map(eventOf),
+    ...emitted.map(eventOf),
   ]
-  // Stable: what begins at the same time stays in the order of causes.
+  // The sort is stable: spans with the same start keep the order of their causes.
   return placed.sort((a, b) => a.start - b.start).map(show)
 }
 
@@ -61,15 +61,21 @@ function transactionsOf(row: RequestRow): Placed[] {
     const start = row.time.getTime() + begin
     const parent = callOf(row).name
     return {
-      ...{ name: 'transaction', kind: 'transaction', parent, start, end: start + duration },
-      ...{ resource: row.resource, status: row.status < 400 ? 'ok' : 'failed', detail: {} },
+      name: 'transaction',
+      kind: 'transaction',
+      parent,
+      start,
+      end: start + duration,
+      resource: row.resource,
+      status: row.status < 400 ? 'ok' : 'failed',
+      detail: {},
     }
   })
 }
 
-/** The spans of one resource with the waits between them, from `begin` on. */
-function laneOf(begin: number, lane: NewSpan[]): Placed[] {
-  const sorted = [...lane].sort((a, b) => startOf(a) - startOf(b))
+/** The spans of one resource, from `begin` on, and the waits between them. */
+function spansOf(begin: number, recorded: NewSpan[]): Placed[] {
+  const sorted = [...recorded].sort((a, b) => startOf(a) - startOf(b))
   const placed: Placed[] = []
   let end = begin
   let waits: NewSpan['waits_for'] = 'queue'
@@ -81,7 +87,7 @@ function laneOf(begin: number, lane: NewSpan[]): Placed[] {
     end = shown.end!
     waits = span.waits_for
   }
-  if (waits !== null) placed.push(waitOf(waits, lane[0]!.resource, end, null))
+  if (waits !== null) placed.push(waitOf(waits, recorded[0]!.resource, end, null))
   return placed
 }
 
@@ -110,7 +116,7 @@ function show({ start, end, ...span }: Placed): ShownSpan {
 
 const startOf = (span: NewSpan): number => span.started_at.getTime()
 
-/** Which of these writes caused what happened to the resource at that time; undefined: none that is known. */
+/** The ID of the write that caused a span or event of a resource at a time; undefined if there is none. */
 function ownerOf(writes: RequestRow[], resource: string, at: Date): string | undefined {
   const before = writes.filter((write) => write.time.getTime() <= at.getTime()).sort((a, b) => b.ordinal - a.ordinal)
   return (before.find((write) => write.resource === resource) ?? before[0])?.id

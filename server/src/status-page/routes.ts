@@ -11,7 +11,7 @@ const HEADERS = {
   'cache-control': 'no-cache',
 }
 
-/** What `console_url` and `links.console` open until there is the console: a page of one instance, which asks for a key. */
+/** The status page of one instance, at the URL in `console_url` and `links.console`. It requires an API key. */
 export const statusPage: Resource = {
   schemas: [],
   routes(app) {

@@ -9,7 +9,7 @@ after(() => app.close())
 const get = (url: string) => call('GET', url, undefined, { authorization: '' })
 const source = (name: string) => readFileSync(join(import.meta.dirname, name), 'utf8')
 
-test('200 without a key, for any instance: page, script and style', async () => {
+test('returns page, script and style without a key, for any instance', async () => {
   for (const [url, type] of [
     ['/console', 'text/html'],
     ['/console/instances/inst_3x9y2z1a0b', 'text/html'],
@@ -26,12 +26,12 @@ test('200 without a key, for any instance: page, script and style', async () => 
   }
 })
 
-test('the page holds no script or style of its own, so that the policy has no exception', () => {
+test('the page has no inline script or style, so that the policy needs no exception', () => {
   const html = source('status.html') + source('index.html')
   assert.doesNotMatch(html, /<script(?![^>]*src=)|<style|\son\w+=|style=|javascript:/)
 })
 
-test('what the API tells is written as text, and the key is kept nowhere', () => {
+test('inserts API data as text, and does not store the key', () => {
   const script = source('status.js')
   assert.doesNotMatch(script, /innerHTML|outerHTML|insertAdjacent|document\.write|eval\(|new Function/)
   assert.doesNotMatch(script, /localStorage|sessionStorage|indexedDB|document\.cookie|location\.hash|location\.search/)

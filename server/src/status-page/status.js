@@ -1,5 +1,5 @@
-// The status page of one instance. The key lives in this module's memory only; everything that comes from the API is
-// written as text, never as markup.
+// The status page of one instance. The key is kept only in this module's memory; everything from the API is
+// inserted as text, never as markup.
 
 const STATUSES = {
   provisioning: 'busy',
@@ -25,12 +25,12 @@ const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms))
 const seen = []
 let key = ''
 
-class Refused extends Error {}
+class RequestError extends Error {}
 
 element('id').textContent = id ?? ''
-if (id === null) refuse('There is no instance at this address.')
+if (id === null) showForm('This URL contains no valid instance ID.')
 
-element('ask').addEventListener('submit', async (event) => {
+element('key-form').addEventListener('submit', async (event) => {
   event.preventDefault()
   if (id === null) return
   key = element('key').value.trim()
@@ -38,18 +38,20 @@ element('ask').addEventListener('submit', async (event) => {
   notice('')
   try {
     show(await get(`/v2/instances/${id}`))
-    element('ask').hidden = true
+    element('key-form').hidden = true
     element('details').hidden = false
     await Promise.all([followStatus(), followLog()])
   } catch (error) {
     key = ''
-    refuse(error instanceof Refused ? error.message : 'The control plane does not answer. Is it running?')
+    showForm(
+      error instanceof RequestError ? error.message : 'The control plane is not responding. Check that it is running.',
+    )
   }
 })
 
-/** Shows the form again, with what went wrong. */
-function refuse(message) {
-  element('ask').hidden = id === null
+/** Shows the form again, with an error message. */
+function showForm(message) {
+  element('key-form').hidden = id === null
   element('details').hidden = true
   notice(message)
 }
@@ -59,7 +61,7 @@ function notice(message) {
   element('notice').hidden = message === ''
 }
 
-/** Waits for the status to change, shows what is, and waits again; until it is terminated. */
+/** Long-polls for status changes and shows them, until the instance is terminated. */
 async function followStatus() {
   for (;;) {
     const status = seen.at(-1).status
@@ -70,11 +72,11 @@ async function followStatus() {
       const instance = await get(`/v2/instances/${id}?wait_for=${others.join(',')}&timeout=${WAIT_SECONDS}`)
       notice('')
       show(instance)
-      // A failed instance answers at once: there is nothing that it waits for.
+      // The request returns immediately for a failed instance.
       if (instance.status === status) await pause(status === 'failed' ? 4 * PAUSE_MS : 0)
     } catch (error) {
-      if (error instanceof Refused) throw error
-      notice('The control plane does not answer; trying again.')
+      if (error instanceof RequestError) throw error
+      notice('The control plane is not responding. Retrying…')
       await pause(2 * PAUSE_MS)
     }
   }
@@ -92,13 +94,13 @@ async function showLog() {
   if (!response.ok) return
   const log = element('log')
   const atEnd = log.scrollTop + log.clientHeight >= log.scrollHeight - 8
-  log.textContent = plain(await response.text()) || 'Nothing has been written yet.'
+  log.textContent = plain(await response.text()) || 'No output yet.'
   if (atEnd) log.scrollTop = log.scrollHeight
 }
 
-/** Without the control sequences that a terminal would obey. */
+/** Removes terminal control sequences. */
 function plain(text) {
-  // biome-ignore lint/suspicious/noControlCharactersInRegex: they are what is looked for
+  // biome-ignore lint/suspicious/noControlCharactersInRegex: the pattern matches control characters
   const escapes = /\u001b(?:\[[0-?]*[ -/]*[@-~]|\][^\u0007\u001b]*(?:\u0007|\u001b\\)|.)/g
   return text.replace(escapes, '').replace(/(?![\n\t])\p{Cc}/gu, '')
 }
@@ -110,10 +112,10 @@ function call(path) {
 async function get(path) {
   const response = await call(path)
   if (response.ok) return response.json()
-  if (response.status === 401) throw new Refused('This key is not valid here, or no longer.')
+  if (response.status === 401) throw new RequestError('This API key is invalid, expired or revoked.')
   const problem = await response.json().catch(() => ({}))
   if (response.status >= 500 || response.status === 429) throw new Error(problem.detail)
-  throw new Refused(problem.detail ?? 'The request was refused.')
+  throw new RequestError(problem.detail ?? 'The request was rejected.')
 }
 
 function show(instance) {
@@ -138,9 +140,9 @@ function facts(instance) {
   const ports = instance.network.ports.filter((entry) => entry.public_port !== null)
   const reachable = ports.map(({ port, public_port }) => (port === public_port ? port : `${port} at ${public_port}`))
   return [
-    ['Public address', instance.public_ip ?? 'none'],
+    ['Public IP address', instance.public_ip ?? 'none'],
     ['Open ports', reachable.join(', ') || 'none'],
-    ['Private address', instance.private_ip ?? 'none'],
+    ['Private IP address', instance.private_ip ?? 'none'],
     ['Plan', instance.plan],
     ['Image', instance.image],
     ['Region', instance.region],
@@ -154,15 +156,15 @@ function facts(instance) {
   ]
 }
 
-/** What the instance tells of its past, and what this page has seen since it was opened. */
+/** The timestamps of the instance, and the status changes observed since the page was opened. */
 function timeline(instance) {
-  const told = [
+  const recorded = [
     { at: instance.created_at, what: 'created' },
     { at: instance.ready_at, what: 'ready' },
     { at: instance.terminated_at, what: 'terminated' },
   ]
-  const watched = seen.slice(1).map(({ status, at }) => ({ at, what: status }))
-  return [...told.filter(({ at }) => at), ...watched.filter(({ what }) => what !== 'terminated')].sort((a, b) =>
+  const observed = seen.slice(1).map(({ status, at }) => ({ at, what: status }))
+  return [...recorded.filter(({ at }) => at), ...observed.filter(({ what }) => what !== 'terminated')].sort((a, b) =>
     a.at < b.at ? -1 : 1,
   )
 }
