@@ -7,7 +7,7 @@ import type { Sql, Transaction } from '../db/database.ts'
 import { SCOPES } from '../keys/scopes.ts'
 import { newId } from '../lib/id.ts'
 import type { Random } from '../lib/random.ts'
-import { insertProject, ensureProject } from '../projects/store.ts'
+import { ensureProject, insertProject } from '../projects/store.ts'
 import { parsePublicKey } from '../ssh-keys/public-key.ts'
 
 const SYSTEM_ENVIRONMENT = 'env_system'
