@@ -3,7 +3,7 @@ import { test } from 'node:test'
 import fc from 'fast-check'
 import { canonicalJson, digestOf } from './canonical-json.ts'
 
-test("the example of RFC 8785's section 3.2.3", () => {
+test('sorts members as in the example of RFC 8785, 3.2.3', () => {
   const members = {
     '\u20ac': 'Euro Sign',
     '\r': 'Carriage Return',
@@ -18,7 +18,7 @@ test("the example of RFC 8785's section 3.2.3", () => {
   assert.deepEqual(order, ['\r', '1', '\u0080', '\u20ac', '\ufb33'])
 })
 
-test('the order of members does not matter, everything else does', () => {
+test('returns the same text for any order of members, and another text for any other difference', () => {
   fc.assert(
     fc.property(fc.dictionary(fc.string(), fc.jsonValue()), (object) => {
       const turned = Object.fromEntries(Object.entries(object).reverse())
@@ -34,6 +34,6 @@ test('the order of members does not matter, everything else does', () => {
   )
 })
 
-test('what is undefined is not there', () => {
+test('omits undefined members', () => {
   assert.equal(canonicalJson({ b: undefined, a: [undefined, 1] }), '{"a":[null,1]}')
 })

@@ -1,8 +1,8 @@
 import { createHash } from 'node:crypto'
 
 /**
- * A JSON value in the one form that RFC 8785 gives it: members sorted by UTF-16 code units, no white space. Equal values
- * have equal texts, so a digest of the text stands for the value. Members that are `undefined` are left out.
+ * Canonical JSON (RFC 8785): members sorted by UTF-16 code units, no white space. Equal values have equal texts and
+ * digests. Members that are `undefined` are omitted.
  */
 export function canonicalJson(value: unknown): string {
   if (Array.isArray(value)) return `[${value.map((item) => canonicalJson(item ?? null)).join(',')}]`

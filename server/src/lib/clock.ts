@@ -1,11 +1,11 @@
-/** Real time as an input: nothing outside this file and the drivers asks the system for time or timers. */
+/** Time as an input: only this file and the drivers use the system's time and timers. */
 export interface Clock {
   now(): Date
-  /** Milliseconds that only ever rise; for durations. */
+  /** Monotonic milliseconds, for durations. */
   monotonic(): number
-  /** Resolves after `ms`, or at once (never rejects) when the signal aborts. */
+  /** Resolves after `ms`, or immediately when the signal aborts; never rejects. */
   sleep(ms: number, signal?: AbortSignal): Promise<void>
-  /** Calls back after `ms` unless cancelled; does not keep the process alive. */
+  /** Calls `callback` after `ms` unless cancelled; does not keep the process alive. */
   after(ms: number, callback: () => void): { cancel(): void }
 }
 
@@ -31,7 +31,7 @@ export const systemClock: Clock = {
   },
 }
 
-/** What `work` comes to, or undefined when it has not after `ms`: it goes on then, and nobody waits for it. */
+/** The result of `work`, or undefined after a timeout of `ms`; `work` is not cancelled. */
 export async function atMost<T>(clock: Clock, ms: number, work: Promise<T>): Promise<T | undefined> {
   const over = new AbortController()
   try {

@@ -1,9 +1,9 @@
 import { isDeepStrictEqual } from 'node:util'
 
-/** Fields that every change moves and that say nothing about it. */
+/** Fields that every change updates. */
 const ECHOES = ['version', 'updated_at']
 
-/** What differs between a resource as the API showed it and as it shows it: the fields as they were, and as they are. */
+/** The fields of an API representation that a change modified, with their values before and after it. */
 export function difference(before: object, after: object): { before: object; after: object } {
   const differs = (name: string) =>
     !ECHOES.includes(name) && !isDeepStrictEqual(before[name as never], after[name as never])

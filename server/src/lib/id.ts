@@ -1,10 +1,10 @@
 import type { Random } from './random.ts'
 
 const ALPHABET = [...'0123456789abcdefghijklmnopqrstuvwxyz']
-/** Drawn two at a time: every request makes an identifier. */
+/** Two characters per random number, because every request generates an ID. */
 const PAIRS = ALPHABET.flatMap((first) => ALPHABET.map((second) => first + second))
 
-/** Types of identifiers and the number of random characters after the prefix: twenty where there are many of them. */
+/** Prefixes of IDs and the number of random characters after them: twenty for resources with many rows. */
 export const ID_LENGTHS = {
   inst: 10,
   sub: 10,
@@ -23,14 +23,14 @@ export const ID_LENGTHS = {
 
 export type IdType = keyof typeof ID_LENGTHS
 
-/** A new identifier such as `inst_3x9y2z1a0b`. Unique by the table's constraint, not by this function. */
+/** A new ID such as `inst_3x9y2z1a0b`. The constraint of the table makes it unique, not this function. */
 export function newId(type: IdType, random: Random): string {
   let id = `${type}_`
   for (let i = 0; i < ID_LENGTHS[type]; i += 2) id += PAIRS[random.integer(PAIRS.length)]
   return id
 }
 
-/** True when the text has the form of an identifier of this type; checked before a database is asked. */
+/** Whether a text has the format of an ID of this type; checked before a query. */
 export function isId(type: IdType, text: string): boolean {
   return new RegExp(`^${type}_[0-9a-z]{${ID_LENGTHS[type]}}$`).test(text)
 }

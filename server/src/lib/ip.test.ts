@@ -42,7 +42,7 @@ describe('address lists', () => {
     assert.equal(isAllowedFrom(['2001:db8::/32'], '2001:db8:ffff::1'), true)
   })
 
-  test('a range contains another exactly when it contains its first and its last address', () => {
+  test('a range contains another if and only if it contains its first and last address', () => {
     const range = fc.tuple(fc.nat(2 ** 32 - 1), fc.integer({ min: 0, max: 32 })).map(([address, bits]) => {
       const size = 2 ** (32 - bits)
       const first = address - (address % size)

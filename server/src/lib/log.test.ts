@@ -20,7 +20,7 @@ const anyText = fc.oneof(
   fc.constantFrom('\u001b[2J', 'a\r\nb', '\u009b31m', '\u0085', '\u2028', '\u007f', '{"level":60}\n{', '\ud800'),
 )
 
-test('a record is one line of JSON, without control characters, and says what was given', () => {
+test('writes a record as one line of JSON without control characters', () => {
   fc.assert(
     fc.property(anyText, anyText, (value, message) => {
       const { log, text } = capture(false)
@@ -37,7 +37,7 @@ test('a record is one line of JSON, without control characters, and says what wa
   )
 })
 
-test('on a terminal no text of a record moves the cursor or colours anything', () => {
+test('escapes terminal control sequences in the text of a record', () => {
   fc.assert(
     fc.property(anyText, (value) => {
       const { log, text } = capture(true)
@@ -53,7 +53,7 @@ test('on a terminal no text of a record moves the cursor or colours anything', (
   )
 })
 
-test('keys and user data are not shown, whoever logs them', () => {
+test('redacts keys and user data', () => {
   const { log, text } = capture(false)
   log.warn({ authorization: 'Bearer secret', headers: { authorization: 'secret' }, body: { user_data: 'secret' } }, 'x')
   assert.doesNotMatch(text(), /secret/)

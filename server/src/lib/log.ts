@@ -9,21 +9,21 @@ export type Log = {
   child(fields: object): Log
 }
 
-/** What JSON leaves as it is and a terminal obeys, or takes for the end of a line: DEL, C1, line separators. */
+/** Control characters and line separators that JSON does not escape: DEL, C1, U+2028, U+2029. */
 const UNESCAPED = /[\u007f-\u009f\u2028\u2029]/g
 const escaped = (text: string): string =>
   text.replace(UNESCAPED, (one) => `\\u${one.charCodeAt(0).toString(16).padStart(4, '0')}`)
 
 /**
- * One JSON line per record on stderr (or where `destination` says); readable lines on a terminal. No control character of
- * anybody's text reaches either, so that a record stays a line and nobody writes to the operator's terminal.
+ * Writes one JSON line per record to stderr (or `destination`); formatted lines on a terminal. Control characters are
+ * escaped, so that a record is always one line and logged text cannot control the operator's terminal.
  */
 export function createLog(options: { level: string; pretty: boolean; destination?: DestinationStream }): Log {
   const base = { level: options.level, base: undefined, redact: ['authorization', '*.authorization', '*.user_data'] }
   if (!options.pretty) {
     return pino({ ...base, hooks: { streamWrite: escaped } }, options.destination ?? pino.destination(2))
   }
-  // The printer escapes what JSON does; the rest is escaped before it.
+  // pino-pretty escapes what JSON escapes; the other characters are escaped before it.
   const formatters = { log: (fields: object) => Object.fromEntries(Object.entries(fields).map(plain)) }
   const destination = options.destination ?? 2
   return pino(
@@ -36,5 +36,5 @@ function plain([name, value]: [string, unknown]): [string, unknown] {
   return [name, typeof value === 'string' ? escaped(value) : value]
 }
 
-/** For tests and tools that have nobody to tell. */
+/** Discards everything, for tests and tools. */
 export const silentLog: Log = { debug() {}, info() {}, warn() {}, error() {}, child: () => silentLog }

@@ -4,7 +4,7 @@ import fc from 'fast-check'
 import { createMetrics } from './metrics.ts'
 
 describe('metrics', () => {
-  test('the text is as Prometheus reads it', async () => {
+  test('renders the Prometheus text format', async () => {
     const metrics = createMetrics()
     metrics.counter('things_total', 'Things.\nMany.', { kind: 'a"b\\c\n' }).add(3)
     metrics.collect('level', 'gauge', 'Level.', () => [{ value: 0.5 }])
@@ -22,7 +22,7 @@ describe('metrics', () => {
     )
   })
 
-  test('buckets hold what is at most their bound, and add up', () => {
+  test('counts a value in every bucket whose bound is at least the value', () => {
     return fc.assert(
       fc.asyncProperty(fc.array(fc.double({ min: 0, max: 100, noNaN: true })), async (values) => {
         const metrics = createMetrics()
@@ -40,7 +40,7 @@ describe('metrics', () => {
     )
   })
 
-  test('a series asked for again is the same one; too many are counted together', async () => {
+  test('returns the same series for the same labels, and one shared series beyond the maximum', async () => {
     const metrics = createMetrics()
     for (let round = 0; round < 2; round++) {
       for (let i = 0; i < 2_100; i++) metrics.counter('n_total', 'N.', { i: String(i) }).add()
@@ -50,7 +50,7 @@ describe('metrics', () => {
     assert.ok(lines.includes('n_total{i="7"} 2') && lines.includes('n_total 200'))
   })
 
-  test('a collector that fails leaves the others alone', async () => {
+  test('omits a collector that fails and renders the others', async () => {
     const metrics = createMetrics()
     metrics.collect('broken', 'gauge', 'Broken.', async () => assert.fail())
     metrics.collect('whole', 'gauge', 'Whole.', async () => [{ labels: { a: 'b' }, value: 1 }])

@@ -1,32 +1,32 @@
 /**
- * Counters and histograms in memory, and their text for Prometheus (exposition format 0.0.4).
+ * Counters and histograms in memory, and their Prometheus text (exposition format 0.0.4).
  *
- * Own code, because it stands on the way of every request: a caller looks its series up once and then only adds to a
- * number, where client libraries hash the labels each time. Labels hold our own words (routes, methods, kinds), never
- * an id, a name or anything else of a tenant; the number of series is bounded all the same.
+ * Every request updates metrics, so this is not a client library: those hash the labels at each update, and here a
+ * caller keeps its series. Label values are fixed sets (routes, methods, kinds), never an ID, a name or other data of a
+ * tenant; the number of series is limited nevertheless.
  * https://prometheus.io/docs/instrumenting/exposition_formats/
  */
 
-/** One number that only rises. */
+/** A number that only increases. */
 export type Counter = { add(amount?: number): void }
 export type Histogram = { observe(value: number): void }
 export type Sample = { labels?: Record<string, string>; value: number }
 
 export type Metrics = {
-  /** A counter with these labels; ask once and keep it. */
+  /** The counter with these labels; callers keep it. */
   counter(name: string, help: string, labels?: Record<string, string>): Counter
-  /** Seconds, counted in buckets that are right from a millisecond to a minute. */
+  /** A histogram of seconds, with buckets from one millisecond to one minute. */
   histogram(name: string, help: string, labels?: Record<string, string>): Histogram
-  /** Numbers that are read when somebody asks. A collector that fails is left out of that answer. */
+  /** Registers numbers that are read at each scrape. A collector that fails is omitted from that scrape. */
   collect(name: string, type: 'gauge' | 'counter', help: string, read: () => Sample[] | Promise<Sample[]>): void
-  /** The whole text. */
+  /** The response to a scrape. */
   render(): Promise<string>
 }
 
 export const MEDIA_TYPE = 'text/plain; version=0.0.4; charset=utf-8'
 /** Upper bounds in seconds. */
 const BUCKETS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60]
-/** Series of one name; what comes beyond it is counted together, without labels. */
+/** Maximum number of series per name; further label values share one series without labels. */
 const MAX_SERIES = 2_000
 
 type Family = { type: string; help: string; series: Map<string, { lines(name: string): string[] }> }

@@ -1,6 +1,6 @@
 /**
- * One connection to a checked destination (see outbound.ts), and to nothing else: the socket goes to the addresses that
- * were checked, whatever the name says by now.
+ * One connection to a checked destination (see outbound.ts): the socket connects only to the IP addresses that were
+ * checked, whatever the name resolves to later.
  */
 import { isIP, type LookupFunction, type Socket } from 'node:net'
 import type { Readable } from 'node:stream'
@@ -9,11 +9,11 @@ import type { Destination } from './outbound.ts'
 import { openTunnel } from './outbound-tunnel.ts'
 
 export type ConnectionOptions = {
-  /** TCP and TLS together. */
+  /** For TCP and TLS together. */
   connectTimeoutMs: number
-  /** `host:port` of an HTTP proxy of the operator, through which the checked address is reached. */
+  /** The operator's HTTP proxy, through which the checked IP address is reached. */
   proxy?: { host: string; port: number } | undefined
-  /** Told when a socket begins to connect, when it has reached the other side, and when it can be used (after TLS). */
+  /** Called when a socket starts to connect, when the TCP connection is established, and when it is ready (after TLS). */
   observe?: (phase: 'connecting' | 'reached' | 'ready') => void
 }
 
@@ -21,7 +21,7 @@ export type ConnectionRequest = {
   method?: 'GET' | 'HEAD' | 'POST'
   headers?: Record<string, string>
   body?: string | Uint8Array
-  /** Ends the connection with everything on it. */
+  /** Closes the connection and aborts its request. */
   signal: AbortSignal
 }
 
@@ -31,14 +31,14 @@ export type ConnectionResponse = {
   body: Readable
 }
 
-/** Takes one request at a time; the next one may follow when the body was read to its end. */
+/** Sends one request at a time; the next one may follow when the response body has been read completely. */
 export type OutboundConnection = {
-  /** Throws what the network threw, or the signal's reason. Close the connection then. */
+  /** Throws the network error or the signal's reason; the caller must then close the connection. */
   request(url: URL, request: ConnectionRequest): Promise<ConnectionResponse>
   close(): void
 }
 
-/** As `openConnection` does it. */
+/** The type of `openConnection`, for test doubles. */
 export type OpenConnection = (destination: Destination, options: ConnectionOptions) => OutboundConnection
 
 type Connect = (...args: Parameters<buildConnector.connector>) => Socket
@@ -54,8 +54,8 @@ export const openConnection: OpenConnection = (destination, options) => {
     autoSelectFamilyAttemptTimeout: 1000,
   }) as unknown as Connect
   let socket: Socket | null = null
-  let letGo = () => {}
-  // One agent for one destination: no pooled connection can outlive the check that allowed it.
+  let detachAbort = () => {}
+  // One agent per destination: no pooled connection can outlive its check.
   const agent = new Agent({
     allowH2: false,
     connections: 1,
@@ -82,18 +82,18 @@ export const openConnection: OpenConnection = (destination, options) => {
     },
   })
   const end = (error: Error | null) => {
-    letGo()
+    detachAbort()
     agent.destroy(error).catch(() => {})
     socket?.destroy()
   }
 
   return {
     async request(url, { signal, ...request }) {
-      letGo()
-      // The agent itself would let an aborted request wait for its connection.
+      detachAbort()
+      // The agent does not abort a request that waits for its connection.
       const onAbort = () => end(signal.reason)
       signal.addEventListener('abort', onAbort, { once: true })
-      letGo = () => signal.removeEventListener('abort', onAbort)
+      detachAbort = () => signal.removeEventListener('abort', onAbort)
       const { statusCode, headers, body } = await agent.request({
         origin: url.origin,
         path: url.pathname + url.search,
@@ -102,19 +102,19 @@ export const openConnection: OpenConnection = (destination, options) => {
         body: request.body,
         signal,
       })
-      body.on('error', () => {}) // a reader sees it too; without a reader it must not end the process
+      body.on('error', () => {}) // without a reader, the error must not end the process
       return { status: statusCode, headers, body }
     },
     close: () => end(null),
   }
 }
 
-/** Whether what came back was no HTTP, or too much of it. */
+/** Whether the response was not valid HTTP or had too many headers. */
 export function isProtocolError(error: unknown): boolean {
   return error instanceof errors.HTTPParserError || error instanceof errors.HeadersOverflowError
 }
 
-/** Name or not, the socket goes to the checked addresses. It is never called for a literal: that is its own address. */
+/** Resolves every name to the checked IP addresses. Node does not call it for IP literals. */
 function pinnedTo(addresses: string[]): LookupFunction {
   const entries = addresses.map((address) => ({ address, family: isIP(address) }))
   return (_hostname, options, callback) => {

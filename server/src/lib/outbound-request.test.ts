@@ -67,7 +67,7 @@ test('reads from an allowed address, by literal and by name', async () => {
   assert.equal(named.text, `site.test:${port}/`)
 })
 
-test('no form of a loopback address reaches the canary', async () => {
+test('connects to no notation of a loopback address', async () => {
   const forms = ['127.0.0.1', '127.1', '0x7f.1', '2130706433', '017700000001', '①②⑦.0.0.1', '[::ffff:127.0.0.1]', '0']
   for (const form of [...forms, 'localhost', 'localhost.', '[::1]', '[::127.0.0.1]']) {
     await assert.rejects(read(`http://${form}:${port}/`), notAllowed, form)
@@ -75,7 +75,7 @@ test('no form of a loopback address reaches the canary', async () => {
   assert.equal(visitors, 0)
 })
 
-test('a name that changes its mind is resolved once, and the connection goes to the checked address', async () => {
+test('resolves a name once and connects to the checked address when the name changes', async () => {
   answer = (_request, response) => response.end('the first address')
   let asked = 0
   const rebinding = policy(async () => (asked++ === 0 ? ['127.0.0.2'] : ['127.0.0.1']))
@@ -85,7 +85,7 @@ test('a name that changes its mind is resolved once, and the connection goes to 
   assert.equal(visitors, 0)
 })
 
-test('a redirect to a name is resolved anew, and refused when it has moved inside', async () => {
+test('resolves the name of a redirect again and rejects a private address', async () => {
   answer = (_request, response) => response.writeHead(302, { location: '/again' }).end()
   let asked = 0
   const rebinding = policy(async () => (asked++ === 0 ? ['127.0.0.2'] : ['127.0.0.1']))
@@ -94,7 +94,7 @@ test('a redirect to a name is resolved anew, and refused when it has moved insid
   assert.equal(visitors, 0)
 })
 
-test('mixed answers are refused before any connection', async () => {
+test('rejects a name with allowed and forbidden addresses before it connects', async () => {
   for (const addresses of [
     ['127.0.0.2', '127.0.0.1'],
     ['8.8.8.8', '::1'],
@@ -111,7 +111,7 @@ test('mixed answers are refused before any connection', async () => {
   assert.equal(visitors, 0)
 })
 
-test('redirects are followed hop by hop, five at most, each through the guard', async () => {
+test('follows at most five redirects and checks each of them', async () => {
   answer = (request, response) => {
     const left = Number(request.url!.slice(1))
     if (left === 0) response.end('there')
@@ -137,7 +137,7 @@ test('redirects are followed hop by hop, five at most, each through the guard', 
   assert.equal(visitors, 0)
 })
 
-test('the signal ends a wait for the connection, for headers and for the body', async () => {
+test('the signal aborts connection, headers and body', async () => {
   const silent = createTcpServer(() => connecting.abort(new Error('enough')))
   const connecting = new AbortController()
   const url = `https://127.0.0.2:${await listen(silent, '127.0.0.2')}/`
@@ -153,7 +153,7 @@ test('the signal ends a wait for the connection, for headers and for the body', 
   }
 })
 
-test('TLS is by name, to the checked address, and never steps down to http', async () => {
+test('uses TLS with the name, connects to the checked address, and follows no redirect to http', async () => {
   const folder = mkdtempSync(join(tmpdir(), 'outbound-'))
   const file = (name: string) => join(folder, name)
   execFileSync(

@@ -1,4 +1,4 @@
-/** One guarded HTTP request (see outbound.ts): connects only to checked addresses, follows redirects hop by hop. */
+/** One guarded HTTP request (see outbound.ts): connects only to checked IP addresses and checks each redirect. */
 import type { Readable } from 'node:stream'
 import { checkDestination, type Destination, nextHop, OutboundError, type OutboundPolicy } from './outbound.ts'
 import { openConnection } from './outbound-connection.ts'
@@ -7,11 +7,11 @@ export type OutboundRequest = {
   method?: 'GET' | 'HEAD' | 'POST'
   headers?: Record<string, string>
   body?: string | Uint8Array
-  /** Ends everything: the name look-up, the connection, the wait for headers, the body. The only overall limit. */
+  /** Aborts name resolution, connection, headers and body. There is no other overall timeout. */
   signal: AbortSignal
-  /** TCP and TLS together. */
+  /** For TCP and TLS together. */
   connectTimeoutMs: number
-  /** Followed for GET and HEAD only; without it a redirect is an answer like any other. */
+  /** For GET and HEAD only; without it, a redirect is returned as the response. */
   maxRedirects?: number
 }
 
@@ -21,11 +21,11 @@ export type OutboundResponse = {
   status: number
   headers: Record<string, string | string[] | undefined>
   body: Readable
-  /** Ends the connection. Always call it, also after the body was read. */
+  /** Closes the connection. The caller must call it, also after it has read the body. */
   close: () => void
 }
 
-/** Sends a request through the guard. Throws OutboundError when it was not made, else what the network threw. */
+/** Sends a guarded request. Throws OutboundError if it was not sent, otherwise the network error. */
 export async function requestOutbound(
   input: string | URL,
   policy: OutboundPolicy,

@@ -1,12 +1,12 @@
-/** A way through an HTTP proxy of the operator (RFC 9110, 9.3.6), to an address that was checked. */
+/** A tunnel through the operator's HTTP proxy (CONNECT, RFC 9110, 9.3.6) to a checked IP address. */
 import { connect, isIP, type Socket } from 'node:net'
 
 const MAX_HEAD_BYTES = 8_192
 
-/** The proxy did not open the way. */
+/** The proxy did not open the tunnel. */
 class TunnelError extends Error {}
 
-/** Asks for a way to an address; calls back once, with the socket that leads there. */
+/** Opens a tunnel; calls `callback` once, with its socket or an error. */
 export function openTunnel(
   proxy: { host: string; port: number },
   { address, port }: { address: string; port: number },
@@ -17,7 +17,7 @@ export function openTunnel(
   const socket = connect({ host: proxy.host, port: proxy.port })
   let head = Buffer.alloc(0)
   const deadline = AbortSignal.timeout(timeoutMs)
-  const late = () => finish(new TunnelError('the proxy does not answer'))
+  const late = () => finish(new TunnelError('the proxy does not respond'))
   const finish = (error: Error | null) => {
     deadline.removeEventListener('abort', late)
     socket.removeAllListeners()

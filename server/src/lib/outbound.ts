@@ -1,32 +1,31 @@
 /**
- * The guard for every request whose destination somebody else chose: image sources, webhooks.
+ * The guard for requests to destinations that tenants choose: image sources and webhooks.
  *
- * Why it looks like this. A name can resolve to our own network, resolve differently the second time, or not be a name
- * at all: `0x7f.1`, `2130706433` and full-width digits are all 127.0.0.1 to a URL parser, and a resolver hook is never
- * called for a literal. So nothing here looks at strings: the WHATWG parser makes the host canonical, every address
- * (literal or resolved, all of them) must pass an allow test, and the connection is made to exactly the addresses that
- * passed (outbound-request.ts). The caller's text is the same for every reason, so nobody can map a network with it;
- * the reason goes to our log.
+ * A name can resolve to a private network, resolve differently the second time, or be an IP literal in disguise: a URL
+ * parser reads `0x7f.1`, `2130706433` and full-width digits as 127.0.0.1, and a resolver hook is not called for
+ * literals. Therefore no decision depends on the text: the WHATWG parser makes the host canonical, every IP address
+ * (literal or resolved) must be allowed, and the connection goes to exactly those addresses (outbound-connection.ts).
+ * The error message is the same for every reason, so that a tenant cannot map a network with it; the log has the reason.
  */
 import { lookup } from 'node:dns/promises'
 import { isIP } from 'node:net'
 import ipaddr from 'ipaddr.js'
 
-/** Names to addresses: all of them, as text. Throws when the name does not resolve. */
+/** Returns all IP addresses of a name. Throws if the name does not resolve. */
 export type Resolve = (hostname: string) => Promise<string[]>
 
-/** What may be asked, and how long a name may take. */
+/** Which destinations are allowed. */
 export type OutboundPolicy = {
-  /** `allowed_addresses`: only where all addresses are among those that the operator allows. */
+  /** `allowed_addresses`: only if the operator allows all IP addresses of the host. */
   allowHttp: boolean | 'allowed_addresses'
-  /** CIDRs (or single addresses) which the operator allows beyond public unicast. */
+  /** CIDR ranges and IP addresses that the operator allows in addition to public unicast. */
   allowedAddresses: readonly string[]
   dnsTimeoutMs: number
   /** Defaults to the system's resolver. */
   resolve?: Resolve
 }
 
-/** A checked URL with the only addresses that may be connected to for it. */
+/** A checked URL and the only IP addresses to which a connection for it may be made. */
 export type Destination = { url: URL; addresses: string[] }
 
 const messages = {
@@ -35,7 +34,7 @@ const messages = {
   too_many_redirects: 'too many redirects',
 }
 
-/** A request that was not made. `message` is fit for the caller, `detail` is for our log only. */
+/** A request that was not sent. `message` is for the client, `detail` only for the log. */
 export class OutboundError extends Error {
   readonly code: keyof typeof messages
   readonly detail: string
@@ -51,7 +50,7 @@ const refuse = (detail: string) => new OutboundError('destination_not_allowed', 
 
 type Range = ReturnType<typeof ipaddr.parseCIDR>
 
-/** Parses a CIDR or a single address. Throws TypeError on anything else: it is the operator's own configuration. */
+/** Parses a CIDR range or an IP address of the operator's configuration. Throws TypeError if it is invalid. */
 export function parseRange(text: string): Range {
   try {
     const range = text.includes('/') ? text : `${text}/${isIP(text) === 6 ? 128 : 32}`
@@ -62,25 +61,25 @@ export function parseRange(text: string): Range {
   }
 }
 
-/** Whether an address (dotted or colon form, nothing older) is public unicast or in a range the operator allows. */
+/** Whether an IP address is public unicast or in a range that the operator allows; false for any other text. */
 export function isAddressAllowed(address: string, allowedAddresses: readonly string[]): boolean {
   if (isIP(address) === 0 || address.includes('%')) return false
   if (isWithin(address, allowedAddresses)) return true
   const parsed = ipaddr.process(address)
   if (parsed.range() !== 'unicast') return false
-  // "unicast" is also what the library calls everything it has no name for, `::127.0.0.1` included.
+  // The library also returns "unicast" for ranges that it does not know, such as `::127.0.0.1`.
   // Global IPv6 unicast is 2000::/3 (RFC 4291, 2.4; IANA's IPv6 address space registry).
   return parsed.kind() === 'ipv4' || parsed.match(ipaddr.parseCIDR('2000::/3'))
 }
 
-/** Whether an address is in one of these ranges. */
+/** Whether an IP address is in one of these ranges. */
 function isWithin(address: string, ranges: readonly string[]): boolean {
   if (isIP(address) === 0 || address.includes('%')) return false
   const parsed = ipaddr.process(address)
   return ranges.map(parseRange).some(([base, bits]) => base.kind() === parsed.kind() && parsed.match(base, bits))
 }
 
-/** Parses and checks everything about a URL that needs no resolver. Throws OutboundError. */
+/** Parses a URL and checks everything except for the IP addresses of its host. Throws OutboundError. */
 export function parseDestination(input: string | URL, allowHttp: OutboundPolicy['allowHttp']): URL {
   const url = URL.parse(String(input))
   if (url === null) throw refuse('not a URL')
@@ -92,16 +91,16 @@ export function parseDestination(input: string | URL, allowHttp: OutboundPolicy[
   return url
 }
 
-/** The URL of a redirect's next hop: checked like the first, and never from https to http. Throws OutboundError. */
+/** The checked URL of a redirect, never from https to http. Throws OutboundError. */
 export function nextHop(current: URL, location: string, allowHttp: OutboundPolicy['allowHttp']): URL {
   const url = URL.parse(location, current)
-  if (url === null) throw refuse('redirect to something that is no URL')
+  if (url === null) throw refuse('redirect to an invalid URL')
   url.hash = ''
   if (current.protocol === 'https:' && url.protocol === 'http:') throw refuse('redirect from https to http')
   return parseDestination(url, allowHttp)
 }
 
-/** Resolves a URL's host once and checks every address. Throws OutboundError, or the signal's reason. */
+/** Resolves the host of a URL once and checks every IP address. Throws OutboundError or the signal's reason. */
 export async function checkDestination(
   input: string | URL,
   policy: OutboundPolicy,
@@ -118,7 +117,7 @@ export async function checkDestination(
 }
 
 async function resolveName(hostname: string, policy: OutboundPolicy, signal?: AbortSignal): Promise<string[]> {
-  // RFC 6761, 6.3: these are loopback and no question for a name server; some resolvers ask one all the same.
+  // RFC 6761, 6.3: these names are loopback; some resolvers query a name server for them nevertheless.
   if (/(^|\.)localhost\.?$/.test(hostname)) return ['127.0.0.1']
   const deadline = AbortSignal.timeout(policy.dnsTimeoutMs)
   try {

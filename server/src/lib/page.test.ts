@@ -9,16 +9,16 @@ const context: CursorContext = { environment_id: 'env_1', path: '/v2/instances',
 const refused = (error: unknown) => error instanceof ApiError && error.code === 'invalid_cursor'
 const ordinals = fc.integer({ min: 0, max: Number.MAX_SAFE_INTEGER })
 
-test('a cursor comes back as the ordinal that it was made of', () => {
+test('reads the ordinal that was written to a cursor', () => {
   fc.assert(fc.property(ordinals, (at) => readCursor(key, context, writeCursor(key, context, at)) === at))
 })
 
-test('filters that are left out and the order of filters do not matter', () => {
+test('ignores omitted filters and the order of filters', () => {
   const cursor = writeCursor(key, { ...context, filters: { a: '1', b: '2', c: undefined } }, 5)
   assert.equal(readCursor(key, { ...context, filters: { b: '2', a: '1' } }, cursor), 5)
 })
 
-test('a cursor of another list, filter, environment or installation is refused', () => {
+test('rejects a cursor of another list, filter, environment or installation', () => {
   const cursor = writeCursor(key, context, 42)
   const others: [Uint8Array, CursorContext][] = [
     [new Uint8Array(32), context],
@@ -31,7 +31,7 @@ test('a cursor of another list, filter, environment or installation is refused',
   for (const [k, c] of others) assert.throws(() => readCursor(k, c, cursor), refused)
 })
 
-test('any changed character, and any other text, is refused', () => {
+test('rejects a cursor with any changed character, and any other text', () => {
   const cursor = writeCursor(key, context, 123456)
   const changed = fc
     .tuple(fc.nat(cursor.length - 1), fc.constantFrom(...'ABCxyz019-_=%. \n'))
@@ -47,7 +47,7 @@ test('any changed character, and any other text, is refused', () => {
   assert.throws(() => readCursor(key, context, `${cursor}=`), refused)
 })
 
-test('neighbouring ordinals look unrelated', () => {
+test('cursors of neighbouring ordinals share few bytes', () => {
   const [a, b] = [writeCursor(key, context, 1), writeCursor(key, context, 2)].map((text) =>
     Buffer.from(text, 'base64url'),
   )

@@ -1,9 +1,9 @@
 /**
- * Cursors: where a list goes on, opaque to clients and bound to the list that they came from.
+ * Cursors: the position in a list, opaque to clients and bound to that list.
  *
  * A cursor is a tag and the last row's ordinal, masked by the tag: HMAC-SHA-256 over the list's context and the
- * ordinal. So it cannot be altered, used with other filters or by another environment, and tells nothing about how
- * many rows there are.
+ * ordinal. Therefore a client cannot alter it or use it with other filters or in another environment, and it does not
+ * reveal the number of rows.
  */
 import { createHmac, timingSafeEqual } from 'node:crypto'
 import { ApiError } from './errors.ts'

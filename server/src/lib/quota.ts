@@ -1,19 +1,19 @@
-/** What a project may use in one of its environments, and what it does use. Pure. */
+/** Quotas of a project's environment, and their usage. Pure. */
 import type { Size } from './capacity.ts'
 
-/** What is counted, in the order in which a lack is told. */
+/** What is counted, in the order in which exceeded quotas are reported. */
 export const QUOTA_NAMES = ['instances', 'vcpus', 'memory_bytes', 'disk_bytes', 'public_ips'] as const
 export type QuotaName = (typeof QUOTA_NAMES)[number]
 
 /** Amounts in use; a difference may be negative. */
 export type Use = Record<QuotaName, number>
-/** Null: no limit but the host's. */
+/** Null: no limit except for the capacity of the host. */
 export type Quotas = Record<QuotaName, number | null>
 
-/** No difference; a new object each time, because it is added to. */
+/** A new object at each call, because callers add to it. */
 export const nothingUsed = (): Use => ({ instances: 0, vcpus: 0, memory_bytes: 0, disk_bytes: 0, public_ips: 0 })
 
-/** What an instance counts for: what is wanted of it, from its creation until it is gone. */
+/** The usage of an instance: its desired state, from its creation until it is terminated. */
 export function useOf(row: {
   terminated_at: Date | null
   wanted_vcpus: number
@@ -31,12 +31,12 @@ export function useOf(row: {
   }
 }
 
-/** Adds what changes from one to the other. */
+/** Adds the difference between `before` and `after` to `total`. */
 export function addDifference(total: Use, before: Use, after: Use): void {
   for (const name of QUOTA_NAMES) total[name] += after[name] - before[name]
 }
 
-/** The first quota that would be exceeded by adding; null when all hold. What only shrinks is never refused. */
+/** The first quota that `added` would exceed; null: none. A decrease is always allowed. */
 export function lackingQuota(quotas: Quotas, used: Use, added: Use): QuotaName | null {
   return (
     QUOTA_NAMES.find((name) => {
@@ -46,13 +46,13 @@ export function lackingQuota(quotas: Quotas, used: Use, added: Use): QuotaName |
   )
 }
 
-/** The operator's quotas with what differs for this project. */
+/** The configured quotas with the overrides of the project. */
 export function effectiveQuotas(configured: Partial<Quotas>, own: Partial<Quotas>): Quotas {
   const pick = (name: QuotaName) => (name in own ? own[name]! : (configured[name] ?? null))
   return Object.fromEntries(QUOTA_NAMES.map((name) => [name, pick(name)])) as Quotas
 }
 
-/** Plans that still fit. */
+/** The plans of which one more instance is within the quotas. */
 export function fittingPlans<P extends Size & { id: string }>(plans: P[], quotas: Quotas, used: Use): string[] {
   return plans
     .filter((plan) => lackingQuota(quotas, used, { ...plan, instances: 1, public_ips: 0 }) === null)

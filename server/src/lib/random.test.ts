@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { seededRandom, systemRandom } from './random.ts'
 
-test('integers are uniform, for every size', () => {
+test('returns uniform integers for every maximum', () => {
   for (const max of [1, 2, 36, 62, 200, 256, 257, 10_000]) {
     const draws = 200 * Math.min(max, 300)
     const counts = new Map<number, number>()
@@ -20,7 +20,7 @@ test('integers are uniform, for every size', () => {
   }
 })
 
-test('one seed, one sequence', () => {
+test('returns the same sequence for the same seed', () => {
   const draw = (seed: number) => {
     const random = seededRandom(seed)
     return Array.from({ length: 20 }, () => random.integer(1_000))

@@ -1,13 +1,13 @@
 import { randomBytes, randomInt } from 'node:crypto'
 
-/** Randomness as an input: `systemRandom` in production, `seededRandom` where a run must repeat. */
+/** Randomness as an input: `systemRandom` in production, `seededRandom` where runs must be reproducible. */
 export interface Random {
   /** Uniform integer in [0, max). */
   integer(max: number): number
   bytes(length: number): Uint8Array
 }
 
-/** Bytes that are drawn from the system at once: each request makes an id of twenty characters. */
+/** Number of bytes per call of randomBytes: each request generates an ID of twenty characters. */
 const POOL_BYTES = 4_096
 let pool = new Uint8Array(0)
 let drawn = 0
@@ -26,7 +26,7 @@ function byte(): number {
 export const systemRandom: Random = {
   integer(max) {
     if (!(max > 0 && max <= 65_536)) return randomInt(max)
-    // What is beyond the last multiple of `max` would make small numbers likelier: it is thrown away.
+    // Values from the last multiple of `max` on are discarded; they would make small results more likely.
     const range = max <= 256 ? 256 : 65_536
     for (const limit = range - (range % max); ; ) {
       const value = range === 256 ? byte() : byte() * 256 + byte()
@@ -36,7 +36,7 @@ export const systemRandom: Random = {
   bytes: (length) => randomBytes(length),
 }
 
-/** Deterministic (mulberry32); for tests and the simulated world, never for a secret. */
+/** Deterministic (mulberry32), for tests and the simulated driver; never for secrets. */
 export function seededRandom(seed: number): Random {
   let state = seed >>> 0
   const next = () => {

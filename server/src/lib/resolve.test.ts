@@ -8,7 +8,7 @@ import { createResolve, hostsIn } from './resolve.ts'
 const folder = mkdtempSync(join(tmpdir(), 'cn-hosts-'))
 after(() => rmSync(folder, { recursive: true }))
 
-test('the names of a hosts file are found, whatever their case and what stands around them', () => {
+test('finds names in a hosts file in any case and with comments', () => {
   const text = '# 10.0.0.9 commented\n10.0.0.1\tdb db.internal # the database\n::1 Both\n10.0.0.2 both\nnonsense db\n\n'
   assert.deepEqual(hostsIn(text, 'db'), ['10.0.0.1'])
   assert.deepEqual(hostsIn(text, 'DB.internal.'), ['10.0.0.1'])
@@ -16,7 +16,7 @@ test('the names of a hosts file are found, whatever their case and what stands a
   for (const name of ['commented', 'the', '10.0.0.1', '', '#']) assert.deepEqual(hostsIn(text, name), [], name)
 })
 
-test('what the host names itself needs no question to anybody', async () => {
+test('resolves names of the hosts file without a query', async () => {
   const file = join(folder, 'hosts')
   writeFileSync(file, '127.0.0.7 own.test\n')
   assert.deepEqual(await createResolve(100, file)('own.test'), ['127.0.0.7'])

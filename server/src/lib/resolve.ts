@@ -1,14 +1,14 @@
 /**
- * Names to addresses without the system's resolver. That one (getaddrinfo) takes a thread of the few that the process
- * has until it answers, deadline or not: a handful of names whose servers are silent would stop every other look-up, and
- * every file. Here a question is a packet that may be forgotten. What the host's own file says comes first.
+ * Resolves names without getaddrinfo, which blocks one of the few threads of the process until it returns, whatever the
+ * deadline: a few names whose servers do not respond would block all other lookups and all file operations. These
+ * queries are asynchronous. /etc/hosts has precedence.
  */
 import { Resolver } from 'node:dns/promises'
 import { readFile } from 'node:fs/promises'
 import { isIP } from 'node:net'
 import type { Resolve } from './outbound.ts'
 
-/** @param timeoutMs of each of two tries */
+/** @param timeoutMs of each of two attempts */
 export function createResolve(timeoutMs: number, hostsFile = '/etc/hosts'): Resolve {
   const resolver = new Resolver({ timeout: timeoutMs, tries: 2 })
   return async (hostname) => {
@@ -22,7 +22,7 @@ export function createResolve(timeoutMs: number, hostsFile = '/etc/hosts'): Reso
   }
 }
 
-/** The addresses of a name in the text of a hosts file. */
+/** The IP addresses of a name in the text of a hosts file. */
 export function hostsIn(text: string, hostname: string): string[] {
   const wanted = hostname.toLowerCase().replace(/\.$/, '')
   return text.split('\n').flatMap((line) => {

@@ -9,7 +9,7 @@ export function seal(key: Uint8Array, plain: Uint8Array, random: Random): Uint8A
   return Buffer.concat([nonce, cipher.getAuthTag(), body])
 }
 
-/** Opens what `seal` made; throws when the key is another or a bit was changed. */
+/** Decrypts the result of `seal`; throws if the key or any byte differs. */
 export function open(key: Uint8Array, sealed: Uint8Array): Uint8Array {
   const decipher = createDecipheriv('aes-256-gcm', key, sealed.subarray(0, 12))
   decipher.setAuthTag(sealed.subarray(12, 28))
