@@ -3,7 +3,7 @@
  * kill left behind too, alternately in one run.
  */
 import { ControlPlane } from '../e2e/control-plane.ts'
-import { beginAnew, GUEST, killOnce } from '../e2e/recovery-scenario.ts'
+import { GUEST, killOnce, resetFailures } from '../e2e/recovery-scenario.ts'
 import { DirectGuest } from './lib/direct-guest.ts'
 import { median, summary } from './lib/statistics.ts'
 
@@ -25,7 +25,7 @@ try {
     down.push(downtime * 1000)
     detected.push(detect * 1000)
     started.push(await direct.start('same disk'))
-    await beginAnew(plane, body.id)
+    await resetFailures(plane, body.id)
   }
   const beyond = median(down) - median(started)
   process.stdout.write(`recovery: kill to detection    ${summary(detected, 'ms')} (at most 1000)\n`)

@@ -8,12 +8,12 @@ let plane: ControlPlane
 
 describe('capacity', { timeout: 600_000 }, () => {
   before(async () => {
-    // Room for exactly twelve: each takes its plan's 128 MiB and as much for its machine.
+    // Capacity for exactly 12: each guest takes the 128 MiB of its plan and as much for its machine.
     plane = await ControlPlane.create({ env: { CLOUDNEXUS_MEMORY_BYTES: String(12 * 256 * MIB) } })
   })
   after(() => plane?.teardown())
 
-  test('12 guests created at once all run; the 13th is refused until one goes', async () => {
+  test('12 guests that are created concurrently run; the 13th returns 409 until one is terminated', async () => {
     const answers = await Promise.all(Array.from({ length: 13 }, () => plane.call('POST', '/v2/instances', BODY)))
     const made = answers.filter((a) => a.status === 201).map((a) => a.body.id as string)
     const refused = answers.filter((a) => a.status !== 201)

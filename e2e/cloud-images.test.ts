@@ -1,7 +1,6 @@
 /**
- * Images that are not built in: Debian by its recipe, and a publisher's cloud image from a mirror, which boots from its
- * own disk by its own boot loader. The disk that stands for the publisher's is made from the Debian image, so the
- * cloud-init in it is a real one.
+ * Images that are not built in: Debian by its recipe, and a publisher's cloud image from a mirror, which boots its own boot
+ * loader. The publisher's disk is made from the Debian image, so it contains a real cloud-init.
  */
 import assert from 'node:assert/strict'
 import { existsSync, readdirSync } from 'node:fs'
@@ -68,9 +67,9 @@ describe('cloud images', { timeout: 1_500_000 }, () => {
     })
     const instance = await plane.waitFor(body.id, 'running', 600)
     const ready = Date.parse(instance.ready_at)
-    assert.ok(ready >= begin - 1000 && ready <= Date.now(), 'ready_at is when the guest was up')
+    assert.ok(ready >= begin - 1000 && ready <= Date.now(), 'ready_at is when the guest was ready')
     const uptime = Number(await ssh(instance, 'cut -d" " -f1 /proc/uptime'))
-    assert.ok(uptime > 5, 'it was not called ready before it had booted')
+    assert.ok(uptime > 5, 'it was not ready before it had booted')
     await until('cloud-init has applied the user data', async () => {
       return (await ssh(instance, 'cat /root/user-data || true')) === 'deb by cloud-init'
     })
@@ -81,7 +80,7 @@ describe('cloud images', { timeout: 1_500_000 }, () => {
     await plane.waitFor(body.id, 'terminated')
   })
 
-  test("the page's request, word for word, becomes a running machine from the publisher's disk", async () => {
+  test("the documented request creates a running machine from the publisher's disk", async () => {
     const disk = join(mirror.folder, 'self-booting.qcow2')
     await run('bash', [FIXTURE, join(plane.data_dir, 'images/img_debian0012'), disk], { timeout_ms: 300_000 })
     await mirror.publish(...JAMMY, disk)
@@ -95,16 +94,16 @@ describe('cloud images', { timeout: 1_500_000 }, () => {
     await plane.waitFor(body.id, 'terminated')
   })
 
-  test('a bad mirror: failed, with the reason, and nothing left; a rebuild tries again', async (t) => {
+  test('with a broken mirror the instance fails with the reason and leaves nothing; a rebuild retries', async (t) => {
     const sum = await run('sha256sum', [join(mirror.folder, 'files', ...NOBLE)])
     const good = sum.split(' ')[0]!
     const body = { region: 'us-east-1', plan: 'standard-4x', image: 'ubuntu-24.04-lts' }
     const id: string = (await plane.call('POST', '/v2/instances', body)).body.id
-    /** The failure that this mirror leads to, and that it leaves nothing behind. */
+    /** Asserts that the instance fails with this code and leaves nothing behind. */
     async function fails(code: string): Promise<void> {
       const instance = await plane.waitFor(id, 'failed', 60)
       assert.equal(instance.status_reason.code, code)
-      assert.match(instance.status_reason.message, /127\.0\.0\.1/, 'it names the source')
+      assert.match(instance.status_reason.message, /127\.0\.0\.1/, 'the message contains the source')
       const image = (await plane.call('GET', '/v2/images/ubuntu-24.04-lts')).body
       assert.deepEqual([image.status, image.error.code], ['failed', code])
       assert.deepEqual(leftovers(plane.data_dir), [])
@@ -113,21 +112,21 @@ describe('cloud images', { timeout: 1_500_000 }, () => {
     }
     const again = () => plane.call('POST', `/v2/instances/${id}/actions/rebuild`)
 
-    await t.test("a checksum that is not the list's", () => fails('image_checksum_mismatch'))
-    await t.test('a file that ends early', async () => {
+    await t.test('a checksum that differs from the list', () => fails('image_checksum_mismatch'))
+    await t.test('a truncated file', async () => {
       await mirror.sign(...NOBLE, good)
       mirror.truncates = true
       assert.equal((await again()).status, 202)
       await fails('image_checksum_mismatch')
       mirror.truncates = false
     })
-    await t.test('nobody at home', async () => {
-      await mirror.die()
+    await t.test('a mirror that is unreachable', async () => {
+      await mirror.stop()
       await again()
       await fails('image_source_unreachable')
       await mirror.start()
     })
-    await t.test('mended: it runs', async () => {
+    await t.test('runs after the mirror is repaired', async () => {
       await again()
       await plane.waitFor(id, 'running', 400)
     })

@@ -1,6 +1,6 @@
 /**
- * A control plane as a user has it: a process with a data directory, reached by HTTP alone. Each gets folders of its
- * own, may be killed and started again, and is torn down by the project's own command.
+ * A control plane as a user runs it: a process with its own data directory, used over HTTP only. Tests can kill and restart
+ * it; the project's teardown command removes it.
  */
 import assert from 'node:assert/strict'
 import { type ChildProcess, spawn } from 'node:child_process'
@@ -31,8 +31,8 @@ const TEARDOWN = join(ROOT, 'server/src/teardown.ts')
 
 export type Credentials = { api_url: string; live_key: string; test_key: string }
 
-/** In a mount namespace of its own the host has been booted under another id. */
-const SEES_BOOT_ID = 'mount --bind -- "$1" /proc/sys/kernel/random/boot_id && shift && exec "$@"'
+/** Runs a command in a mount namespace in which the host has another boot ID. */
+const WITH_BOOT_ID = 'mount --bind -- "$1" /proc/sys/kernel/random/boot_id && shift && exec "$@"'
 
 type Options = {
   env?: Record<string, string>
@@ -48,10 +48,10 @@ export class ControlPlane {
   readonly port: number
   readonly env: Record<string, string>
   child: ChildProcess | null = null
-  /** Compares each answer with the document that the control plane serves. */
+  /** Checks each response against the OpenAPI document of the control plane. */
   private check: CheckResponse | null = null
 
-  /** The beginning of each command line: node, or node as another user. */
+  /** The start of each command line: node, or node as another user. */
   readonly node: string[]
   /** Where it is not the build as it is. */
   private readonly plant: string[]
@@ -63,17 +63,17 @@ export class ControlPlane {
     const { uid, boot_id_file, plant } = options
     this.plant = plant ? plantArguments(plant) : []
     const user = uid === undefined ? [] : ['setpriv', '--reuid', `${uid}`, '--regid', `${uid}`, '--clear-groups', '--']
-    const boot = boot_id_file === undefined ? [] : ['unshare', '--mount', 'sh', '-c', SEES_BOOT_ID, 'sh', boot_id_file]
+    const boot = boot_id_file === undefined ? [] : ['unshare', '--mount', 'sh', '-c', WITH_BOOT_ID, 'sh', boot_id_file]
     this.node = [...boot, ...user, process.execPath]
   }
 
   /**
-   * Prepares a data directory (with the tiny image built already, to save its time) and starts.
+   * Prepares a data directory with the tiny image, which saves building it, and starts the process.
    * @param config content of config.json
-   * @param uid runs as this user, who then owns the data directory
-   * @param boot_id_file what the control plane sees instead of the host's boot id; only root may make it see that
+   * @param uid the user that runs the process and owns the data directory
+   * @param boot_id_file replaces the host's boot ID for the control plane; requires root
    * @param plant a bug that this one has
-   * @param open whether every user can walk to the data directory; else machines see it through a namespace of theirs
+   * @param open whether every user can reach the data directory; otherwise machines reach it through their namespace
    */
   static async create(options: Options = {}): Promise<ControlPlane> {
     const dataDir = join(mkdtempSync(join(tmpdir(), 'cn-e2e-')), 'data')
@@ -101,7 +101,7 @@ export class ControlPlane {
     return JSON.parse(readFileSync(join(this.data_dir, 'credentials.json'), 'utf8'))
   }
 
-  /** Starts the process and waits until `/readyz` says yes. */
+  /** Starts the process and waits until `/readyz` returns 200. */
   async start(): Promise<void> {
     const log = openSync(this.log_file, 'a')
     const args = [...this.plant, MAIN, '--port', String(this.port), '--data-dir', this.data_dir]
@@ -114,7 +114,7 @@ export class ControlPlane {
     })
     const child = this.child
     await until('the control plane is ready', async () => {
-      if (child.exitCode !== null || child.signalCode !== null) throw new Error(`it ended:\n${this.lastLog()}`)
+      if (child.exitCode !== null || child.signalCode !== null) throw new Error(`the process ended:\n${this.lastLog()}`)
       return (await fetch(`http://127.0.0.1:${this.port}/readyz`).catch(() => null))?.status === 200
     })
   }
@@ -123,7 +123,7 @@ export class ControlPlane {
     return existsSync(this.log_file) ? readFileSync(this.log_file, 'utf8').slice(-4_000) : ''
   }
 
-  /** Ends the process by a signal and waits for it. */
+  /** Sends a signal to the process and waits for its exit. */
   async end(signal: NodeJS.Signals): Promise<{ code: number | null }> {
     const child = this.child
     this.child = null
@@ -133,9 +133,9 @@ export class ControlPlane {
     return { code: await ended }
   }
 
-  /** Looks for secrets in the log and, while PostgreSQL runs, in every row of the database. */
+  /** Searches the log and, while PostgreSQL runs, every row of the database for secrets. */
   async assertNoSecrets(): Promise<void> {
-    assert.deepEqual(secretsIn(readIfThere(this.log_file) ?? ''), [], 'a secret stands in the log')
+    assert.deepEqual(secretsIn(readIfThere(this.log_file) ?? ''), [], 'the log contains a secret')
     const socket = readIfThere(join(this.data_dir, 'postgres/postmaster.pid'))?.split('\n')[4]?.trim()
     if (!this.child || !socket) return
     const url = `postgres://cloudnexus@/cloudnexus?host=${encodeURIComponent(socket)}`
@@ -143,7 +143,7 @@ export class ControlPlane {
     await assertNoSecrets(sql).finally(() => sql.end())
   }
 
-  /** Removes everything by the project's own command, after a search for secrets. */
+  /** Searches for secrets, then runs the teardown command. */
   async teardown(): Promise<void> {
     await this.assertNoSecrets().finally(() => this.remove())
   }
@@ -155,8 +155,8 @@ export class ControlPlane {
     rmSync(dirname(this.data_dir), { recursive: true, force: true })
   }
 
-  /** Calls the API with the live key (or another). The answer must be as the control plane's own document says. */
-  async call(method: string, path: string, body?: unknown, key = this.credentials.live_key): Promise<Answer> {
+  /** Calls the API, by default with the live key. The response must match the OpenAPI document of the control plane. */
+  async call(method: string, path: string, body?: unknown, key = this.credentials.live_key): Promise<ApiResponse> {
     const response = await fetch(`http://127.0.0.1:${this.port}${path}`, {
       method,
       headers: {
@@ -167,15 +167,15 @@ export class ControlPlane {
     })
     const text = await response.text()
     const json = response.headers.get('content-type')?.includes('json')
-    const answer = { status: response.status, headers: response.headers, body: json ? JSON.parse(text) : text }
+    const result = { status: response.status, headers: response.headers, body: json ? JSON.parse(text) : text }
     this.check ??= createResponseCheck(
       (await (await fetch(`http://127.0.0.1:${this.port}/openapi.json`)).json()) as never,
     )
-    this.check(method, path, { ...answer, headers: Object.fromEntries(answer.headers) })
-    return answer
+    this.check(method, path, { ...result, headers: Object.fromEntries(result.headers) })
+    return result
   }
 
-  /** Long-polls until the instance has one of the statuses (by comma); throws with its reason when it gets another. */
+  /** Long-polls until the instance has one of the statuses (separated by commas). Throws when it fails. */
   async waitFor(id: string, statuses: string, seconds = 120): Promise<any> {
     const deadline = performance.now() + seconds * 1000
     for (;;) {
@@ -188,13 +188,13 @@ export class ControlPlane {
   }
 }
 
-export type Answer = { status: number; headers: Headers; body: any }
+export type ApiResponse = { status: number; headers: Headers; body: any }
 
 function readIfThere(file: string): string | null {
   return existsSync(file) ? readFileSync(file, 'utf8') : null
 }
 
-/** A port that nobody listens on now. */
+/** A port that is free now. */
 export async function freePort(): Promise<number> {
   const server = createServer()
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
@@ -203,7 +203,7 @@ export async function freePort(): Promise<number> {
   return port
 }
 
-/** Runs a program to its end; throws with what it printed when it fails or takes too long. */
+/** Runs a program. Throws with its output when it fails or exceeds the timeout. */
 export function run(
   command: string,
   args: string[],

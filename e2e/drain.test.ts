@@ -1,6 +1,6 @@
 /**
- * Waiting is cheap, and a restart under load drops nothing: what the control plane has begun to read it answers, who
- * waits is answered early, and the process ends by itself. On simulated machines, no guest is booted.
+ * A restart under load drops no request: the control plane responds to every request that it has started to read, ends long
+ * polls early and exits by itself. Long polls are cheap. Machines are simulated.
  */
 import assert from 'node:assert/strict'
 import { readFileSync } from 'node:fs'
@@ -16,14 +16,14 @@ const RESTARTS = 3
 const INTERVAL_MS = 20
 const LONG_POLLS = 20
 const STOP_MS = 10_000
-/** So many requests of the load are answered before each restart, and after the last one. */
-const ANSWERED = 20
+/** Minimum number of responses to the load before each restart and after the last one. */
+const MIN_RESPONSES = 20
 
 type Outcome = { id: string; name: string | null; status: number | null; body: any; error: string | null }
 
 let plane: ControlPlane
 before(async () => {
-  // More requests at once than a key may make by default.
+  // The test exceeds the default rate limit.
   plane = await ControlPlane.create({ env: { CLOUDNEXUS_RATE_LIMITS: 'off' } })
 })
 after(() => plane?.teardown())
@@ -31,10 +31,10 @@ after(() => plane?.teardown())
 const agent = new Agent({ keepAlive: true })
 after(() => agent.destroy())
 let count = 0
-/** Requests that this process has not handed to the kernel. */
+/** Requests that this process has not yet written to the kernel. */
 const unsent = new Set<string>()
 
-/** Sends one request to its end, whatever that is; `error` is set when there was no whole answer. */
+/** Sends one request; `error` is set if there was no complete response. */
 function send(method: string, path: string, key: string, body?: { name: string }): Promise<Outcome> {
   const id = `drain-${++count}`
   const outcome: Outcome = { id, name: body?.name ?? null, status: null, body: null, error: null }
@@ -45,10 +45,10 @@ function send(method: string, path: string, key: string, body?: { name: string }
     }
     unsent.add(id)
     const headers = { authorization: `Bearer ${key}`, 'x-request-id': id, 'content-type': 'application/json' }
-    const sent = request({ port: plane.port, host: '127.0.0.1', method, path, headers, agent }, (answer) => {
-      read(answer).then((text) => {
-        const isJson = answer.headers['content-type']?.includes('json')
-        resolve({ ...outcome, status: answer.statusCode!, body: isJson ? JSON.parse(text) : text })
+    const sent = request({ port: plane.port, host: '127.0.0.1', method, path, headers, agent }, (response) => {
+      read(response).then((text) => {
+        const isJson = response.headers['content-type']?.includes('json')
+        resolve({ ...outcome, status: response.statusCode!, body: isJson ? JSON.parse(text) : text })
       }, failed)
     })
     sent.on('finish', () => unsent.delete(id))
@@ -57,9 +57,9 @@ function send(method: string, path: string, key: string, body?: { name: string }
   })
 }
 
-async function read(answer: IncomingMessage): Promise<string> {
+async function read(response: IncomingMessage): Promise<string> {
   let text = ''
-  for await (const chunk of answer) text += chunk
+  for await (const chunk of response) text += chunk
   return text
 }
 
@@ -80,8 +80,8 @@ test(`${RESTARTS} restarts under 50 requests a second`, { timeout: 300_000 }, as
   })()
   const answered = () => outcomes.filter(({ error }) => error === null)
   const loaded = () => {
-    const enough = answered().length + ANSWERED
-    return until('the load is answered', () => answered().length >= enough)
+    const enough = answered().length + MIN_RESPONSES
+    return until('the responses to the load', () => answered().length >= enough)
   }
 
   const stops: number[] = []
@@ -109,7 +109,7 @@ test(`${RESTARTS} restarts under 50 requests a second`, { timeout: 300_000 }, as
   const log = readFileSync(plane.log_file, 'utf8')
   const refused = outcomes.filter(({ error }) => error === 'ECONNREFUSED')
   const broken = outcomes.filter(({ error }) => error !== null && error !== 'ECONNREFUSED')
-  // A connection may be closed while the first byte is on its way; what was read has been answered.
+  // The server can close a connection before it has read a request, but must respond to each request that it has read.
   const dropped = broken.filter(({ id }) => log.includes(`"${id}"`))
   assert.deepEqual(dropped, [])
   assert.deepEqual([...new Set(answered().map(({ status }) => status))].sort(), [200, 201])
@@ -121,16 +121,16 @@ test(`${RESTARTS} restarts under 50 requests a second`, { timeout: 300_000 }, as
     for (const { name } of body.data) named.add(name)
     url = body.pagination.next_cursor && `/v2/instances?limit=100&cursor=${body.pagination.next_cursor}`
   }
-  const told = outcomes.filter(({ status }) => status === 201).map(({ name }) => name!)
-  assert.deepEqual([...named].sort(), ['first', ...told].sort(), 'what was made, and what was answered')
+  const createdNames = outcomes.filter(({ status }) => status === 201).map(({ name }) => name!)
+  assert.deepEqual([...named].sort(), ['first', ...createdNames].sort(), 'the created instances are those with a 201')
   const failures = log.split('\n').filter((line) => line.includes('"internal_error"'))
   assert.deepEqual(failures, [])
   context.diagnostic(
-    `${answered().length} answered, ${refused.length} refused while it was down, ${broken.length} closed unread, 0 dropped; stopped in ${stops.map(Math.round).join(', ')} ms`,
+    `${answered().length} responses, ${refused.length} refused while stopped, ${broken.length} closed unread, 0 dropped; stopped in ${stops.map(Math.round).join(', ')} ms`,
   )
 })
 
-test('1,000 long polls hold no database connection, cost less than 100 MB, and end in order', {
+test('1,000 long polls hold no database connection, take less than 100 MB and end with a response', {
   timeout: 300_000,
 }, async (context) => {
   const key = plane.credentials.test_key
@@ -144,16 +144,16 @@ test('1,000 long polls hold no database connection, cost less than 100 MB, and e
     return row as { open: number; busy: number }
   }
   const poll = () => send('GET', `/v2/instances/${instance.id}?wait_for=terminated&timeout=60`, key)
-  // What the first hundred allocate is the process's warming up, and is not counted.
+  // The first 100 polls warm up the process; their memory does not count.
   const early = Array.from({ length: 100 }, poll)
-  await until('they wait', () => allTaken(100))
+  await until('100 long polls wait', () => allTaken(100))
   await sleep(500)
   const before = { rss: residentBytes(), ...(await connections()) }
   const polls = Array.from({ length: 1_000 }, poll)
-  await until('they all wait', () => allTaken(1_100))
-  // The engine looks at its keys now and then: what is judged is the look that saw the database at rest.
+  await until('1,100 long polls wait', () => allTaken(1_100))
+  // The engine polls the database now and then, so wait for a moment without a busy connection.
   let seen = await connections()
-  await until('the database rests', async () => {
+  await until('no database connection is busy', async () => {
     seen = await connections()
     return seen.busy === 0
   })
@@ -161,13 +161,13 @@ test('1,000 long polls hold no database connection, cost less than 100 MB, and e
   await sql.end()
   const megabytes = (during.rss - before.rss) / 1e6
   assert.ok(megabytes < 100, `${megabytes} MB`)
-  // The pool's, however many wait.
+  // The number of connections depends on the pool, not on the number of long polls.
   assert.ok(during.open < 100, `${during.open} connections`)
 
   const begin = performance.now()
   assert.equal((await plane.end('SIGTERM')).code, 0)
-  const answers = await Promise.all([...early, ...polls])
-  assert.deepEqual([...new Set(answers.map(({ error, status }) => `${error} ${status}`))], ['null 200'])
+  const responses = await Promise.all([...early, ...polls])
+  assert.deepEqual([...new Set(responses.map(({ error, status }) => `${error} ${status}`))], ['null 200'])
   context.diagnostic(
     `1,000 polls: ${megabytes.toFixed(1)} MB, connections ${before.open} before and ${during.open} during, none busy; ended in ${Math.round(performance.now() - begin)} ms`,
   )
@@ -179,8 +179,8 @@ function residentBytes(): number {
 }
 
 /**
- * Whether the control plane has so many connections at least, has accepted them all and read every request: what is still
- * in the kernel's hands is lost when it ends, as with any server. Its table has no inode for one that was not accepted.
+ * Whether the control plane has accepted at least `least` connections and read every request. Requests in kernel buffers are
+ * lost when a server exits. A connection that was not accepted has no inode in the table.
  */
 function allTaken(least: number): boolean {
   if (unsent.size > 0) return false
@@ -192,7 +192,7 @@ function allTaken(least: number): boolean {
   return connections.length >= least && connections.every((f) => f[9] !== '0' && f[4]!.endsWith(':00000000'))
 }
 
-/** The embedded server's own socket. */
+/** The URL of the embedded server's socket. */
 function databaseUrl(): string {
   const lines = readFileSync(join(plane.data_dir, 'postgres/postmaster.pid'), 'utf8').split('\n')
   return `postgres://cloudnexus@/cloudnexus?host=${encodeURIComponent(lines[4]!.trim())}`

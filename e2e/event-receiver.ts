@@ -1,4 +1,4 @@
-/** A receiver of webhooks that keeps what it was sent, and holds it against the events in the database. */
+/** A webhook receiver that stores deliveries and compares them with the events in the database. */
 import assert from 'node:assert/strict'
 import { createHmac } from 'node:crypto'
 import { createServer, type Server } from 'node:http'
@@ -12,7 +12,7 @@ type Received = { body: string; deliveries: number }
 export class EventReceiver {
   readonly #server: Server
   readonly #received = new Map<string, Received>()
-  /** Of the endpoints, by environment: from which event on, and their secrets. */
+  /** The webhooks by environment: the sequence number after which they receive events, and their secrets. */
   readonly #endpoints: { environment: string; after: number; secret: string }[] = []
   readonly #faults: string[] = []
 
@@ -20,12 +20,12 @@ export class EventReceiver {
     this.#server = createServer(async (request, response) => {
       let body = ''
       for await (const chunk of request) body += chunk
-      this.#take(request.headers as Record<string, string>, body)
+      this.#receive(request.headers as Record<string, string>, body)
       response.writeHead(204).end()
     })
   }
 
-  /** Listens, and adds an endpoint for all events of both environments. */
+  /** Listens, and creates a webhook for all events in both environments. */
   static async start(plane: ControlPlane, owner: Sql): Promise<EventReceiver> {
     const receiver = new EventReceiver()
     await new Promise<void>((resolve) => receiver.#server.listen(0, '127.0.0.1', resolve))
@@ -42,7 +42,7 @@ export class EventReceiver {
     return receiver
   }
 
-  #take(headers: Record<string, string>, body: string): void {
+  #receive(headers: Record<string, string>, body: string): void {
     const { 'webhook-id': id, 'webhook-timestamp': time, 'webhook-signature': signature } = headers
     const { id: event } = JSON.parse(body)
     const isSigned = this.#endpoints.some(({ secret }) => {
@@ -51,12 +51,12 @@ export class EventReceiver {
       return signature?.split(' ').includes(`v1,${mac}`)
     })
     const known = this.#received.get(event)
-    if (!isSigned) this.#faults.push(`${event}: its signature is wrong`)
-    if (known && known.body !== body) this.#faults.push(`${event}: was sent with other bytes`)
+    if (!isSigned) this.#faults.push(`${event}: the signature is wrong`)
+    if (known && known.body !== body) this.#faults.push(`${event}: two deliveries have different bytes`)
     this.#received.set(event, { body, deliveries: (known?.deliveries ?? 0) + 1 })
   }
 
-  /** Waits until every event was delivered; answers what was wrong, and how many came more than once. */
+  /** Waits until every event was delivered. Returns the faults and the number of repeated events. */
   async compare(owner: Sql): Promise<{ findings: string[]; events: number; repeated: number }> {
     const due = async () => {
       const all = await Promise.all(
@@ -78,9 +78,8 @@ export class EventReceiver {
     for (const [id, { body }] of this.#received) {
       const { sequence, type } = JSON.parse(body)
       const row = stored.get(id)
-      if (!row) this.#faults.push(`${id}: was delivered, and is no event`)
-      else if (row.sequence !== sequence || row.type !== type)
-        this.#faults.push(`${id}: is not the event of its number`)
+      if (!row) this.#faults.push(`${id}: was delivered but does not exist`)
+      else if (row.sequence !== sequence || row.type !== type) this.#faults.push(`${id}: differs from the stored event`)
     }
     const repeated = [...this.#received.values()].filter(({ deliveries }) => deliveries > 1).length
     return { findings: this.#faults, events: ids.length, repeated }

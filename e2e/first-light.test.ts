@@ -1,6 +1,6 @@
 /**
- * First light: what a new user does, word for word. A fresh copy of the repository without node_modules and with an
- * empty npm cache; `npm start`; then the page's request and a whole life of a real guest, with curl and ssh alone.
+ * The first steps of a new user: a fresh copy of the repository without node_modules and with an empty npm cache, then
+ * `npm start`, the documented request, and the full life cycle of a real guest, with curl and ssh only.
  */
 import assert from 'node:assert/strict'
 import { type ChildProcess, spawn } from 'node:child_process'
@@ -17,7 +17,7 @@ const folder = mkdtempSync(join(tmpdir(), 'cn-first-'))
 const clone = join(folder, 'cloudnexus')
 const data = join(folder, 'data')
 const log = join(folder, 'start.log')
-// As on a machine where nothing was ever installed: npm's cache is empty, and no node of ours is in the PATH.
+// As on a new machine: npm's cache is empty, and the project's node is not in the PATH.
 const env = {
   npm_config_cache: join(folder, 'npm-cache'),
   PATH: process.env
@@ -35,13 +35,13 @@ async function start(): Promise<void> {
   npm = spawn('npm', args, { cwd: clone, env: { ...process.env, ...env }, stdio: ['ignore', out, out], detached: true })
   const child = npm
   const begin = statSync(log).size
-  const said = () => readFileSync(log, 'utf8').slice(begin).includes('is ready, after')
+  const isReady = () => readFileSync(log, 'utf8').slice(begin).includes('is ready, after')
   await until(
     'npm start is ready',
     async () => {
       if (child.exitCode !== null) throw new Error(`npm start ended:\n${readFileSync(log, 'utf8').slice(-4_000)}`)
       return (
-        said() &&
+        isReady() &&
         existsSync(join(data, 'credentials.json')) &&
         (await curl('GET', '/readyz', { allow: [200, 503, 0] })).status === 200
       )
@@ -52,7 +52,7 @@ async function start(): Promise<void> {
 
 type Curl = { status: number; body: any; headers: string }
 
-/** The request as a shell user makes it; the test's own code has no part in it. */
+/** Sends a request with curl. */
 async function curl(
   method: string,
   path: string,
@@ -76,7 +76,7 @@ async function curl(
   return { status: Number(status), body, headers: answer.slice(0, at).toLowerCase() }
 }
 
-/** Polls as the documents say: one long request at a time. */
+/** Long-polls as documented. */
 async function reach(id: string, status: string): Promise<any> {
   for (let i = 0; i < 20; i++) {
     const { body } = await curl('GET', `/v2/instances/${id}?wait_for=${status}&timeout=10`)
@@ -86,7 +86,7 @@ async function reach(id: string, status: string): Promise<any> {
   return assert.fail(`${id} did not become ${status}`)
 }
 
-/** Logs in by the address, port and user of the resource, with the key that the installation made. */
+/** Runs a command over SSH with the host, port and user of the resource and the key of the installation. */
 function ssh(instance: any, command: string): Promise<string> {
   const { user, host, port } = instance.ssh
   const options = [
@@ -125,10 +125,10 @@ after(async () => {
 })
 
 describe('first light', { timeout: 600_000 }, () => {
-  test('the banner says where everything is, and the credentials are for the owner alone', () => {
+  test('the banner lists URLs and paths, and only the owner can read the credentials', () => {
     const banner = readFileSync(log, 'utf8')
     for (const part of [`http://127.0.0.1:${port}`, 'us-east-1', 'credentials.json', 'PostgreSQL', 'ssh']) {
-      assert.ok(banner.includes(part), `the banner does not name ${part}:\n${banner}`)
+      assert.ok(banner.includes(part), `the banner does not contain ${part}:\n${banner}`)
     }
     assert.match(banner, /KVM|TCG/i)
     const file = join(data, 'credentials.json')
@@ -139,11 +139,11 @@ describe('first light', { timeout: 600_000 }, () => {
     key = credentials.live_key
   })
 
-  test('a real guest lives its life', async (t) => {
+  test('a real guest passes through its life cycle', async (t) => {
     let id = ''
     let instance: any
 
-    await t.test("the page's request, for this image and plan, gives 201 with the page's fields", async () => {
+    await t.test('the documented request returns 201 with the documented fields', async () => {
       const body = JSON.stringify({
         region: 'us-east-1',
         plan: 'micro-1x',
@@ -167,14 +167,14 @@ describe('first light', { timeout: 600_000 }, () => {
       instance = created
     })
 
-    await t.test('running follows, and the links open', async () => {
+    await t.test('the instance runs, and its links work', async () => {
       instance = await reach(id, 'running')
       assert.ok(instance.ready_at)
       assert.equal((await curl('GET', new URL(instance.links.self).pathname)).body.id, id)
       assert.match((await curl('GET', new URL(instance.links.console).pathname)).body, /<html/i)
     })
 
-    await t.test('its trace reads from the call to ready, and the durations add up', async () => {
+    await t.test('its trace covers the request until ready, and the durations add up', async () => {
       const { body: trace } = await curl('GET', '/v2/requests/first-light')
       assert.deepEqual([trace.method, trace.status, trace.resource], ['POST', 201, id])
       const kinds = trace.spans.map((span: any) => span.kind)
@@ -187,12 +187,12 @@ describe('first light', { timeout: 600_000 }, () => {
       assert.ok(Math.abs(sum - took) < 2, `${sum} of ${took} ms: ${JSON.stringify(trace.spans)}`)
     })
 
-    await t.test('ssh by key prints the host name, and the user data has run', async () => {
+    await t.test('SSH with the key prints the host name, and the user data has run', async () => {
       assert.equal(await ssh(instance, 'hostname'), 'first-light')
       await until('user data has run', async () => (await ssh(instance, 'cat /root/user-data-ran || true')) === 'ran')
     })
 
-    await t.test('the console log is there', async () => {
+    await t.test('the console log can be read', async () => {
       assert.match((await curl('GET', `/v2/instances/${id}/console_log`)).body, /first-light|ready/i)
       const tail = (await curl('GET', `/v2/instances/${id}/console_log?tail=2`)).body as string
       assert.ok(tail.trim().split('\n').length <= 2)
@@ -209,7 +209,7 @@ describe('first light', { timeout: 600_000 }, () => {
       )
     })
 
-    await t.test('stop and start', async () => {
+    await t.test('stops and starts', async () => {
       await curl('POST', `/v2/instances/${id}/actions/stop`, { body: '{}' })
       await reach(id, 'stopped')
       await curl('POST', `/v2/instances/${id}/actions/start`)
@@ -217,7 +217,7 @@ describe('first light', { timeout: 600_000 }, () => {
       assert.equal(await ssh(instance, 'cat /root/file'), 'kept')
     })
 
-    await t.test('a resize needs leave to reboot, and then the guest sees the memory and the disk', async () => {
+    await t.test('a resize must allow the reboot; then the guest has the new memory and disk', async () => {
       const body = '{"plan":"standard-1x"}'
       const refused = await curl('PUT', `/v2/instances/${id}`, { body, allow: [409] })
       assert.equal(refused.body.code, 'reboot_required')
@@ -225,17 +225,17 @@ describe('first light', { timeout: 600_000 }, () => {
       instance = await reach(id, 'running')
       assert.equal(instance.plan, 'standard-1x')
       const kib = Number(await ssh(instance, "awk '/MemTotal/ {print $2}' /proc/meminfo"))
-      assert.ok(kib > 900_000, `the guest sees ${kib} KiB`)
+      assert.ok(kib > 900_000, `the guest has ${kib} KiB`)
       const disk = Number(await ssh(instance, "df -k / | awk 'END {print $2}'"))
-      assert.ok(disk > 9_000_000, `the guest sees a root of ${disk} KiB`)
+      assert.ok(disk > 9_000_000, `the root disk has ${disk} KiB`)
     })
 
-    await t.test('tags by PUT', async () => {
+    await t.test('PUT changes tags', async () => {
       const body = '{"tags":{"env":"staging"}}'
       assert.deepEqual((await curl('PUT', `/v2/instances/${id}`, { body })).body.tags, { env: 'staging' })
     })
 
-    await t.test('lists have pages', async () => {
+    await t.test('lists are paginated', async () => {
       const small = '{"region":"us-east-1","plan":"micro-1x","image":"micro-linux"}'
       const second = (await curl('POST', '/v2/instances', { body: small })).body
       assert.equal(second.public_ip, null)
@@ -248,21 +248,18 @@ describe('first light', { timeout: 600_000 }, () => {
       await reach(second.id, 'terminated')
     })
 
-    await t.test(
-      'a control plane that is stopped leaves the guest running, and adopts it at the next start',
-      async () => {
-        const boot = await ssh(instance, 'cat /proc/sys/kernel/random/boot_id')
-        const ended = new Promise((resolve) => npm.once('exit', resolve))
-        process.kill(-npm.pid!, 'SIGTERM') // as Ctrl-C does: npm and everything below it
-        await ended
-        assert.equal(await ssh(instance, 'hostname'), 'first-light')
-        await start()
-        assert.equal((await curl('GET', `/v2/instances/${id}`)).body.status, 'running')
-        assert.equal(await ssh(instance, 'cat /proc/sys/kernel/random/boot_id'), boot)
-      },
-    )
+    await t.test('the guest continues while the control plane is stopped, and the next start adopts it', async () => {
+      const boot = await ssh(instance, 'cat /proc/sys/kernel/random/boot_id')
+      const ended = new Promise((resolve) => npm.once('exit', resolve))
+      process.kill(-npm.pid!, 'SIGTERM') // like Ctrl-C: npm and its child processes
+      await ended
+      assert.equal(await ssh(instance, 'hostname'), 'first-light')
+      await start()
+      assert.equal((await curl('GET', `/v2/instances/${id}`)).body.status, 'running')
+      assert.equal(await ssh(instance, 'cat /proc/sys/kernel/random/boot_id'), boot)
+    })
 
-    await t.test('terminated: nothing is left', async () => {
+    await t.test('terminates and leaves nothing behind', async () => {
       assert.equal((await curl('DELETE', `/v2/instances/${id}`)).body.status, 'terminating')
       await reach(id, 'terminated')
       await until('nothing is left', () => leftovers(data).length === 0, 10)
@@ -272,7 +269,7 @@ describe('first light', { timeout: 600_000 }, () => {
     })
   })
 
-  test("the page's request, word for word, gives 201 on a fresh install", async () => {
+  test('the documented request returns 201 on a fresh installation', async () => {
     const page = readPage()
     const { status, body } = await curl('POST', '/v2/instances', { body: page })
     assert.equal(status, 201)
@@ -282,7 +279,7 @@ describe('first light', { timeout: 600_000 }, () => {
   })
 })
 
-/** The body of "Create an Instance", as it stands on the page that the product was asked for. */
+/** The documented body of "Create an Instance". */
 function readPage(): string {
   return `{
   "region": "us-east-1",

@@ -1,6 +1,6 @@
 /**
- * Fifty clients send the same POST with the same Idempotency-Key, and the control plane is killed -9 in the middle. Each
- * goes on until it has an answer. However that falls, there is one instance, and all were told of it.
+ * Fifty clients send the same POST with the same Idempotency-Key while the control plane is killed with SIGKILL. Each client
+ * retries until it has a response. There must be one instance, and every response must contain it.
  */
 import assert from 'node:assert/strict'
 import { randomInt } from 'node:crypto'
@@ -19,11 +19,11 @@ before(async () => {
 })
 after(() => plane?.teardown())
 
-/** Sends until there is a final answer; a broken connection, 409 in flight, 429 and 503 are none. */
+/** Retries until a final response: not a broken connection, 409 for a request in progress, 429 or 503. */
 async function persist(key: string): Promise<{ id: string; replayed: boolean }> {
   const body = JSON.stringify({ region: 'us-east-1', plan: 'micro-1x', image: 'micro-linux', name: key })
   let made: { id: string; replayed: boolean } | undefined
-  await until(`${key} is answered`, async () => {
+  await until(`a final response for ${key}`, async () => {
     const response = await fetch(`http://127.0.0.1:${plane.port}/v2/instances`, {
       method: 'POST',
       headers: {
@@ -45,7 +45,7 @@ async function persist(key: string): Promise<{ id: string; replayed: boolean }> 
   return made!
 }
 
-test('one effect for one Idempotency-Key, whatever is killed when', { timeout: 240_000 }, async (t) => {
+test('an Idempotency-Key has one effect, whenever the process is killed', { timeout: 240_000 }, async (t) => {
   t.diagnostic(`SEED=${seed}`)
   const random = seededRandom(seed)
   for (let i = 0; i <= KILLS; i++) {

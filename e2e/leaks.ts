@@ -1,7 +1,7 @@
 import { existsSync, globSync, readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 
-/** QEMU processes whose command line names this data directory; not what starts them, which names it as well. */
+/** QEMU processes whose command line contains this data directory, without the programs that start them. */
 export function qemuProcesses(dataDir: string): { pid: number; command: string }[] {
   return readdirSync('/proc')
     .filter((name) => /^\d+$/.test(name))
@@ -15,7 +15,7 @@ export function qemuProcesses(dataDir: string): { pid: number; command: string }
     .filter(({ pid, command }) => pid > 0 && /^\S*qemu-system/.test(command) && command.includes(`${dataDir}/`))
 }
 
-/** What instances have left behind: processes, files, sockets, listeners. Empty when nothing is. */
+/** Processes, files, sockets and listeners that instances have left behind. */
 export function leftovers(dataDir: string): string[] {
   const { id, loopback_block } = JSON.parse(readFileSync(join(dataDir, 'installation.json'), 'utf8'))
   const files = globSync('instances/**', { cwd: dataDir }).filter((name) => name !== 'instances')
@@ -34,7 +34,7 @@ export function leftovers(dataDir: string): string[] {
   ]
 }
 
-/** Addresses with a listening TCP socket on this host. */
+/** IP addresses and ports of listening TCP sockets on this host. */
 function listeners(): string[] {
   const lines = readFileSync('/proc/net/tcp', 'utf8').split('\n').slice(1)
   return lines

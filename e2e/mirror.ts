@@ -5,18 +5,18 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { run } from './control-plane.ts'
 
-/** A publisher of cloud images on loopback, with a list of checksums that it signs with a key of its own. */
+/** A mirror of cloud images on loopback, with a signed list of checksums. */
 export class Mirror {
   readonly folder = mkdtempSync(join(tmpdir(), 'cn-mirror-'))
   readonly keyring = join(this.folder, 'keyring.gpg')
   fingerprint = ''
   url = ''
-  /** Images end in the middle, as after an upload that broke. */
+  /** Whether images are truncated, as after a broken upload. */
   truncates = false
   private readonly gnupg = join(this.folder, 'gnupg')
   private server: Server | null = null
 
-  /** Serves on a port of its own; the same one after `die`. */
+  /** Starts the server; again on the same port after `stop`. */
   async start(): Promise<void> {
     if (!this.fingerprint) await this.makeKey()
     const server = createServer((request, response) => {
@@ -37,7 +37,7 @@ export class Mirror {
     this.url = `http://127.0.0.1:${(server.address() as { port: number }).port}`
   }
 
-  /** Puts an image into a folder of the mirror and signs the folder's list. */
+  /** Copies an image into a folder of the mirror and signs the list of the folder. */
   async publish(folder: string, name: string, image: string): Promise<void> {
     const to = join(this.folder, 'files', folder)
     mkdirSync(to, { recursive: true })
@@ -51,7 +51,7 @@ export class Mirror {
     )
   }
 
-  /** Signs a list that says this checksum of the file, true or not. */
+  /** Signs a list with this checksum of the file, correct or not. */
   async sign(folder: string, name: string, sha256: string): Promise<void> {
     const list = join(this.folder, 'files', folder, 'SHA256SUMS')
     writeFileSync(list, `${'0'.repeat(64)} *other.img\n${sha256} *${name}\n`)
@@ -59,13 +59,13 @@ export class Mirror {
     await run('gpg', ['--homedir', this.gnupg, '--batch', '--detach-sign', '--output', `${list}.gpg`, list])
   }
 
-  async die(): Promise<void> {
+  async stop(): Promise<void> {
     this.server?.closeAllConnections()
     await new Promise((resolve) => this.server?.close(resolve))
   }
 
   async remove(): Promise<void> {
-    if (this.server?.listening) await this.die()
+    if (this.server?.listening) await this.stop()
     await run('gpgconf', ['--homedir', this.gnupg, '--kill', 'all']).catch(() => {})
     rmSync(this.folder, { recursive: true, force: true })
   }

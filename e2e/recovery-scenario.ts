@@ -1,11 +1,11 @@
-/** What the tests of recoveries and their benchmark share: guests that are killed, and what is seen of it. */
+/** Helpers of the recovery tests and their benchmark: kill guests and wait for their recovery. */
 import assert from 'node:assert/strict'
 import { join } from 'node:path'
 import { until } from '../server/src/testing/until.ts'
 import { type ControlPlane, run } from './control-plane.ts'
 import { qemuProcesses } from './leaks.ts'
 
-/** The smallest guest that can be reached. */
+/** The smallest guest with an SSH address. */
 export const GUEST = {
   region: 'us-east-1',
   plan: 'micro-1x',
@@ -24,14 +24,14 @@ export function ssh(plane: ControlPlane, instance: any, command: string): Promis
   )
 }
 
-/** The process of an instance's machine. */
+/** The process ID of an instance's machine. */
 export function machineOf(plane: ControlPlane, id: string): number {
   const found = qemuProcesses(plane.data_dir).filter(({ command }) => command.includes(id))
   assert.equal(found.length, 1, `${id} has ${found.length} processes`)
   return found[0]!.pid
 }
 
-/** The newest record of a recovery; undefined when there is none. */
+/** The newest recovery; undefined if there is none. */
 export async function lastRecovery(plane: ControlPlane, id: string): Promise<any> {
   return (await plane.call('GET', `/v2/instances/${id}/recoveries?limit=1`)).body.data[0]
 }
@@ -50,7 +50,7 @@ export async function recovered(plane: ControlPlane, id: string, number: number,
   return last
 }
 
-/** Kills the machine's process and waits until the instance is up again; seconds from the kill until it was seen, and down. */
+/** Kills the machine's process and waits for the recovery. Returns the seconds until detection and until the guest is ready. */
 export async function killOnce(plane: ControlPlane, id: string): Promise<{ detect: number; downtime: number }> {
   const number = ((await lastRecovery(plane, id))?.number ?? 0) + 1
   const at = Date.now()
@@ -61,13 +61,13 @@ export async function killOnce(plane: ControlPlane, id: string): Promise<{ detec
   return { detect: since(recovery.detected_at), downtime: since(recovery.ended_at) }
 }
 
-/** A new run that somebody wished for: the failures before it no longer count. */
-export async function beginAnew(plane: ControlPlane, id: string): Promise<void> {
+/** Reboots the instance, which resets its count of failures. */
+export async function resetFailures(plane: ControlPlane, id: string): Promise<void> {
   assert.equal((await plane.call('POST', `/v2/instances/${id}/actions/reboot`, { force: true })).status, 202)
   await plane.waitFor(id, 'running')
 }
 
-/** Kills so often; each time the same instance comes back with its disk. Gives the figures of each round. */
+/** Kills the machine repeatedly; each time the instance recovers with its disk. Returns the durations of each round. */
 export async function killRepeatedly(plane: ControlPlane, rounds: number) {
   const { body } = await plane.call('POST', '/v2/instances', GUEST)
   const first = await plane.waitFor(body.id, 'running')
@@ -79,13 +79,13 @@ export async function killRepeatedly(plane: ControlPlane, rounds: number) {
     for (const field of ['id', 'status', 'public_ip', 'private_ip', 'ssh', 'ready_at', 'status_reason'])
       assert.deepEqual(up[field], first[field], field)
     const written = Array.from({ length: round }, (_, index) => `${index + 1}`).join('\n')
-    assert.equal(await ssh(plane, up, 'cat /root/rounds'), written, 'the disk has what was written')
-    if (round < rounds) await beginAnew(plane, first.id)
+    assert.equal(await ssh(plane, up, 'cat /root/rounds'), written, 'the disk has what was written before')
+    if (round < rounds) await resetFailures(plane, first.id)
   }
   return { id: first.id as string, figures }
 }
 
-/** Prints the figures of some rounds. */
+/** Prints the durations of each round. */
 export function printFigures(name: string, figures: { detect: number; downtime: number }[]): void {
   const show = (key: 'detect' | 'downtime') => figures.map((each) => each[key].toFixed(3)).join(' ')
   process.stdout.write(`${name}: detection ${show('detect')} s; downtime ${show('downtime')} s\n`)

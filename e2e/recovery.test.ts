@@ -1,4 +1,4 @@
-/** Real guests fail in every way there is, and are up again; those that were not meant to run are not. */
+/** Real guests fail in every possible way and recover; guests that should not run stay off. */
 import assert from 'node:assert/strict'
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -11,7 +11,6 @@ import { ControlPlane } from './control-plane.ts'
 import { leftovers, qemuProcesses } from './leaks.ts'
 import { probeMachines } from './one-machine-per-disk.ts'
 import {
-  beginAnew,
   GUEST,
   killOnce,
   killRepeatedly,
@@ -19,6 +18,7 @@ import {
   machineOf,
   printFigures,
   recovered,
+  resetFailures,
   ssh,
 } from './recovery-scenario.ts'
 
@@ -31,7 +31,7 @@ describe('recovery of real guests', { timeout: 900_000 }, () => {
   const bootHost = () => writeFileSync(boot_id_file, `${newId('req', systemRandom)}\n`)
   let plane: ControlPlane
   let probe: ReturnType<typeof probeMachines>
-  /** A guest that the tests share, and one that is stopped for the rest of them. */
+  /** A guest that the tests share, and one that a test stops permanently. */
   let id = ''
   let stopped = ''
 
@@ -48,15 +48,15 @@ describe('recovery of real guests', { timeout: 900_000 }, () => {
   })
   const get = async (of: string) => (await plane.call('GET', `/v2/instances/${of}`)).body
 
-  test(`kill -9 of its QEMU, ${KILLS} times: up again each time, with its addresses and its disk`, async () => {
+  test(`recovers from ${KILLS} kills of QEMU with the same IP addresses and disk`, async () => {
     const { id: killed, figures } = await killRepeatedly(plane, KILLS)
     id = killed
     assert.equal(figures.length, KILLS)
     printFigures('kill -9', figures)
   })
 
-  test('a crash of its kernel', async () => {
-    await beginAnew(plane, id)
+  test('recovers from a kernel crash', async () => {
+    await resetFailures(plane, id)
     const number = (await lastRecovery(plane, id)).number + 1
     await ssh(plane, await get(id), '(sleep 0.5; echo c >/proc/sysrq-trigger) >/dev/null 2>&1 &')
     const recovery = await recovered(plane, id, number)
@@ -65,11 +65,11 @@ describe('recovery of real guests', { timeout: 900_000 }, () => {
     process.stdout.write(`kernel crash: downtime ${recovery.downtime_seconds} s\n`)
   })
 
-  test('a frozen QEMU, once its guest was heard', async () => {
-    await beginAnew(plane, id)
+  test('recovers from a frozen QEMU', async () => {
+    await resetFailures(plane, id)
     const number = (await lastRecovery(plane, id)).number + 1
     const ready = join(plane.data_dir, 'instances', id, 'ready')
-    await until('the guest was heard', () => readFileSync(ready, 'utf8').includes('alive'))
+    await until('the guest has reported that it is alive', () => readFileSync(ready, 'utf8').includes('alive'))
     const at = Date.now()
     process.kill(machineOf(plane, id), 'SIGSTOP')
     const recovery = await recovered(plane, id, number, 180)
@@ -79,7 +79,7 @@ describe('recovery of real guests', { timeout: 900_000 }, () => {
     process.stdout.write(`frozen: detection ${detect} s, downtime ${recovery.downtime_seconds} s\n`)
   })
 
-  test('a stop during a recovery wins', async () => {
+  test('a stop ends a recovery', async () => {
     const { body } = await plane.call('POST', '/v2/instances', GUEST)
     stopped = body.id
     await plane.waitFor(stopped, 'running')
@@ -100,7 +100,7 @@ describe('recovery of real guests', { timeout: 900_000 }, () => {
     assert.equal((await lastRecovery(plane, id)).number, number)
   })
 
-  const reboot = 'a reboot of the host brings back exactly what should run, by priority, two at a time'
+  const reboot = 'after a host reboot exactly the guests that should run start, by priority, two at a time'
   const onlyRoot = ' (skipped: only root can let the control plane see another boot of the host)'
   test(isRoot ? reboot : reboot + onlyRoot, { skip: !isRoot }, async () => {
     const priorities = [10, 90, 50, 70, 50]
@@ -115,12 +115,12 @@ describe('recovery of real guests', { timeout: 900_000 }, () => {
 
     await plane.end('SIGKILL')
     for (const { pid } of qemuProcesses(plane.data_dir)) process.kill(pid, 'SIGKILL')
-    await until('all guests are gone', () => qemuProcesses(plane.data_dir).length === 0)
+    await until('no QEMU process runs', () => qemuProcesses(plane.data_dir).length === 0)
     bootHost()
     await plane.start()
     const up = performance.now()
     let most = 0
-    await until('all are up again', async () => {
+    await until('all guests run', async () => {
       const pids = qemuProcesses(plane.data_dir).map(({ command }) => /inst_[0-9a-z]{10}/.exec(command)![0])
       const { data } = (await plane.call('GET', '/v2/instances?limit=100')).body
       const running = data.filter((each: any) => each.status === 'running').map((each: any) => each.id)
@@ -149,13 +149,13 @@ describe('recovery of real guests', { timeout: 900_000 }, () => {
     assert.equal((await get(terminated.id)).status, 'terminated')
   })
 
-  test('no disk ever had two machines, and nothing is left', async () => {
+  test('no disk ever had two machines, and nothing is left behind', async () => {
     assert.deepEqual(probe.stop(), [])
     const objective = (await plane.call('GET', '/v2/recovery_objective')).body
     process.stdout.write(`objective: ${JSON.stringify(objective)}\n`)
     const { data } = (await plane.call('GET', '/v2/instances?limit=100')).body
     for (const each of data) await plane.call('DELETE', `/v2/instances/${each.id}`)
     for (const each of data) await plane.waitFor(each.id, 'terminated')
-    await until('nothing is left', () => leftovers(plane.data_dir).length === 0, 30)
+    await until('nothing is left behind', () => leftovers(plane.data_dir).length === 0, 30)
   })
 })

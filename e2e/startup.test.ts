@@ -1,4 +1,4 @@
-/** What the operator meets: one clear line for each mistake, and installations that live side by side. */
+/** Start: one line for each mistake of the operator, and several installations on one host. */
 import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
@@ -22,7 +22,7 @@ after(async () => {
   rmSync(folder, { recursive: true, force: true })
 })
 
-/** Starts with these arguments, where a start must be refused; answers what it said. */
+/** Starts with arguments that must be rejected; returns the error message. */
 function refused(args: string[], env: Record<string, string> = {}): string {
   const { status, stdout, stderr } = spawnSync(process.execPath, [MAIN, ...args], {
     encoding: 'utf8',
@@ -37,22 +37,22 @@ function refused(args: string[], env: Record<string, string> = {}): string {
 const fresh = (name: string) => ['--data-dir', join(folder, name), '--port', '0']
 
 describe('start', { timeout: 300_000 }, () => {
-  test('a wrong option', () => {
+  test('rejects an unknown option', () => {
     assert.match(refused(['--prot=8080']), /--prot.*--port/)
     assert.match(refused(['--port', 'http']), /--port/)
     assert.match(refused(fresh('env'), { CLOUDNEXUS_PROT: '1' }), /CLOUDNEXUS_PROT/)
   })
 
-  test('a taken port', () => {
+  test('rejects a port that is in use', () => {
     const said = refused(['--data-dir', join(folder, 'port'), '--port', String(plane.port)])
     assert.match(said, new RegExp(`${plane.port}.*--port`))
   })
 
-  test('a second start on the same data directory', () => {
+  test('rejects a second start on the same data directory', () => {
     assert.match(refused(['--data-dir', plane.data_dir, '--port', '0']), new RegExp(String(plane.port)))
   })
 
-  test('a data directory of a newer version, and one that is something else', () => {
+  test('rejects a data directory of a newer version, and a directory that is no data directory', () => {
     const newer = join(folder, 'newer')
     mkdirSync(newer)
     writeFileSync(join(newer, 'installation.json'), JSON.stringify({ format: 99, id: 'x' }))
@@ -63,7 +63,7 @@ describe('start', { timeout: 300_000 }, () => {
     assert.match(refused(fresh('photos')), /--data-dir/)
   })
 
-  test('two installations run side by side, with addresses and guests of their own', async () => {
+  test('two installations run on one host with separate IP addresses and guests', async () => {
     const other = await ControlPlane.create()
     try {
       const create = (on: ControlPlane) =>
@@ -80,7 +80,7 @@ describe('start', { timeout: 300_000 }, () => {
     }
   })
 
-  test('SIGTERM ends it in order within ten seconds, guests live on; teardown ends them', async () => {
+  test('SIGTERM ends the process within ten seconds and guests continue; teardown ends them', async () => {
     const { body } = await plane.call('GET', '/v2/instances')
     const before = performance.now()
     assert.equal((await plane.end('SIGTERM')).code, 0)

@@ -1,4 +1,4 @@
-/** Without root: the same API; QEMU runs as the user, and low ports appear as high ones. */
+/** Without root the API is the same; QEMU runs as the user, and low ports are mapped to high ones. */
 import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
 import { statSync } from 'node:fs'
@@ -11,14 +11,14 @@ const UID = 12345
 const asUser = ['--reuid', `${UID}`, '--regid', `${UID}`, '--clear-groups', '--']
 const canRead = (path: string) => spawnSync('setpriv', [...asUser, 'test', '-r', path]).status === 0
 
-/** Why another user cannot be tried here; the tests then run without root, or where nobody else can read them. */
-function hindrance(): string | false {
+/** Why this host cannot run the test as another user; false if it can. */
+function skipReason(): string | false {
   if (process.getuid?.() !== 0) return 'skipped: not root, so all other tests run without root already'
   const main = join(import.meta.dirname, '../server/src/main.ts')
   return canRead(main) && canRead(process.execPath) ? false : 'skipped: other users cannot read this checkout'
 }
 
-test('an ordinary user has machines too', { timeout: 240_000, skip: hindrance() }, async () => {
+test('an unprivileged user can run machines', { timeout: 240_000, skip: skipReason() }, async () => {
   const plane = await ControlPlane.create({ uid: UID })
   try {
     const { body } = await plane.call('POST', '/v2/instances', {

@@ -95,12 +95,12 @@ describe('GET /v2/events', () => {
       return body.data.map((event: any) => [event.type, event.data.object.id])
     }
     const [created, updated] = ['instance.created', 'instance.updated']
-    const told = (type: string, ids: string[]) => ids.map((id) => [type, id])
-    assert.deepEqual(await typesOf('type=instance.updated'), told(updated, [one, other]))
+    const rows = (type: string, ids: string[]) => ids.map((id) => [type, id])
+    assert.deepEqual(await typesOf('type=instance.updated'), rows(updated, [one, other]))
     assert.deepEqual(await typesOf('type=webhook.*'), [])
     assert.deepEqual(await typesOf(`resource=${one}&type=instance.updated,instance.created`), [
-      ...told(created, [one]),
-      ...told(updated, [one]),
+      ...rows(created, [one]),
+      ...rows(updated, [one]),
     ])
     const all = await call('GET', `/v2/events?after=${begin}`)
     for (const query of ['type=*', 'type=instance.*', 'type=instance.*,instance.created']) {

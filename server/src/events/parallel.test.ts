@@ -56,17 +56,17 @@ test(`${WRITERS} writers in two processes: no reader misses an event or receives
   let isWriting = true
 
   /** Polls with `after` in pages of an odd size until the writers have ended and no events are left. */
-  async function poll(call: Call): Promise<{ seen: number[]; looks: number }> {
+  async function poll(call: Call): Promise<{ seen: number[]; reads: number }> {
     const seen: number[] = []
     let place = 0
-    for (let looks = 1; ; looks++) {
+    for (let reads = 1; ; reads++) {
       const wasWriting = isWriting
       const { status, body } = await call('GET', `/v2/events?after=${place}&limit=7`)
       assert.equal(status, 200, JSON.stringify(body))
       for (const { sequence } of body.data) seen.push(sequence)
       assert.ok(body.next_after >= place, 'next_after never decreases')
       place = body.next_after
-      if (!wasWriting && body.data.length === 0) return { seen, looks }
+      if (!wasWriting && body.data.length === 0) return { seen, reads }
     }
   }
 
@@ -100,10 +100,10 @@ test(`${WRITERS} writers in two processes: no reader misses an event or receives
     { sequence: number },
   ]
   assert.ok(last >= WRITERS * WRITES)
-  const looks: number[] = []
+  const reads: number[] = []
   for (const reader of readers) {
     const read = await reader
-    looks.push(read.looks)
+    reads.push(read.reads)
     // Exactly in this order, so no event came below one that was already read.
     assert.deepEqual(
       read.seen.slice(0, last),
@@ -119,5 +119,5 @@ test(`${WRITERS} writers in two processes: no reader misses an event or receives
     while (seen().length < expected.length && performance.now() < deadline) await world.deps.clock.sleep(10)
     assert.deepEqual(seen(), expected)
   }
-  context.diagnostic(`${last} events; the readers looked ${looks.join(', ')} times meanwhile`)
+  context.diagnostic(`${last} events; reads per reader: ${reads.join(', ')}`)
 })

@@ -1,4 +1,4 @@
-/** What the tests that are generated from the OpenAPI document need to know of it. */
+/** Reads operations from the OpenAPI document for the tests that are generated from it. */
 import { resolve, type Schema } from '../http/examples.ts'
 import type { Operation as Documented, OpenapiDocument } from '../http/openapi-document.ts'
 
@@ -6,34 +6,34 @@ type Media = { schema: Schema; example?: unknown; examples?: Record<string, unkn
 
 export type Operation = {
   id: string
-  /** In capitals. */
+  /** In upper case. */
   method: string
   /** With `{name}` for each parameter. */
   path: string
-  /** What a key needs; `any`: every key; `none`: no key. */
+  /** The scope that a key needs; `any` for every key, `none` for requests without a key. */
   scope: string
   pathParameters: Parameter[]
   query: Parameter[]
-  /** Of a JSON body. */
+  /** The JSON body. */
   body: { schema: Schema; required: boolean; example: unknown } | null
-  /** The body is bytes. */
-  raw: boolean
-  /** Statuses that are documented, and for each the codes of its problems. */
-  answers: Map<number, string[]>
-  /** The schema of a success in JSON. */
-  answer: Schema | null
-  /** Whether a success is an endless or plain stream rather than JSON. */
+  /** Whether the body is binary. */
+  isRaw: boolean
+  /** The documented statuses with the error codes of each. */
+  responses: Map<number, string[]>
+  /** The JSON schema of a successful response. */
+  successSchema: Schema | null
+  /** Whether a successful response is a stream instead of JSON. */
   streams: boolean
 }
 export type Parameter = {
   name: string
   schema: Schema
   required: boolean
-  /** The type of resource that it identifies, such as `inst`; null: something of the installation, such as a plan. */
+  /** The ID prefix of the resource, such as `inst`; null for what the installation defines, such as a plan. */
   type: string | null
 }
 
-/** All operations of the document, in its order. */
+/** All operations in document order. */
 export function operationsOf(document: OpenapiDocument): Operation[] {
   return Object.entries(document.paths).flatMap(([path, methods]) =>
     Object.entries(methods).map(([method, operation]) => read(document, path, method, operation)),
@@ -46,14 +46,14 @@ function read(document: OpenapiDocument, path: string, method: string, documente
   const scopes = security.flatMap(({ api_key }) => api_key ?? [])
   const success = Object.entries(responses).find(([status]) => status < '300')?.[1].content ?? {}
   const parameters = (documented.parameters ?? []) as unknown as (Parameter & Media & { in: string })[]
-  const of = (place: string) =>
+  const of = (location: string) =>
     parameters
-      .filter((parameter) => parameter.in === place)
+      .filter((parameter) => parameter.in === location)
       .map(({ name, schema, example, required = false }) => ({
         name,
         schema: example === undefined ? schema : { ...schema, examples: [example] },
         required,
-        type: place === 'path' ? typeOf(document, path, name, schema) : null,
+        type: location === 'path' ? typeOf(document, path, name, schema) : null,
       }))
   return {
     id: documented.operationId,
@@ -63,9 +63,9 @@ function read(document: OpenapiDocument, path: string, method: string, documente
     pathParameters: of('path'),
     query: of('query'),
     body: json ? { schema: json.schema, required: requestBody!.required, example: exampleOf(document, json) } : null,
-    raw: requestBody !== undefined && !json,
-    answers: new Map(Object.entries(responses).map(([status, response]) => [Number(status), codesOf(response)])),
-    answer: success['application/json']?.schema ?? null,
+    isRaw: requestBody !== undefined && !json,
+    responses: new Map(Object.entries(responses).map(([status, response]) => [Number(status), codesOf(response)])),
+    successSchema: success['application/json']?.schema ?? null,
     streams: Object.keys(success).some((type) => type !== 'application/json'),
   }
 }
@@ -82,13 +82,13 @@ function exampleOf(document: OpenapiDocument, { example, examples = {} }: Media)
     : named.value
 }
 
-/** `inst` of a pattern such as `^inst_[0-9a-z]{10}$`. */
+/** The ID prefix in a pattern such as `^inst_[0-9a-z]{10}$`. */
 export function idType(schema: Schema): string | null {
   const names = (schema as { 'x-names'?: string })['x-names']
   return names ?? /^\^([a-z]+)_\[0-9a-z\]\{\d+\}\$$/.exec(schema.pattern ?? '')?.[1] ?? null
 }
 
-/** By the parameter's own form, or by the `id` of what GET shows at the address that the parameter ends. */
+/** The ID prefix of a parameter: from its pattern, or from the `id` that GET returns at the path up to it. */
 function typeOf(document: OpenapiDocument, path: string, name: string, schema: Schema): string | null {
   const own = idType(schema)
   if (own) return own
@@ -98,14 +98,14 @@ function typeOf(document: OpenapiDocument, path: string, name: string, schema: S
   return id ? idType(id) : null
 }
 
-/** The type of the items of a list; null for what is no list, or lists what the installation has. */
-export function listedType(document: OpenapiDocument, { answer }: Operation): string | null {
-  const { data } = (answer && resolve(answer, document.components.schemas).properties) ?? {}
+/** The ID prefix of the items of a list; null for other responses and for lists of what the installation defines. */
+export function listedType(document: OpenapiDocument, { successSchema }: Operation): string | null {
+  const { data } = (successSchema && resolve(successSchema, document.components.schemas).properties) ?? {}
   const { id } = (data?.items && resolve(data.items, document.components.schemas).properties) ?? {}
   return id ? idType(id) : null
 }
 
-/** Where in a body a resource is named: pointer as a list of keys (`0` in an array) and the type of the resource. */
+/** The resource references in a body: the pointer as a list of keys (`0` in an array), and the ID prefix. */
 export function referencesIn(
   document: OpenapiDocument,
   schema: Schema,
@@ -120,7 +120,7 @@ export function referencesIn(
   ]
 }
 
-/** The address of an operation with these values of its path parameters. */
-export function addressOf(operation: Operation, values: Record<string, string>): string {
+/** The URL path of an operation with these path parameters. */
+export function urlOf(operation: Operation, values: Record<string, string>): string {
   return operation.path.replace(/\{(\w+)\}/g, (_, name: string) => encodeURIComponent(values[name]!))
 }

@@ -1,4 +1,4 @@
-/** The fuzzer, for as long as FUZZ_REQUESTS says (see `npm run fuzz`). */
+/** Runs the fuzzer with FUZZ_REQUESTS requests (see `npm run fuzz`). */
 import assert from 'node:assert/strict'
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -13,12 +13,12 @@ const requests = Number(process.env.FUZZ_REQUESTS ?? 5_000)
 const seed = Number(process.env.FUZZ_SEED ?? 20_250_115)
 
 const data_dir = mkdtempSync(join(tmpdir(), 'cn-fuzz-'))
-/** The log as it is in production, read line by line. */
+/** The log in the production format, checked line by line. */
 const log = { lines: 0, faults: [] as string[] }
 const destination = {
   write(text: string) {
     for (const line of text.split('\n').slice(0, -1)) checkLine(line)
-    if (!text.endsWith('\n')) log.faults.push(`half a line: ${text}`)
+    if (!text.endsWith('\n')) log.faults.push(`incomplete line: ${text}`)
   },
 }
 
@@ -26,13 +26,13 @@ function checkLine(line: string): void {
   log.lines++
   try {
     const { level, error } = JSON.parse(line) as { level: number; error?: string }
-    // Without a socket, a client that leaves is an error of the request's stream.
+    // An injected request has no socket, so aborting it is logged as an error of its stream.
     if (level >= 50 && !error?.includes('add-abort-signal')) log.faults.push(line)
   } catch {
-    log.faults.push(`no JSON: ${JSON.stringify(line)}`)
+    log.faults.push(`not JSON: ${JSON.stringify(line)}`)
   }
   if (/\p{Cc}/u.test(line)) log.faults.push(`control characters: ${JSON.stringify(line)}`)
-  if (/cn_(live|test)_sk_[0-9A-Za-z]{10}/.test(line)) log.faults.push(`a key: ${line}`)
+  if (/cn_(live|test)_sk_[0-9A-Za-z]{10}/.test(line)) log.faults.push(`API key: ${line}`)
 }
 
 const world = await createWorld({
@@ -46,31 +46,31 @@ after(async () => {
 
 test(`${requests} requests from the seed ${seed}`, { timeout: 24 * 3_600_000 }, async (context) => {
   const begin = performance.now()
-  const report = await fuzz(world, { requests, seed, progress: tell })
+  const report = await fuzz(world, { requests, seed, progress: printProgress })
   const seconds = (performance.now() - begin) / 1000
   const statuses = [...report.statuses].sort(([a], [b]) => a - b).map(([status, count]) => `${status}: ${count}`)
   context.diagnostic(
     `seed ${seed}: ${report.requests} requests in ${report.sequences} sequences, ${seconds.toFixed(0)} s`,
   )
-  context.diagnostic(`answers: ${statuses.join(', ')}`)
-  for (const [id, seen] of report.coverage) context.diagnostic(`${id.padEnd(24)} ${inWords(seen)}`)
+  context.diagnostic(`statuses: ${statuses.join(', ')}`)
+  for (const [id, seen] of report.coverage) context.diagnostic(`${id.padEnd(24)} ${describe(seen)}`)
   assert.deepEqual(log.faults, [])
   assert.ok(log.lines >= requests / 2, `${log.lines} lines in the log`)
-  // What is tried often and never succeeds is not tested: its example does not do, or its resource is never in the state.
+  // An operation that never succeeds is not tested: its example is wrong, or its resource is never in the required state.
   const neverAccepted = [...report.coverage]
-    .filter(([, seen]) => seen.tried >= 40 && seen.accepted === 0)
+    .filter(([, seen]) => seen.valid >= 40 && seen.accepted === 0)
     .map(([id]) => id)
   assert.deepEqual(neverAccepted, [])
 })
 
-let told = 0
-/** A line each ten thousand requests, for who waits. */
-function tell({ requests: sent }: Report): void {
-  if (sent < told + 10_000) return
-  told = sent
+let printed = 0
+/** Prints a line every 10,000 requests. */
+function printProgress({ requests: sent }: Report): void {
+  if (sent < printed + 10_000) return
+  printed = sent
   process.stderr.write(`${sent} requests, ${Math.round(process.memoryUsage.rss() / 1e6)} MB\n`)
 }
 
-function inWords({ sent, tried, accepted, refused, missing, left }: Coverage): string {
-  return `${sent} sent, ${accepted} of ${tried} accepted as they were, ${refused} refused, ${missing} not found, ${left} left`
+function describe({ sent, valid, accepted, rejected, notFound, aborted }: Coverage): string {
+  return `${sent} sent, ${accepted} of ${valid} valid ones accepted, ${rejected} rejected, ${notFound} not found, ${aborted} aborted`
 }

@@ -1,6 +1,6 @@
-/** Texts and values that have broken servers; the categories are those of CATS and of the OWASP API Security Top 10. */
+/** Texts and values that are known to break servers, in the categories of CATS and the OWASP API Security Top 10. */
 
-/** For names, tags, addresses, headers: wherever a text of a tenant goes. */
+/** Texts for names, tags, URLs, headers and other text fields. */
 export const TEXTS: readonly string[] = [
   '',
   ' ',
@@ -22,7 +22,7 @@ export const TEXTS: readonly string[] = [
   "' or '1'='1",
   '1; select pg_sleep(10)',
   '$1',
-  // biome-ignore lint/suspicious/noTemplateCurlyInString: this is what attackers send
+  // biome-ignore lint/suspicious/noTemplateCurlyInString: a template injection
   '${7*7}',
   '{{7*7}}',
   '$(reboot)',
@@ -81,7 +81,7 @@ export const TEXTS: readonly string[] = [
   'x'.repeat(65_537),
 ]
 
-/** Keys that mean something to JavaScript. */
+/** Keys with a special meaning in JavaScript. */
 export const KEYS: readonly string[] = [
   '__proto__',
   'constructor',
@@ -95,7 +95,7 @@ export const KEYS: readonly string[] = [
   '\0',
 ]
 
-/** Values of every type, at the edges of what numbers hold. */
+/** Values of every type, and boundary values of numbers. */
 export const VALUES: readonly unknown[] = [
   null,
   true,
@@ -131,7 +131,7 @@ export const VALUES: readonly unknown[] = [
   Object.fromEntries(Array.from({ length: 200 }, (_, i) => [`k${i}`, 'v'])),
 ]
 
-/** Bodies that are no JSON, or too much of it. */
+/** Bodies that are not valid JSON, or exceed a limit. */
 export const BODIES: readonly (string | Buffer)[] = [
   '{',
   '}',
@@ -176,7 +176,7 @@ export const CONTENT_TYPES: readonly string[] = [
   'x'.repeat(5_000),
 ]
 
-/** Headers that may be odd; whatever they say, the answer is the one without them. */
+/** Unusual headers that must not change the response. */
 export const HEADERS: readonly Record<string, string | string[]>[] = [
   { 'x-request-id': 'trace-1.a_B' },
   { 'x-request-id': 'x'.repeat(128) },

@@ -1,8 +1,8 @@
 /**
- * Who may do what, for every operation of the OpenAPI document: each with every single scope; and each that names a
- * resource, in its address, its body or its cursor, with one's own, another tenant's, a missing and a malformed one.
+ * Authorization of every operation in the OpenAPI document: each operation with each single scope, and each reference to a
+ * resource, in the URL, the body or the cursor, with an own, another tenant's, a missing and a malformed one.
  *
- * Everything comes from the document, so a new route is covered as soon as it is there.
+ * The tests are generated from the document, so they cover a new route without a change.
  */
 import assert from 'node:assert/strict'
 import { mkdtempSync, rmSync } from 'node:fs'
@@ -14,7 +14,7 @@ import { type Call, caller, createTestKey, type Response, testConfig } from '../
 import { createWorld } from '../instances/testing-world.ts'
 import { SCOPES } from '../keys/scopes.ts'
 import { ID_LENGTHS, type IdType } from '../lib/id.ts'
-import { addressOf, listedType, type Operation, operationsOf, referencesIn } from './document.ts'
+import { listedType, type Operation, operationsOf, referencesIn, urlOf } from './document.ts'
 import { makeResource } from './resources.ts'
 
 const data_dir = mkdtempSync(join(tmpdir(), 'cn-matrix-'))
@@ -30,36 +30,36 @@ const operations = operationsOf(document)
 const name = ({ method, path }: Operation) => `${method} ${path}`
 
 const own = world.test
-const stranger = await world.tenant()
+const otherTenant = await world.tenant()
 const asOwn = caller(app, own.key)
-/** Another project, and the other environment of one's own project: equally foreign. */
-const STRANGERS: Record<string, Call> = {
-  'another project': caller(app, stranger.test.key),
+/** Other environments: of another project, and of the same project. */
+const OTHERS: Record<string, Call> = {
+  'another project': caller(app, otherTenant.test.key),
   'the other environment': caller(app, world.live.key),
 }
 const make = (type: string, call = asOwn, within: string[] = []) =>
   makeResource(type, call, operations, document, within)
 const missingId = (type: string) => `${type}_${'z'.repeat(ID_LENGTHS[type as IdType] ?? 10)}`
 
-/** Calls an operation with its example as body, unless another is given. */
+/** Calls an operation, by default with its example body. */
 function perform(call: Call, operation: Operation, values: Record<string, string>, body = operation.body?.example) {
-  const url = addressOf(operation, values)
-  return operation.raw
+  const url = urlOf(operation, values)
+  return operation.isRaw
     ? call(operation.method, url, Buffer.from('bytes'), { 'content-type': 'application/octet-stream' })
     : call(operation.method, url, body)
 }
 
-/** Lets an instance come up, because much is refused before that. Its clock is frozen, and its machine starts when it likes. */
-async function settle(id: string): Promise<void> {
+/** Advances the frozen clock until the instance runs: many requests return 409 before that. */
+async function waitUntilRunning(id: string): Promise<void> {
   for (let i = 0; i < 500; i++) {
     if ((await asOwn('GET', `/v2/instances/${id}`)).body.status === 'running') return
     await world.advance(20)
     await deps.clock.sleep(20)
   }
-  assert.fail(`${id} does not come up`)
+  assert.fail(`${id} is not running`)
 }
 
-/** An answer without what differs between two requests for two ids. */
+/** A response without the parts that differ between requests for different IDs. */
 function shape({ status, body }: Response, ...ids: string[]): string {
   const { instance: _, request_id: __, ...rest } = body
   return ids.reduce((text, id) => text.replaceAll(id, '<id>'), JSON.stringify([status, rest]))
@@ -69,7 +69,7 @@ describe('scopes', () => {
   const missing = (operation: Operation) =>
     Object.fromEntries(operation.pathParameters.map(({ name, type }) => [name, missingId(type ?? 'none')]))
 
-  test('every operation asks for a scope that exists, for any key, or for none', () => {
+  test('every operation requires an existing scope, any key, or no key', () => {
     assert.ok(operations.length > 20)
     for (const operation of operations) {
       const known = [...SCOPES, 'any', 'none'] as string[]
@@ -79,12 +79,12 @@ describe('scopes', () => {
   })
 
   for (const scope of [...SCOPES, null]) {
-    test(`a key with ${scope ?? 'no scope'} is let in where that is asked for, and nowhere else`, async () => {
+    test(`a key with ${scope ?? 'no scope'} can call exactly the operations that require it`, async () => {
       const { key } = await createTestKey(deps, own.principal, scope ? [scope] : [])
       const call = caller(app, key)
       for (const operation of operations) {
-        // Of a resource that is missing, and without a body: so that being let in has no effect.
-        const { status, body } = await call(operation.method, addressOf(operation, missing(operation)))
+        // A missing resource and no body, so that an authorized request has no effect.
+        const { status, body } = await call(operation.method, urlOf(operation, missing(operation)))
         if (['any', 'none', scope].includes(operation.scope)) {
           assert.ok(status !== 401 && status !== 403, `${name(operation)}: ${status}`)
         } else {
@@ -95,24 +95,24 @@ describe('scopes', () => {
     })
   }
 
-  test('without a key there is only what asks for none', async () => {
+  test('returns 401 without a key, except for operations that require none', async () => {
     for (const operation of operations) {
-      const address = addressOf(operation, missing(operation))
-      const { status, headers } = await asOwn(operation.method, address, undefined, { authorization: '' })
+      const url = urlOf(operation, missing(operation))
+      const { status, headers } = await asOwn(operation.method, url, undefined, { authorization: '' })
       if (operation.scope === 'none') assert.notEqual(status, 401, name(operation))
       else assert.deepEqual([status, headers['www-authenticate']], [401, 'Bearer'], name(operation))
     }
   })
 })
 
-describe('resources in addresses', () => {
-  // What is administered across projects is nobody's own.
+describe('resources in URLs', () => {
+  // Operations of the operator are not bound to a project.
   const bound = operations.filter(({ scope, pathParameters }) => scope !== 'admin' && pathParameters.length > 0)
 
   for (const operation of bound) {
     const typed = operation.pathParameters.filter(({ type }) => type !== null)
 
-    test(`${name(operation)}: one's own is found`, async () => {
+    test(`${name(operation)}: finds an own resource`, async () => {
       const values: Record<string, string> = {}
       for (const { name, type, schema } of operation.pathParameters) {
         values[name] = type
@@ -123,7 +123,7 @@ describe('resources in addresses', () => {
       assert.ok(status < 300 || status === 409, `${status} ${JSON.stringify(body)}`)
     })
 
-    test(`${name(operation)}: malformed is 404`, async () => {
+    test(`${name(operation)}: returns 404 for a malformed ID`, async () => {
       for (const text of ['inst', 'INST_3X9Y2Z1A0B', "x' or '1'='1", '../../etc/passwd', 'x'.repeat(90), '😀', '-']) {
         const values = Object.fromEntries(operation.pathParameters.map(({ name }) => [name, text]))
         const { status, body } = await perform(asOwn, operation, values)
@@ -132,18 +132,18 @@ describe('resources in addresses', () => {
     })
 
     if (typed.length === 0) continue
-    for (const [whose, call] of Object.entries(STRANGERS)) {
-      test(`${name(operation)}: that of ${whose} is as missing as a missing one`, async () => {
-        for (const foreign of typed) {
+    for (const [whose, call] of Object.entries(OTHERS)) {
+      test(`${name(operation)}: returns the same 404 for a resource of ${whose} as for a missing one`, async () => {
+        for (const parameter of typed) {
           const values: Record<string, string> = {}
-          for (const { name, type } of typed) values[name] = await make(type!, type === foreign.type ? call : asOwn)
-          const absent = { ...values, [foreign.name]: missingId(foreign.type!) }
-          const theirs = await perform(asOwn, operation, values)
-          const nobodys = await perform(asOwn, operation, absent)
-          assert.equal(theirs.status, 404, JSON.stringify(theirs.body))
+          for (const { name, type } of typed) values[name] = await make(type!, type === parameter.type ? call : asOwn)
+          const absent = { ...values, [parameter.name]: missingId(parameter.type!) }
+          const foreign = await perform(asOwn, operation, values)
+          const missing = await perform(asOwn, operation, absent)
+          assert.equal(foreign.status, 404, JSON.stringify(foreign.body))
           const ids = [...Object.values(values), ...Object.values(absent)]
-          assert.equal(shape(theirs, ...ids), shape(nobodys, ...ids))
-          assert.deepEqual(Object.keys(theirs.headers).sort(), Object.keys(nobodys.headers).sort())
+          assert.equal(shape(foreign, ...ids), shape(missing, ...ids))
+          assert.deepEqual(Object.keys(foreign.headers).sort(), Object.keys(missing.headers).sort())
         }
       })
     }
@@ -157,7 +157,7 @@ describe('resources in bodies', () => {
       ...reference,
     })),
   )
-  test('there are some', () => {
+  test('the document has references in bodies', () => {
     const found = named.map(({ operation, at }) => `${operation.id} /${at.join('/')}`)
     for (const one of ['image', 'network/subnet_id', 'ssh_keys/0']) assert.ok(found.includes(`createInstance /${one}`))
   })
@@ -167,23 +167,23 @@ describe('resources in bodies', () => {
     const send = async (id: string) => {
       const values: Record<string, string> = {}
       for (const { name, type } of operation.pathParameters) values[name] = await make(type!)
-      for (const id of Object.values(values)) if (id.startsWith('inst_')) await settle(id)
+      for (const id of Object.values(values)) if (id.startsWith('inst_')) await waitUntilRunning(id)
       return perform(asOwn, operation, values, put(operation.body!.example ?? {}, at, id))
     }
 
-    test(`${name(operation)} ${pointer}: one's own is taken, another's is as unknown as a missing one`, async () => {
+    test(`${name(operation)} ${pointer}: accepts an own resource; returns the same 422 for another tenant's as for a missing one`, async () => {
       const mine = await send(await make(type))
       assert.ok(mine.status < 300 || mine.status === 409, `${mine.status} ${JSON.stringify(mine.body)}`)
       const absent = missingId(type)
-      const nobodys = await send(absent)
-      assert.equal(nobodys.status, 422)
+      const missing = await send(absent)
+      assert.equal(missing.status, 422)
       assert.deepEqual(
-        nobodys.body.errors.map((error: { pointer: string }) => error.pointer),
+        missing.body.errors.map((error: { pointer: string }) => error.pointer),
         [pointer],
       )
-      for (const call of Object.values(STRANGERS)) {
-        const theirs = await make(type, call)
-        assert.equal(shape(await send(theirs), theirs), shape(nobodys, absent))
+      for (const call of Object.values(OTHERS)) {
+        const foreign = await make(type, call)
+        assert.equal(shape(await send(foreign), foreign), shape(missing, absent))
       }
     })
   }
@@ -194,25 +194,25 @@ describe('cursors', () => {
     ({ query, scope }) => scope !== 'admin' && query.some(({ name }) => name === 'cursor'),
   )
   for (const operation of lists) {
-    test(`${name(operation)}: only the cursor of one's own list is taken`, async () => {
+    test(`${name(operation)}: returns 400 for the cursor of another tenant`, async () => {
       const type = listedType(document, operation)
       const cursorOf = async (call: Call) => {
         const values: Record<string, string> = {}
         for (const { name, type } of operation.pathParameters) values[name] = await make(type!, call)
         for (let i = 0; i < 2 && type; i++) {
-          // Of an instance there is more to tell when it changes.
+          // A change of the instance emits another event.
           const changed = type === 'evt' && values.id
           if (changed) await call('PUT', `/v2/instances/${changed}`, { tags: { change: String(i) } })
           else await make(type, call, Object.values(values))
         }
-        const url = addressOf(operation, values)
+        const url = urlOf(operation, values)
         return { url, cursor: (await call('GET', `${url}?limit=1`)).body.pagination.next_cursor as string | null }
       }
       const mine = await cursorOf(asOwn)
-      // What the installation has may be one thing.
-      if (mine.cursor === null) return assert.equal(type, null, 'two were made, and there is no second page')
+      // A list of what the installation defines can have one page.
+      if (mine.cursor === null) return assert.equal(type, null, 'two resources, but no second page')
       assert.equal((await asOwn('GET', `${mine.url}?limit=1&cursor=${mine.cursor}`)).status, 200)
-      for (const call of Object.values(STRANGERS)) {
+      for (const call of Object.values(OTHERS)) {
         const { cursor } = await cursorOf(call)
         const { status, body } = await asOwn('GET', `${mine.url}?limit=1&cursor=${cursor}`)
         assert.deepEqual([status, body.code], [400, 'invalid_cursor'])
@@ -221,11 +221,11 @@ describe('cursors', () => {
   }
 })
 
-test('a type of resource that nobody can make is named, with what to do', async () => {
-  await assert.rejects(make('nope'), /nope_…: add an entry for it to MAKERS in server\/src\/fuzz\/resources\.ts/)
+test('a type without a factory throws an error with instructions', async () => {
+  await assert.rejects(make('nope'), /nope_…: add an entry to FACTORIES in server\/src\/fuzz\/resources\.ts/)
 })
 
-/** A copy of the body with another value at a place; objects and lists on the way are made. */
+/** A copy of the body with another value at a pointer; creates the objects and lists on the way. */
 function put(body: unknown, [key, ...rest]: string[], value: unknown): unknown {
   if (key === undefined) return value
   const inner = put((body as Record<string, unknown> | undefined)?.[key], rest, value)

@@ -1,4 +1,4 @@
-/** From a step to the bytes that are sent. */
+/** Builds the request of a step. */
 import type { Attack, CallStep, Mutation } from './steps.ts'
 import { Canary, Pick } from './values.ts'
 
@@ -7,16 +7,16 @@ export type SentRequest = {
   url: string
   headers: Record<string, string | string[]>
   payload: string | Buffer | undefined
-  /** The values that were sent, for those who judge the answer. */
+  /** The values that were sent, for the oracle. */
   path: string[]
   query: Record<string, string | string[]>
   json: unknown
 }
 
-/** What a placeholder stands for when its request is sent. */
+/** Returns the value of a placeholder when its request is sent. */
 export type Resolve = (placeholder: Pick | Canary) => Promise<string>
 
-/** Puts the request of a step together. */
+/** Builds the request of a step. */
 export async function requestOf(step: CallStep, key: string, resolve: Resolve): Promise<SentRequest> {
   const { operation, attack } = step
   const path = (await Promise.all(
@@ -28,13 +28,13 @@ export async function requestOf(step: CallStep, key: string, resolve: Resolve): 
   const headers: SentRequest['headers'] = { authorization: `Bearer ${key}` }
   let json: unknown
   let payload: SentRequest['payload']
-  if (operation.raw) {
+  if (operation.isRaw) {
     headers['content-type'] = 'application/octet-stream'
     payload = Buffer.from(step.body as Uint8Array)
   } else if (step.body !== undefined || attack.kind === 'json') {
     headers['content-type'] = 'application/json'
     const changed = attack.kind === 'json' ? attack.mutations.reduce(mutate, step.body) : step.body
-    json = await settle(changed, resolve)
+    json = await resolveAll(changed, resolve)
     payload = JSON.stringify(json)
   }
   const request = { method: operation.method, url, headers, payload, path: sentPath(url, operation.path), query, json }
@@ -63,7 +63,7 @@ function applyAttack(request: SentRequest, attack: Attack, key: string): void {
   if (how === 'query') request.url += `${request.url.includes('?') ? '&' : '?'}api_key=${key}`
 }
 
-/** Values of the query as text; the attack replaces one that there is, or adds one that there is not. */
+/** Query values as text; the attack replaces or adds one. */
 function queryOf({ operation, query, attack }: CallStep): SentRequest['query'] {
   const all: SentRequest['query'] = {}
   for (const [name, value] of Object.entries(query)) {
@@ -83,7 +83,7 @@ function queryOf({ operation, query, attack }: CallStep): SentRequest['query'] {
   return withoutWaits({ ...all, [name]: attack.values.length === 1 ? attack.values[0]! : attack.values })
 }
 
-/** Who waits, waits for the shortest time. */
+/** Sets the shortest timeout for long polls. */
 function withoutWaits(query: SentRequest['query']): SentRequest['query'] {
   return 'wait_for' in query && !('timeout' in query) ? { ...query, timeout: '1' } : query
 }
@@ -93,12 +93,12 @@ function searchOf(query: SentRequest['query']): string {
   return pairs.length === 0 ? '' : `?${pairs.map(([name, value]) => `${encode(name!)}=${encode(value!)}`).join('&')}`
 }
 
-/** Percent-encoded; half a character as the bytes that no UTF-8 has. */
+/** Percent-encodes a text; a lone surrogate becomes bytes that are not valid UTF-8. */
 function encode(text: string): string {
   return [...text].map((one) => (/\p{Cs}/u.test(one) ? '%ED%A0%80' : encodeURIComponent(one))).join('')
 }
 
-/** The segments of the address that stand for parameters, as the server sees them. */
+/** The path segments of parameters as the server decodes them. */
 function sentPath(url: string, pattern: string): string[] {
   const sent = url.split('/')
   return pattern.split('/').flatMap((part, i) => (part.startsWith('{') ? [decode(sent[i]!)] : []))
@@ -112,50 +112,50 @@ function decode(segment: string): string {
   }
 }
 
-/** The value with what its placeholders stand for. */
-async function settle(value: unknown, resolve: Resolve): Promise<unknown> {
+/** Replaces the placeholders in a value. */
+async function resolveAll(value: unknown, resolve: Resolve): Promise<unknown> {
   if (value instanceof Pick || value instanceof Canary) return resolve(value)
-  if (Array.isArray(value)) return Promise.all(value.map((one) => settle(one, resolve)))
+  if (Array.isArray(value)) return Promise.all(value.map((one) => resolveAll(one, resolve)))
   if (typeof value !== 'object' || value === null) return value
   const copy: Record<string, unknown> = {}
-  for (const [key, child] of Object.entries(value)) define(copy, key, await settle(child, resolve))
+  for (const [key, child] of Object.entries(value)) define(copy, key, await resolveAll(child, resolve))
   return copy
 }
 
-/** The body with one change at the place that `at` comes to. */
+/** Applies one mutation to the node number `at` of a body. */
 function mutate(body: unknown, { at, change, key, value }: Mutation): unknown {
-  const places = placesOf(body)
-  const place = places[at % places.length]!
-  const edit = (here: unknown, [first, ...rest]: string[]): unknown => {
+  const pointers = pointersOf(body)
+  const pointer = pointers[at % pointers.length]!
+  const edit = (node: unknown, [first, ...rest]: string[]): unknown => {
     if (first !== undefined) {
-      if (Array.isArray(here)) return here.map((one, i) => (String(i) === first ? edit(one, rest) : one))
+      if (Array.isArray(node)) return node.map((one, i) => (String(i) === first ? edit(one, rest) : one))
       const copy: Record<string, unknown> = {}
-      for (const [name, child] of Object.entries(here as object)) {
+      for (const [name, child] of Object.entries(node as object)) {
         if (name !== first) define(copy, name, child)
         else if (rest.length > 0 || change !== 'remove') define(copy, name, edit(child, rest))
       }
       return copy
     }
-    if (change !== 'add' || typeof here !== 'object' || here === null || Array.isArray(here)) return value
-    const copy = { ...here } as Record<string, unknown>
+    if (change !== 'add' || typeof node !== 'object' || node === null || Array.isArray(node)) return value
+    const copy = { ...node } as Record<string, unknown>
     define(copy, key, value)
     return copy
   }
-  return edit(body, place)
+  return edit(body, pointer)
 }
 
-/** The pointers to everything in a value, itself first. */
-function placesOf(value: unknown, at: string[] = []): string[][] {
+/** Pointers to all nodes of a value, the root first. */
+function pointersOf(value: unknown, at: string[] = []): string[][] {
   if (typeof value !== 'object' || value === null || value instanceof Pick || value instanceof Canary) return [at]
-  return [at, ...Object.entries(value).flatMap(([key, child]) => placesOf(child, [...at, key]))]
+  return [at, ...Object.entries(value).flatMap(([key, child]) => pointersOf(child, [...at, key]))]
 }
 
-/** Sets a property, also one that is called __proto__. */
+/** Sets a property, including one named __proto__. */
 function define(object: Record<string, unknown>, key: string, value: unknown): void {
   Object.defineProperty(object, key, { value, enumerable: true, configurable: true, writable: true })
 }
 
-/** The request as a command line. */
+/** The request as a curl command. */
 export function curlOf({ method, url, headers, payload }: SentRequest): string {
   const quote = (text: string) =>
     `$'${text.replace(/[\\']/g, '\\$&').replace(/[^ -~]/gu, (one) => `\\u${one.codePointAt(0)!.toString(16).padStart(4, '0')}`)}'`

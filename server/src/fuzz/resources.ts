@@ -1,31 +1,31 @@
-/** How to make one resource of each type, for the tests that are generated from the OpenAPI document. */
+/** Creates a resource of each type, for the tests that are generated from the OpenAPI document. */
 import { generateKeyPairSync } from 'node:crypto'
 import type { Schema } from '../http/examples.ts'
 import { resolve } from '../http/examples.ts'
 import type { OpenapiDocument } from '../http/openapi-document.ts'
 import type { Call } from '../http/testing.ts'
-import { addressOf, idType, type Operation } from './document.ts'
+import { idType, type Operation, urlOf } from './document.ts'
 
 /**
- * Makes one with a key that may do everything and answers its id.
- * @param n a number that no other one has
- * @param within ids of what it is to be a part of, where its address names that, too
+ * Creates a resource with a key that has all scopes, and returns its ID.
+ * @param n a unique number
+ * @param parents IDs of its parents, if its URL contains them
  */
-type Make = (call: Call, n: number, within: string[]) => Promise<string>
+type Factory = (call: Call, n: number, parents: string[]) => Promise<string>
 
 const by =
-  (path: string, body: (n: number) => unknown): Make =>
+  (path: string, body: (n: number) => unknown): Factory =>
   async (call, n) =>
     created(await call('POST', path, body(n)))
 
-/** How often something is tried again that others may undo. */
-const MOST_TRIES = 5
+/** Attempts of an action that concurrent requests can undo. */
+const MAX_ATTEMPTS = 5
 
 /**
- * THE LIST, by the prefix of the id. A type that is not here is made by the POST that answers it, with the example of
- * its body and a name of its own; it needs an entry only where that does not do.
+ * Factories by ID prefix. A type without an entry is created by the POST that returns it, with the example body and a unique
+ * name; only types for which that fails need an entry.
  */
-const MAKERS: Record<string, Make> = {
+const FACTORIES: Record<string, Factory> = {
   inst: by('/v2/instances', () => ({ region: 'us-east-1', plan: 'micro-1x', image: 'micro-linux' })),
   img: by('/v2/images', (n) => ({ name: `image-${n}`, source: 'upload' })),
   sub: by('/v2/subnets', (n) => ({
@@ -34,15 +34,16 @@ const MAKERS: Record<string, Make> = {
     cidr: `10.${n % 60}.${(n >> 6) % 250}.0/24`,
   })),
   ssh: by('/v2/ssh_keys', (n) => ({ name: `key-${n}`, public_key: newPublicKey() })),
-  dlv: async (call, n, within) => {
-    let webhook = within.find((id) => id.startsWith('whk_')) ?? (await MAKERS.whk!(call, n, []))
-    // Its owner, who asks beside, may disable it in between, or remove it: a stranger's request can do with another one.
-    for (let tries = 1; ; tries++) {
-      await call('PUT', `/v2/webhooks/${webhook}`, { enabled: true })
+  dlv: async (call, n, parents) => {
+    let webhook = parents.find((id) => id.startsWith('whk_')) ?? (await FACTORIES.whk!(call, n, []))
+    // Concurrent requests of its owner can disable or delete the webhook. Then another webhook is as good.
+    for (let attempt = 1; ; attempt++) {
+      const enabled = await call('PUT', `/v2/webhooks/${webhook}`, { enabled: true })
+      if (enabled.status >= 500) return created(enabled)
       const { status, body } = await call('POST', `/v2/webhooks/${webhook}/ping`)
       if (status === 202) return body.delivery_id
-      if (tries === MOST_TRIES) return created({ status, body })
-      if (status === 404) webhook = await MAKERS.whk!(call, n, [])
+      if (status >= 500 || attempt === MAX_ATTEMPTS) return created({ status, body })
+      if (status === 404) webhook = await FACTORIES.whk!(call, n, [])
     }
   },
   whk: by('/v2/webhooks', () => ({ url: 'https://hooks.test/', events: ['*'] })),
@@ -52,7 +53,7 @@ const MAKERS: Record<string, Make> = {
     )
     return (await call('GET', `/v2/events?resource=${id}&limit=1`)).body.data[0].id
   },
-  // Every request is one, and every write is an entry of the audit log.
+  // Every request is recorded, and every write adds an audit entry.
   req: async (call) => (await call('GET', '/v2/plans')).headers['x-request-id']!,
   aud: async (call, n) => {
     const request_id = `entry-${n}`
@@ -62,40 +63,40 @@ const MAKERS: Record<string, Make> = {
   },
 }
 
-/** Types whose resources are a part of one of another type. */
-export const PART_OF: Record<string, string> = { dlv: 'whk' }
+/** The parent type of types whose resources belong to another resource. */
+export const PARENT_TYPE: Record<string, string> = { dlv: 'whk' }
 
-/** Types whose resources can be read after their end: who looks for what a key did finds it. */
-export const STAYS_READABLE = new Set(['key'])
+/** Types whose resources can be read after their deletion, such as keys that the audit log refers to. */
+export const READABLE_AFTER_DELETE = new Set(['key'])
 
 let count = 0
 
-/** A new resource of this type, owned by the key of `call`. Throws with what to do for a type that nobody can make. */
+/** Creates a resource of this type with the key of `call`. Throws with instructions for a type without a factory. */
 export async function makeResource(
   type: string,
   call: Call,
   operations: Operation[],
   document: OpenapiDocument,
-  within: string[] = [],
+  parents: string[] = [],
 ): Promise<string> {
-  const make = MAKERS[type] ?? makerOf(type, operations, document)
-  if (make) return make(call, ++count, within)
+  const make = FACTORIES[type] ?? factoryOf(type, operations, document)
+  if (make) return make(call, ++count, parents)
   throw new Error(
-    `Nobody knows how to make a resource of the type ${type}_…: add an entry for it to MAKERS in server/src/fuzz/resources.ts, so that its routes are tested with resources of one's own and of others.`,
+    `No factory for resources of the type ${type}_…: add an entry to FACTORIES in server/src/fuzz/resources.ts, so that its routes are tested with resources of this and of other tenants.`,
   )
 }
 
-/** The POST without path parameters that answers 201 with an id of this type. */
-function makerOf(type: string, operations: Operation[], document: OpenapiDocument): Make | null {
-  const operation = operations.find(({ method, answer, answers, pathParameters }) => {
-    if (method !== 'POST' || !answers.has(201) || !answer || pathParameters.length > 0) return false
-    const { id } = resolve(answer, document.components.schemas).properties ?? {}
+/** A factory from the POST without path parameters that returns 201 with an ID of this type. */
+function factoryOf(type: string, operations: Operation[], document: OpenapiDocument): Factory | null {
+  const operation = operations.find(({ method, successSchema, responses, pathParameters }) => {
+    if (method !== 'POST' || !responses.has(201) || !successSchema || pathParameters.length > 0) return false
+    const { id } = resolve(successSchema, document.components.schemas).properties ?? {}
     return id !== undefined && idType(id) === type
   })
   if (!operation) return null
   const { properties = {} } = operation.body ? resolve(operation.body.schema, document.components.schemas) : {}
   const named = 'name' in (properties as Record<string, Schema>)
-  return by(addressOf(operation, {}), (n) => ({
+  return by(urlOf(operation, {}), (n) => ({
     ...(operation.body?.example as object),
     ...(named && { name: `made-${n}` }),
   }))
@@ -103,10 +104,10 @@ function makerOf(type: string, operations: Operation[], document: OpenapiDocumen
 
 function created({ status, body }: { status: number; body: { id?: string } }): string {
   if (status === 201 && body.id) return body.id
-  throw new Error(`A resource could not be made: ${status} ${JSON.stringify(body)}`)
+  throw new Error(`creating a resource failed: ${status} ${JSON.stringify(body)}`)
 }
 
-/** A line that OpenSSH would take, of a key that was never used. */
+/** A valid OpenSSH public key that is new each time. */
 function newPublicKey(): string {
   const { x } = generateKeyPairSync('ed25519').publicKey.export({ format: 'jwk' })
   const field = (bytes: Buffer) => {

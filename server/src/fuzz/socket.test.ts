@@ -1,4 +1,4 @@
-/** Bytes on a real connection: what no HTTP library would send. Each is answered in order, or its connection is closed. */
+/** Sends invalid bytes over a TCP connection. The server must respond in order or close the connection. */
 import assert from 'node:assert/strict'
 import { type AddressInfo, connect } from 'node:net'
 import { after, test } from 'node:test'
@@ -23,14 +23,14 @@ await app.listen({ port: 0, host: '127.0.0.1' })
 after(() => Promise.all([app.close(), base.close()]))
 const oracle = createOracle(app.swagger() as unknown as OpenapiDocument)
 
-/** Sends the bytes, in two parts, and answers everything that comes back. */
-function talk(bytes: Buffer, cut: number): Promise<Buffer> {
+/** Sends the bytes in two parts and returns the received bytes. */
+function exchange(bytes: Buffer, cut: number): Promise<Buffer> {
   return new Promise((resolve, reject) => {
     const socket = connect((app.server.address() as AddressInfo).port, '127.0.0.1')
     const chunks: Uint8Array[] = []
     const timer = setTimeout(() => {
       socket.destroy()
-      reject(new Error('the connection is neither answered nor closed'))
+      reject(new Error('no response, and the connection is still open'))
     }, 10_000)
     socket.on('data', (chunk) => chunks.push(chunk as Uint8Array)).on('error', () => {})
     socket.on('close', () => {
@@ -44,29 +44,30 @@ function talk(bytes: Buffer, cut: number): Promise<Buffer> {
 
 type Raw = { status: number; headers: Record<string, string>; body: string }
 
-/** The answers in what came back; throws for what is no HTTP. */
-function answersIn(bytes: Buffer, method: string): Raw[] {
-  const answers: Raw[] = []
+/** Parses the responses. Throws for bytes that are not HTTP. */
+function parseResponses(bytes: Buffer, method: string): Raw[] {
+  const responses: Raw[] = []
   let text = bytes.toString('latin1')
   while (text !== '') {
     const end = text.indexOf('\r\n\r\n')
     const [first, ...fields] = text.slice(0, end).split('\r\n')
     const status = Number(/^HTTP\/1\.1 (\d{3}) /.exec(first!)?.[1])
-    assert.ok(end > 0 && status >= 100, `no HTTP: ${JSON.stringify(text.slice(0, 200))}`)
+    assert.ok(end > 0 && status >= 100, `not HTTP: ${JSON.stringify(text.slice(0, 200))}`)
     const headers = Object.fromEntries(
       fields.map((line) => {
-        const [, name, value] = /^([A-Za-z-]+): (.*)$/.exec(line) ?? assert.fail(`no header: ${JSON.stringify(line)}`)
+        const [, name, value] =
+          /^([A-Za-z-]+): (.*)$/.exec(line) ?? assert.fail(`not a header: ${JSON.stringify(line)}`)
         return [name!.toLowerCase(), value!]
       }),
     )
-    // The answer to HEAD tells of a body that does not come, unless it could not be read that it was HEAD.
-    const isHead = method === 'HEAD' && answers.length === 0 && text[end + 4] !== '{'
+    // A response to HEAD has a content-length without a body, unless the method could not be parsed.
+    const isHead = method === 'HEAD' && responses.length === 0 && text[end + 4] !== '{'
     const length = isHead ? 0 : Number(headers['content-length'] ?? 0)
     const body = Buffer.from(text.slice(end + 4, end + 4 + length), 'latin1').toString()
     text = text.slice(end + 4 + length)
-    if (status >= 200) answers.push({ status, headers, body })
+    if (status >= 200) responses.push({ status, headers, body })
   }
-  return answers
+  return responses
 }
 
 const auth = `Authorization: Bearer ${live.key}`
@@ -181,9 +182,9 @@ const request = fc
 test(`${numRuns} connections from the seed ${seed}`, { timeout: 24 * 3_600_000 }, async () => {
   await fc.assert(
     fc.asyncProperty(request, async ({ method, bytes, cut }) => {
-      const answers = answersIn(await talk(bytes, cut), method)
-      assert.ok(answers.length > 0, 'nothing was answered')
-      for (const { status, headers, body } of answers) {
+      const responses = parseResponses(await exchange(bytes, cut), method)
+      assert.ok(responses.length > 0, 'no response')
+      for (const { status, headers, body } of responses) {
         assert.ok(status < 500, `${status} ${body}`)
         assert.match(headers['x-request-id'] ?? '', /^[A-Za-z0-9._-]{1,128}$/, String(status))
         assert.equal(headers['x-injected'], undefined)
@@ -191,7 +192,7 @@ test(`${numRuns} connections from the seed ${seed}`, { timeout: 24 * 3_600_000 }
         assert.match(headers['content-type']!, /^application\/problem\+json/)
         const problem = JSON.parse(body)
         assert.deepEqual([problem.status, problem.request_id], [status, headers['x-request-id']])
-        // Whatever it was, the problem is one that the document would know.
+        // The problem must match the document.
         oracle.general(
           { method: 'NONE', url: '/nowhere', headers: { 'x-request-id': headers['x-request-id']! } },
           { status, headers, body: problem },
@@ -202,7 +203,7 @@ test(`${numRuns} connections from the seed ${seed}`, { timeout: 24 * 3_600_000 }
   )
 })
 
-test('each record of the log is one line of JSON without control characters', () => {
+test('each log record is one line of JSON without control characters', () => {
   assert.ok(lines.length > 0)
   for (const line of lines) {
     assert.ok(line.endsWith('\n'))

@@ -1,18 +1,18 @@
-/** What a run of the fuzzer consists of: steps of two tenants, each an operation of the document and what is odd about it. */
+/** The steps of the fuzzer's two tenants: each is an operation of the document and at most one attack. */
 import fc from 'fast-check'
 import type { NamedSchemas } from '../http/examples.ts'
 import type { Operation } from './document.ts'
 import { BODIES, CONTENT_TYPES, HEADERS, KEYS, TEXTS, VALUES } from './hostile.ts'
 import { createValues, ORIGINS, Pick, pick } from './values.ts'
 
-/** One change to a body: of its n-th place, counted through all of it. */
+/** One change of a body, at its n-th node in document order. */
 export type Mutation = { at: number; change: 'replace' | 'remove' | 'add'; key: string; value: unknown }
 
 export const BAD_KEYS = ['none', 'empty', 'basic', 'garbled', 'unknown', 'query', 'twice'] as const
 
-/** The one thing that is odd about a request; most have nothing. */
+/** What is wrong with a request; most requests have no attack. */
 export type Attack =
-  | { kind: 'nothing' }
+  | { kind: 'none' }
   | { kind: 'key'; how: (typeof BAD_KEYS)[number] }
   | { kind: 'method'; method: string }
   | { kind: 'content_type'; type: string }
@@ -33,9 +33,9 @@ export type CallStep = {
 }
 export type Step =
   | CallStep
-  /** The tenant's clock moves on. */
-  | { step: 'pass'; tenant: 0 | 1; seconds: number }
-  /** The next page of a list that was read before. */
+  /** Advances the tenant's clock. */
+  | { step: 'advance'; tenant: 0 | 1; seconds: number }
+  /** Reads the next page of an earlier list. */
   | { step: 'page'; tenant: 0 | 1; n: number }
 
 /** Sequences of steps over these operations. */
@@ -65,14 +65,18 @@ export function sequences(operations: Operation[], named: NamedSchemas): fc.Arbi
     ...calls.map((arbitrary) => ({ weight: 10, arbitrary })),
     {
       weight: 25,
-      arbitrary: fc.record({ step: fc.constant('pass' as const), tenant, seconds: fc.constantFrom(1, 10, 60, 90_000) }),
+      arbitrary: fc.record({
+        step: fc.constant('advance' as const),
+        tenant,
+        seconds: fc.constantFrom(1, 10, 60, 90_000),
+      }),
     },
     { weight: 5, arbitrary: fc.record({ step: fc.constant('page' as const), tenant, n: fc.nat(10) }) },
   )
   return fc.array(step, { minLength: 1, maxLength: 60, size: 'max' })
 }
 
-/** Mostly one's own; else that of the other tenant, one that was removed, or none. */
+/** Mostly an own resource; else one of the other tenant, a deleted one, or a missing one. */
 function pathPick(type: string): fc.Arbitrary<Pick> {
   return fc.oneof(
     ...ORIGINS.map((from) => ({
@@ -82,8 +86,8 @@ function pathPick(type: string): fc.Arbitrary<Pick> {
   )
 }
 
-function bodyOf({ body, raw }: Operation, valueFor: ReturnType<typeof createValues>): fc.Arbitrary<unknown> {
-  if (raw) return fc.uint8Array({ maxLength: 2_000 })
+function bodyOf({ body, isRaw }: Operation, valueFor: ReturnType<typeof createValues>): fc.Arbitrary<unknown> {
+  if (isRaw) return fc.uint8Array({ maxLength: 2_000 })
   if (!body) return fc.constant(undefined)
   const values = fc.oneof(
     { weight: 3, arbitrary: valueFor(body.schema) },
@@ -95,7 +99,7 @@ function bodyOf({ body, raw }: Operation, valueFor: ReturnType<typeof createValu
 }
 
 function attackOn(
-  { body, raw, scope, pathParameters }: Operation,
+  { body, isRaw, scope, pathParameters }: Operation,
   mutation: fc.Arbitrary<Mutation>,
 ): fc.Arbitrary<Attack> {
   const attack = <T extends Attack>(weight: number, arbitrary: fc.Arbitrary<T>) => [
@@ -103,7 +107,7 @@ function attackOn(
   ]
   const kind = <K extends Attack['kind']>(name: K) => fc.constant(name)
   return fc.oneof(
-    { weight: 12, arbitrary: fc.constant({ kind: 'nothing' } as Attack) },
+    { weight: 12, arbitrary: fc.constant({ kind: 'none' } as Attack) },
     ...attack(2, fc.record({ kind: kind('headers'), headers: fc.constantFrom(...HEADERS) })),
     ...attack(
       3,
@@ -122,7 +126,7 @@ function attackOn(
     ),
     ...(scope === 'none' ? [] : attack(2, fc.record({ kind: kind('key'), how: fc.constantFrom(...BAD_KEYS) }))),
     ...(pathParameters.length === 0 ? [] : attack(2, fc.record({ kind: kind('path'), at: fc.nat(3), text }))),
-    ...(body || raw
+    ...(body || isRaw
       ? attack(1, fc.record({ kind: kind('content_type'), type: fc.constantFrom(...CONTENT_TYPES) }))
       : []),
     ...(body ? attack(2, fc.record({ kind: kind('body'), body: fc.constantFrom(...BODIES) })) : []),
@@ -136,7 +140,7 @@ const text = fc.oneof(
   { weight: 3, arbitrary: fc.constantFrom(...TEXTS) },
   { weight: 1, arbitrary: fc.string({ unit: 'binary', maxLength: 40 }) },
 )
-/** @param types types of resources, whose ids appear where they do not belong */
+/** @param types resource types whose IDs appear in wrong fields */
 const mutationWith = (types: string[]): fc.Arbitrary<Mutation> =>
   fc.record({
     at: fc.nat(40),

@@ -1,9 +1,10 @@
-/** One of the two tenants of a run, with what it has made so far. */
+/** One of the two tenants of a run, with the resources that it has created. */
 import { type Call, caller, type TestKey } from '../http/testing.ts'
 import type { App } from '../http/types.ts'
 
-/** `removed`: must be gone. `leaving`: was asked to go, and may be shown for a while. */
-type Owned = { id: string; state: 'there' | 'removed' | 'leaving' }
+/** `deleted`: must return 404. `deleting`: a deletion was requested, and the resource can still be returned. */
+type State = 'present' | 'deleted' | 'deleting'
+type Owned = { id: string; state: State }
 
 export class Tenant {
   readonly key: string
@@ -11,21 +12,21 @@ export class Tenant {
   readonly call: Call
   /** A text that only this tenant writes. */
   readonly canary: string
-  /** Addresses of next pages. */
-  readonly pages: string[] = []
-  /** Secrets of the other tenant that this one was made to send. */
-  readonly told = new Set<string>()
+  /** URLs of next pages. */
+  readonly pageUrls: string[] = []
+  /** Secrets of the other tenant that the fuzzer put into requests of this one. */
+  readonly sentSecrets = new Set<string>()
   private readonly owned = new Map<string, Owned[]>()
 
   constructor(app: App, { key, principal }: TestKey) {
     this.key = key
     this.environment_id = principal.environment_id
     const call = caller(app, key)
-    // What is made for something else is there, too.
+    // Resources that are created as a prerequisite of others count, too.
     this.call = async (...request) => {
-      const answer = await call(...request)
-      if (answer.status === 201 && answer.body.id) this.add(answer.body.id)
-      return answer
+      const response = await call(...request)
+      if (response.status === 201 && response.body.id) this.add(response.body.id)
+      return response
     }
     this.canary = `canary-${principal.environment_id.slice(4)}`
   }
@@ -34,25 +35,25 @@ export class Tenant {
     const type = typeOf(id)
     const all = this.owned.get(type) ?? []
     this.owned.set(type, all)
-    if (!all.some((one) => one.id === id)) all.push({ id, state: 'there' })
+    if (!all.some((one) => one.id === id)) all.push({ id, state: 'present' })
   }
 
-  /** The n-th of this type in this state; null when there is none. */
-  nth(type: string, state: Owned['state'], n: number): string | null {
+  /** The ID of the n-th resource of this type in this state; null if there is none. */
+  nth(type: string, state: State, n: number): string | null {
     const some = (this.owned.get(type) ?? []).filter((one) => one.state === state)
     return some[n % some.length]?.id ?? null
   }
 
-  stateOf(id: string): Owned['state'] | null {
+  stateOf(id: string): State | null {
     return this.owned.get(typeOf(id))?.find((one) => one.id === id)?.state ?? null
   }
 
-  mark(id: string, state: Owned['state']): void {
+  mark(id: string, state: State): void {
     const one = this.owned.get(typeOf(id))?.find((owned) => owned.id === id)
     if (one) one.state = state
   }
 
-  /** Everything that the other tenant must never read. */
+  /** Texts that the other tenant must never receive. */
   *secrets(): Generator<string> {
     yield this.canary
     yield this.environment_id
@@ -60,5 +61,5 @@ export class Tenant {
   }
 }
 
-/** The prefix of an id. */
+/** The prefix of an ID. */
 export const typeOf = (id: string): string => id.slice(0, id.indexOf('_'))

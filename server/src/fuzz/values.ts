@@ -1,12 +1,12 @@
-/** Generators of values from JSON Schemas: always of the documented form, and as good as the schema's examples allow. */
+/** Generators of values from JSON Schemas. The values match the schema; examples improve them. */
 import fc from 'fast-check'
 import { type NamedSchemas, resolve, type Schema } from '../http/examples.ts'
 import { ID_LENGTHS, type IdType } from '../lib/id.ts'
 import { idType } from './document.ts'
 
-export const ORIGINS = ['own', 'other', 'removed', 'missing'] as const
+export const ORIGINS = ['own', 'other', 'deleted', 'missing'] as const
 
-/** A resource that is chosen when the request is sent, because its id is not known before: the n-th of those there are. */
+/** A placeholder for the ID of the n-th resource, chosen when the request is sent. */
 export class Pick {
   readonly type: string
   readonly from: (typeof ORIGINS)[number]
@@ -18,7 +18,7 @@ export class Pick {
   }
 }
 
-/** A text of the tenant that must never be shown to the other one. */
+/** A placeholder for a text of the tenant that the other tenant must never receive. */
 export class Canary {
   readonly n: number
   constructor(n: number) {
@@ -30,13 +30,13 @@ export const pick = (type: string, from: Pick['from']): fc.Arbitrary<Pick> =>
   fc.nat(20).map((n) => new Pick(type, from, n))
 const canary = fc.nat(1_000_000).map((n) => new Canary(n))
 
-/** An id that nobody has. */
+/** An ID that no resource has. */
 export const missingId = (type: string): string => `${type}_${'z'.repeat(ID_LENGTHS[type as IdType] ?? 10)}`
 
-/** Patterns that say only what a text must not hold: of `Text` of http/schemas.ts, and of texts of several lines. */
+/** Patterns that only exclude characters: `Text` of http/schemas.ts, and multi-line texts. */
 const ANY_TEXT = ['^[^\\p{Cc}\\p{Cs}]*$', '^\\P{Cs}*$']
 
-/** Makes generators, each schema's once. */
+/** Returns a function that makes the generator of a schema, once per schema. */
 export function createValues(named: NamedSchemas) {
   const known = new Map<Schema, fc.Arbitrary<unknown>>()
 
@@ -93,11 +93,11 @@ export function createValues(named: NamedSchemas) {
     const given = examples.length > 0 ? [fc.constantFrom(...examples)] : []
     if (format !== undefined && given.length > 0) return given[0]!
     const isFree = pattern === undefined || ANY_TEXT.includes(pattern)
-    // What has examples and any form is the name of something, or has a form that no pattern tells.
+    // A free text with examples is a name, or has a format that no pattern states.
     if (isFree && pattern && given.length > 0 && name !== 'name') return given[0]!
     if (isFree && pattern === undefined && given.length > 0) return given[0]!
     const made = isFree ? freeText(minLength, maxLength) : matching(pattern!, schema)
-    // A name is what others would like to see.
+    // Names are what a leak would reveal.
     return name === 'name' || name === 'description' || isFree
       ? fc.oneof(made, canary, ...given)
       : fc.oneof(made, ...given)
@@ -117,7 +117,7 @@ function freeText(minLength: number, maxLength: number): fc.Arbitrary<string> {
     .filter((text) => [...text].length >= minLength && [...text].length <= maxLength)
 }
 
-/** Look-aheads and negated classes are beyond the generator: they are left out, and what breaks them is thrown away. */
+/** The generator does not support look-aheads and negated classes: they are removed, and values that violate them are filtered. */
 function matching(
   pattern: string,
   { minLength = 0, maxLength = Number.POSITIVE_INFINITY }: Schema,

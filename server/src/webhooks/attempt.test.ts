@@ -22,11 +22,11 @@ async function attempt(
   url: string,
   options: { resolve?: Resolve; config?: Partial<Config>; budget?: Partial<Budget> } = {},
 ) {
-  const lane = laneOf(options)
-  after(() => lane.close())
-  return (await lane.attempt({ url, secrets: [SECRET] }, MESSAGE)).attempt
+  const slot = slotOf(options)
+  after(() => slot.close())
+  return (await slot.attempt({ url, secrets: [SECRET] }, MESSAGE)).attempt
 }
-const laneOf = ({ resolve = nowhere, config = {}, budget = {} }: Parameters<typeof attempt>[1] = {}) =>
+const slotOf = ({ resolve = nowhere, config = {}, budget = {} }: Parameters<typeof attempt>[1] = {}) =>
   createConnectionSlot(
     { clock: systemClock, config: { ...testConfig, ...config }, resolve, openConnection },
     { ...BUDGET, ...budget },
@@ -84,33 +84,33 @@ describe('an attempt', { timeout: 60_000 }, () => {
 
   test('reuses the connection, and opens a new one after the receiver closed it', async () => {
     const keeps = await receiver()
-    const lane = laneOf()
+    const slot = slotOf()
     for (let i = 0; i < 3; i++) {
-      const { attempt: done } = await lane.attempt({ url: keeps.url, secrets: [SECRET] }, MESSAGE)
+      const { attempt: done } = await slot.attempt({ url: keeps.url, secrets: [SECRET] }, MESSAGE)
       assert.equal(done.error, null)
       assert.equal(done.connect_ms === null, i > 0)
     }
     assert.equal(keeps.connections(), 1)
     keeps.respond = (response) => response.writeHead(200, { connection: 'close' }).end()
     for (let i = 0; i < 2; i++) {
-      assert.equal((await lane.attempt({ url: keeps.url, secrets: [SECRET] }, MESSAGE)).attempt.error, null)
+      assert.equal((await slot.attempt({ url: keeps.url, secrets: [SECRET] }, MESSAGE)).attempt.error, null)
     }
     assert.equal(keeps.connections(), 2)
     assert.equal(keeps.received.length, 5)
-    lane.close()
+    slot.close()
   })
 
   test('opens a new connection when the IP addresses of the name change', async () => {
     const one = await receiver()
     const { port } = new URL(one.url)
     const lists = [['127.0.0.1'], ['127.0.0.1'], ['127.0.0.1', '127.0.0.2'], ['8.8.8.8']]
-    const lane = laneOf({ resolve: async () => lists.shift()! })
+    const slot = slotOf({ resolve: async () => lists.shift()! })
     const target = { url: `http://name.test:${port}/`, secrets: [SECRET] }
     for (const error of [null, null, null, 'destination_not_allowed']) {
-      assert.equal((await lane.attempt(target, MESSAGE)).attempt.error, error)
+      assert.equal((await slot.attempt(target, MESSAGE)).attempt.error, error)
     }
     assert.equal(one.connections(), 2)
-    lane.close()
+    slot.close()
   })
 
   test('returns the error of each phase of the connection; throws nothing', async () => {
@@ -181,12 +181,12 @@ describe('destinations', { timeout: 60_000 }, () => {
       return answers.shift()!
     }
     // Only the first address is allowed, and nothing listens on it.
-    const lane = laneOf({ resolve, config: { webhook_allow: ['127.0.0.2'] } })
+    const slot = slotOf({ resolve, config: { webhook_allow: ['127.0.0.2'] } })
     const target = { url: `http://rebind.test:${port}/hook`, secrets: [SECRET] }
-    assert.equal((await lane.attempt(target, MESSAGE)).attempt.error, 'connect_failed')
-    assert.equal((await lane.attempt(target, MESSAGE)).attempt.error, 'destination_not_allowed')
+    assert.equal((await slot.attempt(target, MESSAGE)).attempt.error, 'connect_failed')
+    assert.equal((await slot.attempt(target, MESSAGE)).attempt.error, 'destination_not_allowed')
     assert.deepEqual([resolved.length, canary.connections()], [2, 0])
-    lane.close()
+    slot.close()
   })
 
   test('allows http only to IP addresses that the operator allows', async () => {

@@ -119,7 +119,7 @@ export const WebhookDelivery = Type.Object(
     event_sequence: Type.Integer({ description: 'Sequence number of the event.', examples: [1042] }),
     cause: OneOf(
       CAUSES,
-      'Why the event is sent. `event`: it occurred. `resend`, `replay`, `ping`: a request asked for it.',
+      'Why the event is sent. `event`: it occurred. `resend`, `replay`, `ping`: the API action of that name queued it.',
     ),
     status: OneOf(
       DELIVERY_STATUSES,

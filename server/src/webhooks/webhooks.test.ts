@@ -235,10 +235,10 @@ describe('a webhook', { timeout: 240_000 }, () => {
     })
     const { id } = await hook(receiver, created)
     await emit()
-    await eventually(async () => (await attemptsOf(id)).length === 1, 'the first answer')
+    await eventually(async () => (await attemptsOf(id)).length === 1, 'the first attempt')
     most = 0
     for (let i = 0; i < 4; i++) await emit()
-    await eventually(async () => (await deliveries(id)).every((one) => one.attempt_count === 1), 'an answer to each')
+    await eventually(async () => (await deliveries(id)).every((one) => one.attempt_count === 1), 'an attempt of each')
     assert.equal(most, 1)
     busy = false
     await world.advance(7)
