@@ -40,7 +40,7 @@ export type StreamFilters = { type?: string; resource?: string }
 /** Returns a function that opens a stream for a request; `after` is null to start with new events. */
 export function createStreams(deps: Deps) {
   const share = createSharedReads<ReadResult>(deps.notifier)
-  const open = new Map<string, number>()
+  const countStream = createStreamLimit()
 
   /** Reads the events after a position that the key may read. Throws `events_expired`. */
   function read(principal: Principal, { type, resource = '' }: StreamFilters, after: number): Promise<ReadResult> {
@@ -55,14 +55,6 @@ export function createStreams(deps: Deps) {
       const position = more ? found.events.at(-1)!.ordinal : Math.max(after, found.last)
       return { events: found.events, position, more }
     })
-  }
-
-  /** The key in its current state; null if it is revoked, expired or no longer allowed to stream. */
-  async function currentPrincipal(request: FastifyRequest): Promise<Principal | null> {
-    const key = bearer(request.headers.authorization)!
-    const principal = deps.keys.cached(key) ?? (await deps.keys.find(key))
-    if (!principal?.scopes.includes('events:read')) return null
-    return isAllowedFrom(principal.allowed_addresses, request.ip) ? principal : null
   }
 
   async function* blocks(request: FastifyRequest, filters: StreamFilters, after: number, signal: AbortSignal) {
@@ -94,7 +86,7 @@ export function createStreams(deps: Deps) {
     /** `unavailable`: the database is, and the client waits. `ended`: the client must reconnect to receive the error. */
     async function readOrStatus(): Promise<ReadResult | 'unavailable' | 'ended'> {
       try {
-        const principal = await currentPrincipal(request)
+        const principal = await currentPrincipal(deps, request)
         return principal ? await read(principal, filters, position) : 'ended'
       } catch (error) {
         if (error instanceof ApiError) return 'ended'
@@ -104,8 +96,34 @@ export function createStreams(deps: Deps) {
     }
   }
 
-  /** Counts the stream for its key until the connection is closed. Throws `rate_limited` at the maximum. */
-  function countStream({ key_id }: Principal, response: { once(event: 'close', listener: () => void): unknown }): void {
+  return async function openStream(
+    request: FastifyRequest,
+    response: ClosableResponse,
+    filters: StreamFilters,
+    after: number | null,
+  ) {
+    const { principal } = request
+    countStream(principal, response)
+    const bounds = await readBounds(deps.sql.as(principal.environment_id), principal.environment_id)
+    if (after !== null) checkKept(after, bounds)
+    return following(deps, request.raw, (signal) => blocks(request, filters, after ?? bounds.last, signal))
+  }
+}
+
+/** The key in its current state; null if it is revoked, expired or no longer allowed to stream. */
+async function currentPrincipal(deps: Deps, request: FastifyRequest): Promise<Principal | null> {
+  const key = bearer(request.headers.authorization)!
+  const principal = deps.keys.cached(key) ?? (await deps.keys.find(key))
+  if (!principal?.scopes.includes('events:read')) return null
+  return isAllowedFrom(principal.allowed_addresses, request.ip) ? principal : null
+}
+
+type ClosableResponse = { once(event: 'close', listener: () => void): unknown }
+
+/** Returns a function that counts a stream for its key until the connection is closed. It throws `rate_limited` at the maximum. */
+function createStreamLimit() {
+  const open = new Map<string, number>()
+  return function countStream({ key_id }: Principal, response: ClosableResponse): void {
     const count = open.get(key_id) ?? 0
     if (count >= STREAMS_PER_KEY) {
       const detail = `The key already has ${STREAMS_PER_KEY} open streams, the maximum. Close one, or read the events of several resources in one stream.`
@@ -117,19 +135,6 @@ export function createStreams(deps: Deps) {
       if (left > 0) open.set(key_id, left)
       else open.delete(key_id)
     })
-  }
-
-  return async function openStream(
-    request: FastifyRequest,
-    response: { once(event: 'close', listener: () => void): unknown },
-    filters: StreamFilters,
-    after: number | null,
-  ) {
-    const { principal } = request
-    countStream(principal, response)
-    const bounds = await readBounds(deps.sql.as(principal.environment_id), principal.environment_id)
-    if (after !== null) checkKept(after, bounds)
-    return following(deps, request.raw, (signal) => blocks(request, filters, after ?? bounds.last, signal))
   }
 }
 

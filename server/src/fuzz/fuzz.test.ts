@@ -7,7 +7,8 @@ import { after, test } from 'node:test'
 import { testConfig } from '../http/testing.ts'
 import { createWorld } from '../instances/testing-world.ts'
 import { createLog } from '../lib/log.ts'
-import { type Coverage, fuzz, type Report } from './run.ts'
+import type { Coverage, Report } from './report.ts'
+import { fuzz } from './run.ts'
 
 const requests = Number(process.env.FUZZ_REQUESTS ?? 5_000)
 const seed = Number(process.env.FUZZ_SEED ?? 20_250_115)

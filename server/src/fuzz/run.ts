@@ -7,25 +7,9 @@ import fc from 'fast-check'
 import type { OpenapiDocument } from '../http/openapi-document.ts'
 import type { World } from '../instances/testing-world.ts'
 import { operationsOf } from './document.ts'
+import type { Report } from './report.ts'
 import { Runner } from './runner.ts'
 import { sequences } from './steps.ts'
-
-/** Counts of an operation's requests. */
-export type Coverage = {
-  sent: number
-  /** Requests without an attack, for resources that exist. */
-  valid: number
-  accepted: number
-  rejected: number
-  notFound: number
-  aborted: number
-}
-export type Report = {
-  requests: number
-  sequences: number
-  coverage: Map<string, Coverage>
-  statuses: Map<number, number>
-}
 
 const RUNS_PER_SEED = 25
 

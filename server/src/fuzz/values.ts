@@ -117,7 +117,7 @@ function freeText(minLength: number, maxLength: number): fc.Arbitrary<string> {
     .filter((text) => [...text].length >= minLength && [...text].length <= maxLength)
 }
 
-/** The generator does not support look-aheads and negated classes: they are removed, and values that violate them are filtered. */
+/** The generator does not support lookahead assertions and negated classes: they are removed, and values that violate them are filtered. */
 function matching(
   pattern: string,
   { minLength = 0, maxLength = Number.POSITIVE_INFINITY }: Schema,
