@@ -35,6 +35,7 @@ const durations = new Map<string, number>()
 
 const folder = mkdtempSync(join(tmpdir(), 'cnt-'))
 chmodSync(folder, 0o1777) // Like /tmp: processes of other users create files in it.
+process.env.TEST_CACHE_DIR ??= tmpdir() // The image of the tests is built once and not in each run.
 process.env.TMPDIR = folder
 // Node compiles the sources and packages once, and not again in each test file and each control plane.
 process.env.NODE_COMPILE_CACHE ??= join(root, 'node_modules/.cache/compile')

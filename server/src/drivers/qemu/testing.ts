@@ -35,7 +35,11 @@ async function defaultFolder(): Promise<string> {
   const listing = ['find', ...sources, '-type', 'f', '-exec', 'sha256sum', '{}', '+']
   const lines = (await runProgram(listing)).split('\n').sort().join('\n')
   const version = createHash('sha256').update(lines).digest('hex').slice(0, 12)
-  const folder = join(tmpdir(), `cloudnexus-test-images-${process.getuid?.() ?? 0}`, version)
+  const folder = join(
+    process.env.TEST_CACHE_DIR ?? tmpdir(),
+    `cloudnexus-test-images-${process.getuid?.() ?? 0}`,
+    version,
+  )
   await mkdir(folder, { recursive: true, mode: 0o755 })
   if ((await stat(dirname(folder))).uid !== process.getuid?.())
     throw new Error(`${dirname(folder)} belongs to another user`)
