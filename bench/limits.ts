@@ -45,8 +45,8 @@ const METHODS: Record<string, () => Promise<number>> = {
     }),
   'exchange of one token': () =>
     perSecond(async () => {
-      const ask = { need: 1, extra: 0, returned: 0, ended: null }
-      await store.exchange([{ bucket: 'b', environment_id: 'env_1', policy: PLENTY, ask }])
+      const request = { need: 1, extra: 0, returned: 0, ended: null }
+      await store.exchange([{ bucket: 'b', environment_id: 'env_1', policy: PLENTY, request }])
     }),
   'the hook, one key': async () => {
     const begin = performance.now()

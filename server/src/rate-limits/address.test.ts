@@ -11,8 +11,8 @@ const setup = () => {
 }
 const isRefusal = (result: unknown) => result !== null && typeof result === 'object' && 'allowed' in result
 
-describe('keys that do not work', () => {
-  test('twenty are looked up, in a row or in parallel, then one every three seconds', async () => {
+describe('invalid keys', () => {
+  test('looks up twenty, sequentially or concurrently, then one every three seconds', async () => {
     for (const parallel of [true, false]) {
       const { clock, attempt } = setup()
       let queries = 0
@@ -34,7 +34,7 @@ describe('keys that do not work', () => {
     }
   })
 
-  test('a valid key never pays: not many at once, not behind an address that guesses', async () => {
+  test('never limits a valid key, neither concurrently nor behind an IP address over its limit', async () => {
     const { attempt } = setup()
     const principal = (key: string) => Promise.resolve({ key_id: key })
     const many = await Promise.all(Array.from({ length: 300 }, (_, i) => attempt('a', `good${i}`, principal)))
@@ -44,7 +44,7 @@ describe('keys that do not work', () => {
     assert.ok(isRefusal(await attempt('a', 'unseen', principal)))
   })
 
-  test('requests with the same key are one attempt, and a look-up that fails gives it back', async () => {
+  test('concurrent requests with the same key are one attempt, and a failed lookup refunds it', async () => {
     const { attempt } = setup()
     let queries = 0
     const slow = () => new Promise<null>((resolve) => void (queries++, setImmediate(resolve, null)))
@@ -55,7 +55,7 @@ describe('keys that do not work', () => {
   })
 })
 
-test('an IPv6 subscriber is one client, an IPv4 address is one, however it is written', () => {
+test('an IPv6 /64 is one client, and so is an IPv4 address in any notation', () => {
   assert.equal(clientOf('::ffff:192.0.2.1'), '192.0.2.1')
   assert.equal(clientOf('192.0.2.1'), '192.0.2.1')
   assert.equal(clientOf('2001:db8:1:2:3:4:5:6'), '2001:db8:1:2')

@@ -1,9 +1,9 @@
 /**
- * Limits of requests that show no valid key, by client address. They are kept in this process alone: their point is to
- * refuse before anything is asked of the database, and a second process doubles what is little already.
+ * Limits of requests without a valid key, per client IP address. They are kept in each process, so that a request is
+ * rejected before any query; each further process adds only another small limit.
  *
- * Trying a key is paid for in advance and given back when the key is valid, so that guesses in parallel are bounded like
- * guesses in a row, and a valid key never pays.
+ * An attempt takes its token before the lookup and refunds it if the key is valid. So concurrent guesses are limited like
+ * sequential ones, and valid keys are never limited.
  */
 import { isIPv6 } from 'node:net'
 import type { Clock } from '../lib/clock.ts'
@@ -12,14 +12,14 @@ import { policyText } from './headers.ts'
 import type { AddressClass } from './policies.ts'
 
 const MAX_ADDRESSES = 50_000
-const MAX_PROVEN = 10_000
+const MAX_VERIFIED = 10_000
 
-/** One policy for each of many addresses. */
+/** A policy that applies to each IP address separately. */
 export function createAddressLimit(name: AddressClass, policy: Policy, clock: Clock) {
   const tats = new Map<string, number>()
 
   function store(address: string, tat: number): void {
-    // Last used is last in the map; the one that asked longest ago makes room.
+    // The map is in order of last use; the least recently used IP address is removed.
     tats.delete(address)
     if (tats.size >= MAX_ADDRESSES) tats.delete(tats.keys().next().value!)
     tats.set(address, tat)
@@ -34,11 +34,11 @@ export function createAddressLimit(name: AddressClass, policy: Policy, clock: Cl
       store(address, decision.tat)
       return decision
     },
-    /** What is left, without taking of it. */
-    look(address: string): Decision {
+    /** Returns the state without taking a token. */
+    peek(address: string): Decision {
       return decide(policy, tats.get(address) ?? -Infinity, clock.monotonic() / 1_000, 0)
     },
-    giveBack(address: string): void {
+    refund(address: string): void {
       const tat = tats.get(address)
       if (tat !== undefined) store(address, tat - 1 / policy.rate_per_second)
     },
@@ -48,59 +48,59 @@ export function createAddressLimit(name: AddressClass, policy: Policy, clock: Cl
 export type AddressLimit = ReturnType<typeof createAddressLimit>
 
 /**
- * Looks keys up on behalf of addresses. A key that was valid here before is looked up even for an address that has used up
- * its guesses, so a neighbour behind the same address cannot lock it out.
+ * Looks up keys for IP addresses. A key that was valid before is looked up even for an IP address that is over its limit,
+ * so that another client behind the running IP address cannot lock it out.
  */
 export function createAttempts<P>(limit: AddressLimit) {
-  const proven = new Set<string>()
+  const verified = new Set<string>()
   const inFlight = new Map<string, Map<string, Promise<P | null>>>()
 
-  /** The principal, null for a key that does not work, or the decision that refuses to look. */
+  /** Returns the principal, null for an invalid key, or the decision that rejects the attempt. */
   async function attempt(
     address: string,
     key: string,
     find: (key: string) => Promise<P | null>,
   ): Promise<P | null | Decision> {
-    if (proven.has(key)) {
+    if (verified.has(key)) {
       const found = await find(key)
-      if (found === null) proven.delete(key)
+      if (found === null) verified.delete(key)
       return found
     }
-    const here = inFlight.get(address) ?? new Map<string, Promise<P | null>>()
-    inFlight.set(address, here)
+    const attempts = inFlight.get(address) ?? new Map<string, Promise<P | null>>()
+    inFlight.set(address, attempts)
     for (;;) {
-      const same = here.get(key)
-      if (same) return same
+      const running = attempts.get(key)
+      if (running) return running
       const decision = limit.take(address)
       if (decision.allowed) break
-      // Those before us may get back what they paid. Each turn one of them ends, so there are not many.
-      if (here.size === 0) {
-        if (inFlight.get(address) === here) inFlight.delete(address)
+      // A concurrent attempt can refund its token. One of them ends in each iteration, so the loop is short.
+      if (attempts.size === 0) {
+        if (inFlight.get(address) === attempts) inFlight.delete(address)
         return decision
       }
-      await Promise.race(here.values()).catch(() => {})
+      await Promise.race(attempts.values()).catch(() => {})
     }
     const found = find(key)
-    here.set(key, found)
+    attempts.set(key, found)
     try {
       const principal = await found
       if (principal === null) return null
-      limit.giveBack(address)
-      if (proven.size >= MAX_PROVEN) proven.clear()
-      proven.add(key)
+      limit.refund(address)
+      if (verified.size >= MAX_VERIFIED) verified.clear()
+      verified.add(key)
       return principal
     } catch (error) {
-      limit.giveBack(address)
+      limit.refund(address)
       throw error
     } finally {
-      here.delete(key)
-      if (here.size === 0 && inFlight.get(address) === here) inFlight.delete(address)
+      attempts.delete(key)
+      if (attempts.size === 0 && inFlight.get(address) === attempts) inFlight.delete(address)
     }
   }
   return attempt
 }
 
-/** What counts as one client: an IPv4 address, or the /64 that one IPv6 subscriber has. */
+/** The client of an IP address: the IPv4 address, or the /64 prefix of an IPv6 subscriber. */
 export function clientOf(ip: string): string {
   if (ip.startsWith('::ffff:')) return ip.slice(7)
   if (!isIPv6(ip)) return ip

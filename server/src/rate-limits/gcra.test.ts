@@ -10,7 +10,7 @@ const policy = fc.record({
   rate_per_second: fc.oneof(fc.integer({ min: 1, max: 500 }), fc.double({ min: 0.05, max: 5, noNaN: true })),
   burst: fc.integer({ min: 1, max: 2_000 }),
 })
-const ask = fc.record({
+const request = fc.record({
   need: fc.integer({ min: 0, max: 50 }),
   extra: fc.integer({ min: 0, max: 50 }),
   returned: fc.integer({ min: 0, max: 20 }),
@@ -19,7 +19,7 @@ const ask = fc.record({
 const waits = fc.oneof(fc.integer({ min: 0, max: 3_000 }), fc.integer({ min: -7_200_000, max: 7_200_000 }))
 
 describe('one bucket', () => {
-  test('a limiter that decides alone is an exact token bucket', () => {
+  test('a single process is an exact token bucket', () => {
     const gaps = fc.array(fc.integer({ min: 0, max: 5_000 }), { maxLength: 200 })
     fc.assert(
       fc.property(policy, gaps, (policy, gaps) => {
@@ -40,7 +40,7 @@ describe('one bucket', () => {
     )
   })
 
-  test('a refusal changes nothing', () => {
+  test('a rejection changes nothing', () => {
     const full: Policy = { rate_per_second: 1, burst: 3 }
     let tat = -Infinity
     for (let i = 0; i < 3; i++) tat = decide(full, tat, 1_000).tat
@@ -49,25 +49,25 @@ describe('one bucket', () => {
     assert.equal(decide(full, tat, 1_001).allowed, true)
   })
 
-  test('lent tokens and those in the bucket are never more than the burst, and few are lent', () => {
-    const steps = fc.array(fc.tuple(fc.integer({ min: 0, max: 3_000 }), ask), { maxLength: 60 })
+  test('lent and available tokens never exceed the burst, and few are lent', () => {
+    const steps = fc.array(fc.tuple(fc.integer({ min: 0, max: 3_000 }), request), { maxLength: 60 })
     fc.assert(
       fc.property(policy, steps, (policy, steps) => {
         let state: BucketState = FULL
         let now = 1e9
         for (const [wait, wanted] of steps) {
           now += wait / 1_000
-          const [next, sale] = exchange(policy, state, { ...wanted, ended: null }, now)
-          assert.ok(sale.available + next.lent + next.lent_before <= policy.burst + 0.01)
+          const [next, result] = exchange(policy, state, { ...wanted, ended: null }, now)
+          assert.ok(result.available + next.lent + next.lent_before <= policy.burst + 0.01)
           assert.ok(next.lent + next.lent_before <= policy.burst / 20)
-          assert.ok(sale.sold <= wanted.need && sale.lent <= wanted.extra && sale.available > -0.01)
+          assert.ok(result.sold <= wanted.need && result.lent <= wanted.extra && result.available > -0.01)
           state = next
         }
       }),
     )
   })
 
-  test('a quiet key borrows nothing, a busy one what it will need', () => {
+  test('an idle key borrows nothing, and a busy key what it needs', () => {
     assert.equal(extraFor(0, Infinity), 0)
     assert.equal(extraFor(1, LEASE_MS + 1), 0)
     assert.equal(extraFor(10, 100), 20)
@@ -75,11 +75,11 @@ describe('one bucket', () => {
   })
 })
 
-test('the SQL serves every ask as the arithmetic does, whatever the clock does', async () => {
+test('the SQL function computes the same exchange as gcra.ts, for any clock', async () => {
   const { sql, owner } = await createTestDatabase()
   let now = 0
   const store = createBucketStore(sql, () => now)
-  const steps = fc.array(fc.tuple(waits, fc.array(ask, { minLength: 1, maxLength: 3 })), { maxLength: 25 })
+  const steps = fc.array(fc.tuple(waits, fc.array(request, { minLength: 1, maxLength: 3 })), { maxLength: 25 })
   await fc.assert(
     fc.asyncProperty(fc.array(policy, { minLength: 3, maxLength: 3 }), steps, async (policies, steps) => {
       await owner`truncate rate_limits`
@@ -88,22 +88,22 @@ test('the SQL serves every ask as the arithmetic does, whatever the clock does',
       for (const [wait, wanted] of steps) {
         now += wait / 1_000
         const slot = Math.floor(now)
-        const asks = wanted.map(({ ended, ...rest }, i) => ({
+        const exchanges = wanted.map(({ ended, ...rest }, i) => ({
           bucket: `bucket ${(i * 7) % 3}`,
           environment_id: 'env_1',
           policy: policies[i]!,
-          ask: { ...rest, ended: ended && { slot: slot - ended.ago, size: ended.size } },
+          request: { ...rest, ended: ended && { slot: slot - ended.ago, size: ended.size } },
         }))
-        const sales = await store.exchange(asks)
-        asks.forEach(({ policy, ask }, i) => {
-          const [state, sale] = exchange(policy, states[i]!, ask, now)
+        const results = await store.exchange(exchanges)
+        exchanges.forEach(({ policy, request }, i) => {
+          const [state, result] = exchange(policy, states[i]!, request, now)
           states[i] = state
-          const { available, ...whole } = sales[i]!
+          const { available, ...whole } = results[i]!
           assert.deepEqual(
             { ...whole, bucket: undefined },
-            { sold: sale.sold, lent: sale.lent, slot: sale.slot, bucket: undefined },
+            { sold: result.sold, lent: result.lent, slot: result.slot, bucket: undefined },
           )
-          assert.ok(Math.abs(available - sale.available) < 1e-3, `${available} ${sale.available}`)
+          assert.ok(Math.abs(available - result.available) < 1e-3, `${available} ${result.available}`)
         })
       }
     }),
@@ -111,7 +111,7 @@ test('the SQL serves every ask as the arithmetic does, whatever the clock does',
   )
 })
 
-test('rows that say nothing are removed', async () => {
+test('removes the rows of full buckets', async () => {
   const { sql } = await createTestDatabase()
   const at = (seconds: number) => createBucketStore(sql, () => seconds)
   const one = (bucket: string) => [
@@ -119,7 +119,7 @@ test('rows that say nothing are removed', async () => {
       bucket,
       environment_id: 'env_1',
       policy: { rate_per_second: 1, burst: 10 },
-      ask: { need: 1, extra: 0, returned: 0, ended: null },
+      request: { need: 1, extra: 0, returned: 0, ended: null },
     },
   ]
   await at(1.7e9).exchange(one('old'))

@@ -5,90 +5,95 @@
  * the moment at which the bucket is full again. At time t it holds `burst - (tat - t) * rate` tokens, and taking one
  * moves `tat` by `1 / rate`.
  *
- * Several processes serve one key, and a request must not cost a statement. So a process may take more tokens than it
- * needs now: they are *lent*, spent without asking within a moment, and what is left is given back. Two things are wanted
- * of this, and they pull apart:
+ * Several processes serve one key, and a request must not cost a statement. So a process can borrow more tokens than it
+ * needs: *lent* tokens are spent without a statement for a short time, and the rest is returned. This has two conflicting
+ * requirements:
  *
- *   bound       in every window of w seconds at most burst + rate * w requests pass, over all processes. For this the
- *               tokens in the bucket and those that are lent must never be more than the burst together: else a process
- *               keeps lent tokens, the bucket fills up, and both are spent at once. Therefore the bucket is refilled
- *               only up to burst less what is lent (`settle`). A lent token is counted for at least one second, and its
- *               holder may spend it for LEASE_MS only.
- *   politeness  a client below the rate is never refused. For this few tokens may lie where the client does not ask:
- *               at most a twentieth of the burst is lent to all processes together, and at most a twentieth of what is
- *               left, so that an almost empty bucket sells one token at a time. A quiet key borrows nothing at all.
+ *   bound     in every window of w seconds at maximum burst + rate * w requests pass, over all processes. So the tokens in
+ *             the bucket and the lent tokens together must never exceed the burst: otherwise a process could hold lent
+ *             tokens while the bucket refills, and spend both. Therefore the bucket is refilled only up to burst minus
+ *             the lent tokens (`settle`). A lent token is counted for at least one second, and can be spent only for
+ *             LEASE_MS.
+ *   fairness  a client below the rate is never rejected. So few tokens may be held by processes that the client does not
+ *             reach: at maximum a twentieth of the burst is lent to all processes together, and at maximum a twentieth of the
+ *             available tokens, so that an almost empty bucket sells one token at a time. An idle key borrows nothing.
  *
- * What remains of the conflict, exactly: when a refusal comes, at most H = burst / 20 tokens lie unspent elsewhere, and
- * refills may have stood still for at most H more tokens. So a client whose requests fit a bucket of rate and
- * burst - 2 H - 1 is never refused, whichever process each of them meets; and a full bucket gives its whole burst.
+ * The remaining conflict is bounded: at a rejection, at maximum H = burst / 20 tokens are unspent in other processes, and
+ * refills were suspended for at maximum H more tokens. So a client whose requests fit a bucket of rate and burst - 2 H - 1
+ * is never rejected, whichever process serves each request; and a full bucket allows its whole burst.
  */
 
-/** At most `burst` at once, `rate_per_second` in the long run. */
+/** At maximum `burst` requests at once, and `rate_per_second` sustained. */
 export type Policy = { rate_per_second: number; burst: number }
 
-/** A bucket as the database keeps it; times are seconds of the clock that serves it. */
+/** A bucket as stored in the database; times are in seconds of the database's clock. */
 export type BucketState = {
   tat: number
-  /** Tokens lent in the second `lent_slot`, and in the one before it. */
+  /** Tokens lent in the second `lent_slot`, and in the second before it. */
   lent_slot: number
   lent: number
   lent_before: number
 }
 
-/** What a process wants of a bucket. */
-export type Ask = {
-  /** Tokens for requests that wait for the answer. */
+/** What a process requests from a bucket. */
+export type ExchangeRequest = {
+  /** Tokens for requests that wait for the exchange. */
   need: number
-  /** Tokens for requests that will come. */
+  /** Tokens to borrow for later requests. */
   extra: number
-  /** Unspent tokens that it gives back. */
+  /** Unspent tokens to return. */
   returned: number
-  /** A loan that it will spend no more: the slot and size that it was given. */
+  /** The slot and size of a loan that has ended. */
   ended: { slot: number; size: number } | null
 }
 
-export type Sale = {
+export type ExchangeResult = {
   sold: number
   lent: number
   slot: number
-  /** What is left in the bucket; below 1, the next token comes after `(1 - available) / rate` seconds. */
+  /** Tokens left in the bucket; below 1, the next token is available after `(1 - available) / rate` seconds. */
   available: number
 }
 
-/** Real time for which lent tokens may be spent: less than the second for which the bucket counts them. */
+/** How long lent tokens can be spent, in real time: less than the second for which the bucket counts them. */
 export const LEASE_MS = 750
 
 const LENT_SHARE = 20
-/** Tokens; larger than the rounding of a time of today, far smaller than what anybody could use. */
+/** In tokens; larger than the rounding error of current times, far smaller than one token. */
 const EPSILON = 1e-4
 
-/** A bucket that nobody has used. */
+/** An unused bucket. */
 export const FULL: BucketState = { tat: -Infinity, lent_slot: 0, lent: 0, lent_before: 0 }
 
-/** Serves one ask at `now` (seconds). The database does the same in `exchange_rate_limits`. */
-export function exchange(policy: Policy, before: BucketState, ask: Ask, now: number): [BucketState, Sale] {
+/** Processes one exchange at `now` (seconds). The SQL function `exchange_rate_limits` does the same. */
+export function exchange(
+  policy: Policy,
+  before: BucketState,
+  request: ExchangeRequest,
+  now: number,
+): [BucketState, ExchangeResult] {
   const { rate_per_second: rate, burst } = policy
   const state = settle(policy, before, now)
   const slot = state.lent_slot
-  if (ask.ended?.slot === slot) state.lent = Math.max(0, state.lent - ask.ended.size)
-  if (ask.ended?.slot === slot - 1) state.lent_before = Math.max(0, state.lent_before - ask.ended.size)
+  if (request.ended?.slot === slot) state.lent = Math.max(0, state.lent - request.ended.size)
+  if (request.ended?.slot === slot - 1) state.lent_before = Math.max(0, state.lent_before - request.ended.size)
   const held = state.lent + state.lent_before
-  state.tat = Math.max(state.tat - ask.returned / rate, now + held / rate)
+  state.tat = Math.max(state.tat - request.returned / rate, now + held / rate)
 
   const available = burst - (state.tat - now) * rate
   const free = Math.floor(available + EPSILON)
-  const sold = Math.max(0, Math.min(ask.need, free))
-  const most = Math.min(Math.floor(burst / LENT_SHARE) - held, Math.floor((free - sold) / LENT_SHARE))
-  const lent = Math.max(0, Math.min(ask.extra, most))
+  const sold = Math.max(0, Math.min(request.need, free))
+  const maximum = Math.min(Math.floor(burst / LENT_SHARE) - held, Math.floor((free - sold) / LENT_SHARE))
+  const lent = Math.max(0, Math.min(request.extra, maximum))
   state.tat += (sold + lent) / rate
   state.lent += lent
   return [state, { sold, lent, slot, available: available - sold - lent }]
 }
 
 /**
- * Lets time pass until `now`. `tat` never falls behind what makes bucket and lent tokens a full burst, and never runs
- * ahead of an empty bucket. A clock that was set back leaves the bucket as full as it was; one that was set forward fills
- * it at most.
+ * Advances the state to `now`. `tat` is never below the value at which bucket and lent tokens are a full burst, and never
+ * above that of an empty bucket. A clock that is set back leaves the bucket unchanged; one that is set forward at maximum
+ * fills it.
  */
 function settle(policy: Policy, before: BucketState, now: number): BucketState {
   const { rate_per_second: rate, burst } = policy
@@ -109,25 +114,25 @@ function settle(policy: Policy, before: BucketState, now: number): BucketState {
   return { tat, lent_slot: slot, lent: 0, lent_before: older }
 }
 
-/** A decision of a limiter that one process makes alone; keep `tat` for the next one. */
+/** A decision that one process makes without the database; pass `tat` to the next decision. */
 export type Decision = { allowed: boolean; tat: number; remaining: number; wait_seconds: number }
 
-/** Takes `need` tokens (1) if they are there; a refusal costs nothing. */
+/** Takes `need` tokens if they are available; a rejection takes none. */
 export function decide(policy: Policy, tat: number, now: number, need: 0 | 1 = 1): Decision {
-  const [state, sale] = exchange(policy, { ...FULL, tat }, { need, extra: 0, returned: 0, ended: null }, now)
-  const wait_seconds = secondsUntilOne(policy, sale.available)
-  const remaining = Math.max(0, Math.floor(sale.available + EPSILON))
-  return { allowed: sale.sold === need, tat: state.tat, remaining, wait_seconds }
+  const [state, result] = exchange(policy, { ...FULL, tat }, { need, extra: 0, returned: 0, ended: null }, now)
+  const wait_seconds = secondsUntilOne(policy, result.available)
+  const remaining = Math.max(0, Math.floor(result.available + EPSILON))
+  return { allowed: result.sold === need, tat: state.tat, remaining, wait_seconds }
 }
 
-/** Seconds until a bucket with so many tokens has one. */
+/** Seconds until a bucket with `available` tokens has one token. */
 export function secondsUntilOne(policy: Policy, available: number): number {
   return Math.max(0, (1 - available) / policy.rate_per_second)
 }
 
 /**
- * Tokens worth borrowing, after `used` tokens in the `elapsed_ms` since the last ask: what the next loan's time will
- * need at this pace, but no more than twice what was used. None for a key that asks less than once in that time.
+ * The number of tokens to borrow, after `used` tokens in the `elapsed_ms` since the last exchange: the tokens needed at
+ * this rate during the next loan, at maximum twice those used. Zero for a key with less than one request in that time.
  */
 export function extraFor(used: number, elapsed_ms: number): number {
   return Math.min(2 * used, Math.floor((used * LEASE_MS) / Math.max(1, elapsed_ms)))

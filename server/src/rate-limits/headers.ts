@@ -1,6 +1,6 @@
 /**
- * What answers say of the limits: `RateLimit-Policy` and `RateLimit` as of draft-ietf-httpapi-ratelimit-headers-11, whose
- * names are Structured Field strings, and the `X-RateLimit-` fields that most clients know, for the policy with least left.
+ * Rate limit headers of responses: `RateLimit-Policy` and `RateLimit` of draft-ietf-httpapi-ratelimit-headers-11, and the
+ * widely used `X-RateLimit-` headers for the limit with the fewest remaining requests.
  */
 import type { Policy } from './gcra.ts'
 
@@ -8,11 +8,11 @@ import type { Policy } from './gcra.ts'
 export type Limit = {
   name: string
   policy: Policy
-  /** It in `RateLimit-Policy`, which never changes: see `policyText`. */
+  /** The item in `RateLimit-Policy`, computed once: see `policyText`. */
   policy_text: string
 }
 
-/** Seconds in which an empty bucket is full again. */
+/** Seconds in which an empty bucket refills. */
 function windowSeconds({ burst, rate_per_second }: Policy): number {
   return Math.max(1, Math.ceil(burst / rate_per_second))
 }
@@ -22,7 +22,7 @@ export const policyText = (name: string, policy: Policy): string =>
 
 /**
  * @param limits at least one
- * @param remaining what each of them leaves
+ * @param remaining remaining requests of each limit
  * @param now real time in milliseconds since 1970
  */
 export function rateLimitHeaders(
@@ -59,17 +59,17 @@ export const RATE_LIMIT_HEADERS = {
   'RateLimit-Policy': {
     type: 'string',
     description:
-      'The limits that apply: for each a name, `q` requests at once, and `w` seconds in which as many come again.',
+      'Limits that apply: for each, its name, a burst of `q` requests, and the `w` seconds in which it refills.',
     examples: ['"reads";q=1000;w=10, "project_reads";q=5000;w=10'],
   },
   RateLimit: {
     type: 'string',
-    description: 'What is left: for each limit `r` requests, and `t` seconds until all of it is there again.',
+    description: 'Remaining requests: for each limit, `r` requests, and `t` seconds until it is fully refilled.',
     examples: ['"reads";r=0;t=10, "project_reads";r=4000;t=2'],
   },
-  'X-RateLimit-Limit': { type: 'integer', description: 'Requests at once, of the limit with least left.' },
-  'X-RateLimit-Remaining': { type: 'integer', description: 'Requests left of it.' },
-  'X-RateLimit-Reset': { type: 'integer', description: 'When all of it is there again, in Unix seconds.' },
+  'X-RateLimit-Limit': { type: 'integer', description: 'Burst of the limit with the fewest remaining requests.' },
+  'X-RateLimit-Remaining': { type: 'integer', description: 'Remaining requests of that limit.' },
+  'X-RateLimit-Reset': { type: 'integer', description: 'When that limit is fully refilled, in Unix seconds.' },
 }
 
-export const RETRY_AFTER = { type: 'integer', minimum: 1, description: 'Seconds until trying again succeeds.' }
+export const RETRY_AFTER = { type: 'integer', minimum: 1, description: 'Seconds to wait before a retry.' }

@@ -1,4 +1,4 @@
-/** The limits over HTTP: two apps on one database are two API processes. */
+/** Rate limits over HTTP, with two processes on one database. */
 import assert from 'node:assert/strict'
 import { after, before, describe, test } from 'node:test'
 import { Type } from 'typebox'
@@ -15,7 +15,7 @@ const { app: first, deps, owner } = await createTestApp()
 const closing: App[] = [first]
 after(() => Promise.all(closing.map((app) => app.close())))
 
-/** Slow enough that nothing comes back during a test. */
+/** A rate so low that no token is refilled during a test. */
 const slow = (burst: number) => ({ rate_per_second: 0.01, burst })
 const SMALL: RateLimits = { ...defaultSettings().rate_limits, reads: slow(30), writes: slow(20), creates: slow(4) }
 
@@ -68,7 +68,7 @@ describe('a key', () => {
   })
   const keyOf = async (mode: 'live' | 'test' = 'live') => (await createTestTenant(deps))[mode].key
 
-  test('has one burst in all processes together, and is refused with a problem', async () => {
+  test('has one burst over all processes, then returns 429', async () => {
     const key = await keyOf()
     const calls = [caller(one, key), caller(two, key)]
     const counts = await Promise.all(calls.map((call) => count(call, 'GET', '/read', 40)))
@@ -83,7 +83,7 @@ describe('a key', () => {
     assert.match(headers.ratelimit!, /^"reads";r=0;t=\d+, "project_reads";r=\d+;t=\d+$/)
   })
 
-  test('is told what is left with every answer, and less each time', async () => {
+  test('returns decreasing remaining requests with every response', async () => {
     const call = caller(one, await keyOf())
     for (const [i, [method, url, status]] of (
       [
@@ -103,7 +103,7 @@ describe('a key', () => {
     }
   })
 
-  test('403 is counted, too', async () => {
+  test('counts responses with 403', async () => {
     const { live } = await createTestTenant(deps)
     const call = caller(one, (await createTestKey(deps, live.principal, [])).key)
     const answer = await call('GET', '/narrow')
@@ -111,7 +111,7 @@ describe('a key', () => {
     assert.equal(answer.headers['x-ratelimit-remaining'], '29')
   })
 
-  test('pays creates and writes for a create; a replay gets the create back', async () => {
+  test('takes a token of creates and writes for a create; a replay refunds that of creates', async () => {
     const call = caller(one, await keyOf())
     const created = await call('POST', '/create')
     assert.match(
@@ -127,7 +127,7 @@ describe('a key', () => {
     assert.equal((await call('GET', '/read')).headers['x-ratelimit-remaining'], '29')
   })
 
-  test('shares five times its limit with the other keys of its environment, and with no other', async () => {
+  test('shares five times its limit only with the other keys of its environment', async () => {
     const { live, test } = await createTestTenant(deps)
     const keys = await Promise.all(Array.from({ length: 7 }, () => createTestKey(deps, live.principal, [])))
     let passed = 0
@@ -143,7 +143,7 @@ describe('a key', () => {
     )
   })
 
-  test('can list its limits', async () => {
+  test('lists its limits', async () => {
     const call = caller(one, await keyOf())
     await call('POST', '/create')
     const { body } = await call('GET', '/limits')
@@ -160,7 +160,7 @@ describe('a key', () => {
     )
   })
 
-  test('what a process holds comes back when it ends', async () => {
+  test('returns borrowed tokens when a process shuts down', async () => {
     const { key, principal } = (await createTestTenant(deps)).live
     const ending = await process({ ...SMALL, reads: { rate_per_second: 0.1, burst: 200 } })
     for (let i = 0; i < 30; i++) await caller(ending, key)('GET', '/read')
@@ -172,10 +172,10 @@ describe('a key', () => {
   })
 })
 
-describe('an address', () => {
+describe('an IP address', () => {
   const anonymous = { authorization: '' }
 
-  test('is refused after too many requests without a valid key, before any query; a known key goes on', async () => {
+  test('returns 429 after too many invalid keys, before any query, but still accepts a known key', async () => {
     const { live } = await createTestTenant(deps)
     const app = await process()
     const call = caller(app, live.key)
@@ -195,7 +195,7 @@ describe('an address', () => {
     assert.equal((await call('GET', '/read')).status, 200)
   })
 
-  test('has a limit for what needs no key, which probes do not meet', async () => {
+  test('has a limit on public routes, except for probes', async () => {
     const call = caller(await process({ ...SMALL, unauthenticated: slow(5) }), '')
     const { passed, refused } = await count(call, 'GET', '/public', 8)
     assert.equal(passed, 5)
@@ -206,7 +206,7 @@ describe('an address', () => {
   })
 })
 
-test('off: nothing is counted', async () => {
+test('disabled: counts no requests', async () => {
   const { live } = await createTestTenant(deps)
   const call = caller(await process({ ...SMALL, enabled: false }), live.key)
   const { passed } = await count(call, 'POST', '/create', 50)

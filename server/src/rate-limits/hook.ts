@@ -1,4 +1,4 @@
-/** The limits as a request meets them: what it spends, what its answer says of it, and the refusal. */
+/** Applies the rate limits to requests: takes tokens, sets the headers, and rejects with 429 or 503. */
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import type { Config } from '../config.ts'
 import type { Sql } from '../db/database.ts'
@@ -10,32 +10,32 @@ import { type AddressLimit, clientOf, createAddressLimit, createAttempts } from 
 import type { Bucket } from './bucket.ts'
 import type { Decision } from './gcra.ts'
 import { type Limit, rateLimitHeaders } from './headers.ts'
-import { createLimiter, type Verdict } from './limiter.ts'
+import { Limiter, type Verdict } from './limiter.ts'
 import { classesOf, createKeyBuckets, KEY_CLASSES, type KeyBuckets, type KeyClass } from './policies.ts'
 import { createBucketStore } from './store.ts'
 
 export type EffectiveLimit = { name: string; rate_per_second: number; burst: number; remaining: number }
 
-/** What a request's handlers may do about its limits: `request.rate_limits`. */
+/** What handlers can do with the rate limits of a request: `request.rate_limits`. */
 export type RequestLimits = {
-  /** Gives back what the request has spent of a class, and corrects the answer's headers. Once per class. */
+  /** Refunds the token of a class and updates the headers of the response. At most once per class. */
   refund(name: KeyClass): void
-  /** Every limit of the key that asks: its own, then those that it shares with the project's other keys. */
+  /** All limits of the key: its own, then those that it shares with the other keys of the project. */
   list(): Promise<EffectiveLimit[]>
 }
 
 export type RateLimitHook = {
-  /** Spends what a request of a known key costs. Returns nothing when that was decided at once. Errors: 429, 503. */
+  /** Takes the tokens of a request with a valid key. Returns undefined if no statement is needed. Errors: 429, 503. */
   spend(
     request: FastifyRequest,
     reply: FastifyReply,
     classes: readonly KeyClass[] | undefined,
   ): Promise<void> | undefined
-  /** A request that needs no key. Throws the 429. */
+  /** Limits a request that needs no key. Errors: 429. */
   unauthenticated(request: FastifyRequest, reply: FastifyReply): void
-  /** A request without a key where one is needed. Throws the 429 after too many of them. */
+  /** Limits a request that lacks a required key. Errors: 429. */
   failed(request: FastifyRequest, reply: FastifyReply): void
-  /** Looks a key up, if the address has not tried too many that do not work. Errors: 429. */
+  /** Looks up a key, unless the IP address has tried too many invalid keys. Errors: 429. */
   lookUp(request: FastifyRequest, reply: FastifyReply, key: string, find: Find): Promise<Principal | null>
   close(): Promise<void>
 }
@@ -43,90 +43,89 @@ export type RateLimitHook = {
 type Find = (key: string) => Promise<Principal | null>
 type Deps = { config: Pick<Config, 'rate_limits'>; sql: Sql; clock: Clock; log: Log }
 
-/** The type that other software knows, too (draft-ietf-httpapi-ratelimit-headers-11); our `code` is what stays. */
+/** The standard problem type (draft-ietf-httpapi-ratelimit-headers-11); `code` is still the stable name. */
 const QUOTA_EXCEEDED = 'https://iana.org/assignments/http-problem-types#quota-exceeded'
 
+/** Creates the hook, or one without limits if they are disabled. */
 export function createRateLimits({ config: { rate_limits: limits }, sql, clock, log }: Deps): RateLimitHook {
   if (!limits.enabled) return UNLIMITED
-  const limiter = createLimiter({ store: createBucketStore(sql), clock, log })
+  const limiter = new Limiter({ store: createBucketStore(sql), clock, log })
   const bucketsOf = createKeyBuckets(limits)
   const publicLimit = createAddressLimit('unauthenticated', limits.unauthenticated, clock)
   const failureLimit = createAddressLimit('failed_authentication', limits.failed_authentication, clock)
   const attempt = createAttempts<Principal>(failureLimit)
 
-  function show(reply: FastifyReply, limits: readonly Limit[], remaining: readonly number[]): void {
-    reply.headers(rateLimitHeaders(limits, remaining, clock.now().getTime()))
-  }
-
-  /** What a handler may do about the limits: few handlers do, so it costs one small object. */
-  class Spent implements RequestLimits {
-    readonly #all: KeyBuckets
-    readonly #buckets: readonly Bucket[]
-    readonly #reply: FastifyReply
-
-    constructor(all: KeyBuckets, buckets: readonly Bucket[], reply: FastifyReply) {
-      this.#all = all
-      this.#buckets = buckets
-      this.#reply = reply
-    }
-
-    refund(name: KeyClass): void {
-      for (const bucket of this.#all[name]) limiter.refund(bucket)
-      show(this.#reply, this.#buckets, limiter.remaining(this.#buckets))
-    }
-
-    async list(): Promise<EffectiveLimit[]> {
-      const mine = KEY_CLASSES.map((name) => this.#all[name][0])
-      const shared = KEY_CLASSES.map((name) => this.#all[name][1])
-      const buckets = [...mine, ...shared]
-      await limiter.look(buckets)
-      const left = limiter.remaining(buckets)
-      return buckets.map(({ name, policy }, i) => ({ name, ...policy, remaining: left[i]! }))
-    }
-  }
-
-  function spend(
-    request: FastifyRequest,
-    reply: FastifyReply,
-    classes: readonly KeyClass[] = classesOf(request.method),
-  ): Promise<void> | undefined {
-    const all = bucketsOf(request.principal)
-    const buckets = classes.length === 1 ? all[classes[0]!] : classes.flatMap((name) => all[name])
-    request.rate_limits = new Spent(all, buckets, reply)
-    const verdict = limiter.take(buckets)
-    if (verdict instanceof Promise) return verdict.then((late) => conclude(reply, buckets, late))
-    conclude(reply, buckets, verdict)
-    return undefined
-  }
-
   function conclude(reply: FastifyReply, buckets: readonly Bucket[], verdict: Verdict): void {
-    show(reply, buckets, limiter.remaining(buckets))
+    setHeaders(reply, buckets, limiter.remaining(buckets), clock)
     if (verdict === null) return
-    if (verdict.reason === 'rate') throw tooMany(names(verdict.violated), verdict.wait_seconds)
-    throw notNow(names(verdict.violated), verdict.wait_seconds)
+    if (verdict.reason === 'rate') throw tooManyRequests(names(verdict.violated), verdict.wait_seconds)
+    throw databaseUnavailable(names(verdict.violated), verdict.wait_seconds)
   }
 
-  function perAddress(reply: FastifyReply, limit: AddressLimit, decision: Decision): void {
-    show(reply, [limit], [decision.remaining])
-    if (!decision.allowed) throw tooMany([limit.name], decision.wait_seconds)
+  function limitAddress(reply: FastifyReply, limit: AddressLimit, decision: Decision): void {
+    setHeaders(reply, [limit], [decision.remaining], clock)
+    if (!decision.allowed) throw tooManyRequests([limit.name], decision.wait_seconds)
   }
 
   return {
-    spend,
+    spend(request, reply, classes = classesOf(request.method)) {
+      const all = bucketsOf(request.principal)
+      const buckets = classes.length === 1 ? all[classes[0]!] : classes.flatMap((name) => all[name])
+      request.rate_limits = new SpentLimits(limiter, clock, all, buckets, reply)
+      const verdict = limiter.take(buckets)
+      if (verdict instanceof Promise) return verdict.then((late) => conclude(reply, buckets, late))
+      conclude(reply, buckets, verdict)
+      return undefined
+    },
     unauthenticated(request, reply) {
-      perAddress(reply, publicLimit, publicLimit.take(clientOf(request.ip)))
+      limitAddress(reply, publicLimit, publicLimit.take(clientOf(request.ip)))
     },
     failed(request, reply) {
-      perAddress(reply, failureLimit, failureLimit.take(clientOf(request.ip)))
+      limitAddress(reply, failureLimit, failureLimit.take(clientOf(request.ip)))
     },
     async lookUp(request, reply, key, find) {
       const address = clientOf(request.ip)
       const found = await attempt(address, key, find)
       if (found !== null && 'key_id' in found) return found
-      perAddress(reply, failureLimit, found ?? { ...failureLimit.look(address), allowed: true })
+      limitAddress(reply, failureLimit, found ?? { ...failureLimit.peek(address), allowed: true })
       return null
     },
     close: () => limiter.close(),
+  }
+}
+
+function setHeaders(reply: FastifyReply, limits: readonly Limit[], remaining: readonly number[], clock: Clock): void {
+  reply.headers(rateLimitHeaders(limits, remaining, clock.now().getTime()))
+}
+
+/** The limits of a request with a key. Created for each request, although few handlers use it. */
+class SpentLimits implements RequestLimits {
+  readonly #limiter: Limiter
+  readonly #clock: Clock
+  readonly #all: KeyBuckets
+  readonly #buckets: readonly Bucket[]
+  readonly #reply: FastifyReply
+
+  constructor(limiter: Limiter, clock: Clock, all: KeyBuckets, buckets: readonly Bucket[], reply: FastifyReply) {
+    this.#limiter = limiter
+    this.#clock = clock
+    this.#all = all
+    this.#buckets = buckets
+    this.#reply = reply
+  }
+
+  refund(name: KeyClass): void {
+    for (const bucket of this.#all[name]) this.#limiter.refund(bucket)
+    setHeaders(this.#reply, this.#buckets, this.#limiter.remaining(this.#buckets), this.#clock)
+  }
+
+  async list(): Promise<EffectiveLimit[]> {
+    const own = KEY_CLASSES.map((name) => this.#all[name][0])
+    const shared = KEY_CLASSES.map((name) => this.#all[name][1])
+    const buckets = [...own, ...shared]
+    await this.#limiter.refresh(buckets)
+    const remaining = this.#limiter.remaining(buckets)
+    return buckets.map(({ name, policy }, i) => ({ name, ...policy, remaining: remaining[i]! }))
   }
 }
 
@@ -147,16 +146,16 @@ function names(buckets: readonly Bucket[]): string[] {
   return buckets.map((bucket) => bucket.name)
 }
 
-/** Whole seconds, rounded up: whoever waits so long succeeds. */
+/** Whole seconds, rounded up, so that a retry after them succeeds. */
 function retryAfter(wait_seconds: number): number {
   return Math.max(1, Math.ceil(wait_seconds))
 }
 
-function tooMany(violated: string[], wait_seconds: number): ApiError {
+function tooManyRequests(violated: string[], wait_seconds: number): ApiError {
   const seconds = retryAfter(wait_seconds)
   return new ApiError(
     'rate_limited',
-    `Wait ${seconds} s (see Retry-After), then try again; ask less often from then on.`,
+    `Wait ${seconds} s (see Retry-After) before you retry, and reduce the rate of requests.`,
     {
       headers: { 'retry-after': String(seconds) },
       extensions: { type: QUOTA_EXCEEDED, 'violated-policies': violated },
@@ -164,8 +163,8 @@ function tooMany(violated: string[], wait_seconds: number): ApiError {
   )
 }
 
-function notNow(violated: string[], wait_seconds: number): ApiError {
-  return new ApiError('unavailable', 'The database does not answer right now. Try again in a moment.', {
+function databaseUnavailable(violated: string[], wait_seconds: number): ApiError {
+  return new ApiError('unavailable', 'The database is unavailable. Retry the request.', {
     headers: { 'retry-after': String(retryAfter(wait_seconds)) },
     extensions: { 'violated-policies': violated },
   })

@@ -1,6 +1,6 @@
 /**
- * Bound and politeness over several processes, by the pure arithmetic and by the real SQL: the same arrivals, the same
- * assertions. All clocks are the test's, so a history repeats.
+ * Bound and fairness over several processes, with gcra.ts and with the real SQL: the same arrivals and assertions. All
+ * clocks are manual, so a history can be repeated.
  */
 import assert from 'node:assert/strict'
 import { afterEach, describe, test } from 'node:test'
@@ -9,7 +9,7 @@ import { createTestDatabase } from '../db/testing.ts'
 import { systemClock } from '../lib/clock.ts'
 import { DatabaseUnavailableError } from '../lib/errors.ts'
 import type { Policy } from './gcra.ts'
-import { type BucketAsk, type BucketStore, createBucketStore } from './store.ts'
+import { type BucketExchange, type BucketStore, createBucketStore } from './store.ts'
 import {
   createIdealBucket,
   createManualClock,
@@ -36,7 +36,7 @@ const policies = fc.constantFrom<Policy>(
   { rate_per_second: 3, burst: 1 },
   { rate_per_second: 40, burst: 60 },
 )
-/** Time passes, then a process gets some requests at once. */
+/** Time passes, then a process receives some requests at once. */
 const arrival = fc.record({
   wait_ms: fc.oneof(
     { weight: 4, arbitrary: fc.integer({ min: 0, max: 60 }) },
@@ -45,7 +45,7 @@ const arrival = fc.record({
   ),
   process: fc.integer({ min: 0, max: 3 }),
   count: fc.oneof({ weight: 3, arbitrary: fc.integer({ min: 1, max: 4 }) }, fc.integer({ min: 1, max: 120 })),
-  /** In turn, or at once as requests that meet in one statement. */
+  /** One after the other, or concurrently in one statement. */
   together: fc.boolean(),
 })
 const arrivals = fc.array(arrival, { minLength: 1, maxLength: 60 })
@@ -56,8 +56,8 @@ async function world(policy: Policy, processes: number, make: MakeStore) {
   const base = clock.now().getTime()
   let step_ms = 0
   const real = make(() => (base + clock.monotonic() + step_ms) / 1_000)
-  // Without its answer a process decides alone, and nothing would be shown of the shared bucket.
-  const store = { ...real, exchange: (asks: BucketAsk[]) => watched(real.exchange(asks)) }
+  // If the statement failed, the process would decide alone, and the test would not cover the shared bucket.
+  const store = { ...real, exchange: (exchanges: BucketExchange[]) => watched(real.exchange(exchanges)) }
   return {
     clock,
     processes: createProcesses(processes, policy, clock, store),
@@ -76,7 +76,7 @@ function failed(error: Error): never {
 const failures: Error[] = []
 afterEach(() => assert.deepEqual(failures.splice(0), []))
 
-/** Time passes in small parts, and statements that a timer began come to their end, which costs no time here. */
+/** Advances time in small steps, and completes the statements that timers started. */
 async function pass(clock: ManualClock, ms: number): Promise<void> {
   for (let left = ms; left > 0; left -= 200) {
     clock.advance(Math.min(left, 200))
@@ -91,7 +91,7 @@ let pending: Promise<unknown> = Promise.resolve()
 
 describe('shared limits', () => {
   for (const { name, make, runs } of STORES) {
-    test(`${name}: in every window at most burst + rate * time pass, whatever arrives`, async () => {
+    test(`${name}: accepts at most burst + rate * time requests in any window`, async () => {
       const property = fc.asyncProperty(policies, fc.integer({ min: 1, max: 4 }), arrivals, async (...given) => {
         const [policy, count, sequence] = given
         const { clock, processes } = await world(policy, count, make)
@@ -115,19 +115,19 @@ describe('shared limits', () => {
       await fc.assert(property, { numRuns: runs })
     })
 
-    test(`${name}: a client within rate and nine tenths of the burst is never refused, wherever it asks`, async () => {
+    test(`${name}: never rejects a client within the rate and nine tenths of the burst, at any process`, async () => {
       const property = fc.asyncProperty(policies, fc.integer({ min: 1, max: 4 }), arrivals, async (...given) => {
         const [policy, count, sequence] = given
         const { clock, processes } = await world(policy, count, make)
-        // Whole tenths: a twentieth of the burst may lie elsewhere, another may not have been refilled.
+        // A twentieth of the burst can be lent to other processes, and another one not refilled.
         const depth = policy.burst - 2 * Math.floor(policy.burst / 20) - (policy.burst >= 20 ? 1 : 0)
-        const polite = createIdealBucket({ rate_per_second: 0.95 * policy.rate_per_second, burst: depth })
+        const fair = createIdealBucket({ rate_per_second: 0.95 * policy.rate_per_second, burst: depth })
         for (const { wait_ms, process, count, together } of sequence) {
           await pass(clock, wait_ms)
           const { limiter, bucket } = processes[process % processes.length]!
           const now = clock.monotonic()
-          const some = Math.min(count, Math.floor(polite.level(now)))
-          polite.take(now, some)
+          const some = Math.min(count, Math.floor(fair.level(now)))
+          fair.take(now, some)
           const take = () => limiter.take([bucket])
           const verdicts = []
           if (together) verdicts.push(...(await Promise.all(Array.from({ length: some }, take))))
@@ -138,7 +138,7 @@ describe('shared limits', () => {
       await fc.assert(property, { numRuns: runs })
     })
 
-    test(`${name}: who waits as Retry-After says succeeds, at any process, and what was refused costs nothing`, async () => {
+    test(`${name}: a retry after Retry-After succeeds at any process, and rejections cost nothing`, async () => {
       const property = fc.asyncProperty(policies, arrivals, async (policy, sequence) => {
         const { clock, processes } = await world(policy, 3, make)
         for (const { wait_ms, process, count } of sequence.slice(0, 20)) {
@@ -157,7 +157,7 @@ describe('shared limits', () => {
       await fc.assert(property, { numRuns: runs })
     })
 
-    test(`${name}: a step of the database's clock gives a burst at most and takes a full refill at most`, async () => {
+    test(`${name}: a step of the database's clock gains at most a burst and loses at most a full refill`, async () => {
       const hour = 3_600_000
       const property = fc.asyncProperty(
         policies,
@@ -174,7 +174,7 @@ describe('shared limits', () => {
           for (const { wait_ms } of sequence.slice(0, 3)) await pass(clock, wait_ms)
           stepDatabase(step)
           assert.ok((await drain()) <= policy.burst)
-          // What was refused before the step is remembered for one token's time; only then the step is seen at all.
+          // A rejection before the step is cached for the time of one token; only after it is the step visible.
           await pass(clock, 1_000 / policy.rate_per_second + 1)
           assert.ok((await drain()) <= policy.burst + 2)
           await pass(clock, (policy.burst / policy.rate_per_second) * 1_000 + 3_000)
@@ -186,7 +186,7 @@ describe('shared limits', () => {
     })
   }
 
-  test('a clock that is set back takes nothing of what a client had', async () => {
+  test('a clock that is set back takes no tokens from a client', async () => {
     const { clock, processes, stepDatabase } = await world({ rate_per_second: 20, burst: 100 }, 2, createMemoryStore)
     const [{ limiter, bucket }, other] = processes as [Process, Process]
     for (let i = 0; i < 30; i++) assert.equal(await limiter.take([bucket]), null)
@@ -195,12 +195,12 @@ describe('shared limits', () => {
     for (let i = 0; i < 60; i++) assert.equal(await other.limiter.take([other.bucket]), null)
   })
 
-  test('a client that changes processes all the time finds its burst whole: what was lent elsewhere came back', async () => {
+  test('a client that alternates between processes has its whole burst, because lent tokens are returned', async () => {
     const policy = { rate_per_second: 100, burst: 1_000 }
     const { clock, processes } = await world(policy, 3, createMemoryStore)
-    const polite = createIdealBucket({ rate_per_second: 95, burst: 899 })
+    const fair = createIdealBucket({ rate_per_second: 95, burst: 899 })
     const request = async (process: Process) => {
-      polite.take(clock.monotonic())
+      fair.take(clock.monotonic())
       assert.equal(await process.limiter.take([process.bucket]), null)
     }
     for (let round = 0; round < 5; round++) {
@@ -209,18 +209,18 @@ describe('shared limits', () => {
         await request(processes[Math.floor(i / 35) % 3]!)
       }
       const [last] = processes.slice(round % 3)
-      while (polite.level(clock.monotonic()) >= 1) await request(last!)
+      while (fair.level(clock.monotonic()) >= 1) await request(last!)
       await pass(clock, 9_500)
     }
   })
 
-  test('those who come while a statement is under way take what it has lent, and need none of their own', async () => {
-    const asks: BucketAsk[] = []
+  test('requests that arrive during a statement use its loan without another statement', async () => {
+    const exchanges: BucketExchange[] = []
     const store: BucketStore = {
-      async exchange(asked) {
-        asks.push(...asked)
+      async exchange(batch) {
+        exchanges.push(...batch)
         await Promise.resolve()
-        return asked.map(({ ask }) => ({ sold: ask.need, lent: 40, slot: 0, available: 900 }))
+        return batch.map(({ request }) => ({ sold: request.need, lent: 40, slot: 0, available: 900 }))
       },
       async removeIdle() {},
     }
@@ -229,17 +229,17 @@ describe('shared limits', () => {
     const verdicts = await Promise.all(Array.from({ length: 32 }, () => limiter.take([bucket])))
     assert.deepEqual([...new Set(verdicts)], [null])
     assert.deepEqual(
-      asks.map(({ ask }) => ask.need),
+      exchanges.map(({ request }) => request.need),
       [1],
     )
     assert.equal(bucket.tokens, 40 - 31)
   })
 
-  test('processes that race in real time stay within the bound', async () => {
+  test('concurrent processes in real time stay within the bound', async () => {
     await owner`truncate rate_limits`
     const policy = { rate_per_second: 200, burst: 300 }
     const real = createBucketStore(sql)
-    const store = { ...real, exchange: (asks: BucketAsk[]) => real.exchange(asks).catch(failed) }
+    const store = { ...real, exchange: (exchanges: BucketExchange[]) => real.exchange(exchanges).catch(failed) }
     const processes = createProcesses(4, policy, systemClock, store)
     const begin = performance.now()
     const counts = await Promise.all(
@@ -270,7 +270,7 @@ describe('one process', () => {
     return { clock, store, ...process! }
   }
 
-  test('a full bucket gives its whole burst, in turn or together', async () => {
+  test('a full bucket allows its whole burst, sequentially or concurrently', async () => {
     for (const together of [true, false]) {
       const { limiter, bucket } = setup()
       const verdicts = []
@@ -280,7 +280,7 @@ describe('one process', () => {
     }
   })
 
-  test('a steady client costs few statements, a refusal at most one, and hammering none', async () => {
+  test('a steady client costs few statements, a rejection at most one, and repeated rejected requests none', async () => {
     const { clock, store, limiter, bucket } = setup()
     let undecided = 0
     for (let i = 0; i < 950; i++) {
@@ -296,7 +296,7 @@ describe('one process', () => {
     assert.equal(store.statements, before)
   })
 
-  test('what is left never rises without time', async () => {
+  test('the remaining tokens never increase without time passing', async () => {
     await fc.assert(
       fc.asyncProperty(arrivals, async (sequence) => {
         const { clock, limiter, bucket } = setup()
@@ -314,7 +314,7 @@ describe('one process', () => {
     )
   })
 
-  test('a refusal by one bucket takes nothing of the others', async () => {
+  test('a rejection by one bucket takes no token of the others', async () => {
     const { clock, store, limiter, bucket } = setup()
     const [narrow] = createProcesses(1, { rate_per_second: 1, burst: 5 }, clock, store)
     const tight = { ...narrow!.bucket, id: 'key_1:creates' }
@@ -322,19 +322,19 @@ describe('one process', () => {
     for (let i = 0; i < 50; i++) if ((await limiter.take([tight, bucket])) === null) allowed++
     assert.equal(allowed, 5)
     await pass(clock, 300)
-    await limiter.look([bucket])
+    await limiter.refresh([bucket])
     assert.ok(limiter.remaining([bucket])[0]! >= 995, `${limiter.remaining([bucket])[0]!}`)
   })
 
-  test('without the database reads pass within the same limit, creates do not, and it is asked again later', async () => {
+  test('without the database, limits reads locally, rejects creates, and retries later', async () => {
     const { clock, store, bucket } = setup()
     let isAway = true
     let statements = 0
     const shaky: BucketStore = {
-      async exchange(asks) {
+      async exchange(exchanges) {
         statements++
         if (isAway) throw new DatabaseUnavailableError(new Error('away'))
-        return store.exchange(asks)
+        return store.exchange(exchanges)
       },
       async removeIdle() {},
     }
@@ -343,21 +343,21 @@ describe('one process', () => {
     for (let i = 0; i < 1_500; i++) if ((await limiter.take([bucket])) === null) passed++
     assert.equal(passed, 1_000)
     assert.equal(statements, 1)
-    const create = { ...bucket, id: 'key_1:creates', when_unsure: 'refuse' as const, refused_until: 0 }
+    const create = { ...bucket, id: 'key_1:creates', when_unavailable: 'refuse' as const, refused_until: 0 }
     const verdict = await limiter.take([create])
-    assert.equal(verdict?.reason, 'unsure')
+    assert.equal(verdict?.reason, 'unavailable')
     isAway = false
     await pass(clock, 1_200)
     assert.equal(await limiter.take([create]), null)
   })
 
-  test('a statement that hangs is given up, and its tokens come back when it ends after all', async () => {
+  test('abandons a statement that hangs, and returns its tokens when it ends later', async () => {
     const { clock, store, bucket } = setup()
     let release = () => {}
     const hanging: BucketStore = {
-      exchange: async (asks) => {
+      exchange: async (exchanges) => {
         await new Promise<void>((resolve) => (release = resolve))
-        return store.exchange(asks)
+        return store.exchange(exchanges)
       },
       async removeIdle() {},
     }

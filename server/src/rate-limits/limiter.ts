@@ -1,256 +1,272 @@
 /**
- * Decides requests against shared buckets (see gcra.ts). A request whose buckets all have a lent token is decided at once,
- * without a promise. The others wait for one statement that asks for all of them together; while it is under way, those
- * that come gather for the next. A refusal is remembered until its bucket has a token again, so that hammering costs
- * nothing.
+ * Decides requests against shared buckets (see gcra.ts). A request whose buckets all have a borrowed token is decided
+ * immediately, without a promise. Other requests wait for one exchange of all their buckets; requests that arrive
+ * meanwhile wait for the next one. A rejection is cached until its bucket has a token again, so that further requests
+ * cost no statement.
  *
- * Without the database, reads and writes pass by a limit of this process alone; creates are refused, because machines that
- * nobody counted stay.
+ * While the database is unavailable, this process limits reads and writes alone, and rejects creates, because uncounted
+ * machines would remain.
  */
 import type { Clock } from '../lib/clock.ts'
 import { DatabaseUnavailableError } from '../lib/errors.ts'
 import type { Log } from '../lib/log.ts'
-import { type Bucket, beginExchange, canSpend, remaining, settled, spend, unspend } from './bucket.ts'
-import { decide } from './gcra.ts'
-import type { BucketAsk, BucketStore } from './store.ts'
+import { type Bucket, beginExchange, canSpend, completeExchange, remaining, spend, unspend } from './bucket.ts'
+import { decide, type ExchangeResult } from './gcra.ts'
+import type { BucketExchange, BucketStore } from './store.ts'
 
-/** Null: go ahead. */
-export type Verdict = null | { reason: 'rate' | 'unsure'; violated: Bucket[]; wait_seconds: number }
+/** Null: the request is allowed. */
+export type Verdict = null | { reason: 'rate' | 'unavailable'; violated: Bucket[]; wait_seconds: number }
 
 type Waiter = { missing: Bucket[]; reserved: Bucket[]; resolve: (verdict: Verdict) => void }
 
-/** A statement that takes longer counts as no answer. */
+/** One statement: the buckets, their exchanges, and the requests that wait for it. */
+type Batch = { sent: number; buckets: Bucket[]; exchanges: BucketExchange[]; waiters: Waiter[]; isLate: boolean }
+
+/** A statement that takes longer counts as unanswered. */
 const DEADLINE_MS = 1_000
-/** How long the database is left alone after it did not answer. */
-const AWAY_MS = 1_000
+/** How long no statement is sent after the database was unavailable. */
+const RETRY_DELAY_MS = 1_000
 const MAX_WAITING = 10_000
 const MAX_BUCKETS = 1_000
-/** After a loan has ended, so that a few end together. */
+/** Delay after the end of a loan, so that several loans are returned together. */
 const RETURN_DELAY_MS = 50
-const CLEAN_MS = 600_000
+const CLEAN_INTERVAL_MS = 600_000
 
-export type Limiter = ReturnType<typeof createLimiter>
+export type LimiterOptions = { store: BucketStore; clock: Clock; log: Log }
 
-export function createLimiter({ store, clock, log }: { store: BucketStore; clock: Clock; log: Log }) {
-  /** Buckets for the next statement, with or without a request that waits. */
-  const due = new Set<Bucket>()
-  const lending = new Set<Bucket>()
-  let waiting: Waiter[] = []
-  let isAsking = false
-  let awayUntil = -Infinity
-  let timer: { cancel(): void } | null = null
-  let isClosed = false
-  let cleanAt = clock.monotonic() + CLEAN_MS
+export class Limiter {
+  readonly #store: BucketStore
+  readonly #clock: Clock
+  readonly #log: Log
+  /** Buckets of the next exchange, with or without a waiting request. */
+  readonly #due = new Set<Bucket>()
+  /** Buckets with a loan, or with tokens to return. */
+  readonly #lending = new Set<Bucket>()
+  #waiting: Waiter[] = []
+  #isExchanging = false
+  #unavailableUntil = -Infinity
+  #timer: { cancel(): void } | null = null
+  #isClosed = false
+  #cleanAt: number
+
+  constructor({ store, clock, log }: LimiterOptions) {
+    this.#store = store
+    this.#clock = clock
+    this.#log = log
+    this.#cleanAt = clock.monotonic() + CLEAN_INTERVAL_MS
+  }
 
   /** Takes one token of each bucket, or of none. */
-  function take(buckets: readonly Bucket[]): Verdict | Promise<Verdict> {
-    const now = clock.monotonic()
-    let refused = false
-    let missing = false
+  take(buckets: readonly Bucket[]): Verdict | Promise<Verdict> {
+    const now = this.#clock.monotonic()
+    let isRefused = false
+    let isMissing = false
     for (const bucket of buckets) {
-      if (bucket.refused_until > now) refused = true
-      else if (!canSpend(bucket, now)) missing = true
+      if (bucket.refused_until > now) isRefused = true
+      else if (!canSpend(bucket, now)) isMissing = true
     }
-    if (refused) return refusal(buckets.filter((bucket) => bucket.refused_until > now))
-    if (!missing) {
+    if (isRefused) return this.#refusal(buckets.filter((bucket) => bucket.refused_until > now))
+    if (!isMissing) {
       for (const bucket of buckets) spend(bucket)
       return null
     }
-    if (awayUntil > now) return takeAlone(buckets)
-    return wait(buckets)
+    if (this.#unavailableUntil > now) return this.#takeLocally(buckets)
+    return this.#wait(buckets)
   }
 
-  /** Brings what is known of the buckets up to date. */
-  async function look(buckets: readonly Bucket[]): Promise<void> {
-    if (awayUntil > clock.monotonic()) return
-    for (const bucket of buckets) due.add(bucket)
-    await wait([])
+  /** Reads the current state of the buckets from the database. */
+  async refresh(buckets: readonly Bucket[]): Promise<void> {
+    if (this.#unavailableUntil > this.#clock.monotonic()) return
+    for (const bucket of buckets) this.#due.add(bucket)
+    await this.#wait([])
   }
 
-  function wait(buckets: readonly Bucket[]): Verdict | Promise<Verdict> {
-    const now = clock.monotonic()
-    if (waiting.length >= MAX_WAITING) return { reason: 'unsure', violated: [...buckets], wait_seconds: 1 }
+  /** Refunds the token of a request that does not count. */
+  refund(bucket: Bucket): void {
+    unspend(bucket, this.#clock.monotonic())
+    if (bucket.returned > 0) this.#lending.add(bucket)
+    this.#scheduleReturn()
+  }
+
+  /** The remaining tokens of each bucket. */
+  remaining(buckets: readonly Bucket[]): number[] {
+    const now = this.#clock.monotonic()
+    return buckets.map((bucket) => remaining(bucket, now))
+  }
+
+  /** Returns all borrowed tokens, so that a restart costs the clients nothing. */
+  async close(): Promise<void> {
+    for (const bucket of this.#lending) this.#due.add(bucket)
+    this.#lending.clear()
+    if (this.#due.size > 0 && this.#unavailableUntil <= this.#clock.monotonic()) await this.#wait([])
+    this.#isClosed = true
+    this.#timer?.cancel()
+    this.#timer = null
+  }
+
+  #wait(buckets: readonly Bucket[]): Verdict | Promise<Verdict> {
+    const now = this.#clock.monotonic()
+    if (this.#waiting.length >= MAX_WAITING) return { reason: 'unavailable', violated: [...buckets], wait_seconds: 1 }
     const reserved = buckets.filter((bucket) => canSpend(bucket, now))
     const missing = buckets.filter((bucket) => !reserved.includes(bucket))
     for (const bucket of reserved) spend(bucket)
     for (const bucket of missing) {
       bucket.need++
-      due.add(bucket)
+      this.#due.add(bucket)
     }
-    const verdict = new Promise<Verdict>((resolve) => waiting.push({ missing, reserved, resolve }))
-    ask()
+    const verdict = new Promise<Verdict>((resolve) => this.#waiting.push({ missing, reserved, resolve }))
+    this.#exchange()
     return verdict
   }
 
-  /** One statement at a time; what gathers meanwhile goes with the next. */
-  function ask(): void {
-    if (isAsking || due.size === 0) return
-    isAsking = true
-    const sent = clock.monotonic()
-    const buckets = [...due]
-    // A request's buckets stay together: only what merely returns tokens can wait for another turn.
-    const asked = buckets.filter((bucket, i) => i < MAX_BUCKETS || bucket.need > 0)
-    for (const bucket of asked) due.delete(bucket)
-    const asks = asked.map((bucket): BucketAsk => {
-      lending.delete(bucket)
-      const { id, environment_id, policy } = bucket
-      return { bucket: id, environment_id, policy, ask: beginExchange(bucket, sent) }
+  /** Runs one statement at a time; requests that arrive meanwhile are part of the next. */
+  #exchange(): void {
+    if (this.#isExchanging || this.#due.size === 0) return
+    this.#isExchanging = true
+    const batch = this.#nextBatch()
+    const deadline = this.#clock.after(DEADLINE_MS, () => {
+      batch.isLate = true
+      this.#onUnavailable(batch.waiters, 'the statement exceeded its deadline')
     })
-    const waiters = waiting
-    waiting = []
-    let isLate = false
-    const deadline = clock.after(DEADLINE_MS, () => {
-      isLate = true
-      away(waiters, 'it does not answer in time')
-    })
-    store
-      .exchange(asks)
+    this.#store
+      .exchange(batch.exchanges)
       .then(
-        (sales) => {
-          const now = clock.monotonic()
-          sales.forEach((sale, i) => {
-            settled(asked[i]!, asks[i]!.ask, sale, sent, now)
-          })
-          if (!isLate) for (const waiter of waiters) waiter.resolve(serve(waiter))
-          for (const bucket of asked) keep(bucket)
-          serveGathered()
-        },
+        (results) => this.#onResults(batch, results),
         (error: Error) => {
-          // Whatever it is, requests must not fail for it; but what is no outage is a bug of ours.
-          if (!(error instanceof DatabaseUnavailableError)) log.error({ error: error.stack }, 'rate limits: a bug')
-          if (!isLate) away(waiters, error.message)
+          // No error of the database may fail a request, but an error that is no outage is a bug.
+          if (!(error instanceof DatabaseUnavailableError)) {
+            this.#log.error({ error: error.stack }, 'rate limits: unexpected error')
+          }
+          if (!batch.isLate) this.#onUnavailable(batch.waiters, error.message)
         },
       )
       .finally(() => {
         deadline.cancel()
-        isAsking = false
-        ask()
-        plan()
+        this.#isExchanging = false
+        this.#exchange()
+        this.#scheduleReturn()
       })
   }
 
-  function serve({ missing, reserved }: Waiter): Verdict {
+  #nextBatch(): Batch {
+    const sent = this.#clock.monotonic()
+    // All buckets of a request are in the same batch: only buckets that merely return tokens can be deferred.
+    const buckets = [...this.#due].filter((bucket, i) => i < MAX_BUCKETS || bucket.need > 0)
+    for (const bucket of buckets) this.#due.delete(bucket)
+    const exchanges = buckets.map((bucket): BucketExchange => {
+      this.#lending.delete(bucket)
+      const { id, environment_id, policy } = bucket
+      return { bucket: id, environment_id, policy, request: beginExchange(bucket, sent) }
+    })
+    const waiters = this.#waiting
+    this.#waiting = []
+    return { sent, buckets, exchanges, waiters, isLate: false }
+  }
+
+  #onResults({ sent, buckets, exchanges, waiters, isLate }: Batch, results: ExchangeResult[]): void {
+    const now = this.#clock.monotonic()
+    results.forEach((result, i) => {
+      completeExchange(buckets[i]!, exchanges[i]!.request, result, sent, now)
+    })
+    if (!isLate) for (const waiter of waiters) waiter.resolve(this.#serve(waiter))
+    for (const bucket of buckets) this.#keep(bucket)
+    this.#serveWaiting()
+  }
+
+  #serve({ missing, reserved }: Waiter): Verdict {
     if (missing.every((bucket) => bucket.sold > 0)) {
       for (const bucket of missing) bucket.sold--
       return null
     }
-    const now = clock.monotonic()
+    const now = this.#clock.monotonic()
     for (const bucket of reserved) unspend(bucket, now)
-    return refusal(missing.filter((bucket) => bucket.sold === 0))
+    return this.#refusal(missing.filter((bucket) => bucket.sold === 0))
   }
 
-  /** Those who came meanwhile take what was lent just now: a next statement would only give it back. */
-  function serveGathered(): void {
-    const now = clock.monotonic()
-    waiting = waiting.filter(({ missing, resolve }) => {
+  /** Requests that arrived during the statement take borrowed tokens, which the next exchange would only return. */
+  #serveWaiting(): void {
+    const now = this.#clock.monotonic()
+    this.#waiting = this.#waiting.filter(({ missing, resolve }) => {
       if (missing.length === 0 || !missing.every((bucket) => canSpend(bucket, now))) return true
       for (const bucket of missing) {
         spend(bucket)
         bucket.need--
-        if (bucket.need === 0) due.delete(bucket)
+        if (bucket.need === 0) this.#due.delete(bucket)
       }
       resolve(null)
       return false
     })
   }
 
-  /** After the answers: what was sold to nobody goes back, what was lent is watched. */
-  function keep(bucket: Bucket): void {
+  /** Marks sold tokens that no request took for return, and tracks the loan. */
+  #keep(bucket: Bucket): void {
     bucket.returned += bucket.sold
     bucket.sold = 0
-    if (bucket.lease || bucket.returned > 0) lending.add(bucket)
+    if (bucket.lease || bucket.returned > 0) this.#lending.add(bucket)
   }
 
-  function refusal(violated: Bucket[]): Verdict {
+  #refusal(violated: Bucket[]): Verdict {
     const until = Math.max(...violated.map((bucket) => bucket.refused_until))
-    return { reason: 'rate', violated, wait_seconds: (until - clock.monotonic()) / 1_000 }
+    return { reason: 'rate', violated, wait_seconds: (until - this.#clock.monotonic()) / 1_000 }
   }
 
-  function away(waiters: Waiter[], reason: string): void {
-    if (awayUntil <= clock.monotonic()) log.warn({ reason }, 'rate limits: the database is away')
-    awayUntil = clock.monotonic() + AWAY_MS
-    for (const { missing, reserved, resolve } of [...waiters.splice(0), ...waiting.splice(0)]) {
+  #onUnavailable(waiters: Waiter[], reason: string): void {
+    const now = this.#clock.monotonic()
+    if (this.#unavailableUntil <= now) this.#log.warn({ reason }, 'rate limits: the database is unavailable')
+    this.#unavailableUntil = now + RETRY_DELAY_MS
+    for (const { missing, reserved, resolve } of [...waiters.splice(0), ...this.#waiting.splice(0)]) {
       for (const bucket of missing) {
         bucket.need = 0
-        due.delete(bucket)
+        this.#due.delete(bucket)
       }
-      const verdict = takeAlone(missing)
-      if (verdict) for (const bucket of reserved) unspend(bucket, clock.monotonic())
+      const verdict = this.#takeLocally(missing)
+      if (verdict) for (const bucket of reserved) unspend(bucket, this.#clock.monotonic())
       resolve(verdict)
     }
   }
 
-  function takeAlone(buckets: readonly Bucket[]): Verdict {
-    const strict = buckets.filter((bucket) => bucket.when_unsure === 'refuse')
-    if (strict.length > 0) return { reason: 'unsure', violated: strict, wait_seconds: AWAY_MS / 1_000 }
-    const now = clock.monotonic() / 1_000
-    const decisions = buckets.map((bucket) => decide(bucket.policy, bucket.alone_tat, now))
+  #takeLocally(buckets: readonly Bucket[]): Verdict {
+    const strict = buckets.filter((bucket) => bucket.when_unavailable === 'refuse')
+    if (strict.length > 0) return { reason: 'unavailable', violated: strict, wait_seconds: RETRY_DELAY_MS / 1_000 }
+    const now = this.#clock.monotonic() / 1_000
+    const decisions = buckets.map((bucket) => decide(bucket.policy, bucket.local_tat, now))
     const violated = buckets.filter((_, i) => !decisions[i]!.allowed)
     if (violated.length > 0) {
       return { reason: 'rate', violated, wait_seconds: Math.max(...decisions.map((each) => each.wait_seconds)) }
     }
     buckets.forEach((bucket, i) => {
-      bucket.alone_tat = decisions[i]!.tat
+      bucket.local_tat = decisions[i]!.tat
       bucket.available = decisions[i]!.remaining
-      bucket.heard_at = now * 1_000
+      bucket.synced_at = now * 1_000
     })
     return null
   }
 
-  /** Gives back a token of a request that turned out not to cost it. */
-  function refund(bucket: Bucket): void {
-    unspend(bucket, clock.monotonic())
-    if (bucket.returned > 0) lending.add(bucket)
-    plan()
-  }
-
-  /** Sees to it that what is left of loans goes back soon after their end. Nothing lent: no timer. */
-  function plan(): void {
-    if (timer || isClosed || lending.size === 0) return
-    const now = clock.monotonic()
+  /** Schedules the return of unspent tokens after the end of their loans. Without loans there is no timer. */
+  #scheduleReturn(): void {
+    if (this.#timer || this.#isClosed || this.#lending.size === 0) return
+    const now = this.#clock.monotonic()
     let ends = Infinity
-    for (const bucket of lending) ends = Math.min(ends, bucket.lease ? bucket.lease_until : now)
-    timer = clock.after(Math.max(0, ends - now) + RETURN_DELAY_MS, () => {
-      timer = null
-      giveBack()
-      plan()
+    for (const bucket of this.#lending) ends = Math.min(ends, bucket.lease ? bucket.lease_until : now)
+    this.#timer = this.#clock.after(Math.max(0, ends - now) + RETURN_DELAY_MS, () => {
+      this.#timer = null
+      this.#returnTokens()
+      this.#scheduleReturn()
     })
   }
 
-  function giveBack(): void {
-    const now = clock.monotonic()
-    for (const bucket of lending) {
+  #returnTokens(): void {
+    const now = this.#clock.monotonic()
+    for (const bucket of this.#lending) {
       if (bucket.lease && bucket.lease_until > now) continue
-      lending.delete(bucket)
-      due.add(bucket)
+      this.#lending.delete(bucket)
+      this.#due.add(bucket)
     }
-    if (awayUntil <= now) ask()
-    if (now < cleanAt) return
-    cleanAt = now + CLEAN_MS
-    store.removeIdle().catch((error: Error) => log.warn({ error: error.message }, 'rate limits: idle buckets stay'))
-  }
-
-  function stopTimer(): void {
-    timer?.cancel()
-    timer = null
-  }
-
-  return {
-    take,
-    look,
-    refund,
-    /** What is left in each of them. */
-    remaining(buckets: readonly Bucket[]): number[] {
-      const now = clock.monotonic()
-      return buckets.map((bucket) => remaining(bucket, now))
-    },
-    /** Returns all that is lent, so that a restart costs the clients nothing. */
-    async close(): Promise<void> {
-      for (const bucket of lending) due.add(bucket)
-      lending.clear()
-      if (due.size > 0 && awayUntil <= clock.monotonic()) await wait([])
-      isClosed = true
-      stopTimer()
-    },
+    if (this.#unavailableUntil <= now) this.#exchange()
+    if (now < this.#cleanAt) return
+    this.#cleanAt = now + CLEAN_INTERVAL_MS
+    this.#store.removeIdle().catch((error: Error) => {
+      this.#log.warn({ error: error.message }, 'rate limits: cannot delete idle buckets')
+    })
   }
 }

@@ -2,24 +2,24 @@ import type { Principal } from '../keys/principal.ts'
 import { type Bucket, createBucket } from './bucket.ts'
 import type { Policy } from './gcra.ts'
 
-/** What a request of a key can spend. */
+/** Classes of requests with a key. */
 export const KEY_CLASSES = ['reads', 'writes', 'creates'] as const
 export type KeyClass = (typeof KEY_CLASSES)[number]
 
-/** What a request without a key spends: by asking for a public page, and by not showing a valid key where one is needed. */
+/** Classes of requests without a valid key: to public routes, and to routes that require a key. */
 export type AddressClass = 'unauthenticated' | 'failed_authentication'
 
-/** Names of policies in the configuration; those with `test_` take the place of the others in test environments. */
+/** Names of policies in the configuration; in test environments those with `test_` apply. */
 export type PolicyName = KeyClass | `test_${'writes' | 'creates'}` | AddressClass
 
 export type RateLimits = {
-  /** Off: nothing is counted, and answers carry no headers of it. */
+  /** False: requests are not limited, and responses have no rate limit headers. */
   enabled: boolean
-  /** A project's keys together may do so many times what one key may, per environment. */
+  /** The limit of all keys of a project's environment together, as a multiple of that of one key. */
   keys_per_project: number
 } & Record<PolicyName, Policy>
 
-/** The classes of a route that does not name its own. */
+/** The default classes of a route. */
 export function classesOf(method: string): readonly KeyClass[] {
   return method === 'GET' || method === 'HEAD' ? READS : WRITES
 }
@@ -32,9 +32,9 @@ export type KeyBuckets = Record<KeyClass, [own: Bucket, shared: Bucket]>
 const MAX_KEYS = 20_000
 
 /**
- * The buckets of each key, made when it first asks. Forgotten ones come back as they are in the database. The keys of a
- * project share a bucket per environment and not per project: the two have policies of their own, and a load test must
- * never slow down what is live.
+ * The buckets of each key, created on its first request. An evicted bucket is restored from the database. The keys of a
+ * project share a bucket per environment, not per project: the environments have different policies, and a load test must
+ * not slow down the live environment.
  */
 export function createKeyBuckets(limits: RateLimits): (principal: Principal) => KeyBuckets {
   const byKey = new Map<string, KeyBuckets>()
@@ -45,7 +45,7 @@ export function createKeyBuckets(limits: RateLimits): (principal: Principal) => 
   }
 
   function shared({ environment_id, mode }: Principal): Record<KeyClass, Bucket> {
-    return remember(byEnvironment, environment_id, () =>
+    return getOrCreate(byEnvironment, environment_id, () =>
       forClasses((name) => {
         const { rate_per_second, burst } = policy(name, mode)
         const factor = limits.keys_per_project
@@ -54,7 +54,7 @@ export function createKeyBuckets(limits: RateLimits): (principal: Principal) => 
           environment_id,
           name: `project_${name}`,
           policy: { rate_per_second: rate_per_second * factor, burst: burst * factor },
-          when_unsure: name === 'creates' ? 'refuse' : 'pass',
+          when_unavailable: name === 'creates' ? 'refuse' : 'pass',
         })
       }),
     )
@@ -63,7 +63,7 @@ export function createKeyBuckets(limits: RateLimits): (principal: Principal) => 
   return (principal) => {
     const known = byKey.get(principal.key_id)
     if (known) return known
-    return remember(byKey, principal.key_id, () => {
+    return getOrCreate(byKey, principal.key_id, () => {
       const { key_id, environment_id, mode } = principal
       const together = shared(principal)
       return forClasses((name) => [
@@ -72,7 +72,7 @@ export function createKeyBuckets(limits: RateLimits): (principal: Principal) => 
           environment_id,
           name,
           policy: policy(name, mode),
-          when_unsure: name === 'creates' ? 'refuse' : 'pass',
+          when_unavailable: name === 'creates' ? 'refuse' : 'pass',
         }),
         together[name],
       ])
@@ -84,8 +84,8 @@ function forClasses<T>(make: (name: KeyClass) => T): Record<KeyClass, T> {
   return { reads: make('reads'), writes: make('writes'), creates: make('creates') }
 }
 
-/** The oldest make room. */
-function remember<T>(map: Map<string, T>, id: string, make: () => T): T {
+/** Returns the entry of a map, creating it if necessary; evicts the oldest entry of a full map. */
+function getOrCreate<T>(map: Map<string, T>, id: string, make: () => T): T {
   const known = map.get(id)
   if (known) return known
   if (map.size >= MAX_KEYS) map.delete(map.keys().next().value!)

@@ -1,40 +1,40 @@
 import type { Sql } from '../db/database.ts'
-import type { Ask, Policy, Sale } from './gcra.ts'
+import type { ExchangeRequest, ExchangeResult, Policy } from './gcra.ts'
 
-/** One bucket's part of a statement. */
-export type BucketAsk = { bucket: string; environment_id: string; policy: Policy; ask: Ask }
+/** The exchange of one bucket. */
+export type BucketExchange = { bucket: string; environment_id: string; policy: Policy; request: ExchangeRequest }
 
-/** Rows that were full for an hour say nothing that their absence does not. */
+/** A bucket that has been full for an hour is deleted; it is equivalent to no row. */
 const KEEP_SECONDS = 3_600
 
-/** The shared buckets. All of them go through the unbound connection: one statement serves keys of several tenants. */
+/** The shared buckets. The connection is not bound to a tenant, because one statement serves keys of several tenants. */
 export type BucketStore = {
-  /** Answers in the order asked. One statement, whatever the number of buckets. */
-  exchange(asks: BucketAsk[]): Promise<Sale[]>
+  /** Exchanges all buckets in one statement; returns the results in the order of the arguments. */
+  exchange(exchanges: BucketExchange[]): Promise<ExchangeResult[]>
   removeIdle(): Promise<void>
 }
 
-/** @param now seconds of the database's clock, where a test gives them */
+/** @param now replaces the clock of the database in tests, in seconds */
 export function createBucketStore(sql: Sql, now: () => number | null = () => null): BucketStore {
   return {
-    async exchange(asks) {
-      // Every caller locks rows in the same order; none is asked for twice.
-      const sorted = asks.toSorted((a, b) => (a.bucket < b.bucket ? -1 : 1))
-      const rows = sorted.map(({ bucket, environment_id, policy, ask }) => ({
+    async exchange(exchanges) {
+      // All callers lock rows in the same order; each bucket occurs once.
+      const ordered = exchanges.toSorted((a, b) => (a.bucket < b.bucket ? -1 : 1))
+      const rows = ordered.map(({ bucket, environment_id, policy, request }) => ({
         bucket,
         environment_id,
         rate: policy.rate_per_second,
         burst: policy.burst,
-        need: ask.need,
-        extra: ask.extra,
-        returned: ask.returned,
-        ended_slot: ask.ended?.slot ?? null,
-        ended_size: ask.ended?.size ?? null,
+        need: request.need,
+        extra: request.extra,
+        returned: request.returned,
+        ended_slot: request.ended?.slot ?? null,
+        ended_size: request.ended?.size ?? null,
       }))
-      const sales = await sql<(Sale & { bucket: string })[]>`
+      const results = await sql<(ExchangeResult & { bucket: string })[]>`
         select * from exchange_rate_limits(${JSON.stringify(rows)}::jsonb, ${now()})`
-      const byBucket = new Map(sales.map((sale) => [sale.bucket, sale]))
-      return asks.map(({ bucket }) => byBucket.get(bucket)!)
+      const byBucket = new Map(results.map((result) => [result.bucket, result]))
+      return exchanges.map(({ bucket }) => byBucket.get(bucket)!)
     },
     async removeIdle() {
       await sql`delete from rate_limits where tat < extract(epoch from clock_timestamp()) - ${KEEP_SECONDS}::float8`

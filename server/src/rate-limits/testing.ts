@@ -1,14 +1,14 @@
-/** A world of several processes with clocks of its own: time passes only when the test says so. */
+/** Several processes with a manual clock: time passes only when the test advances it. */
 import type { Clock } from '../lib/clock.ts'
 import { silentLog } from '../lib/log.ts'
 import { type Bucket, createBucket } from './bucket.ts'
 import { type BucketState, exchange, FULL, type Policy } from './gcra.ts'
-import { createLimiter, type Limiter } from './limiter.ts'
+import { Limiter } from './limiter.ts'
 import type { BucketStore } from './store.ts'
 
 export type ManualClock = Clock & { advance(ms: number): void }
 
-/** Starts at the given real time; callbacks run when time passes them. */
+/** Starts at the given real time; callbacks run when time reaches them. */
 export function createManualClock(startMs = 1_750_000_000_000): ManualClock {
   let now = 0
   const timers = new Set<{ at: number; callback: () => void }>()
@@ -35,17 +35,17 @@ export function createManualClock(startMs = 1_750_000_000_000): ManualClock {
   }
 }
 
-/** The shared buckets by the pure arithmetic; counts its statements. */
+/** The shared buckets in memory, computed by gcra.ts; counts statements. */
 export function createMemoryStore(now: () => number): BucketStore & { statements: number } {
   const states = new Map<string, BucketState>()
   return {
     statements: 0,
-    async exchange(asks) {
+    async exchange(exchanges) {
       this.statements++
-      return asks.map(({ bucket, policy, ask }) => {
-        const [state, sale] = exchange(policy, states.get(bucket) ?? FULL, ask, now())
+      return exchanges.map(({ bucket, policy, request }) => {
+        const [state, result] = exchange(policy, states.get(bucket) ?? FULL, request, now())
         states.set(bucket, state)
-        return sale
+        return result
       })
     },
     async removeIdle() {},
@@ -57,17 +57,23 @@ export type Process = { limiter: Limiter; bucket: Bucket }
 /** Processes that share one bucket. */
 export function createProcesses(count: number, policy: Policy, clock: Clock, store: BucketStore): Process[] {
   return Array.from({ length: count }, () => ({
-    limiter: createLimiter({ store, clock, log: silentLog }),
-    bucket: createBucket({ id: 'key_1:reads', environment_id: 'env_1', name: 'reads', policy, when_unsure: 'pass' }),
+    limiter: new Limiter({ store, clock, log: silentLog }),
+    bucket: createBucket({
+      id: 'key_1:reads',
+      environment_id: 'env_1',
+      name: 'reads',
+      policy,
+      when_unavailable: 'pass',
+    }),
   }))
 }
 
-/** An exact token bucket: the most that may pass, and the least that a client may be refused at. */
+/** An exact token bucket: the upper bound of accepted requests, and the lower bound for rejections. */
 export function createIdealBucket({ rate_per_second, burst }: Policy) {
   let level = burst
   let last = 0
   return {
-    /** Takes a token at this moment (milliseconds); answers what is left, below zero if there was none. */
+    /** Takes tokens at a time in milliseconds; returns the remaining tokens, below zero if there were too few. */
     take(atMs: number, tokens = 1): number {
       level = Math.min(burst, level + ((atMs - last) / 1_000) * rate_per_second) - tokens
       last = atMs
