@@ -1,6 +1,6 @@
 import type { Static } from 'typebox'
 import type { Config } from '../config.ts'
-import { timestamp } from '../lib/timestamp.ts'
+import { timeOrNull, timestamp } from '../lib/timestamp.ts'
 import { otherFieldNames, pickFields } from './fields.ts'
 import type { InstanceRow } from './row.ts'
 import type { Instance } from './schema.ts'
@@ -8,8 +8,6 @@ import { poweredItselfOff } from './status.ts'
 
 /** Time-to-live of a terminated instance: 24 hours of its environment's time. */
 export const TERMINATED_TTL_SECONDS = 24 * 3600
-
-const timeOrNull = (date: Date | null): string | null => (date ? timestamp(date) : null)
 
 /** An instance as the API shows it. */
 export function present(row: InstanceRow, config: Pick<Config, 'public_url'>): Static<typeof Instance> {

@@ -1,9 +1,7 @@
 import type { Static } from 'typebox'
-import { timestamp } from '../lib/timestamp.ts'
+import { timeOrNull, timestamp } from '../lib/timestamp.ts'
 import type { KeyRow } from './row.ts'
 import type { ApiKey } from './schema.ts'
-
-const timeOrNull = (date: Date | null): string | null => (date ? timestamp(date) : null)
 
 /** A key as the API returns it, without the key itself. */
 export function showKey(row: KeyRow): Static<typeof ApiKey> {

@@ -2,3 +2,6 @@
 export function timestamp(date: Date): string {
   return `${date.toISOString().slice(0, 19)}Z`
 }
+
+/** The same for a time that may be absent. */
+export const timeOrNull = (date: Date | null): string | null => (date ? timestamp(date) : null)

@@ -6,6 +6,7 @@
  * sequential ones, and valid keys are never limited.
  */
 import { isIPv6 } from 'node:net'
+import ipaddr from 'ipaddr.js'
 import type { Clock } from '../lib/clock.ts'
 import { type Decision, decide, type Policy } from './gcra.ts'
 import { policyText } from './headers.ts'
@@ -102,14 +103,11 @@ export function createAttempts<P>(limit: AddressLimit) {
 
 /** The client of an IP address: the IPv4 address, or the /64 prefix of an IPv6 subscriber. */
 export function clientOf(ip: string): string {
-  if (ip.startsWith('::ffff:')) return ip.slice(7)
   if (!isIPv6(ip)) return ip
-  const [head = '', tail = ''] = ip.split('%', 1)[0]!.split('::')
-  const left = head.split(':').filter(Boolean)
-  const right = tail.split(':').filter(Boolean)
-  const groups = ip.includes('::') ? [...left, ...Array(8 - left.length - right.length).fill('0'), ...right] : left
-  return groups
+  const address = ipaddr.process(ip)
+  if (!(address instanceof ipaddr.IPv6)) return address.toString()
+  return address.parts
     .slice(0, 4)
-    .map((group) => Number.parseInt(group, 16).toString(16))
+    .map((part) => part.toString(16))
     .join(':')
 }

@@ -2,8 +2,8 @@ import { isIP } from 'node:net'
 import { isLoopback } from '../config/types.ts'
 import type { Config, Plan } from '../config.ts'
 import type { Hypervisor } from '../drivers/driver.ts'
+import { MACHINE_OVERHEAD_BYTES } from '../lib/capacity.ts'
 import type { Limits } from './host.ts'
-import { MACHINE_OVERHEAD_BYTES } from './host.ts'
 
 export type BannerFacts = {
   config: Config

@@ -4,10 +4,7 @@ import type { Settings } from '../config.ts'
 import { freeBytes } from './data-dir.ts'
 import type { Installation } from './installation.ts'
 
-const MIB = 2 ** 20
 const GIB = 2 ** 30
-/** Host memory that a machine uses in addition to the memory of its plan. */
-export const MACHINE_OVERHEAD_BYTES = 128 * MIB
 
 export type HostFacts = { cores: number; memory_bytes: number; free_disk_bytes: number }
 export type Limits = { vcpus: number; memory_bytes: number; disk_bytes: number }

@@ -1,9 +1,7 @@
 import type { Static } from 'typebox'
-import { timestamp } from '../lib/timestamp.ts'
+import { timeOrNull, timestamp } from '../lib/timestamp.ts'
 import { type AttemptRow, type DeliveryRow, isEnabled, type WebhookRow } from './row.ts'
 import type { Webhook, WebhookAttempt, WebhookDelivery } from './schema.ts'
-
-const timeOrNull = (date: Date | null): string | null => (date ? timestamp(date) : null)
 
 /** A webhook as the API returns it, without its secret. */
 export function showWebhook(row: WebhookRow): Static<typeof Webhook> {
