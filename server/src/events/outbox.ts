@@ -29,7 +29,7 @@ import {
   type Use,
 } from '../lib/quota.ts'
 import type { Random } from '../lib/random.ts'
-import type { EventType } from './catalog.ts'
+import type { EventFamily, EventType } from './catalog.ts'
 
 /** One event to be written. */
 export type NewEvent = {
@@ -39,7 +39,7 @@ export type NewEvent = {
   resource_id: string
   request_id: string | null
   /** `object` is the resource as the API shows it at the commit, with its type. */
-  data: { object: { object: 'instance' | 'webhook' }; previous?: object; details?: object }
+  data: { object: { object: EventFamily }; previous?: object; details?: object }
 }
 
 /** A key of the work table. */

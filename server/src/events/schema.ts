@@ -34,11 +34,7 @@ export const Event = Type.Object(
           { description: 'The resource as the API returned it at that time.', additionalProperties: true },
         ),
         previous: Type.Optional(fields('The previous values of the fields that changed.')),
-        details: Type.Optional(
-          fields(
-            'Further fields of some types. `instance.scaled`: `from` and `to`, each with plan, vcpus, memory_bytes and disk_bytes. `instance.recovering` and `instance.recovered`: `cause`, `attempt` and `detected_at`; `instance.recovered` also has `downtime_seconds`. `webhook.disabled`: `reason`.',
-          ),
-        ),
+        details: Type.Optional(fields('Further fields of some types, as described under `type`.')),
       },
       { description: 'The resource and what changed.', additionalProperties: false },
     ),
