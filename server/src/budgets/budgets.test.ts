@@ -30,7 +30,7 @@ async function create(by: Call, fields: object = {}): Promise<any> {
   assert.equal(status, 201, JSON.stringify(body))
   return body
 }
-/** Lets seconds pass until the instance has the status. */
+/** Advances the clock until the instance has the status. */
 async function pass(id: string, status: string): Promise<any> {
   for (let seconds = 0; seconds < 1_000; seconds++) {
     const { body } = await world.callTest('GET', `/v2/instances/${id}`)
@@ -44,7 +44,7 @@ async function terminate(id: string): Promise<void> {
   assert.equal((await world.callTest('DELETE', `/v2/instances/${id}`)).status, 202)
   await world.reach(id, 'terminated')
 }
-/** What the rows add up to, for every budget, and whether the budgets say the same. */
+/** Asserts that every budget equals the sum over the rows. */
 async function assertTrue(): Promise<void> {
   const differing = await world.owner`
     select b.id, b.used_instances, b.used_vcpus, count(i.id), coalesce(sum(i.wanted_vcpus), 0) as vcpus
@@ -55,7 +55,7 @@ async function assertTrue(): Promise<void> {
 }
 
 describe('budgets', { timeout: 240_000 }, () => {
-  test('of a hundred creates at the same time exactly ten are made', async () => {
+  test('100 concurrent creates with a budget of 10 create exactly 10', async () => {
     const ci = await key({ max_instances: 10 })
     const answers = await Promise.all(Array.from({ length: 100 }, () => launch(ci.call)))
     const made = answers.filter(({ status }) => status === 201)
@@ -73,7 +73,7 @@ describe('budgets', { timeout: 240_000 }, () => {
     await assertTrue()
   })
 
-  test('vCPUs: told what fits; a resize counts, up and down', async () => {
+  test('limits vCPUs, returns the plans that fit, and counts a resize in both directions', async () => {
     const ci = await key({ max_vcpus: 5 })
     const { id } = await create(ci.call, { plan: 'standard-4x' })
     const refused = await launch(ci.call, { plan: 'standard-4x' })
@@ -93,7 +93,7 @@ describe('budgets', { timeout: 240_000 }, () => {
     assert.deepEqual(await ci.used(), [1, 1])
     assert.equal((await resize()).status, 200)
     assert.deepEqual(await ci.used(), [1, 4])
-    // The budget is of what made it, whoever changes it.
+    // A change counts in the budget of the key that created the instance.
     const other = await world.callTest('PUT', `/v2/instances/${small.id}?allow_reboot=true`, { plan: 'standard-8x' })
     assert.notEqual(other.status, 200)
     await terminate(small.id)
@@ -101,7 +101,7 @@ describe('budgets', { timeout: 240_000 }, () => {
     await assertTrue()
   })
 
-  test('a create that fails for another reason takes nothing', async () => {
+  test('a create that fails for another reason uses no budget', async () => {
     const ci = await key({ max_instances: 1 })
     assert.equal((await launch(ci.call, { image: 'nothing' })).status, 422)
     assert.deepEqual(await ci.used(), [0, 0])
@@ -109,7 +109,7 @@ describe('budgets', { timeout: 240_000 }, () => {
     await assertTrue()
   })
 
-  test('rotations and children share the budget; one inside another is bound by both', async () => {
+  test('rotations and child keys share the budget; a nested budget is limited by both', async () => {
     const ci = await key({ max_instances: 2, ttl_seconds: 7200 })
     const rotated = await ci.call('POST', `/v2/api_keys/${ci.id}/rotate`)
     const successor = caller(world.app, rotated.body.key)
@@ -141,7 +141,7 @@ describe('budgets', { timeout: 240_000 }, () => {
     await assertTrue()
   })
 
-  test('creates through all keys of a budget, at the same time, neither wait for ever nor pass it', async () => {
+  test('concurrent creates with all keys of a budget neither deadlock nor exceed it', async () => {
     const ci = await key({ max_instances: 12 })
     const inner = await Promise.all([1, 2, 3].map(() => key({ max_instances: 8, max_vcpus: 8 }, ci.call)))
     const keys = [ci, ...inner]
@@ -152,7 +152,7 @@ describe('budgets', { timeout: 240_000 }, () => {
     for (const each of keys) assert.deepEqual(await each.used(), [0, 0])
   })
 
-  test('making machines, keys and successors with one key at the same time: none waits for ever', async () => {
+  test('creating instances, keys and successors concurrently with one key does not deadlock', async () => {
     const ci = await key({ max_instances: 1_000 })
     const answers = await Promise.all(
       Array.from({ length: 60 }, (_, i) => {
@@ -165,7 +165,7 @@ describe('budgets', { timeout: 240_000 }, () => {
     await assertTrue()
   })
 
-  test('when its time is up it is terminated, protected or not, and says why', async () => {
+  test('terminates an expired instance, even with termination protection, with a reason', async () => {
     const ci = await key({ ttl_seconds: 600 })
     const { id, expires_at, created_at } = await create(ci.call, { termination_protection: true })
     assert.equal(Date.parse(expires_at) - Date.parse(created_at), 600_000)
@@ -177,7 +177,7 @@ describe('budgets', { timeout: 240_000 }, () => {
     const [{ now }] = (await world.owner`
       select environment_now(${world.test.principal.environment_id}) as now`) as any
     await world.advance(Math.floor((Date.parse(expires_at) - now.getTime()) / 1000) - 1)
-    // Other work comes and goes; this one is still there a second before its time.
+    // Other work is done meanwhile; the instance still exists one second before its expiry.
     await create(world.callTest).then((other) => terminate(other.id))
     assert.equal((await ci.call('GET', `/v2/instances/${id}`)).body.status, 'running')
     await world.advance(1)
@@ -190,7 +190,7 @@ describe('budgets', { timeout: 240_000 }, () => {
     assert.equal(left, 600)
   })
 
-  test('its time comes in every state: without a machine, stopped, failed', async () => {
+  test('terminates an expired instance in every state: without a machine, stopped, failed', async () => {
     const ci = await key({ ttl_seconds: 300 })
     const failed = await create(ci.call, { tags: { simulate: 'create_fails' } })
     await pass(failed.id, 'failed')
@@ -208,7 +208,7 @@ describe('budgets', { timeout: 240_000 }, () => {
     assert.deepEqual(await ci.used(), [0, 0])
   })
 
-  test('what a key made is found by the key', async () => {
+  test('filters instances by the key that created them', async () => {
     const ci = await key({ max_instances: 3 })
     const { id } = await create(ci.call)
     const ids = async (query: string) => {
@@ -219,7 +219,7 @@ describe('budgets', { timeout: 240_000 }, () => {
     assert.deepEqual(await ids('created_by=key_0000000000'), [])
   })
 
-  test('a count that is wrong is put right by the sweep', async () => {
+  test('the sweep corrects a wrong count', async () => {
     const ci = await key({ max_instances: 3 })
     await create(ci.call)
     const { sql } = world.deps

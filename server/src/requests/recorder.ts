@@ -12,9 +12,9 @@ import { atMost, type Clock } from '../lib/clock.ts'
 import { DatabaseUnavailableError } from '../lib/errors.ts'
 import type { Log } from '../lib/log.ts'
 import { type Random, seededRandom } from '../lib/random.ts'
-import { createQueue } from './queue.ts'
+import { createQueue, type Queue } from './queue.ts'
 import type { NewRequest, NewSpan } from './row.ts'
-import { createSampler } from './sampling.ts'
+import { createSampler, type Sampler } from './sampling.ts'
 import { type Batch, insertBatch, keepDays } from './store.ts'
 
 /** Maximum number of rows in memory, about 10 MB. */
@@ -60,71 +60,145 @@ export type RecorderOptions = { sql: Sql; clock: Clock; random: Random; log: Log
 
 /** @param options.sql not bound to a tenant: a batch contains rows of many tenants */
 export function createRequestLog(options: RecorderOptions): RequestLog {
-  const { sql, clock, log, days } = options
-  const requests = createQueue<NewRequest>(options.capacity ?? CAPACITY)
-  const spans = createQueue<NewSpan>(options.capacity ?? CAPACITY)
-  const sampler = createSampler(seededRandom(options.random.integer(2 ** 31)))
-  const lastSpans = new Map<string, string>()
-  const counts = { written: 0, sampled_out: 0, refused: 0, reported: 0 }
-  let timer: { cancel(): void; ms: number } | null = null
-  let pending: (Batch & { isRetry: boolean }) | null = null
-  let writing: Promise<void> | null = null
-  let unavailable = false
-  let stopped = false
+  return new Recorder(options)
+}
 
-  const hasRows = () => requests.size() + spans.size() > 0 || pending !== null
+class Recorder implements RequestLog {
+  readonly #sql: Sql
+  readonly #clock: Clock
+  readonly #log: Log
+  readonly #days: number
+  readonly #requests: Queue<NewRequest>
+  readonly #spans: Queue<NewSpan>
+  readonly #sampler: Sampler
+  readonly #lastSpans = new Map<string, string>()
+  readonly #counts = { written: 0, sampled_out: 0, refused: 0, reported: 0 }
+  #timer: { cancel(): void; ms: number } | null = null
+  #pending: (Batch & { isRetry: boolean }) | null = null
+  #writing: Promise<void> | null = null
+  #isUnavailable = false
+  #isStopped = false
 
-  function schedule(ms: number): void {
-    if (unavailable || stopped || (timer !== null && timer.ms <= ms)) return
-    timer?.cancel()
-    timer = { ms, ...clock.after(ms, onTimer) }
+  constructor({ sql, clock, random, log, days, capacity = CAPACITY }: RecorderOptions) {
+    this.#sql = sql
+    this.#clock = clock
+    this.#log = log
+    this.#days = days
+    this.#requests = createQueue(capacity)
+    this.#spans = createQueue(capacity)
+    this.#sampler = createSampler(seededRandom(random.integer(2 ** 31)))
   }
 
-  function onTimer(): void {
-    timer = null
-    unavailable = false
-    void write()
+  sample(): number {
+    const rate = this.#sampler.rate(this.#clock.monotonic())
+    if (rate === 0) this.#counts.sampled_out++
+    return rate
+  }
+
+  request(row: NewRequest, kept: boolean): void {
+    if (this.#isStopped) return
+    this.#requests.add(row, kept)
+    if (this.#requests.size() >= FULL_BATCH && !this.#isUnavailable) void this.#write()
+    else this.#schedule(kept ? KEPT_DELAY_MS : READ_DELAY_MS)
+  }
+
+  span(span: NewSpan): void {
+    if (this.#isStopped) return
+    const signature = `${span.request_id} ${span.name} ${span.status} ${span.detail.code ?? ''}`
+    // A delivery is never a repetition and does not separate two equal steps.
+    if (span.kind !== 'delivery') {
+      if (this.#lastSpans.get(span.resource) === signature) return
+      if (this.#lastSpans.size >= MAX_LAST_SPANS) this.#lastSpans.clear()
+      this.#lastSpans.set(span.resource, signature)
+    }
+    this.#spans.add(span, true)
+    this.#schedule(KEPT_DELAY_MS)
+  }
+
+  async flush(): Promise<void> {
+    if (!this.#hasRows()) return
+    const all = (this.#writing ?? Promise.resolve()).then(() => (this.#hasRows() ? this.#write() : undefined))
+    await atMost(this.#clock, FLUSH_DEADLINE_MS, all)
+  }
+
+  async stop(deadlineMs: number): Promise<void> {
+    this.#timer?.cancel()
+    const all = (this.#writing ?? Promise.resolve()).then(() => this.#write())
+    await atMost(this.#clock, deadlineMs, all)
+    this.#isStopped = true
+    this.#timer?.cancel()
+    const lost = this.#queued() + (this.#pending ? sizeOf(this.#pending) : 0)
+    if (lost > 0) this.#log.error({ lost }, 'the request log could not be written before shutdown')
+  }
+
+  counts(): RequestCounts {
+    return {
+      written: this.#counts.written,
+      sampled_out: this.#counts.sampled_out,
+      dropped_reads: this.#requests.dropped().reads,
+      dropped_kept: this.#requests.dropped().kept + this.#spans.dropped().kept + this.#counts.refused,
+      queued: this.#queued(),
+    }
+  }
+
+  #queued(): number {
+    return this.#requests.size() + this.#spans.size()
+  }
+
+  #hasRows(): boolean {
+    return this.#queued() > 0 || this.#pending !== null
+  }
+
+  #schedule(ms: number): void {
+    if (this.#isUnavailable || this.#isStopped || (this.#timer !== null && this.#timer.ms <= ms)) return
+    this.#timer?.cancel()
+    const { cancel } = this.#clock.after(ms, () => {
+      this.#timer = null
+      this.#isUnavailable = false
+      void this.#write()
+    })
+    this.#timer = { ms, cancel }
   }
 
   /** Runs one writer at a time; concurrent callers wait for the same writer. */
-  function write(): Promise<void> {
-    writing ??= writeAll().finally(() => {
-      writing = null
-      if (hasRows()) schedule(KEPT_DELAY_MS)
+  #write(): Promise<void> {
+    this.#writing ??= this.#writeAll().finally(() => {
+      this.#writing = null
+      if (this.#hasRows()) this.#schedule(KEPT_DELAY_MS)
     })
-    return writing
+    return this.#writing
   }
 
   /** Writes the rows that are queued now; later rows are left for the next batch. */
-  async function writeAll(): Promise<void> {
-    const rounds = 1 + Math.ceil(Math.max(requests.size(), spans.size()) / BATCH)
-    for (let round = 0; round < rounds && hasRows(); round++) {
-      pending ??= { requests: requests.take(BATCH), spans: spans.take(BATCH), isRetry: false }
-      const error = await writeOnce(pending)
+  async #writeAll(): Promise<void> {
+    const rounds = 1 + Math.ceil(Math.max(this.#requests.size(), this.#spans.size()) / BATCH)
+    for (let round = 0; round < rounds && this.#hasRows(); round++) {
+      this.#pending ??= { requests: this.#requests.take(BATCH), spans: this.#spans.take(BATCH), isRetry: false }
+      const error = await this.#writeOnce(this.#pending)
       if (error instanceof DatabaseUnavailableError) {
-        pending.isRetry = true
-        schedule(RETRY_DELAY_MS)
-        unavailable = true
+        this.#pending.isRetry = true
+        this.#schedule(RETRY_DELAY_MS)
+        this.#isUnavailable = true
         return
       }
-      const size = pending.requests.length + pending.spans.length
       if (error) {
-        counts.refused += size
-        log.error({ rows: size, error: error.message }, 'the database rejected rows of the request log')
-      } else counts.written += pending.requests.length
-      pending = null
+        const rows = sizeOf(this.#pending)
+        this.#counts.refused += rows
+        this.#log.error({ rows, error: error.message }, 'the database rejected rows of the request log')
+      } else this.#counts.written += this.#pending.requests.length
+      this.#pending = null
     }
-    reportDropped()
+    this.#reportDropped()
   }
 
-  async function writeOnce(batch: Batch & { isRetry: boolean }): Promise<Error | null> {
+  async #writeOnce(batch: Batch & { isRetry: boolean }): Promise<Error | null> {
     try {
-      await insertBatch(sql, batch, batch.isRetry)
+      await insertBatch(this.#sql, batch, batch.isRetry)
       return null
     } catch (error) {
       if ((error as { code?: string }).code !== NO_PARTITION) return error as Error
-      return keepDays(sql, days)
-        .then(() => insertBatch(sql, batch, batch.isRetry))
+      return keepDays(this.#sql, this.#days)
+        .then(() => insertBatch(this.#sql, batch, batch.isRetry))
         .then(
           () => null,
           (second: Error) => second,
@@ -132,57 +206,13 @@ export function createRequestLog(options: RecorderOptions): RequestLog {
     }
   }
 
-  function reportDropped(): void {
-    const lost = requests.dropped().kept + spans.dropped().kept
-    if (lost === counts.reported) return
-    log.error({ dropped: lost - counts.reported }, 'the queue of the request log is full; dropped writes and failures')
-    counts.reported = lost
-  }
-
-  return {
-    sample() {
-      const rate = sampler.rate(clock.monotonic())
-      if (rate === 0) counts.sampled_out++
-      return rate
-    },
-    request(row, kept) {
-      if (stopped) return
-      requests.add(row, kept)
-      if (requests.size() >= FULL_BATCH && !unavailable) void write()
-      else schedule(kept ? KEPT_DELAY_MS : READ_DELAY_MS)
-    },
-    span(span) {
-      if (stopped) return
-      const signature = `${span.request_id} ${span.name} ${span.status} ${span.detail.code ?? ''}`
-      // A delivery is never a repetition and does not separate two equal steps.
-      if (span.kind !== 'delivery') {
-        if (lastSpans.get(span.resource) === signature) return
-        if (lastSpans.size >= MAX_LAST_SPANS) lastSpans.clear()
-        lastSpans.set(span.resource, signature)
-      }
-      spans.add(span, true)
-      schedule(KEPT_DELAY_MS)
-    },
-    async flush() {
-      if (!hasRows()) return
-      const all = (writing ?? Promise.resolve()).then(() => (hasRows() ? write() : undefined))
-      await atMost(clock, FLUSH_DEADLINE_MS, all)
-    },
-    async stop(deadlineMs) {
-      timer?.cancel()
-      const all = (writing ?? Promise.resolve()).then(() => write())
-      await atMost(clock, deadlineMs, all)
-      stopped = true
-      timer?.cancel()
-      const lost = requests.size() + spans.size() + (pending ? pending.requests.length + pending.spans.length : 0)
-      if (lost > 0) log.error({ lost }, 'the request log could not be written before shutdown')
-    },
-    counts: () => ({
-      written: counts.written,
-      sampled_out: counts.sampled_out,
-      dropped_reads: requests.dropped().reads,
-      dropped_kept: requests.dropped().kept + spans.dropped().kept + counts.refused,
-      queued: requests.size() + spans.size(),
-    }),
+  #reportDropped(): void {
+    const dropped = this.#requests.dropped().kept + this.#spans.dropped().kept
+    if (dropped === this.#counts.reported) return
+    const fields = { dropped: dropped - this.#counts.reported }
+    this.#log.error(fields, 'the queue of the request log is full; dropped writes and failures')
+    this.#counts.reported = dropped
   }
 }
+
+const sizeOf = ({ requests, spans }: Batch): number => requests.length + spans.length
