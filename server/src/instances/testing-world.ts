@@ -75,6 +75,7 @@ export async function createWorld(
         if (body.status === status) return body
         await world.advance(1)
         await systemClock.sleep(10)
+        await waitForPass(owner, id)
       }
       throw new Error(`${id} does not become ${status}`)
     },
@@ -99,6 +100,18 @@ export async function createWorld(
     },
   }
   return world
+}
+
+/** Waits up to 2 s while the instance's key is due or claimed, so that a slow engine does not act at a later time. */
+async function waitForPass(sql: Sql, id: string): Promise<void> {
+  const deadline = performance.now() + 2_000
+  while (performance.now() < deadline) {
+    const { count } = await sql`
+      select from work where kind = 'instance' and id = ${id} and not_before <= now()
+        and (due_at <= environment_now(environment_id) or leased_until > now())`
+    if (count === 0) return
+    await systemClock.sleep(5)
+  }
 }
 
 /** Creates the address pools and default subnets of both environments, as the first start does. */
