@@ -80,7 +80,7 @@ export async function storeResponse(
       status = excluded.status, headers = excluded.headers, body = excluded.body, created_at = now()`
 }
 
-/** Removes answers whose time is over, of all tenants, some at a time. */
+/** Deletes expired responses of all tenants, in batches. */
 export async function purgeResponses(query: Query): Promise<void> {
   await query`
     delete from idempotency_keys where ctid in (
