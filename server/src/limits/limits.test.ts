@@ -95,7 +95,11 @@ test('counts a resize and a public IP address when they are requested, and never
 
 test("a quota of the project overrides the operator's, also with null", () => {
   assert.deepEqual(effectiveQuotas({ instances: 5, vcpus: 8 }, { instances: null, public_ips: 1 }), {
-    ...{ instances: null, vcpus: 8, memory_bytes: null, disk_bytes: null, public_ips: 1 },
+    instances: null,
+    vcpus: 8,
+    memory_bytes: null,
+    disk_bytes: null,
+    public_ips: 1,
   })
 })
 

@@ -63,7 +63,12 @@ describe('/metrics', { timeout: 240_000 }, () => {
     const { environment_id } = live.principal
     let looks = 0
     const engine = createEngine({
-      ...{ sql, clock: systemClock, log: silentLog, worker: 'test', poll_ms: 20, observer: engineObserver(metrics) },
+      sql,
+      clock: systemClock,
+      log: silentLog,
+      worker: 'test',
+      poll_ms: 20,
+      observer: engineObserver(metrics),
       reconcilers: {
         counted: async () => {
           if (looks++ === 0) throw new Error('a test')

@@ -50,7 +50,7 @@ export type AddressLimit = ReturnType<typeof createAddressLimit>
 
 /**
  * Looks up keys for IP addresses. A key that was valid before is looked up even for an IP address that is over its limit,
- * so that another client behind the running IP address cannot lock it out.
+ * so that another client behind the same IP address cannot lock it out.
  */
 export function createAttempts<P>(limit: AddressLimit) {
   const verified = new Set<string>()

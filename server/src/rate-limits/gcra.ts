@@ -9,21 +9,21 @@
  * needs: *lent* tokens are spent without a statement for a short time, and the rest is returned. This has two conflicting
  * requirements:
  *
- *   bound     in every window of w seconds at maximum burst + rate * w requests pass, over all processes. So the tokens in
+ *   bound     in every window of w seconds at most burst + rate * w requests pass, over all processes. So the tokens in
  *             the bucket and the lent tokens together must never exceed the burst: otherwise a process could hold lent
  *             tokens while the bucket refills, and spend both. Therefore the bucket is refilled only up to burst minus
  *             the lent tokens (`settle`). A lent token is counted for at least one second, and can be spent only for
  *             LEASE_MS.
  *   fairness  a client below the rate is never rejected. So few tokens may be held by processes that the client does not
- *             reach: at maximum a twentieth of the burst is lent to all processes together, and at maximum a twentieth of the
+ *             reach: at most a twentieth of the burst is lent to all processes together, and at most a twentieth of the
  *             available tokens, so that an almost empty bucket sells one token at a time. An idle key borrows nothing.
  *
- * The remaining conflict is bounded: at a rejection, at maximum H = burst / 20 tokens are unspent in other processes, and
- * refills were suspended for at maximum H more tokens. So a client whose requests fit a bucket of rate and burst - 2 H - 1
+ * The remaining conflict is bounded: at a rejection, at most H = burst / 20 tokens are unspent in other processes, and
+ * refills were suspended for at most H more tokens. So a client whose requests fit a bucket of rate and burst - 2 H - 1
  * is never rejected, whichever process serves each request; and a full bucket allows its whole burst.
  */
 
-/** At maximum `burst` requests at once, and `rate_per_second` sustained. */
+/** At most `burst` requests at once, and `rate_per_second` sustained. */
 export type Policy = { rate_per_second: number; burst: number }
 
 /** A bucket as stored in the database; times are in seconds of the database's clock. */
@@ -92,7 +92,7 @@ export function exchange(
 
 /**
  * Advances the state to `now`. `tat` is never below the value at which bucket and lent tokens are a full burst, and never
- * above that of an empty bucket. A clock that is set back leaves the bucket unchanged; one that is set forward at maximum
+ * above that of an empty bucket. A clock that is set back leaves the bucket unchanged; one that is set forward at most
  * fills it.
  */
 function settle(policy: Policy, before: BucketState, now: number): BucketState {
@@ -132,7 +132,7 @@ export function secondsUntilOne(policy: Policy, available: number): number {
 
 /**
  * The number of tokens to borrow, after `used` tokens in the `elapsed_ms` since the last exchange: the tokens needed at
- * this rate during the next loan, at maximum twice those used. Zero for a key with less than one request in that time.
+ * this rate during the next loan, at most twice those used. Zero for a key with less than one request in that time.
  */
 export function extraFor(used: number, elapsed_ms: number): number {
   return Math.min(2 * used, Math.floor((used * LEASE_MS) / Math.max(1, elapsed_ms)))

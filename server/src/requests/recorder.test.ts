@@ -35,17 +35,38 @@ let count = 0
 function request(fields: Partial<NewRequest> = {}): NewRequest {
   const id = `req_${String(count++).padStart(20, '0')}`
   return {
-    ...{ id, environment_id: 'env_1', request_id: id, at: systemClock.now().getTime(), key_id: 'key_1' },
-    ...{ method: 'POST', route: '/v2/instances', resource: null, status: 201, code: null, duration_ms: 1 },
-    ...{ address: '127.0.0.1', user_agent: null, aborted: false, sample_rate: 1, transactions: null },
+    id,
+    environment_id: 'env_1',
+    request_id: id,
+    at: systemClock.now().getTime(),
+    key_id: 'key_1',
+    method: 'POST',
+    route: '/v2/instances',
+    resource: null,
+    status: 201,
+    code: null,
+    duration_ms: 1,
+    address: '127.0.0.1',
+    user_agent: null,
+    aborted: false,
+    sample_rate: 1,
+    transactions: null,
     ...fields,
   }
 }
 
 function span(fields: Partial<NewSpan> = {}): NewSpan {
   return {
-    ...{ environment_id: 'env_1', request_id: 'x', resource: 'inst_a', started_at: systemClock.now(), name: 'start' },
-    ...{ kind: 'step', duration_ms: 1, status: 'ok', waits_for: 'boot', detail: {} },
+    environment_id: 'env_1',
+    request_id: 'x',
+    resource: 'inst_a',
+    started_at: systemClock.now(),
+    name: 'start',
+    kind: 'step',
+    duration_ms: 1,
+    status: 'ok',
+    waits_for: 'boot',
+    detail: {},
     ...fields,
   } as NewSpan
 }

@@ -40,9 +40,20 @@ describe('the request log', { timeout: 120_000 }, () => {
     assert.ok(found.duration_ms > 0)
     const { spans: _, created_at: __, duration_ms: ___, ...rest } = found
     assert.deepEqual(rest, {
-      ...{ id: found.id, request_id: 'mine', method: 'POST', route: '/v2/instances', resource: made.body.id },
-      ...{ key_id: world.test.principal.key_id, status: 201, code: null, address: '127.0.0.1' },
-      ...{ user_agent: 'shop/1.0 ?', aborted: false, sampled: false, sample_rate: 1, others: [] },
+      id: found.id,
+      request_id: 'mine',
+      method: 'POST',
+      route: '/v2/instances',
+      resource: made.body.id,
+      key_id: world.test.principal.key_id,
+      status: 201,
+      code: null,
+      address: '127.0.0.1',
+      user_agent: 'shop/1.0 ?',
+      aborted: false,
+      sampled: false,
+      sample_rate: 1,
+      others: [],
     })
     assert.equal((await trace(found.id)).request_id, 'mine')
   })

@@ -8,17 +8,39 @@ const T0 = Date.parse('2030-01-01T00:00:00Z')
 
 function request(fields: Partial<RequestRow> = {}): RequestRow {
   return {
-    ...{ ordinal: 1, time: new Date(T0), id: 'req_1', request_id: 'x', environment_id: 'env_1', key_id: 'key_1' },
-    ...{ method: 'POST', route: '/v2/instances', resource: 'inst_a', status: 201, code: null, duration_ms: 10 },
-    ...{ address: '', user_agent: null, aborted: false, sample_rate: 1, transactions: [[2, 6]] },
+    ordinal: 1,
+    time: new Date(T0),
+    id: 'req_1',
+    request_id: 'x',
+    environment_id: 'env_1',
+    key_id: 'key_1',
+    method: 'POST',
+    route: '/v2/instances',
+    resource: 'inst_a',
+    status: 201,
+    code: null,
+    duration_ms: 10,
+    address: '',
+    user_agent: null,
+    aborted: false,
+    sample_rate: 1,
+    transactions: [[2, 6]],
     ...fields,
   } as RequestRow
 }
 
 function span(name: string, at: number, duration_ms: number, fields: Partial<NewSpan> = {}): NewSpan {
   return {
-    ...{ environment_id: 'env_1', request_id: 'x', resource: 'inst_a', started_at: new Date(T0 + at), name },
-    ...{ kind: 'step', duration_ms, status: 'ok', waits_for: 'queue', detail: {} },
+    environment_id: 'env_1',
+    request_id: 'x',
+    resource: 'inst_a',
+    started_at: new Date(T0 + at),
+    name,
+    kind: 'step',
+    duration_ms,
+    status: 'ok',
+    waits_for: 'queue',
+    detail: {},
     ...fields,
   } as NewSpan
 }

@@ -12,8 +12,8 @@ const folder = mkdtempSync(join(tmpdir(), 'cloudnexus-keys-'))
 after(() => rmSync(folder, { recursive: true }))
 const keygen = (...args: string[]) => execFileSync('ssh-keygen', args, { cwd: folder, encoding: 'utf8' })
 const fingerprint = (line: string) => {
-  writeFileSync(join(folder, 'asked.pub'), `${line}\n`)
-  return keygen('-lf', 'asked.pub').split(' ')[1]
+  writeFileSync(join(folder, 'key.pub'), `${line}\n`)
+  return keygen('-lf', 'key.pub').split(' ')[1]
 }
 const make = (type: string, bits?: number) => {
   const name = `${type}-${bits}`
