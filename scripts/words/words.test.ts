@@ -25,6 +25,10 @@ test('ignores identifiers, regular expressions and other words', () => {
   assert.deepEqual(words('a.ts', "f('look up', 'lookup', 'looks\\n  up', 'planet', 'let', 'go')"), [])
 })
 
+test('allows the name of a Unix user, and no other use of it', () => {
+  assert.deepEqual(words('a.ts', '// runs as `nobody`, because nobody owns files'), ['a.ts:1:30: "nobody"'])
+})
+
 test('refuses banned words in SQL, shell scripts, Markdown, HTML and package.json', () => {
   assert.deepEqual(words('a.sql', "select look -- whoever\n  , 'it''s told'"), [
     'a.sql:1:16: "whoever"',

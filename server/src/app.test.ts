@@ -262,7 +262,7 @@ describe('answers', () => {
 })
 
 describe('registration', () => {
-  test('a route that lacks a declaration is refused, and told what it lacks', async () => {
+  test('rejects a route without a declaration, and names what is missing', async () => {
     const { operationId: _, ...unnamed } = schema
     const { response: __, ...silent } = schema
     for (const [config, lacking, schemaOf] of [

@@ -77,7 +77,7 @@ test('used is what live instances have reserved, and the memory of their machine
   await owner`delete from instances`
 })
 
-test('a plan that no host of the region can hold is refused for good, with those that fit', async () => {
+test('rejects permanently a plan larger than the region, and names the plans that fit', async () => {
   const fits = ['micro-1x', 'standard-4x']
   assert.deepEqual(await refusal(reserve(standard8)), ['capacity_exhausted', 'plan', 'memory_bytes', false, fits])
   await reserve(standard8, null, 'test')
