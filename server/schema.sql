@@ -62,6 +62,8 @@ grant delete, insert, select, update on ssh_keys to cn_app;
 
 grant delete, insert, select, update on subnets to cn_app;
 
+grant delete, insert, select on sweep_suspects to cn_engine;
+
 grant delete, insert, select on webhook_attempts to cn_app;
 
 grant delete, insert, select, update on webhook_deliveries to cn_app;
@@ -502,6 +504,12 @@ create table subnets (
   constraint subnets_segment_key UNIQUE (segment),
   constraint subnets_environment_id_fkey FOREIGN KEY (environment_id) REFERENCES environments(id),
   constraint subnets_pool_id_fkey FOREIGN KEY (pool_id) REFERENCES address_pools(id)
+);
+
+create table sweep_suspects (
+  sweep text not null,
+  id text not null,
+  constraint sweep_suspects_pkey PRIMARY KEY (sweep, id)
 );
 
 create table webhook_attempts (
@@ -1173,6 +1181,10 @@ alter table subnets enable and force row level security;
 create policy installation on subnets as permissive for all to current_user, cn_engine using (true);
 
 create policy tenant on subnets as permissive for all to cn_app using ((environment_id = current_environment_id()));
+
+alter table sweep_suspects enable and force row level security;
+
+create policy installation on sweep_suspects as permissive for all to current_user, cn_engine using (true);
 
 alter table webhook_attempts enable and force row level security;
 

@@ -19,6 +19,7 @@ const LAYERS = [
   'events',
   'addresses',
   'fuzz',
+  'jobs',
   'matrix',
   'simulation',
   'testing',

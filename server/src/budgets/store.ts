@@ -89,7 +89,7 @@ function exhausted(config: Pick<Config, 'plans'>, chain: BudgetRow[], wish: Use,
  * Makes every budget say again what the instances' rows add up to, should it ever not. Of all tenants; part of the
  * sweep. What is being created holds its budget's lock, so the sum under the lock is the truth.
  */
-export async function recountBudgets(sql: Sql): Promise<void> {
+export async function recountBudgets(sql: Sql): Promise<number> {
   const differing = await sql<{ id: string }[]>`
     select b.id from budgets b left join (${sums(sql)}) s on s.id = b.id
     where b.used_instances <> coalesce(s.instances, 0) or b.used_vcpus <> coalesce(s.vcpus, 0)`
@@ -101,6 +101,7 @@ export async function recountBudgets(sql: Sql): Promise<void> {
         from (select 1) as one left join (${sums(tx)}) s on s.id = ${id} where b.id = ${id}`
     })
   }
+  return differing.length
 }
 
 const sums = (query: Query) => query`

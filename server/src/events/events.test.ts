@@ -262,13 +262,13 @@ describe('retention', () => {
     return { call, ping, advance }
   }
 
-  /** Wakes the sweep and waits until the environment has `count` events. */
-  async function sweepUntil(call: Call, count: number): Promise<void> {
+  /** Runs the job until an environment has so many events. */
+  async function purgeUntil(call: Call, count: number): Promise<void> {
     const deadline = performance.now() + 30_000
-    await wake(world.deps.sql, 'sweep', 'events', 'env_system')
+    await wake(world.deps.sql, 'job', 'purge-events', 'env_system')
     world.engine.nudge()
     while ((await call('GET', '/v2/events')).body.data.length !== count) {
-      assert.ok(performance.now() < deadline, `timeout: ${count} events left`)
+      assert.ok(performance.now() < deadline, 'the job did not purge the events')
       await world.deps.clock.sleep(10)
     }
   }
@@ -281,7 +281,7 @@ describe('retention', () => {
     await ping()
     assert.deepEqual(sequences((await call('GET', '/v2/events?after=0')).body), [1, 2, 3])
     await advance(2)
-    await sweepUntil(call, 1)
+    await purgeUntil(call, 1)
     assert.deepEqual(sequences((await call('GET', '/v2/events?after=2')).body), [3])
     const expired = await call('GET', '/v2/events?after=1')
     assert.deepEqual([expired.status, expired.body.code, expired.body.oldest_sequence], [410, 'events_expired', 3])
@@ -298,7 +298,7 @@ describe('retention', () => {
     await ping()
     await ping()
     await advance(31)
-    await sweepUntil(call, 0)
+    await purgeUntil(call, 0)
     const { status, body } = await call('GET', '/v2/events?after=2')
     assert.deepEqual([status, body.data, body.next_after], [200, [], 2])
     const expired = await call('GET', '/v2/events?after=1')

@@ -103,20 +103,24 @@ async function purgeOldest(query: Query, environmentId: string, days: number): P
   return deleted.count
 }
 
-/** Maximum number of statements per run; the next run continues. */
+/** Statements of one run; the next run continues. */
 const STATEMENTS = 100
 
-/** Deletes events of all tenants that are older than `days` of their environment's time. */
-export async function purgeEvents(query: Query, days: number): Promise<void> {
+/** Deletes events older than this many days of their environment's time, of all tenants, in batches. Returns how many. */
+export async function purgeEvents(query: Query, days: number): Promise<number> {
   const old = await query<{ id: string }[]>`
     select e.id from environments e cross join lateral (
       select created_at from events where environment_id = e.id order by sequence limit 1
     ) as first
     where first.created_at < environment_now(e) - make_interval(days => ${days})`
   const left = old.map(({ id }) => id)
+  let deleted = 0
   for (let i = 0; i < STATEMENTS && left.length > 0; i++) {
     const id = left.shift()!
-    // An environment with more old events continues after the others.
-    if ((await purgeOldest(query, id, days)) === BATCH) left.push(id)
+    const count = await purgeOldest(query, id, days)
+    deleted += count
+    // An environment that has more comes after the others.
+    if (count === BATCH) left.push(id)
   }
+  return deleted
 }

@@ -80,10 +80,11 @@ export async function storeResponse(
       status = excluded.status, headers = excluded.headers, body = excluded.body, created_at = now()`
 }
 
-/** Deletes expired responses of all tenants, in batches. */
-export async function purgeResponses(query: Query): Promise<void> {
-  await query`
+/** Deletes expired responses of all tenants, at most 10,000. Returns how many. */
+export async function purgeResponses(query: Query): Promise<number> {
+  const { count } = await query`
     delete from idempotency_keys where ctid in (
       select ctid from idempotency_keys
       where created_at < now() - make_interval(hours => ${RESPONSE_TTL_HOURS}) limit 10000)`
+  return count
 }

@@ -37,10 +37,11 @@ export async function wakeWaitingForSlot(tx: Transaction, outbox: Outbox, row: I
 /** Records are kept for so many days of their environment's time. */
 const KEPT_DAYS = 90
 
-/** Removes the records of all environments that are older than that. */
-export async function purgeRecoveries(query: Query): Promise<void> {
-  await query`
+/** Deletes records older than that, of all environments. Returns how many. */
+export async function purgeRecoveries(query: Query): Promise<number> {
+  const { count } = await query`
     delete from recoveries where detected_at < environment_now(environment_id) - make_interval(days => ${KEPT_DAYS})`
+  return count
 }
 
 /** A record as a list reads it. */

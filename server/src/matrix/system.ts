@@ -3,6 +3,7 @@
  * looked at three times (an orphan is removed at the second sight), with each fault at each of its points; before, an
  * environment is put into the disorder that a sweep mends, and afterwards the audit must find nothing.
  */
+import type { Sql } from '../db/database.ts'
 import { caller } from '../http/testing.ts'
 import { wakeAtStart } from '../reconcilers.ts'
 import { audit } from './audit.ts'
@@ -36,12 +37,13 @@ export async function runSystemKey(world: MatrixWorld, name: string): Promise<Re
     }
     await owner`update work set due_at = 'infinity' where kind || ' ' || id = ${name} and leased_until is null`
   }
-  const mode = modeOf(name)
-  const scene = mode && (await createScene(world, mode))
-  const disturb = () => (scene ? disorder(world, scene) : outdate(world))
+  const scene = await createScene(world, name.startsWith('sweep live') ? 'live' : 'test')
+  const duty = DUTIES[name.startsWith('sweep') ? 'sweep' : name]
+  if (!duty) throw new Error(`no disorder is written here for ${name}`)
+  const disturb = () => duty.disturb(world.owner, scene)
   const leftUndone = async () => {
-    if (scene) await restScene(world, scene)
-    return whatIsLeft(world, name, scene)
+    await restScene(world, scene)
+    return whatIsLeft(world, name, scene, duty)
   }
   await disturb()
   const looks = await rehearse(world, name, look)
@@ -60,8 +62,6 @@ export async function runSystemKey(world: MatrixWorld, name: string): Promise<Re
   return { cells, findings }
 }
 
-const modeOf = (name: string) => /^sweep (live|test):/.exec(name)?.[1] as 'live' | 'test' | undefined
-
 type Scene = { environment_id: string; instance: string }
 
 /** An environment with an instance that a budget counts. */
@@ -78,33 +78,78 @@ async function createScene(world: MatrixWorld, mode: 'live' | 'test'): Promise<S
   return { environment_id: principal.environment_id, instance: instance.id }
 }
 
-/** A machine, an address and a key astray, and a wrong sum. */
-async function disorder({ owner }: MatrixWorld, { environment_id, instance }: Scene): Promise<void> {
-  const orphan = instance.replace('inst_', 'gone_')
-  await owner`update budgets set used_instances = 3 where environment_id = ${environment_id}`
-  await owner`delete from work where kind = 'instance' and id = ${instance}`
-  await owner`insert into simulated_machines (id, environment_id, machine)
-    values (${orphan}, ${environment_id}, '{"power":"stopped","run":0,"ports":[]}')`
-  await owner`insert into addresses (pool_id, address, instance_id, environment_id)
-    select id, '198.19.0.9', ${orphan}, ${environment_id} from address_pools where id = ${`public:${environment_id}`}`
+/** The disorder that one key repairs, and what shows that it has not. */
+type Duty = {
+  disturb(owner: Sql, scene: Scene): PromiseLike<unknown>
+  isLeft(owner: Sql, scene: Scene): Promise<boolean>
 }
 
-/** An answer that is too old, and a day of the request log that is missing. */
-async function outdate({ owner }: MatrixWorld): Promise<void> {
-  await owner`
-    insert into idempotency_keys (environment_id, method, path, key, request_digest, status, headers, body, created_at)
-    values (${SYSTEM}, 'POST', '/', 'old', '', 200, '{}', null, now() - interval '25 hours') on conflict do nothing`
-  await owner`
-    insert into recoveries (environment_id, instance_id, number, cause, detected_at, attempts)
-    values (${SYSTEM}, 'old', 1, 'process_died', '2000-01-01', 1) on conflict do nothing`
-  await owner`
-    insert into events (environment_id, sequence, id, type, resource_type, resource_id, created_at, data)
-    values (${SYSTEM}, 1, 'old', 'instance.created', 'instance', 'old', '2000-01-01', '{}') on conflict do nothing`
-  await owner`
-    insert into webhook_deliveries (environment_id, id, webhook_id, event_id, event_sequence, event_type, cause, status,
-      created_at, recorded_at)
-    values (${SYSTEM}, 'old', 'old', 'old', 1, 'webhook.ping', 'ping', 'succeeded', '2000-01-01', '2000-01-01')
-    on conflict do nothing`
+const rows = async (statement: PromiseLike<{ count: number }>): Promise<boolean> => (await statement).count > 0
+const orphanOf = ({ instance }: Scene) => instance.replace('inst_', 'gone_')
+
+const DUTIES: Record<string, Duty> = {
+  sweep: {
+    disturb: (owner, scene) => owner`insert into simulated_machines (id, environment_id, machine)
+      values (${orphanOf(scene)}, ${scene.environment_id}, '{"power":"stopped","run":0,"ports":[]}')`,
+    isLeft: (owner, scene) => rows(owner`select from simulated_machines where id = ${orphanOf(scene)}`),
+  },
+  'job recount-budgets': {
+    disturb: (owner, { environment_id }) =>
+      owner`update budgets set used_instances = 3 where environment_id = ${environment_id}`,
+    isLeft: (owner, { environment_id }) =>
+      rows(owner`select from budgets where environment_id = ${environment_id} and used_instances <> 1`),
+  },
+  'job requeue-instances': {
+    disturb: (owner, { instance }) => owner`delete from work where kind = 'instance' and id = ${instance}`,
+    isLeft: async (owner, { instance }) =>
+      !(await rows(owner`select from work where kind = 'instance' and id = ${instance}`)),
+  },
+  'job release-addresses': {
+    disturb: (owner, scene) => owner`insert into addresses (pool_id, address, instance_id, environment_id)
+      select id, '198.19.0.9', ${orphanOf(scene)}, ${scene.environment_id}
+      from address_pools where id = ${`public:${scene.environment_id}`}`,
+    isLeft: (owner, scene) => rows(owner`select from addresses where instance_id = ${orphanOf(scene)}`),
+  },
+  'job requeue-webhooks': {
+    disturb: (owner, { environment_id }) => owner`
+      insert into webhooks (environment_id, id, url, events, description, wanted_enabled, wanted_gone, secret,
+        created_at, updated_at)
+      values (${environment_id}, 'whk_old', 'https://example.com', '{*}', '', true, true, '', now(), now())`,
+    isLeft: (owner) => rows(owner`select from webhooks where id = 'whk_old'`),
+  },
+  'job purge-responses': {
+    disturb: (owner) => owner`
+      insert into idempotency_keys (environment_id, method, path, key, request_digest, status, headers, body, created_at)
+      values (${SYSTEM}, 'POST', '/', 'old', '', 200, '{}', null, now() - interval '25 hours') on conflict do nothing`,
+    isLeft: (owner) => rows(owner`select from idempotency_keys where key = 'old'`),
+  },
+  'job purge-recoveries': {
+    disturb: (owner) => owner`
+      insert into recoveries (environment_id, instance_id, number, cause, detected_at, attempts)
+      values (${SYSTEM}, 'old', 1, 'process_died', '2000-01-01', 1) on conflict do nothing`,
+    isLeft: (owner) => rows(owner`select from recoveries where instance_id = 'old'`),
+  },
+  'job purge-events': {
+    disturb: (owner) => owner`
+      insert into events (environment_id, sequence, id, type, resource_type, resource_id, created_at, data)
+      values (${SYSTEM}, 1, 'old', 'instance.created', 'instance', 'old', '2000-01-01', '{}') on conflict do nothing`,
+    isLeft: (owner) => rows(owner`select from events where id = 'old'`),
+  },
+  'job purge-deliveries': {
+    disturb: (owner) => owner`
+      insert into webhook_deliveries (environment_id, id, webhook_id, event_id, event_sequence, event_type, cause, status,
+        created_at, recorded_at)
+      values (${SYSTEM}, 'old', 'old', 'old', 1, 'webhook.ping', 'ping', 'succeeded', '2000-01-01', '2000-01-01')
+      on conflict do nothing`,
+    isLeft: (owner) => rows(owner`select from webhook_deliveries where id = 'old'`),
+  },
+  'job rotate-request-log': { disturb: dropLastDay, isLeft: async (owner) => (await daysOf(owner)) !== 2 * DAYS },
+}
+
+const daysOf = async (owner: Sql): Promise<number> =>
+  (await owner`select from pg_inherits where inhparent in ('requests'::regclass, 'spans'::regclass)`).count
+
+async function dropLastDay(owner: Sql): Promise<void> {
   for (const table of ['requests', 'spans']) {
     const [last] = await owner<{ name: string; days: number }[]>`
       select max(inhrelid::regclass::text) as name, count(*) as days from pg_inherits where inhparent = ${table}::regclass`
@@ -119,25 +164,12 @@ async function restScene(world: MatrixWorld, scene: Scene): Promise<void> {
   await worker.engine.stop(1_000)
 }
 
-/** What is still as it should not be, of what this key looks after. */
-async function whatIsLeft(world: MatrixWorld, name: string, scene: Scene | undefined): Promise<string[]> {
-  const { owner } = world
-  const lines: string[] = []
-  if (scene) {
-    lines.push(...(await audit(owner, scene.environment_id)))
-  } else if (name === 'sweep answers') {
-    if ((await owner`select from idempotency_keys where key = 'old'`).count > 0) lines.push('old answers are kept')
-  } else if (name === 'sweep recoveries') {
-    if ((await owner`select from recoveries where instance_id = 'old'`).count > 0) lines.push('old recoveries are kept')
-  } else if (name === 'sweep deliveries') {
-    if ((await owner`select from webhook_deliveries where id = 'old'`).count > 0) lines.push('old deliveries are kept')
-  } else if (name === 'sweep events') {
-    if ((await owner`select from events where id = 'old'`).count > 0) lines.push('old events are kept')
-  } else if (name === 'request_log days') {
-    const days = await owner`select from pg_inherits where inhparent in ('requests'::regclass, 'spans'::regclass)`
-    if (days.count !== 2 * DAYS) lines.push(`${days.count} days of the request log, not ${2 * DAYS}`)
-  } else lines.push('nobody has said here what this key is for')
+/** What is still in disorder, of what this key repairs. */
+async function whatIsLeft({ owner }: MatrixWorld, name: string, scene: Scene, duty: Duty): Promise<string[]> {
+  const lines = (await duty.isLeft(owner, scene))
+    ? [`${name} has left its disorder`]
+    : await audit(owner, scene.environment_id)
   const failing = await owner`
     select from work where kind || ' ' || id = ${name} and (leased_until is not null or attempts > 0 or last_error is not null)`
-  return failing.count > 0 ? [...lines, 'the key is held or failing'] : lines
+  return failing.count > 0 ? [...lines, 'the key is leased or failing'] : lines
 }

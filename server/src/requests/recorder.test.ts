@@ -9,7 +9,7 @@ import { type Log, silentLog } from '../lib/log.ts'
 import { systemRandom } from '../lib/random.ts'
 import { createRequestLog } from './recorder.ts'
 import type { NewRequest, NewSpan } from './row.ts'
-import { keepDays } from './store.ts'
+import { rotateDays } from './store.ts'
 
 const { sql, owner } = await createTestDatabase()
 beforeEach(() => owner`truncate requests, spans`)
@@ -188,8 +188,8 @@ describe('the days of the log', () => {
     Number(new Date(systemClock.now().getTime() + offset * 86_400_000).toISOString().slice(0, 10).replaceAll('-', ''))
 
   test('creates partitions from yesterday to three days ahead, is idempotent, and drops old ones', async () => {
-    await keepDays(sql, 14)
-    assert.equal(await keepDays(sql, 14), 0)
+    await rotateDays(sql, 14)
+    assert.equal(await rotateDays(sql, 14), 0)
     assert.deepEqual(await days('requests'), [-1, 0, 1, 2, 3].map(day))
     for (const [table, from, to] of [
       ['requests', 0, 1],
@@ -197,15 +197,15 @@ describe('the days of the log', () => {
     ]) {
       await owner.unsafe(`create table ${table}_20200101 partition of ${table} for values from (${from}) to (${to})`)
     }
-    assert.equal(await keepDays(sql, 14), 2)
+    assert.equal(await rotateDays(sql, 14), 2)
     for (const table of ['requests', 'spans']) assert.deepEqual(await days(table), [-1, 0, 1, 2, 3].map(day))
-    assert.equal(await keepDays(sql, 1), 0)
-    await assert.rejects(keepDays(sql, 0))
+    assert.equal(await rotateDays(sql, 1), 0)
+    await assert.rejects(rotateDays(sql, 0))
   })
 
   test('concurrent writers create a missing partition once', async () => {
     await owner.unsafe(`drop table requests_${day(3)}, spans_${day(3)}`)
-    const changes = await Promise.all(Array.from({ length: 6 }, () => keepDays(sql, 14)))
+    const changes = await Promise.all(Array.from({ length: 6 }, () => rotateDays(sql, 14)))
     assert.equal(
       changes.reduce((sum, each) => sum + each),
       1,
@@ -213,7 +213,7 @@ describe('the days of the log', () => {
   })
 
   test('a list reads only the newest partitions it needs', async () => {
-    await keepDays(sql, 14)
+    await rotateDays(sql, 14)
     const plan = await sql.unsafe<{ 'QUERY PLAN': string }[]>(
       `explain select * from requests where environment_id = 'env_1' order by ordinal desc limit 20`,
     )

@@ -15,7 +15,7 @@ import { type Random, seededRandom } from '../lib/random.ts'
 import { createQueue, type Queue } from './queue.ts'
 import type { NewRequest, NewSpan } from './row.ts'
 import { createSampler, type Sampler } from './sampling.ts'
-import { type Batch, insertBatch, keepDays } from './store.ts'
+import { type Batch, insertBatch, rotateDays } from './store.ts'
 
 /** Maximum number of rows in memory, about 10 MB. */
 const CAPACITY = 20_000
@@ -197,7 +197,7 @@ class Recorder implements RequestLog {
       return null
     } catch (error) {
       if ((error as { code?: string }).code !== NO_PARTITION) return error as Error
-      return keepDays(this.#sql, this.#days)
+      return rotateDays(this.#sql, this.#days)
         .then(() => insertBatch(this.#sql, batch, batch.isRetry))
         .then(
           () => null,

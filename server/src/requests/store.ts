@@ -32,7 +32,7 @@ export async function insertBatch(sql: Sql, { requests, spans }: Batch, isRetry:
 }
 
 /** Creates the partitions of the next days and drops old ones; returns the number of changes. */
-export async function keepDays(query: Query, days: number): Promise<number> {
+export async function rotateDays(query: Query, days: number): Promise<number> {
   const [row] = await query<{ changes: number }[]>`select keep_request_days(${days}) as changes`
   return row!.changes
 }

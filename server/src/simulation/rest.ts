@@ -100,7 +100,7 @@ export async function everyoneLeaves(run: Run): Promise<void> {
       select 'instances' as name from instances union all select 'addresses' from addresses
       union all select 'simulated_machines' from simulated_machines
       union all select 'webhooks' from webhooks union all select 'webhook_deliveries' from webhook_deliveries
-      union all select 'work' from work where kind <> 'sweep' and not kind = any(${LEFT_OUT})) as t`
+      union all select 'work' from work where kind not in ('sweep', 'job') and not kind = any(${LEFT_OUT})) as t`
   if (left.length > 0) throw new SimulationFailure(run, left)
 }
 

@@ -11,8 +11,8 @@ import type { SimulatedWorld } from './world.ts'
 
 /** More than there are keys: which of two that are due at the same time comes first is the simulation's choice. */
 const ALL = 1_000
-/** Kinds whose work is outside: processes that import images, and partitions by the day of the real world. */
-export const LEFT_OUT = ['image', 'request_log']
+/** Kinds whose work is outside: processes that import images. */
+export const LEFT_OUT = ['image']
 
 /** How a step ended, or where it stands. */
 export type Stepped = {
@@ -52,6 +52,8 @@ export function startWorker(world: SimulatedWorld, name: string): Worker {
   async function settle(claimed: Claim, tick: Tick, done: Promise<StepResult>): Promise<Stepped> {
     const still = new Promise<null>((resolve) => {
       tick.onPause = () => resolve(null)
+      // A step whose first point is a pause has stopped before this runs.
+      if (tick.paused && tick.busy === 0) resolve(null)
     })
     const looked = await Promise.race([done, still])
     if (looked === null) standing.push({ claimed, tick, done })

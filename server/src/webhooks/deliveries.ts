@@ -236,16 +236,28 @@ export async function deleteSome(query: Query, webhookId: string, limit: number)
   return count
 }
 
-/** Deletes up to `limit` old deliveries of all tenants, and wakes webhooks that have pending work but no work row. */
-export async function purgeDeliveries(sql: Sql, days: number, limit: number): Promise<void> {
-  await sql`
+/** Deletes deliveries recorded more than this many days ago, of all tenants, at most `limit`. Returns how many. */
+export async function purgeDeliveries(sql: Sql, days: number, limit: number): Promise<number> {
+  const { count } = await sql`
     delete from webhook_deliveries where id in (
       select id from webhook_deliveries where recorded_at < now() - make_interval(days => ${days})
       order by recorded_at limit ${limit})`
-  const waits = (cause: ReturnType<Query>) => sql`exists (
+  return count
+}
+
+/** Wakes webhooks that are to be deleted or have pending deliveries, and have no work row. Returns how many. */
+export async function requeueWebhooks(sql: Sql): Promise<number> {
+  const hasPending = (cause: ReturnType<Query>) => sql`exists (
     select from webhook_deliveries d where d.webhook_id = w.id and d.status = 'pending' and ${cause})`
-  await sql`
-    select wake_keys(array_agg('webhook'::text), array_agg(w.id), array_agg(w.environment_id)) from webhooks w
-    where not exists (select from work k where k.kind = 'webhook' and k.id = w.id)
-      and (w.wanted_gone or ${waits(sql`d.cause <> 'replay'` as never)} or ${waits(sql`d.cause = 'replay'` as never)})`
+  const [row] = await sql<{ count: number }[]>`
+    with missing as materialized (
+      select w.id, w.environment_id from webhooks w
+      where not exists (select from work k where k.kind = 'webhook' and k.id = w.id)
+        and (w.wanted_gone or ${hasPending(sql`d.cause <> 'replay'` as never)}
+          or ${hasPending(sql`d.cause = 'replay'` as never)})
+    ), woken as materialized (
+      select wake_keys(array_agg('webhook'::text), array_agg(id), array_agg(environment_id)) from missing
+    )
+    select count(*) from missing, woken`
+  return row!.count
 }

@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict'
 import { after, before, describe, test } from 'node:test'
 import { createEngines } from '../engine/pools.ts'
-import { claim } from '../engine/work.ts'
+import { claim, wake } from '../engine/work.ts'
 import { deliveryIdOf } from '../events/deliveries.ts'
 import { withOutbox } from '../events/outbox.ts'
 import { caller, createTestKey } from '../http/testing.ts'
@@ -331,10 +331,8 @@ describe('the delivery log', { timeout: 120_000 }, () => {
     await end(id)
   })
 
-  const sweep = async () => {
-    await world.owner`
-      insert into work (kind, id, environment_id, due_at) values ('sweep', 'deliveries', 'env_system', now())
-      on conflict (kind, id) do update set due_at = now()`
+  const run = async (job: string) => {
+    await wake(world.deps.sql, 'job', job, 'env_system')
     world.engine.nudge()
   }
 
@@ -347,7 +345,7 @@ describe('the delivery log', { timeout: 120_000 }, () => {
     await eventually(async () => (await work()).count === 1, 'the work row of the next attempt')
     await world.owner`delete from work where id = ${id}`
     await world.advance(7)
-    await sweep()
+    await run('requeue-webhooks')
     await receiver.reach(2)
     await end(id)
   })
@@ -359,8 +357,8 @@ describe('the delivery log', { timeout: 120_000 }, () => {
     await eventually(async () => (await deliveries(id, '&status=succeeded')).length === 2, 'both')
     const [old] = await deliveries(id)
     await world.owner`update webhook_deliveries set recorded_at = now() - interval '31 days' where id = ${old.id}`
-    await sweep()
-    await eventually(async () => (await deliveries(id)).length === 1, 'the sweep')
+    await run('purge-deliveries')
+    await eventually(async () => (await deliveries(id)).length === 1, 'the purge')
     assert.equal((await world.owner`select from webhook_attempts where delivery_id = ${old.id}`).count, 0)
     await end(id)
   })

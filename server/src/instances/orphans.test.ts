@@ -5,10 +5,10 @@ import { claim, finish } from '../engine/work.ts'
 import { caller, createTestApp } from '../http/testing.ts'
 import { CATALOGUE } from '../images/catalog.ts'
 import { syncCatalogue } from '../images/store.ts'
-import { instanceSweep } from './sweep.ts'
+import { releaseUnusedAddresses } from './orphans.ts'
 import { openNetworks } from './testing-world.ts'
 
-test('an address that is not wanted any more is let go when a look has shown that no machine has it', async () => {
+test('releases an unwanted address only after a pass has observed that no machine has it', async () => {
   const base = await createTestApp((sql) => {
     const driver = createSimulatedDriver({ sql, seed: 1 })
     return { regions: [{ id: 'us-east-1', name: 'This host', drivers: { live: driver, test: driver } }] }
@@ -22,15 +22,14 @@ test('an address that is not wanted any more is let go when a look has shown tha
   const given = await call('PATCH', `/v2/instances/${id}`, { network: { assign_public_ip: false } })
   assert.equal(given.status, 200)
 
-  const sweep = instanceSweep(deps, deps.regions[0]!, 'test')
   const isHeld = async () => {
-    await sweep.tidy()
+    await releaseUnusedAddresses(deps.sql)
     return (await owner`select from addresses where address = ${public_ip}`).count > 0
   }
-  // No engine works here: a machine may have been started with the address, and nobody has seen it yet.
-  assert.equal(await isHeld(), true, 'a look is due')
-  const [look] = await claim(deps.sql, 'a test', ['instance'], 1)
-  assert.equal(await isHeld(), true, 'a look is under way')
-  await finish(deps.sql, look!, 60)
-  assert.equal(await isHeld(), false, 'a look has shown that nothing has it')
+  // No engine runs here: a machine may have been started with the address, and no pass has observed it yet.
+  assert.equal(await isHeld(), true, 'a pass is due')
+  const [pass] = await claim(deps.sql, 'a test', ['instance'], 1)
+  assert.equal(await isHeld(), true, 'a pass is running')
+  await finish(deps.sql, pass!, 60)
+  assert.equal(await isHeld(), false, 'a pass has observed that no machine has it')
 })

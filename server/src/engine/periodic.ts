@@ -1,0 +1,21 @@
+import type { Log } from '../lib/log.ts'
+import type { Reconcile } from './loop.ts'
+
+/** A duty that repeats. `jobs/` has one per file. */
+export type PeriodicJob = {
+  /** Between two runs, in real time. */
+  interval_seconds: number
+  /** Does the duty once, in bounded batches. Returns how many rows it changed. */
+  run(): Promise<number>
+}
+
+/** Reconciles the keys `('job', <name>)`: as keys of the work table, each runs in one process at a time. */
+export function periodicJobReconciler(log: Log, jobs: Record<string, PeriodicJob>): Reconcile {
+  return async ({ id: name }) => {
+    const job = jobs[name]
+    if (!job) return { after_seconds: null }
+    const changes = await job.run()
+    if (changes > 0) log.info({ job: name, changes }, 'periodic job changed rows')
+    return { after_seconds: job.interval_seconds }
+  }
+}

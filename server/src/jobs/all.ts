@@ -1,0 +1,26 @@
+import type { Deps } from '../deps.ts'
+import type { PeriodicJob } from '../engine/periodic.ts'
+import { purgeDeliveriesJob } from './purge-deliveries.ts'
+import { purgeEventsJob } from './purge-events.ts'
+import { purgeRecoveriesJob } from './purge-recoveries.ts'
+import { purgeResponsesJob } from './purge-responses.ts'
+import { recountBudgetsJob } from './recount-budgets.ts'
+import { releaseAddressesJob } from './release-addresses.ts'
+import { requeueInstancesJob } from './requeue-instances.ts'
+import { requeueWebhooksJob } from './requeue-webhooks.ts'
+import { rotateRequestLogJob } from './rotate-request-log.ts'
+
+/** THE LIST of periodic jobs, by the ID of their key. All of them work across tenants. */
+export function periodicJobs(deps: Deps): Record<string, PeriodicJob> {
+  return {
+    'purge-deliveries': purgeDeliveriesJob(deps),
+    'purge-events': purgeEventsJob(deps),
+    'purge-recoveries': purgeRecoveriesJob(deps),
+    'purge-responses': purgeResponsesJob(deps),
+    'recount-budgets': recountBudgetsJob(deps),
+    'release-addresses': releaseAddressesJob(deps),
+    'requeue-instances': requeueInstancesJob(deps),
+    'requeue-webhooks': requeueWebhooksJob(deps),
+    'rotate-request-log': rotateRequestLogJob(deps),
+  }
+}
