@@ -1,8 +1,9 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import fc from 'fast-check'
+import type { Transaction } from '../db/database.ts'
 import { createTestDatabase } from '../db/testing.ts'
-import { allocateAddress, releaseAddresses } from './store.ts'
+import { allocateAddresses, releaseAddresses } from './store.ts'
 
 const database = await createTestDatabase({ max: 40 })
 const { owner } = database
@@ -17,6 +18,9 @@ async function newPool(range: string): Promise<string> {
   return id
 }
 const allocate = (pool: string, instance: string) => sql.begin((tx) => allocateAddress(tx, pool, instance))
+/** One address; null: the pool is exhausted. */
+const allocateAddress = async (tx: Transaction, pool: string, instance: string) =>
+  (await allocateAddresses(tx, pool, [instance]))?.get(instance) ?? null
 
 test('every address but those of network, gateway and broadcast; then none', async () => {
   const pool = await newPool('10.1.2.16/28')
@@ -100,4 +104,34 @@ test('many at once in a wide range: nobody is told that it is full', async () =>
   const got = await Promise.all(Array.from({ length: 400 }, (_, i) => allocate(pool, `w${i}`)))
   assert.equal(new Set(got).size, 400)
   assert.ok(!got.includes(null))
+})
+
+test('a set gets as many different addresses as it has instances, or none when the pool has fewer', async () => {
+  const size = fc.integer({ min: 1, max: 14 })
+  await fc.assert(
+    fc.asyncProperty(fc.array(size, { minLength: 1, maxLength: 4 }), async (sizes) => {
+      const pool = await newPool('192.168.9.0/28')
+      const wholeSet = (ids: string[]) =>
+        sql.begin(async (tx) => {
+          const allocated = await allocateAddresses(tx, pool, ids)
+          if (!allocated) throw new Error('exhausted')
+          return allocated
+        })
+      const attempts = sizes.map((count, set) =>
+        wholeSet(Array.from({ length: count }, (_, i) => `${pool}-${set}-${i}`)),
+      )
+      const outcomes = await Promise.allSettled(attempts)
+      const held = outcomes.flatMap((outcome) => (outcome.status === 'fulfilled' ? [...outcome.value] : []))
+      assert.equal(new Set(held.map(([, address]) => address)).size, held.length)
+      const rows = await owner`select from addresses where pool_id = ${pool}`
+      assert.equal(rows.count, held.length)
+      const refused = sizes.filter((_, i) => outcomes[i]!.status === 'rejected')
+      for (const outcome of outcomes) {
+        if (outcome.status === 'rejected') assert.match(String(outcome.reason), /exhausted/)
+      }
+      // Some set was refused only because the pool has fewer addresses than all sets need.
+      if (refused.length > 0) assert.ok(sizes.reduce((sum, count) => sum + count) > 13)
+    }),
+    { numRuns: 30 },
+  )
 })

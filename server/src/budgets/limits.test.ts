@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
 import fc from 'fast-check'
-import { type Budget, type Limits, shortage, shortestLife } from './limits.ts'
+import { type Budget, exceededLimit, type Limits, shortestTtl } from './limits.ts'
 
 const limit = fc.option(fc.nat(5))
 const limits: fc.Arbitrary<Limits> = fc.record({ max_instances: limit, max_vcpus: limit, ttl_seconds: limit })
@@ -19,14 +19,14 @@ describe('limits of a budget', () => {
             (wish.instances <= 0 || b.used_instances + wish.instances <= (b.max_instances ?? Infinity)) &&
             (wish.vcpus <= 0 || b.used_vcpus + wish.vcpus <= (b.max_vcpus ?? Infinity)),
         )
-        assert.equal(shortage(chain, wish) === null, fits)
+        assert.equal(exceededLimit(chain, wish) === null, fits)
       }),
     )
   })
 
   test('the shortest life counts', () => {
     const chain = [null, 600, 60, null].map((ttl_seconds) => ({ max_instances: null, max_vcpus: null, ttl_seconds }))
-    assert.equal(shortestLife(chain), 60)
-    assert.equal(shortestLife([]), null)
+    assert.equal(shortestTtl(chain), 60)
+    assert.equal(shortestTtl([]), null)
   })
 })

@@ -1,18 +1,18 @@
 /**
- * Budgets of keys. What is used stands in the budget's row, and its lock is what makes a hundred parallel creates within
- * a budget of ten exactly ten. A budget inside another locks both, the outer one first, so nobody waits in a circle; who
- * has an instance's row locked takes the budgets after it.
+ * Budgets of keys. A budget's row holds what is used of it, and a create locks the row, so parallel creates never exceed
+ * it. A budget inside another locks both, the outer one first, so two creates cannot deadlock. A transaction that locks an
+ * instance's row locks the budgets after it.
  */
 import type { Config } from '../config.ts'
 import type { Query, Sql, Transaction } from '../db/database.ts'
-import { ApiError } from '../lib/errors.ts'
 import { newId } from '../lib/id.ts'
+import { BudgetExceeded } from '../lib/insufficient-capacity.ts'
 import type { Random } from '../lib/random.ts'
-import { type Budget, type Limits, type Shortage, shortage, shortestLife, type Use } from './limits.ts'
+import { type Budget, type Exceeded, exceededLimit, type Limits, shortestTtl, type Use } from './limits.ts'
 
 type BudgetRow = Budget & { id: string; lineage: string[] }
 
-/** Makes a budget, inside another one when there is an `outer` lineage, and answers its id. */
+/** Creates a budget, inside another one when there is an `outer` lineage, and returns its ID. */
 export async function insertBudget(
   tx: Transaction,
   random: Random,
@@ -29,27 +29,27 @@ export async function insertBudget(
 }
 
 /**
- * Takes what an instance needs from a key's budget and all around it, until the transaction's end for sure and from then
- * on until it is released. Throws `capacity_exhausted` with scope `key_budget`.
+ * Reserves what instances need from a key's budget and from all budgets around it, in the caller's transaction. Throws
+ * BudgetExceeded.
  * @param budgetId null: a key without a budget; nothing happens
- * @param wish what is needed in addition; negative gives back
- * @returns how many seconds of its environment's time a new instance may live; null: for ever
+ * @param requested the increase; negative releases
+ * @returns the time-to-live of a new instance in seconds of its environment's time; null: unlimited
  */
 export async function reserveBudget(
   tx: Transaction,
   config: Pick<Config, 'plans'>,
   budgetId: string | null,
-  wish: Use,
+  requested: Use,
 ): Promise<{ ttl_seconds: number | null }> {
   if (budgetId === null) return { ttl_seconds: null }
   const chain = await lockChain(tx, budgetId)
-  const short = shortage(chain, wish)
-  if (short) throw exhausted(config, chain, wish, short)
-  await addUse(tx, chain, wish)
-  return { ttl_seconds: shortestLife(chain) }
+  const exceeded = exceededLimit(chain, requested)
+  if (exceeded) throw budgetExceeded(config, chain, requested, exceeded)
+  await addUse(tx, chain, requested)
+  return { ttl_seconds: shortestTtl(chain) }
 }
 
-/** Gives back what an instance had; called when it is gone. */
+/** Releases what a terminated instance used. */
 export async function releaseBudget(tx: Transaction, budgetId: string | null, use: Use): Promise<void> {
   if (budgetId === null) return
   await addUse(tx, await lockChain(tx, budgetId), { instances: -use.instances, vcpus: -use.vcpus })
@@ -68,26 +68,36 @@ async function addUse(tx: Transaction, chain: BudgetRow[], use: Use): Promise<vo
     where id = any(${chain.map(({ id }) => id)})`
 }
 
-function exhausted(config: Pick<Config, 'plans'>, chain: BudgetRow[], wish: Use, short: Shortage): ApiError {
-  const { resource, limit, used } = short
+function budgetExceeded(
+  config: Pick<Config, 'plans'>,
+  chain: BudgetRow[],
+  requested: Use,
+  { resource, limit, used }: Exceeded,
+): BudgetExceeded {
   const left = Math.max(0, limit - used)
-  const never = wish[resource] > limit
-  const fits = (plan: { vcpus: number }) => !shortage(chain, { ...wish, vcpus: plan.vcpus })
-  const things = resource === 'vcpus' ? 'vCPUs' : 'instances'
+  const never = requested[resource] > limit
+  const perInstance = (plan: { vcpus: number }) => ({
+    ...requested,
+    vcpus: plan.vcpus * Math.max(1, requested.instances),
+  })
+  const unit = resource === 'vcpus' ? 'vCPUs' : 'instances'
   const detail = never
-    ? `This needs ${wish[resource]} ${things}, and the budget of the key has ${limit} in all. Take less, or use another key.`
-    : `This needs ${wish[resource]} of ${things}, and the budget of the key has ${left} of ${limit} left. Terminate an instance that was made through it, take less, or use another key.`
-  return new ApiError('capacity_exhausted', detail, {
-    extensions: {
-      ...{ scope: 'key_budget', resource, limit, used, left, retryable: !never },
-      alternatives: config.plans.filter(fits).map((plan) => plan.id),
-    },
+    ? `This request needs ${requested[resource]} ${unit}, and the budget of the key is ${limit}. Request less, or use another key.`
+    : `This request needs ${requested[resource]} ${unit}, and the budget of the key has ${left} of ${limit} left. Terminate an instance of this budget, request less, or use another key.`
+  return new BudgetExceeded(detail, {
+    scope: 'key_budget',
+    resource,
+    limit,
+    used,
+    left,
+    retryable: !never,
+    alternatives: config.plans.filter((plan) => !exceededLimit(chain, perInstance(plan))).map((plan) => plan.id),
   })
 }
 
 /**
- * Makes every budget say again what the instances' rows add up to, should it ever not. Of all tenants; part of the
- * sweep. What is being created holds its budget's lock, so the sum under the lock is the truth.
+ * Corrects every budget whose usage differs from the sum of its instances, of all tenants. Returns how many. A create
+ * holds the lock of its budget, so the sum under the lock is right.
  */
 export async function recountBudgets(sql: Sql): Promise<number> {
   const differing = await sql<{ id: string }[]>`

@@ -17,8 +17,8 @@ import type { AuditEntry } from '../audit/entry.ts'
 import type { Query, Transaction } from '../db/database.ts'
 import type { Deps } from '../deps.ts'
 import type { Principal } from '../keys/principal.ts'
-import { ApiError } from '../lib/errors.ts'
 import { newId } from '../lib/id.ts'
+import { QuotaExceeded } from '../lib/insufficient-capacity.ts'
 import {
   effectiveQuotas,
   fittingPlans,
@@ -69,8 +69,8 @@ export const LEASE_LOST = 'CN002'
 class DryRunEnd extends Error {}
 
 /**
- * Runs a transaction of one environment and writes its outbox last. Throws `capacity_exhausted` with the scope `quota`
- * when the project would exceed a quota. After the commit it notifies engines of the wakes and readers of the events.
+ * Runs a transaction of one environment and writes its outbox last. Throws QuotaExceeded when
+ * the project would exceed a quota. After the commit it notifies engines of the wakes and readers of the events.
  */
 export async function withOutbox<T>(
   deps: OutboxDeps,
@@ -100,7 +100,7 @@ export async function withOutbox<T>(
   } catch (error) {
     if (error instanceof DryRunEnd) return preview as T
     if ((error as { code?: string }).code !== OVER_QUOTA) throw error
-    throw await quotaExhausted(deps.sql.as(owner.environment_id), deps, owner, written!.use)
+    throw await quotaExceeded(deps.sql.as(owner.environment_id), deps, owner, written!.use)
   }
 }
 
@@ -197,25 +197,23 @@ function insertEntry(tx: Query, environmentId: string, { entry, digest }: AuditE
     from head)`
 }
 
-/** The refusal, in the figures that held while the head was locked for others: they may have moved on since. */
-async function quotaExhausted(tx: Query, deps: OutboxDeps, owner: Owner, use: Use): Promise<ApiError> {
+/** The error, with figures that are read after the rollback: they may differ from those of the refused statement. */
+async function quotaExceeded(tx: Query, deps: OutboxDeps, owner: Owner, use: Use): Promise<QuotaExceeded> {
   const { used, quotas } = await readUse(tx, deps, owner)
   const name = lackingQuota(quotas, used, use) ?? QUOTA_NAMES.find((each) => use[each] > 0)!
   const limit = quotas[name]
-  const detail = `The project may use ${limit} ${name} and uses ${used[name]}; this needs ${use[name]} more. Terminate an instance, or ask the operator for a larger quota.`
-  return new ApiError('capacity_exhausted', detail, {
-    extensions: {
-      scope: 'quota',
-      resource: name,
-      limit,
-      used: used[name],
-      retryable: true,
-      alternatives: fittingPlans(deps.config.plans, quotas, used),
-    },
+  const detail = `The quota of the project is ${limit} ${name}. It uses ${used[name]}, and this request needs ${use[name]} more. Terminate an instance, or ask the operator for a larger quota.`
+  return new QuotaExceeded(detail, {
+    scope: 'quota',
+    resource: name,
+    limit,
+    used: used[name],
+    retryable: true,
+    alternatives: fittingPlans(deps.config.plans, quotas, used),
   })
 }
 
-/** What an environment uses and may use. */
+/** Usage and quotas of an environment. */
 export async function readUse(
   query: Query,
   deps: Pick<Deps, 'config'>,

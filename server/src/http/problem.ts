@@ -4,6 +4,7 @@ import type { Duplex } from 'node:stream'
 import type { FastifyError, FastifyReply, FastifyRequest } from 'fastify'
 import { Type } from 'typebox'
 import { ApiError, CATALOGUE, DatabaseUnavailableError, type ErrorCode } from '../lib/errors.ts'
+import { InsufficientCapacity } from '../lib/insufficient-capacity.ts'
 import type { Log } from '../lib/log.ts'
 import { schemaError } from './validation.ts'
 
@@ -85,6 +86,9 @@ export function sendProblem(log: Log) {
 /** Maps any error to the error that the client receives. */
 export function toApiError(thrown: unknown): ApiError {
   if (thrown instanceof ApiError) return thrown
+  if (thrown instanceof InsufficientCapacity) {
+    return new ApiError('capacity_exhausted', thrown.message, { extensions: thrown.extensions, cause: thrown })
+  }
   const error = thrown as Partial<FastifyError> & { syscall?: string }
   if (error.validation) return schemaError(error.validation as never, error.validationContext as never)
   if (isDatabaseUnavailable(error)) {

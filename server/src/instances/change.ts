@@ -8,11 +8,12 @@ import type { Principal } from '../keys/principal.ts'
 import { ApiError, type FieldError, notFound, validationFailed } from '../lib/errors.ts'
 import { seal } from '../lib/secret-box.ts'
 import { reserveCapacity } from '../regions/store.ts'
-import { assignPublicAddress, findPlan, keysFor } from './create.ts'
+import { assignPublicAddresses } from './create.ts'
 import * as desired from './desired.ts'
 import { type DesiredChange, invalidState } from './desired.ts'
 import { pickFields } from './fields.ts'
 import { TERMINATED_TTL_SECONDS } from './present.ts'
+import { findPlan, keysFor, unknown } from './resolve.ts'
 import { type InstanceRow, isTerminating } from './row.ts'
 import type { ActionBody, RebuildBody, UpdateBody } from './schema.ts'
 import { type InstanceContext, lock, save, wakeInstance } from './store.ts'
@@ -85,7 +86,8 @@ export function updateInstance(
     }
     const assign = body.network?.assign_public_ip
     if (assign === true && !row.wanted_public_ip) {
-      change.wanted_public_ip = await assignPublicAddress(tx, target.principal, row.region, row.id)
+      const assigned = await assignPublicAddresses(tx, target.principal, row.region, [row.id])
+      change.wanted_public_ip = assigned.get(row.id)!
     }
     if (assign === false && row.wanted_public_ip) {
       // The reservation stays until the machine has let go of the address; see `observe` and the sweep.
@@ -111,13 +113,12 @@ async function resize(
 ): Promise<DesiredChange> {
   const plan = findPlan(deps, body.plan!)
   if (!plan) {
-    const message = `There is no plan ${JSON.stringify(body.plan!.slice(0, 64))}; GET /v2/plans lists them.`
-    throw validationFailed([{ pointer: '/plan', code: 'unknown', message }])
+    throw validationFailed([unknown('/plan', 'plan', body.plan!)])
   }
   const change = desired.resize(row, plan, { ...options, stops: body.desired_status === 'stopped' })
   const region = deps.regions.find((r) => r.id === row.region)!
   await reserveBudget(tx, deps.config, row.budget_id, { instances: 0, vcpus: plan.vcpus - row.wanted_vcpus })
-  await reserveCapacity(tx, deps.config, region, target.principal.mode, row, plan)
+  await reserveCapacity(tx, deps.config, region, target.principal.mode, row, [plan])
   return change
 }
 
@@ -170,8 +171,7 @@ export function rebuild(
       ? await findImage(tx, target.principal.environment_id, body.image)
       : await findImage(tx, target.principal.environment_id, row.image_id)
     if (!image) {
-      const message = `There is no image ${JSON.stringify(asked.slice(0, 64))}; GET /v2/images lists them.`
-      errors.push({ pointer: '/image', code: 'unknown', message })
+      errors.push(unknown('/image', 'image', asked))
     }
     const keys = body.ssh_keys
       ? await keysFor(tx, target.principal.environment_id, body.ssh_keys, errors)

@@ -1,54 +1,152 @@
-import { allocateAddress } from '../addresses/store.ts'
+/**
+ * Creates instances in the caller's transaction: reserves budget, capacity and IP addresses, writes the rows, wakes their
+ * reconcilers and emits `instance.created`. Each table takes one statement, however many instances there are.
+ */
+import { allocateAddresses } from '../addresses/store.ts'
 import { reserveBudget } from '../budgets/store.ts'
-import type { Plan } from '../config.ts'
 import type { Transaction } from '../db/database.ts'
 import { environmentNow } from '../db/environment-now.ts'
-import type { Deps, Region } from '../deps.ts'
-import { ensureImport, findImage } from '../images/store.ts'
+import type { Deps } from '../deps.ts'
+import { ensureImport } from '../images/store.ts'
 import type { Principal } from '../keys/principal.ts'
-import { ApiError, type FieldError, validationFailed } from '../lib/errors.ts'
 import { newId } from '../lib/id.ts'
+import { CapacityExhausted } from '../lib/insufficient-capacity.ts'
 import { seal } from '../lib/secret-box.ts'
 import { reserveCapacity } from '../regions/store.ts'
-import { findKeys } from '../ssh-keys/store.ts'
-import { DEFAULT_SUBNET, findSubnet } from '../subnets/store.ts'
 import { initialFields } from './fields.ts'
+import { type InstanceSpec, resolveCreate } from './resolve.ts'
 import type { InstanceRow } from './row.ts'
 import type { CreateBody } from './schema.ts'
-import { type InstanceContext, insert } from './store.ts'
+import { type InstanceContext, insertRows, type NewRow } from './store.ts'
 
 /** Ports of the public address that every guest gets. */
 const USUAL_PORTS = [22, 80, 443]
 
-/**
- * Creates an instance in the caller's transaction: checks, reserves (capacity, addresses), writes the row with its event
- * and wakes the reconciler. All that is wrong with the body is told at once.
- */
+/** Creates the instance that a request describes. Throws `validation_failed`, and what `insertInstances` throws. */
 export async function createInstance(
   tx: Transaction,
-  context: Deps & InstanceContext,
+  context: CreateContext & Pick<Deps, 'regions'>,
   principal: Principal,
   body: CreateBody,
-  requestId: string,
+  request_id: string,
 ): Promise<InstanceRow> {
-  const { region, plan, image, subnet, keys } = await resolve(context, tx, principal, body)
-  const id = newId('inst', context.random)
-  const budget = await reserveBudget(tx, context.config, principal.budget_id, { instances: 1, vcpus: plan.vcpus })
-  await reserveCapacity(tx, context.config, region, principal.mode, null, plan)
-  if (principal.mode === 'live') await ensureImport(tx, context.outbox, image.id)
-  const private_ip = await allocateAddress(tx, subnet.pool_id, id)
-  if (!private_ip) {
-    throw new ApiError('capacity_exhausted', `The subnet ${subnet.id} has no free address left. Use another subnet.`, {
-      extensions: { scope: 'region', retryable: false, alternatives: [] },
-    })
+  const spec = await resolveCreate(tx, context, principal.environment_id, body)
+  const [row] = await insertInstances(tx, context, [spec], { ...principal, deployment_id: null, request_id })
+  return row!
+}
+
+/** What creates the instances: the environment, and the key, budget, deployment and request, where there is one. */
+export type Origin = {
+  environment_id: string
+  mode: 'live' | 'test'
+  key_id: string | null
+  budget_id: string | null
+  deployment_id: string | null
+  request_id: string | null
+}
+
+export type CreateContext = Pick<Deps, 'config' | 'random' | 'secrets'> & InstanceContext
+
+/**
+ * Creates all of these instances, or none. Throws BudgetExceeded, CapacityExhausted, and QuotaExceeded at the end of the
+ * transaction.
+ */
+export async function insertInstances(
+  tx: Transaction,
+  context: CreateContext,
+  specs: readonly InstanceSpec[],
+  origin: Origin,
+): Promise<InstanceRow[]> {
+  const vcpus = specs.reduce((sum, { plan }) => sum + plan.vcpus, 0)
+  const budget = await reserveBudget(tx, context.config, origin.budget_id, { instances: specs.length, vcpus })
+  for (const group of groupBy(specs, ({ region }) => region.id)) {
+    const plans = group.map(({ plan }) => plan)
+    await reserveCapacity(tx, context.config, group[0]!.region, origin.mode, null, plans)
   }
-  const public_ip = body.network?.assign_public_ip ? await assignPublicAddress(tx, principal, region.id, id) : null
-  const now = await environmentNow(tx, principal.environment_id)
+  if (origin.mode === 'live') {
+    for (const id of new Set(specs.map(({ image }) => image.id))) await ensureImport(tx, context.outbox, id)
+  }
+  const placed = await allocateFor(
+    tx,
+    specs.map((spec) => ({ spec, id: newId('inst', context.random) })),
+    origin,
+  )
+  const now = await environmentNow(tx, origin.environment_id)
+  const expires_at = budget.ttl_seconds === null ? null : new Date(now.getTime() + budget.ttl_seconds * 1000)
+  return insertRows(
+    tx,
+    context,
+    placed.map((each) => ({ ...newRow(context, each, origin, now), expires_at })),
+  )
+}
+
+type Placed = { spec: InstanceSpec; id: string; private_ip: string; public_ip: string | null }
+
+/** Private addresses of all instances first, then public ones: every transaction allocates in this order. */
+async function allocateFor(
+  tx: Transaction,
+  created: { spec: InstanceSpec; id: string }[],
+  origin: Origin,
+): Promise<Placed[]> {
+  const privateIps = new Map<string, string>()
+  for (const group of groupBy(created, ({ spec }) => spec.subnet.pool_id)) {
+    const { pool_id, id } = group[0]!.spec.subnet
+    const allocated = await allocateAddresses(
+      tx,
+      pool_id,
+      group.map((each) => each.id),
+    )
+    if (!allocated) throw subnetExhausted(id)
+    for (const [instance, ip] of allocated) privateIps.set(instance, ip)
+  }
+  const publicIps = new Map<string, string>()
+  const assigned = created.filter(({ spec }) => spec.body.network?.assign_public_ip)
+  for (const group of groupBy(assigned, ({ spec }) => spec.region.id)) {
+    const ids = group.map(({ id }) => id)
+    const allocated = await assignPublicAddresses(tx, origin, group[0]!.spec.region.id, ids)
+    for (const [instance, ip] of allocated) publicIps.set(instance, ip)
+  }
+  return created.map(({ spec, id }) => {
+    return { spec, id, private_ip: privateIps.get(id)!, public_ip: publicIps.get(id) ?? null }
+  })
+}
+
+/**
+ * Allocates a public address for each of these instances: live ones from the region's pool, test ones from the
+ * environment's. Throws CapacityExhausted.
+ */
+export async function assignPublicAddresses(
+  tx: Transaction,
+  { environment_id, mode }: Pick<Origin, 'environment_id' | 'mode'>,
+  regionId: string,
+  instanceIds: readonly string[],
+): Promise<Map<string, string>> {
+  const pool = mode === 'live' ? `public:live:${regionId}` : `public:${environment_id}`
+  const allocated = await allocateAddresses(tx, pool, instanceIds)
+  if (allocated) return allocated
+  throw new CapacityExhausted('No public IP address is free. Terminate an instance that has one.', {
+    scope: 'public_ip',
+    retryable: true,
+    alternatives: ['Create it without assign_public_ip.'],
+  })
+}
+
+function subnetExhausted(id: string): CapacityExhausted {
+  return new CapacityExhausted(`The subnet ${id} has no free IP address. Use another subnet.`, {
+    scope: 'region',
+    retryable: false,
+    alternatives: [],
+  })
+}
+
+function newRow(context: CreateContext, placed: Placed, origin: Origin, now: Date): Omit<NewRow, 'expires_at'> {
+  const { spec, id, private_ip, public_ip } = placed
+  const { body, region, plan, image, subnet } = spec
   const fields = initialFields(body, id)
-  return await insert(tx, context, {
+  return {
     id,
-    environment_id: principal.environment_id,
-    mode: principal.mode,
+    environment_id: origin.environment_id,
+    mode: origin.mode,
     region: region.id,
     hostname: body.hostname ?? hostnameFrom(fields.name) ?? id.replace('_', '-'),
     image: body.image,
@@ -57,19 +155,18 @@ export async function createInstance(
     private_ip,
     mac: macOf(private_ip),
     ports: [...new Set([...USUAL_PORTS, ...(body.network?.ports ?? [])])].sort((a, b) => a - b),
-    ssh_public_keys: keys,
+    ssh_public_keys: spec.ssh_public_keys,
     ssh_user: image.ssh_user,
     user_data: body.user_data
       ? seal(context.secrets.seal_key, Buffer.from(body.user_data, 'utf8'), context.random)
       : null,
-    deployment_id: null,
+    deployment_id: origin.deployment_id,
     ...fields,
     ready_timeout_seconds: body.ready_timeout_seconds ?? 300,
     created_at: now,
     updated_at: now,
-    expires_at: budget.ttl_seconds === null ? null : new Date(now.getTime() + budget.ttl_seconds * 1000),
-    created_by: principal.key_id,
-    budget_id: principal.budget_id,
+    created_by: origin.key_id,
+    budget_id: origin.budget_id,
     wanted_power: 'running',
     wanted_gone: false,
     wanted_run: 1,
@@ -84,9 +181,9 @@ export async function createInstance(
     wanted_activity: 'provisioning',
     wanted_at: now,
     wanted_stop_timeout_seconds: 60,
-    wanted_request_id: requestId,
+    wanted_request_id: origin.request_id,
     ...NOTHING_OBSERVED,
-  })
+  }
 }
 
 const NOTHING_OBSERVED = {
@@ -116,70 +213,17 @@ const NOTHING_OBSERVED = {
   terminated_at: null,
 } satisfies Partial<InstanceRow>
 
-/** Everything that the body names, or all the errors about it. */
-async function resolve(deps: Deps, tx: Transaction, principal: Principal, body: CreateBody) {
-  const errors: FieldError[] = []
-  const unknown = (pointer: string, message: string) => errors.push({ pointer, code: 'unknown', message })
-  const region = deps.regions.find((r) => r.id === body.region)
-  if (!region) unknown('/region', `There is no region ${quote(body.region)}; GET /v2/regions lists them.`)
-  const plan = findPlan(deps, body.plan)
-  if (!plan) unknown('/plan', `There is no plan ${quote(body.plan)}; GET /v2/plans lists them.`)
-  const image = await findImage(tx, principal.environment_id, body.image)
-  if (!image) unknown('/image', `There is no image ${quote(body.image)}; GET /v2/images lists them.`)
-  const subnetId = body.network?.subnet_id ?? DEFAULT_SUBNET
-  const subnet = await findSubnet(tx, principal.environment_id, subnetId)
-  if (!subnet) unknown('/network/subnet_id', `There is no subnet ${quote(subnetId)}; GET /v2/subnets lists them.`)
-  if (subnet && region && subnet.region !== region.id) {
-    errors.push({ pointer: '/network/subnet_id', code: 'mismatch', message: 'The subnet is in another region.' })
-  }
-  const keys = await keysFor(tx, principal.environment_id, body.ssh_keys, errors)
-  if (!region || !plan || !image || !subnet || errors.length > 0) throw validationFailed(errors)
-  return { region, plan, image, subnet, keys }
-}
-
-/** Public keys by their ids; left out: all default keys. Errors point below `/ssh_keys`. */
-export async function keysFor(
-  tx: Transaction,
-  environmentId: string,
-  ids: string[] | undefined,
-  errors: FieldError[],
-): Promise<string[]> {
-  const keys = await findKeys(tx, environmentId, ids ?? 'default')
-  ids?.forEach((id, index) => {
-    if (keys.some((key) => key.id === id)) return
-    const message = `There is no SSH key ${quote(id)}; GET /v2/ssh_keys lists them.`
-    errors.push({ pointer: `/ssh_keys/${index}`, code: 'unknown', message })
-  })
-  return keys.map((key) => key.public_key)
-}
-
-/** The plan of this name, if the operator offers it. */
-export const findPlan = (deps: Pick<Deps, 'config'>, id: string): Plan | undefined =>
-  deps.config.plans.find((p) => p.id === id)
-
-/** Takes a public address for an instance: live ones from the region's pool, test ones from the environment's. */
-export async function assignPublicAddress(
-  tx: Transaction,
-  principal: Principal,
-  region: Region['id'],
-  instanceId: string,
-): Promise<string> {
-  const pool = principal.mode === 'live' ? `public:live:${region}` : `public:${principal.environment_id}`
-  const address = await allocateAddress(tx, pool, instanceId)
-  if (address) return address
-  throw new ApiError('capacity_exhausted', 'There is no free public address. Terminate an instance that has one.', {
-    extensions: { scope: 'public_ip', retryable: true, alternatives: ['Create it without assign_public_ip.'] },
-  })
-}
-
-/** A name that is an RFC 1123 label can be the hostname; others cannot. */
+/** The hostname that follows from a name; null unless the name is an RFC 1123 label. */
 function hostnameFrom(name: string): string | null {
   return /^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$/.test(name) ? name.toLowerCase() : null
 }
 
-/** Locally administered, and unique in the subnet because the address is. */
+/** A locally administered MAC address, unique in the subnet because the IP address is. */
 function macOf(ip: string): string {
   return ['02', '00', ...ip.split('.').map((part) => Number(part).toString(16).padStart(2, '0'))].join(':')
 }
 
-const quote = (text: string): string => JSON.stringify(text.slice(0, 64))
+/** Groups in the order of their first member. */
+function groupBy<T>(all: readonly T[], keyOf: (each: T) => string): T[][] {
+  return [...Map.groupBy(all, keyOf).values()]
+}

@@ -55,21 +55,41 @@ export async function lock(
   return { row, now }
 }
 
-/** Inserts a new row: computes its status, wakes its reconciler and tells `instance.created`. */
-export async function insert(
+/** The columns of a new row that are not derived. */
+export type NewRow = Omit<InstanceRow, 'ordinal' | 'status' | 'status_reason' | 'version'>
+
+/** Inserts rows in one statement: computes their status, wakes their reconcilers and emits `instance.created`. */
+export async function insertRows(
   tx: Transaction,
   context: InstanceContext,
-  fields: Omit<InstanceRow, 'ordinal' | 'status' | 'status_reason' | 'version'>,
-): Promise<InstanceRow> {
-  const row = { ...fields, ordinal: 0, status: 'provisioning' as const, status_reason: null, version: 1 }
-  const { ordinal: _, ...columns } = { ...row, ...statusOf(row) }
-  const [made] = await tx<{ ordinal: number }[]>`
-    insert into instances ${tx({ ...columns, observed_ports: tx.json(columns.observed_ports) })}
-    returning ordinal`
-  const inserted = { ...columns, ordinal: made!.ordinal }
-  wakeInstance(context.outbox, inserted)
-  emitDifference(context, null, inserted, inserted.wanted_request_id)
-  return inserted
+  fields: readonly NewRow[],
+): Promise<InstanceRow[]> {
+  if (fields.length === 0) return []
+  const rows = fields.map((each) => {
+    const row = { ...each, ordinal: 0, status: 'provisioning' as const, status_reason: null, version: 1 }
+    return { ...row, ...statusOf(row) }
+  })
+  const { ordinal: _, ...first } = rows[0]!
+  const columns = Object.keys(first)
+    .map((name) => tx`${tx(name)}`)
+    .reduce((all, column) => tx`${all}, ${column}`)
+  const inserted = await tx<{ id: string; ordinal: number }[]>`
+    insert into instances (${columns})
+    select ${columns} from json_populate_recordset(null::instances, ${tx.json(rows.map(toJson))}::json)
+    returning id, ordinal`
+  const ordinals = new Map(inserted.map(({ id, ordinal }) => [id, ordinal]))
+  return rows.map((row) => {
+    const made = { ...row, ordinal: ordinals.get(row.id)! }
+    wakeInstance(context.outbox, made)
+    emitDifference(context, null, made, made.wanted_request_id)
+    return made
+  })
+}
+
+/** A row as JSON that PostgreSQL reads: bytes as hexadecimal text. */
+const toJson = (row: InstanceRow) => {
+  const { user_data } = row
+  return { ...row, user_data: user_data && `\\x${Buffer.from(user_data).toString('hex')}` }
 }
 
 /**

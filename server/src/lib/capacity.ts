@@ -1,4 +1,4 @@
-/** What instances take of a host, and whether there is room. Pure. */
+/** What instances use of a host, and whether it has the capacity. Pure. */
 
 export type Size = { vcpus: number; memory_bytes: number; disk_bytes: number }
 export type Dimension = keyof Size
@@ -11,10 +11,16 @@ export function footprint({ vcpus, memory_bytes, disk_bytes }: Size): Size {
   return { vcpus, memory_bytes: memory_bytes + MACHINE_OVERHEAD_BYTES, disk_bytes }
 }
 
-/** The first of vCPUs, memory and disk of which there is not enough left; null: it fits. */
-export function lacking(total: Size, used: Size, wanted: Size): Dimension | null {
+/** The first of vCPUs, memory and disk that is exceeded when this much more is used; null: it fits. */
+export function exceededDimension(total: Size, used: Size, needed: Size): Dimension | null {
   const dimensions: Dimension[] = ['vcpus', 'memory_bytes', 'disk_bytes']
-  return dimensions.find((dimension) => used[dimension] + wanted[dimension] > total[dimension]) ?? null
+  return dimensions.find((dimension) => used[dimension] + needed[dimension] > total[dimension]) ?? null
+}
+
+/** The sum of sizes. */
+export function sumOf(sizes: readonly Size[]): Size {
+  const sum = (dimension: Dimension) => sizes.reduce((total, size) => total + size[dimension], 0)
+  return { vcpus: sum('vcpus'), memory_bytes: sum('memory_bytes'), disk_bytes: sum('disk_bytes') }
 }
 
 export const NOTHING: Size = { vcpus: 0, memory_bytes: 0, disk_bytes: 0 }

@@ -5,6 +5,7 @@
  */
 import type { Sql } from '../db/database.ts'
 import { caller } from '../http/testing.ts'
+import { seal } from '../lib/secret-box.ts'
 import { wakeAtStart } from '../reconcilers.ts'
 import { audit } from './audit.ts'
 import { settle, throughFaults } from './drive.ts'
@@ -62,7 +63,8 @@ export async function runSystemKey(world: MatrixWorld, name: string): Promise<Re
   return { cells, findings }
 }
 
-type Scene = { environment_id: string; instance: string }
+/** `secret` is an encrypted secret of a webhook. */
+type Scene = { environment_id: string; instance: string; secret: Uint8Array }
 
 /** An environment with an instance that a budget counts. */
 async function createScene(world: MatrixWorld, mode: 'live' | 'test'): Promise<Scene> {
@@ -75,7 +77,9 @@ async function createScene(world: MatrixWorld, mode: 'live' | 'test'): Promise<S
   })
   const body = { region: 'us-east-1', plan: 'micro-1x', image: 'micro-linux' }
   const { body: instance } = await caller(world.app, made.body.key)('POST', '/v2/instances', body)
-  return { environment_id: principal.environment_id, instance: instance.id }
+  const { secrets, random } = world.deps
+  const secret = seal(secrets.seal_key, Buffer.from('secret'), random)
+  return { environment_id: principal.environment_id, instance: instance.id, secret }
 }
 
 /** The disorder that one key repairs, and what shows that it has not. */
@@ -111,10 +115,11 @@ const DUTIES: Record<string, Duty> = {
     isLeft: (owner, scene) => rows(owner`select from addresses where instance_id = ${orphanOf(scene)}`),
   },
   'job requeue-webhooks': {
-    disturb: (owner, { environment_id }) => owner`
+    disturb: (owner, { environment_id, secret }) => owner`
       insert into webhooks (environment_id, id, url, events, description, wanted_enabled, wanted_gone, secret,
-        created_at, updated_at)
-      values (${environment_id}, 'whk_old', 'https://example.com', '{*}', '', true, true, '', now(), now())`,
+        key_id, created_at, updated_at)
+      select ${environment_id}, 'whk_old', 'https://example.com', '{*}', '', true, true, ${secret}, id, now(), now()
+      from api_keys where environment_id = ${environment_id} limit 1`,
     isLeft: (owner) => rows(owner`select from webhooks where id = 'whk_old'`),
   },
   'job purge-responses': {

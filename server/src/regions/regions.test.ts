@@ -3,7 +3,7 @@ import { after, test } from 'node:test'
 import type { Query } from '../db/database.ts'
 import { caller, createTestApp, TEST_CAPACITY } from '../http/testing.ts'
 import type { Size } from '../lib/capacity.ts'
-import { ApiError } from '../lib/errors.ts'
+import { CapacityExhausted } from '../lib/insufficient-capacity.ts'
 import { reserveCapacity, usedCapacity } from './store.ts'
 
 const { app, deps, owner, call, live, test: sandbox } = await createTestApp()
@@ -31,20 +31,14 @@ async function insert(plan: Size, more: { mode?: string; status?: string } = {},
   return id
 }
 const reserve = (plan = micro!, instance: { id: string } | null = null, mode: 'live' | 'test' = 'live') =>
-  sql.begin((tx) => reserveCapacity(tx, deps.config, region!, mode, instance, plan))
+  sql.begin((tx) => reserveCapacity(tx, deps.config, region!, mode, instance, [plan]))
 const refusal = async (attempt: Promise<unknown>) => {
   const error = await attempt.then(
     () => null,
     (error: unknown) => error,
   )
-  assert.ok(error instanceof ApiError)
-  return [
-    error.code,
-    error.extensions.scope,
-    error.extensions.resource,
-    error.extensions.retryable,
-    error.extensions.alternatives,
-  ]
+  assert.ok(error instanceof CapacityExhausted)
+  return [error.extensions.scope, error.extensions.resource, error.extensions.retryable, error.extensions.alternatives]
 }
 
 test('a live key sees hypervisor and capacity, a test key no limit', async () => {
@@ -79,19 +73,13 @@ test('used is what live instances have reserved, and the memory of their machine
 
 test('rejects permanently a plan larger than the region, and names the plans that fit', async () => {
   const fits = ['micro-1x', 'standard-4x']
-  assert.deepEqual(await refusal(reserve(standard8)), ['capacity_exhausted', 'plan', 'memory_bytes', false, fits])
+  assert.deepEqual(await refusal(reserve(standard8)), ['plan', 'memory_bytes', false, fits])
   await reserve(standard8, null, 'test')
 })
 
 test('what is full is refused until there is room; an instance is not in its own way', async () => {
   const id = await insert(standard4!)
-  assert.deepEqual(await refusal(reserve(standard4)), [
-    'capacity_exhausted',
-    'host',
-    'memory_bytes',
-    true,
-    ['micro-1x'],
-  ])
+  assert.deepEqual(await refusal(reserve(standard4)), ['host', 'memory_bytes', true, ['micro-1x']])
   await reserve(standard4, { id })
   await reserve(micro)
   await owner`delete from instances`
@@ -103,7 +91,7 @@ test('at the same time, exactly as many as fit are let in', async () => {
   const plan = { ...micro!, disk_bytes: 30 * GIB }
   const attempts = Array.from({ length: 8 }, () =>
     sql.begin(async (tx) => {
-      await reserveCapacity(tx, deps.config, region!, 'live', null, plan)
+      await reserveCapacity(tx, deps.config, region!, 'live', null, [plan])
       await insert(plan, {}, tx)
     }),
   )

@@ -3,8 +3,16 @@ import type { Config, Plan } from '../config.ts'
 import type { Query, Transaction } from '../db/database.ts'
 import type { Region as ServedRegion } from '../deps.ts'
 import type { Principal } from '../keys/principal.ts'
-import { footprint, inWords, lacking, MACHINE_OVERHEAD_BYTES, NOTHING, type Size } from '../lib/capacity.ts'
-import { ApiError } from '../lib/errors.ts'
+import {
+  exceededDimension,
+  footprint,
+  inWords,
+  MACHINE_OVERHEAD_BYTES,
+  NOTHING,
+  type Size,
+  sumOf,
+} from '../lib/capacity.ts'
+import { CapacityExhausted } from '../lib/insufficient-capacity.ts'
 import type { Region } from './schema.ts'
 
 /** What the live instances of a region have reserved, those of all tenants, except one of them. */
@@ -27,9 +35,9 @@ export async function showRegion(
 }
 
 /**
- * Makes sure that an instance of this plan fits, and that it still will when the transaction commits: transactions that
- * reserve in one region wait for each other. Throws `capacity_exhausted`.
- * @param instance the instance that is to get the plan, whose present size then does not count; null for a new one
+ * Checks that instances of these plans fit, and that they still fit when the transaction commits: transactions that
+ * reserve capacity in one region wait for each other. Throws CapacityExhausted.
+ * @param instance the instance that gets the plan, whose present size is not counted; null for new ones
  */
 export async function reserveCapacity(
   tx: Transaction,
@@ -37,28 +45,29 @@ export async function reserveCapacity(
   region: ServedRegion,
   mode: Principal['mode'],
   instance: { id: string } | null,
-  plan: Plan,
+  plans: readonly Plan[],
 ): Promise<void> {
   const total = region.drivers[mode].capacity()
-  if (total === null) return
-  const never = lacking(total, NOTHING, footprint(plan))
-  if (!never) await tx`select pg_advisory_xact_lock(hashtextextended(${`capacity ${region.id}`}, 0))`
-  const used = never ? NOTHING : await usedCapacity(tx, region.id, instance?.id)
-  const lack = never ?? lacking(total, used, footprint(plan))
-  if (!lack) return
-  const fitting = config.plans.filter((other) => !lacking(total, used, footprint(other))).map((other) => other.id)
-  const needed = inWords(lack, footprint(plan)[lack])
-  const detail = never
-    ? `${plan.id} needs ${needed}, and ${region.id} has ${inWords(lack, total[lack])} in all. Take a smaller plan.`
-    : `${plan.id} needs ${needed}, and ${region.id} has ${inWords(lack, Math.max(0, total[lack] - used[lack]))} left. Terminate an instance or take a smaller plan.`
-  throw new ApiError('capacity_exhausted', detail, {
-    extensions: {
-      scope: never ? 'plan' : 'host',
-      resource: lack,
-      limit: total[lack],
-      used: used[lack],
-      retryable: !never,
-      alternatives: fitting,
-    },
+  if (total === null || plans.length === 0) return
+  const needed = sumOf(plans.map(footprint))
+  const isTooLarge = exceededDimension(total, NOTHING, needed) !== null
+  if (!isTooLarge) await tx`select pg_advisory_xact_lock(hashtextextended(${`capacity ${region.id}`}, 0))`
+  const used = isTooLarge ? NOTHING : await usedCapacity(tx, region.id, instance?.id)
+  const exceeded = exceededDimension(total, used, needed)
+  if (!exceeded) return
+  const fits = (plan: Plan) => exceededDimension(total, used, sumOf(plans.map(() => footprint(plan)))) === null
+  const what = plans.length === 1 ? `${plans[0]!.id} needs` : `${plans.length} instances need`
+  const need = `${what} ${inWords(exceeded, needed[exceeded])}`
+  const left = Math.max(0, total[exceeded] - used[exceeded])
+  const detail = isTooLarge
+    ? `${need}, and ${region.id} has ${inWords(exceeded, total[exceeded])} in total. Use a smaller plan.`
+    : `${need}, and ${region.id} has ${inWords(exceeded, left)} left. Terminate an instance or use a smaller plan.`
+  throw new CapacityExhausted(detail, {
+    scope: isTooLarge ? 'plan' : 'host',
+    resource: exceeded,
+    limit: total[exceeded],
+    used: used[exceeded],
+    retryable: !isTooLarge,
+    alternatives: config.plans.filter(fits).map((plan) => plan.id),
   })
 }

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { after, test } from 'node:test'
-import { allocateAddress } from '../addresses/store.ts'
+import { allocateAddresses } from '../addresses/store.ts'
 import { caller, createTestApp, createTestTenant } from '../http/testing.ts'
 import { findSubnet } from './store.ts'
 
@@ -31,7 +31,8 @@ test('creates, returns, lists and deletes a subnet and its pool', async () => {
   assert.equal((await call('GET', '/v2/subnets?region=us-east-1,other')).body.data.length, 1)
   assert.equal((await call('GET', '/v2/subnets?region=other')).body.data.length, 0)
   const row = await findSubnet(sql, environment_id, id)
-  assert.equal(await sql.begin((tx) => allocateAddress(tx, row!.pool_id, 'inst_1')), '10.1.0.2')
+  const allocated = await sql.begin((tx) => allocateAddresses(tx, row!.pool_id, ['inst_1']))
+  assert.equal(allocated?.get('inst_1'), '10.1.0.2')
   await owner`delete from addresses`
   assert.equal((await call('DELETE', `/v2/subnets/${id}`)).status, 204)
   assert.equal((await call('GET', `/v2/subnets/${id}`)).status, 404)
