@@ -1,35 +1,42 @@
 import { readFileSync } from 'node:fs'
 
-/** A process as the host knows it. A pid alone is reused; with its start time and the host's boot id it is unique. */
-export type ProcessIdentity = { pid: number; start_time: string; boot_id: string }
+/** Identifies a process. The kernel reuses process IDs; with start time and boot ID the identity is unique. */
+export type ProcessIdentity = { pid: number; start_time: number; boot_id: string }
 
-/** Identifies this boot of the host. */
-function hostBootId(): string {
+/** The boot ID of the host. */
+export function hostBootId(): string {
   return readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim()
 }
 
-/** The identity of a live process; null when there is none, or only its zombie. */
+/** The state letter and start time (clock ticks since boot) in `/proc/<pid>/stat`; null if the text is malformed. */
+export function parseStat(text: string): { state: string; start_time: number } | null {
+  // The command name is in parentheses and may be any text; fields are counted after the last one.
+  const fields = text.slice(text.lastIndexOf(')') + 2).split(' ')
+  const [state, start_time] = [fields[0], Number(fields[19])]
+  return state && /^[A-Za-z]$/.test(state) && Number.isSafeInteger(start_time) ? { state, start_time } : null
+}
+
+/** The identity of a live process; null if there is none. A zombie counts as ended, because it holds no resources. */
 export function identify(pid: number): ProcessIdentity | null {
-  let stat: string
+  let text: string
   try {
-    stat = readFileSync(`/proc/${pid}/stat`, 'utf8')
+    text = readFileSync(`/proc/${pid}/stat`, 'utf8')
   } catch {
     return null
   }
-  // The command name is in parentheses and may hold anything; fields are counted after the last one.
-  const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ')
-  const [state] = fields
-  if (state === 'Z' || state === 'X') return null
-  return { pid, start_time: fields[19]!, boot_id: hostBootId() }
+  const stat = parseStat(text)
+  if (!stat || stat.state === 'Z' || stat.state === 'X') return null
+  return { pid, start_time: stat.start_time, boot_id: hostBootId() }
 }
 
-/** True while the very process that was noted lives. */
-export function isAlive(noted: ProcessIdentity): boolean {
-  const seen = identify(noted.pid)
-  return seen !== null && seen.start_time === noted.start_time && seen.boot_id === noted.boot_id
+/** Whether exactly this process is alive. */
+export function isAlive(identity: ProcessIdentity): boolean {
+  const found = identify(identity.pid)
+  // Earlier releases stored the start time in some files as a string.
+  return found !== null && found.start_time === Number(identity.start_time) && found.boot_id === identity.boot_id
 }
 
-/** The arguments of a live process; empty when it is gone or not ours to see. */
+/** The arguments of a live process; empty if it has ended or may not be read. */
 export function commandLine(pid: number): string[] {
   try {
     return readFileSync(`/proc/${pid}/cmdline`, 'utf8').split('\0').slice(0, -1)
@@ -38,11 +45,11 @@ export function commandLine(pid: number): string[] {
   }
 }
 
-/** Sends a signal to the noted process and to no other; absent is fine. */
-export function signal(noted: ProcessIdentity, name: NodeJS.Signals): void {
-  if (!isAlive(noted)) return
+/** Sends a signal to exactly this process; no effect if it has ended. */
+export function signal(identity: ProcessIdentity, name: NodeJS.Signals): void {
+  if (!isAlive(identity)) return
   try {
-    process.kill(noted.pid, name)
+    process.kill(identity.pid, name)
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code !== 'ESRCH') throw error
   }

@@ -7,11 +7,11 @@
 import { readFile, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { silentLog } from '../../lib/log.ts'
+import { hostBootId } from '../../lib/processes.ts'
 import { type Hypervisor, InvalidSpecError, type MachineImage, type MachineSpec } from '../driver.ts'
 import { QemuDriver } from './driver.ts'
 import type { QemuOptions } from './host.ts'
 import { writeJson } from './machine-files.ts'
-import { hostBootId } from './process.ts'
 import { runProgram } from './run-program.ts'
 import { endAllMachines, PROOF_FOLDER } from './teardown.ts'
 
@@ -38,7 +38,7 @@ export async function proveAccelerator(options: ProofOptions): Promise<Hyperviso
   const version = /version (\S+)/.exec(await runProgram([options.qemu_binary, '--version']))?.[1] ?? 'unknown'
   const name = `QEMU ${version}`
   if (options.mode === 'tcg') return { name, accelerator: 'tcg', reason: 'TCG is configured' }
-  const key = [await hostBootId(), version, options.mode, options.service_uid ?? 'self'].join(' ')
+  const key = [hostBootId(), version, options.mode, options.service_uid ?? 'self'].join(' ')
   const verdict =
     (await openKvm(options)) ?? (await readVerdict(options.cache_file, key)) ?? (await proveKvm(options, key))
   if (verdict.works) return { name, accelerator: 'kvm', reason: verdict.reason }

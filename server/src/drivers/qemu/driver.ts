@@ -7,6 +7,7 @@
 import { mkdir, readdir, rename, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { isId } from '../../lib/id.ts'
+import { hostBootId } from '../../lib/processes.ts'
 import type { Capacity, Driver, Hypervisor, MachineRef, MachineSpec, ObservedMachine } from '../driver.ts'
 import { DamagedDiskError, InvalidSpecError, NotFoundError, TransientError } from '../driver.ts'
 import { buildMachine, findDamage, growDisk } from './build.ts'
@@ -36,7 +37,7 @@ import {
 } from './machine-files.ts'
 import { Monitors } from './monitors.ts'
 import { userNetwork } from './network/user.ts'
-import { findMachineProcesses, hostBootId } from './process.ts'
+import { findMachineProcesses } from './process.ts'
 import { detectScope, removeCgroup, SCOPE_REASONS } from './scope.ts'
 import { startMachine } from './start.ts'
 
@@ -243,7 +244,7 @@ export class QemuDriver implements Driver {
    * disk too large to be checked in time is started anyway; QEMU rejects a disk that is marked as corrupt.
    */
   async #checkAfterReboot(machine: MachineFile, last: RunFile | null): Promise<void> {
-    if (!last || last.ended !== null || last.process.boot_id === (await hostBootId())) return
+    if (!last || last.ended !== null || last.process.boot_id === hostBootId()) return
     const damage = await findDamage(this.#host, machine)
     if (damage === null) return
     const message =

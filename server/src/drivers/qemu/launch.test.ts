@@ -4,9 +4,10 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { test } from 'node:test'
 import { systemClock } from '../../lib/clock.ts'
+import { identify } from '../../lib/processes.ts'
 import { AddressInUseError, CapacityError, TransientError } from '../driver.ts'
 import { confine, isReachable, spawnDetached } from './launch.ts'
-import { identify, killProcess } from './process.ts'
+import { killProcess } from './process.ts'
 import { startError } from './start.ts'
 
 const none = { uid: null, group: null, binds: [], systemd_unit: null }
@@ -55,7 +56,7 @@ test('a started program has its own session, an empty environment and a file for
         .sort(),
       ['LANG', 'PATH'],
     )
-    await killProcess((await identify(child.pid))!, 5000, systemClock)
+    await killProcess(identify(child.pid)!, 5000, systemClock)
     await assert.rejects(spawnDetached(['/nonexistent/program'], log), TransientError)
   } finally {
     await rm(folder, { recursive: true })

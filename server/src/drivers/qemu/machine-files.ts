@@ -8,8 +8,8 @@ import { randomBytes } from 'node:crypto'
 import { open, readFile, rename, rm } from 'node:fs/promises'
 import { basename, dirname, isAbsolute, join } from 'node:path'
 import { isId } from '../../lib/id.ts'
+import type { ProcessIdentity } from '../../lib/processes.ts'
 import { InvalidSpecError, type MachineImage, type PortForward, TransientError } from '../driver.ts'
-import type { ProcessIdentity } from './process.ts'
 
 /** The folders of the machines and, because socket paths must be short, of their sockets. */
 export type Roots = { data_dir: string; run_dir: string }

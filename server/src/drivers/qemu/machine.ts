@@ -5,6 +5,7 @@
  */
 import { rm } from 'node:fs/promises'
 import type { Clock } from '../../lib/clock.ts'
+import { hostBootId, isAlive, type ProcessIdentity } from '../../lib/processes.ts'
 import { type MachinePower, type ObservedMachine, TransientError, type Trouble } from '../driver.ts'
 import { hasFreeSpace } from './disk.ts'
 import { hasSignaledReady } from './heartbeat.ts'
@@ -21,15 +22,7 @@ import {
   writeJson,
 } from './machine-files.ts'
 import type { MonitorState } from './monitors.ts'
-import {
-  findByPidFile,
-  findMachineProcesses,
-  hostBootId,
-  isAlive,
-  killProcess,
-  type ProcessIdentity,
-  waitForEnd,
-} from './process.ts'
+import { findByPidFile, findMachineProcesses, killProcess, waitForEnd } from './process.ts'
 import { QmpClient } from './qmp.ts'
 
 /** `machine` is null if only a process is left. `process` is null if the machine has none. */
@@ -49,7 +42,7 @@ export async function findMachine(roots: Roots, id: string, thorough = false): P
   const paths = machinePaths(roots, id)
   const [machine, last, begun] = await Promise.all([readMachine(paths), readRun(paths), readStart(paths)])
   const pending = begun && begun.run > (last?.run ?? 0) ? begun : null
-  const known = last && (await isAlive(last.process)) ? last.process : null
+  const known = last && isAlive(last.process) ? last.process : null
   if (known) return { paths, machine, run: last, process: known }
   const process = thorough || pending || !machine ? await findProcess(roots, paths) : null
   if (!machine) return process ? { paths, machine, run: last, process } : null
@@ -124,7 +117,7 @@ async function observePower(found: Machine, clock: Clock): Promise<PowerState> {
     const state = STATUSES[(status as { status?: string }).status ?? 'running'] ?? STATUSES.running!
     return state.trouble === 'disk_error' ? await diskTrouble(client, paths) : state
   }).catch(() => null)
-  if (!reply && !(await isAlive(process))) return powerWithoutProcess(run)
+  if (!reply && !isAlive(process)) return powerWithoutProcess(run)
   const state = reply?.result ?? STATUSES.running!
   if (state.power === 'off') await endProcess(found, 'off', clock)
   return state
@@ -138,10 +131,10 @@ async function diskTrouble(client: QmpClient, paths: MachinePaths): Promise<Powe
 }
 
 /** The power state of a machine without a process. A run without a recorded end has crashed, possibly with the host. */
-async function powerWithoutProcess(run: RunFile | null): Promise<PowerState> {
+function powerWithoutProcess(run: RunFile | null): PowerState {
   if (!run) return { power: 'stopped', trouble: null }
   if (run.ended !== null) return { power: run.ended, trouble: null }
-  return { power: 'crashed', trouble: run.process.boot_id === (await hostBootId()) ? null : 'host_reboot' }
+  return { power: 'crashed', trouble: run.process.boot_id === hostBootId() ? null : 'host_reboot' }
 }
 
 /** The observed state for the reconciler. @param readMonitor called last, after the monitor has received QEMU's events */
@@ -173,6 +166,6 @@ export async function observe(
     ports: run?.ports ?? [],
     trouble,
     down_since: down ? monitor.down_since : null,
-    host_boot: await hostBootId(),
+    host_boot: hostBootId(),
   }
 }

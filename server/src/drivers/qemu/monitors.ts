@@ -11,6 +11,7 @@
 import { type FSWatcher, watch } from 'node:fs'
 import type { Clock } from '../../lib/clock.ts'
 import type { Log } from '../../lib/log.ts'
+import { isAlive, type ProcessIdentity } from '../../lib/processes.ts'
 import {
   afterPause,
   afterReset,
@@ -23,7 +24,7 @@ import {
   updateHeartbeat,
 } from './heartbeat.ts'
 import type { MachinePaths } from './machine-files.ts'
-import { isAlive, type ProcessIdentity, waitForEnd } from './process.ts'
+import { waitForEnd } from './process.ts'
 import { QmpClient } from './qmp.ts'
 
 const EVENTS = new Set(['SHUTDOWN', 'GUEST_PANICKED', 'BLOCK_IO_ERROR', 'STOP', 'RESUME'])
@@ -128,7 +129,7 @@ export class Monitors {
           break
         }
       }
-      if (!(await isAlive(process))) break
+      if (!isAlive(process)) break
       await this.#clock.sleep(delay, stop)
       delay = Math.min(delay * 2, LAST_RETRY_MS)
     }

@@ -7,17 +7,8 @@ import { join } from 'node:path'
 import { test } from 'node:test'
 import fc from 'fast-check'
 import { systemClock } from '../../lib/clock.ts'
-import {
-  findByPidFile,
-  findMachineProcesses,
-  folderOf,
-  identify,
-  isAlive,
-  killProcess,
-  type ProcessIdentity,
-  parseStat,
-  waitForEnd,
-} from './process.ts'
+import { identify, isAlive, type ProcessIdentity, parseStat } from '../../lib/processes.ts'
+import { findByPidFile, findMachineProcesses, folderOf, killProcess, waitForEnd } from './process.ts'
 
 /** A process that runs until it is killed, with a command line like that of a machine. */
 function sleeper(folder: string) {
@@ -30,17 +21,17 @@ function sleeper(folder: string) {
 test('a process is identified by its start time and boot ID, not only by its process ID', async () => {
   const child = sleeper('/x')
   await once(child.stdout, 'data')
-  const identity = await identify(child.pid!)
-  assert.ok(identity && (await isAlive(identity)))
+  const identity = identify(child.pid!)
+  assert.ok(identity && isAlive(identity))
   for (const other of [{ start_time: identity.start_time + 1 }, { boot_id: 'another boot' }]) {
     const otherProcess: ProcessIdentity = { ...identity, ...other }
-    assert.equal(await isAlive(otherProcess), false)
+    assert.equal(isAlive(otherProcess), false)
     assert.equal(await killProcess(otherProcess, 1000, systemClock), true)
-    assert.ok(await isAlive(identity), 'another process with the same ID is not killed')
+    assert.ok(isAlive(identity), 'another process with the same ID is not killed')
   }
   assert.equal(await waitForEnd(identity, 1, systemClock), false)
   assert.equal(await killProcess(identity, 5000, systemClock), true)
-  assert.equal(await isAlive(identity), false)
+  assert.equal(isAlive(identity), false)
   assert.equal(await killProcess(identity, 5000, systemClock), true)
 })
 
@@ -54,9 +45,9 @@ test('a zombie counts as ended', async () => {
       assert.ok(attempt < 1000)
       await systemClock.sleep(10)
     }
-    assert.ok(await identify(pid))
+    assert.ok(identify(pid))
     process.kill(pid, 'SIGKILL')
-    for (let attempt = 0; (await identify(pid)) !== null; attempt++) {
+    for (let attempt = 0; identify(pid) !== null; attempt++) {
       assert.ok(attempt < 1000)
       await systemClock.sleep(10)
     }

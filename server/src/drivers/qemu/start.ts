@@ -1,5 +1,6 @@
 import type { ChildProcess } from 'node:child_process'
 import { rm, stat, truncate } from 'node:fs/promises'
+import { identify, type ProcessIdentity } from '../../lib/processes.ts'
 import { AddressInUseError, CapacityError, type MachineSpec, TransientError } from '../driver.ts'
 import { growDisk } from './build.ts'
 import { qemuCommand } from './command.ts'
@@ -8,7 +9,6 @@ import { checkImageFile } from './disk.ts'
 import type { Host } from './host.ts'
 import { confine, spawnDetached } from './launch.ts'
 import { type MachineFile, machinePaths, type RunFile, type StartFile, writeJson } from './machine-files.ts'
-import { identify, type ProcessIdentity } from './process.ts'
 import { enterCgroup } from './scope.ts'
 import { confinementOf, viewOf } from './view.ts'
 
@@ -44,7 +44,7 @@ export async function startMachine(
   const confinement = confinementOf(host, machine, view, { group: await kvmGroup(host), systemd_unit })
   const child = await spawnDetached(confine(command, confinement), paths.log)
   if (host.scope === 'cgroup') await enterCgroup(host.installation_id, spec.id, child.pid)
-  const identity = await identify(child.pid)
+  const identity = identify(child.pid)
   if (!identity) throw startError((await readTail(paths.log, 2000)).toString('utf8'))
   const file: RunFile = { ...start, process: identity }
   await writeJson(paths.run_file, file)
