@@ -32,7 +32,7 @@ async function* watched(
   const timer = clock.after(FOLLOW_LIMIT_MS, () => limit.abort())
   // A stream can be idle for long, so the idle timeout is replaced by a limit on unread data.
   request.socket.setTimeout?.(0)
-  const isRead = watchdog(clock, UNREAD_LIMIT_MS, () => request.socket.destroy())
+  const isRead = watchdog(clock, UNREAD_LIMIT_MS, () => disconnect(request))
   try {
     for await (const part of make(AbortSignal.any([signal, limit.signal]))) {
       isRead.expect()
@@ -44,6 +44,12 @@ async function* watched(
     timer.cancel()
     done()
   }
+}
+
+/** Closes the connection. A request that a test injects has a socket without `destroy`. */
+function disconnect(request: IncomingMessage): void {
+  request.socket.destroy?.()
+  request.destroy()
 }
 
 /** Calls `onTimeout` unless `stop` is called within `ms` of `expect`. */
