@@ -23,7 +23,7 @@ import { assertNoSecrets, secretsIn } from '../server/src/db/testing-canary.ts'
 import { testImage } from '../server/src/drivers/qemu/testing.ts'
 import { type CheckResponse, createResponseCheck } from '../server/src/http/testing-responses.ts'
 import { until } from '../server/src/testing/until.ts'
-import { type PlantName, plantArguments } from './plants.ts'
+import { type MutantName, mutantArguments } from './mutants.ts'
 
 const ROOT = join(import.meta.dirname, '..')
 const MAIN = join(ROOT, 'server/src/main.ts')
@@ -40,7 +40,7 @@ type Options = {
   open?: boolean
   uid?: number
   boot_id_file?: string
-  plant?: PlantName
+  mutant?: MutantName
 }
 
 export class ControlPlane {
@@ -53,15 +53,15 @@ export class ControlPlane {
 
   /** The start of each command line: node, or node as another user. */
   readonly node: string[]
-  /** Where it is not the build as it is. */
-  private readonly plant: string[]
+  /** Loads the mutant, if any. */
+  private readonly mutant: string[]
 
   private constructor(dataDir: string, port: number, env: Record<string, string>, options: Options) {
     this.data_dir = dataDir
     this.port = port
     this.env = env
-    const { uid, boot_id_file, plant } = options
-    this.plant = plant ? plantArguments(plant) : []
+    const { uid, boot_id_file, mutant } = options
+    this.mutant = mutant ? mutantArguments(mutant) : []
     const user = uid === undefined ? [] : ['setpriv', '--reuid', `${uid}`, '--regid', `${uid}`, '--clear-groups', '--']
     const boot = boot_id_file === undefined ? [] : ['unshare', '--mount', 'sh', '-c', WITH_BOOT_ID, 'sh', boot_id_file]
     this.node = [...boot, ...user, process.execPath]
@@ -72,7 +72,7 @@ export class ControlPlane {
    * @param config content of config.json
    * @param uid the user that runs the process and owns the data directory
    * @param boot_id_file replaces the host's boot ID for the control plane; requires root
-   * @param plant a bug that this one has
+   * @param mutant runs this mutant of the control plane
    * @param open whether every user can reach the data directory; otherwise machines reach it through their namespace
    */
   static async create(options: Options = {}): Promise<ControlPlane> {
@@ -104,7 +104,7 @@ export class ControlPlane {
   /** Starts the process and waits until `/readyz` returns 200. */
   async start(): Promise<void> {
     const log = openSync(this.log_file, 'a')
-    const args = [...this.plant, MAIN, '--port', String(this.port), '--data-dir', this.data_dir]
+    const args = [...this.mutant, MAIN, '--port', String(this.port), '--data-dir', this.data_dir]
     const [command, ...before] = this.node
     this.child = spawn(command!, [...before, ...args], {
       cwd: ROOT,

@@ -8,7 +8,7 @@ import { availableParallelism } from 'node:os'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { startTestServer } from '../server/src/db/test-server.ts'
-import { BUGS } from '../server/src/simulation/bugs.ts'
+import { MUTANTS } from '../server/src/simulation/mutants.ts'
 
 const text = { type: 'string' } as const
 const { values } = parseArgs({
@@ -19,7 +19,7 @@ const { jobs = String(availableParallelism()) } = values
 for (const [name, given] of Object.entries({ seeds, seed, steps, jobs })) {
   if (!/^\d{1,9}$/.test(given)) fail(`--${name} is a whole number`)
 }
-if (bug !== undefined && !(bug in BUGS)) fail(`--bug is one of ${Object.keys(BUGS).join(', ')}`)
+if (bug !== undefined && !(bug in MUTANTS)) fail(`--bug is one of ${Object.keys(MUTANTS).join(', ')}`)
 
 const file = join(import.meta.dirname, '../server/src/simulation/simulation.test.ts')
 const args = ['--test', '--test-reporter=spec', '--test-timeout=86400000', file]

@@ -12,9 +12,9 @@ export const LONG_UNIT_TESTS = [
   'server/src/matrix/matrix.test.ts',
   'server/src/http/socket.test.ts',
   'server/src/simulation/simulation.test.ts',
-  'server/src/simulation/broken.test.ts',
-  'server/src/matrix/broken.test.ts',
-  'server/src/matrix/probes.test.ts',
+  'server/src/simulation/mutants.test.ts',
+  'server/src/matrix/mutants.test.ts',
+  'server/src/testing/probes.test.ts',
   'server/src/matrix/writes.test.ts',
   'server/src/fuzz/fuzz.test.ts',
   'server/src/fuzz/matrix.test.ts',
@@ -26,7 +26,7 @@ export const LONG_UNIT_TESTS = [
 ]
 
 /** The end-to-end tests that take longest; the others follow. */
-export const LONG_END_TO_END_TESTS = ['e2e/crash-loop.test.ts', 'e2e/broken-builds.test.ts', 'e2e/cloud-images.test.ts']
+export const LONG_END_TO_END_TESTS = ['e2e/crash-loop.test.ts', 'e2e/mutants.test.ts', 'e2e/cloud-images.test.ts']
 
 /** Run by `npm run test:long` only: they take hours. */
 export const SOAK_TESTS = 'e2e/soak/**/*.test.ts'

@@ -1,7 +1,7 @@
 /** A driver as a real one behaves to a worker that hangs or dies in the middle of a call. */
 import type { Driver } from '../drivers/driver.ts'
 import { KeyedLock } from '../drivers/qemu/keyed-lock.ts'
-import { type Around, aroundDriver, type DriverMethod } from '../drivers/testing-faults.ts'
+import { type Around, aroundDriver, type DriverMethod } from '../testing/faulty-driver.ts'
 
 /** The calls that reconcilers make. */
 export const CALLS = Object.keys({

@@ -3,7 +3,7 @@
  * each point of each look that differs × each fault that the point can have. Then all cells at once, each on a thing of
  * its own; in the end all must have come to the goal, and the audit find nothing.
  */
-import { audit } from './audit.ts'
+import { audit } from '../testing/audit.ts'
 import { throughFaults } from './drive.ts'
 import type { Fault } from './faults.ts'
 import { type Cell, cellsOf, rehearse } from './rehearse.ts'

@@ -8,9 +8,9 @@
  */
 import { AsyncLocalStorage } from 'node:async_hooks'
 import { CapacityError, InvalidSpecError, TransientError } from '../drivers/driver.ts'
-import type { DriverMethod } from '../drivers/testing-faults.ts'
 import { DatabaseUnavailableError } from '../lib/errors.ts'
 import type { Random } from '../lib/random.ts'
+import type { DriverMethod } from '../testing/faulty-driver.ts'
 
 /** The process is gone. */
 class Crash extends Error {

@@ -3,8 +3,8 @@ import type { Query } from '../db/database.ts'
 import type { Driver, ObservedMachine } from '../drivers/driver.ts'
 import { failed, type Machine } from '../drivers/simulated/machine.ts'
 import type { Failure } from '../drivers/simulated/timing.ts'
-import { aroundDriver } from '../drivers/testing-faults.ts'
 import type { Random } from '../lib/random.ts'
+import { aroundDriver } from '../testing/faulty-driver.ts'
 import { pick } from './chance.ts'
 import { pass } from './faults.ts'
 
@@ -41,7 +41,7 @@ const failing =
     failed(machine, as, now.toISOString())
 
 /** What a machine may do by itself: what is different of its row afterwards. */
-const MISHAPS: Record<string, (row: Row) => object | null> = {
+const MACHINE_FAULTS: Record<string, (row: Row) => object | null> = {
   dies: failing('crash'),
   panics: failing('panic'),
   hangs: failing('hang'),
@@ -54,11 +54,11 @@ const MISHAPS: Record<string, (row: Row) => object | null> = {
 const isBooting = ({ machine, now }: Row) => machine.ready_at !== null && machine.ready_at > now.toISOString()
 
 /** Lets something happen to one machine that runs. Null: none does, or it cannot happen to that one. */
-export async function mishap(owner: Query, random: Random): Promise<{ id: string; what: string } | null> {
+export async function machineFault(owner: Query, random: Random): Promise<{ id: string; what: string } | null> {
   const machines = await owner<Row[]>`
     select m.id, machine, environment_now(e) as now from simulated_machines m join environments e on e.id = m.environment_id
     where simulated.is_on(machine, environment_now(e)) order by m.id`
-  const [what, happens] = pick(random, Object.entries(MISHAPS))
+  const [what, happens] = pick(random, Object.entries(MACHINE_FAULTS))
   if (machines.length === 0) return null
   const row = pick(random, machines)
   const change = happens(row)

@@ -12,7 +12,7 @@ const MOST_LOOKS = 3_000
 const HOUR = 3_600
 
 /** What was asked for and not answered is asked for again: there is one of each in the end. */
-export async function askAgain(run: Run): Promise<void> {
+export async function retryUnanswered(run: Run): Promise<void> {
   for (const client of run.clients) {
     const scene = sceneOf(run, client)
     for (const { attempt } of repeatables(scene)) {
@@ -22,7 +22,7 @@ export async function askAgain(run: Run): Promise<void> {
 }
 
 /** Works until nothing is due, time passing, until all is as it is wanted: within ten minutes. */
-export async function comeToRest(run: Run): Promise<void> {
+export async function drain(run: Run): Promise<void> {
   const { clock, owner } = run.world
   const begin = clock.seconds()
   const mostTicks = run.ticks + MOST_LOOKS
@@ -67,14 +67,14 @@ async function secondsToNext(run: Run): Promise<number> {
 export async function sweepUp(run: Run): Promise<void> {
   for (let sweep = 0; sweep < 2; sweep++) {
     await letPass(run, HOUR + 1)
-    await comeToRest(run)
+    await drain(run)
   }
   const left = await leaks(run.world.owner)
   if (left.length > 0) throw new SimulationFailure(run, left)
 }
 
 /** Everything is ended; a day later nothing tells that it was there. */
-export async function everyoneLeaves(run: Run): Promise<void> {
+export async function teardown(run: Run): Promise<void> {
   const { owner } = run.world
   for (const client of run.clients) {
     const present = await owner<{ id: string }[]>`
@@ -87,10 +87,10 @@ export async function everyoneLeaves(run: Run): Promise<void> {
       })
     }
   }
-  await comeToRest(run)
+  await drain(run)
   for (const seconds of [HOUR + 1, HOUR + 1, 24 * HOUR]) {
     await letPass(run, seconds)
-    await comeToRest(run)
+    await drain(run)
   }
   const untold = run.ledger.missing()
   if (untold.length > 0) throw new SimulationFailure(run, untold)
@@ -117,5 +117,5 @@ async function removeWebhooks(run: Run): Promise<void> {
       )
     }
   }
-  await comeToRest(run)
+  await drain(run)
 }

@@ -2,13 +2,13 @@
 import { systemClock } from '../lib/clock.ts'
 import { type Random, seededRandom } from '../lib/random.ts'
 import { wakeAtStart } from '../reconcilers.ts'
-import type { Bug } from './bugs.ts'
 import { chance } from './chance.ts'
 import { type Client, newClient } from './client.ts'
 import { drawFault, type Fault } from './faults.ts'
 import { createHistory, type History } from './history.ts'
 import { movesAndEvents, rowsHold, type Violation } from './invariants.ts'
 import { createLedger, type Ledger } from './ledger.ts'
+import type { Mutant } from './mutants.ts'
 import { startWorker, type Worker } from './worker.ts'
 import type { SimulatedWorld, Tenant } from './world.ts'
 
@@ -19,7 +19,7 @@ export type Options = {
   /** Whether webhooks are made, and sent to receivers; they are, unless it is said otherwise. */
   receivers?: boolean
   /** A bug to be planted, to see whether it is found. */
-  bug?: Bug
+  bug?: Mutant
 }
 
 export type Run = {

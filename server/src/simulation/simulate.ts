@@ -6,7 +6,7 @@
  * the seed's choice alone, so a history repeats exactly.
  */
 import { weighted } from './chance.ts'
-import { askAgain, comeToRest, everyoneLeaves, sweepUp } from './rest.ts'
+import { drain, retryUnanswered, sweepUp, teardown } from './rest.ts'
 import { beginRun, type Options, type Run, tick } from './run.ts'
 import { TICKS, TICKS_WITH_RECEIVERS } from './ticks.ts'
 import type { SimulatedWorld } from './world.ts'
@@ -24,12 +24,12 @@ export async function simulate(world: SimulatedWorld, options: Options): Promise
   }
   run.faulty = false
   world.receivers.heal()
-  await askAgain(run)
-  await comeToRest(run)
+  await retryUnanswered(run)
+  await drain(run)
   const [counted] = await world.owner<{ events: number }[]>`select count(*) as events from events`
   const hash = await run.history.hash(world.owner)
   await sweepUp(run)
-  await everyoneLeaves(run)
+  await teardown(run)
   return {
     seed: options.seed,
     hash,

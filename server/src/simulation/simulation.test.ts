@@ -1,7 +1,7 @@
 /** Histories, as many as SIMULATE_SEEDS says (see `npm run simulate`), the same again, and those that once failed. */
 import assert from 'node:assert/strict'
 import { after, test } from 'node:test'
-import { BUGS, type BugName } from './bugs.ts'
+import { MUTANTS, type MutantName } from './mutants.ts'
 import { REGRESSIONS } from './regressions.ts'
 import { type Report, simulate } from './simulate.ts'
 import { openWorld } from './world.ts'
@@ -10,7 +10,7 @@ const { SIMULATE_SEED, SIMULATE_SEEDS, SIMULATE_STEPS, SIMULATE_BUG, SIMULATE_RE
 const first = Number(SIMULATE_SEED ?? 1)
 const count = Number(SIMULATE_SEEDS ?? 50)
 const steps = Number(SIMULATE_STEPS ?? 200)
-const bug = SIMULATE_BUG ? BUGS[SIMULATE_BUG as BugName] : undefined
+const bug = SIMULATE_BUG ? MUTANTS[SIMULATE_BUG as MutantName] : undefined
 const receivers = SIMULATE_RECEIVERS !== 'false'
 /** After so many, the rest is not tried. */
 const MOST_FAILURES = 20

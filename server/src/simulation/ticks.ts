@@ -1,7 +1,7 @@
 /** THE LIST of what may happen next. */
 import type { Claim } from '../engine/work.ts'
 import { chance, pick } from './chance.ts'
-import { mishap } from './machines.ts'
+import { machineFault } from './machines.ts'
 import { fail, faultOf, type Run, restart } from './run.ts'
 import { callOfList } from './send.ts'
 import type { Stepped, Worker } from './worker.ts'
@@ -103,7 +103,7 @@ export async function hint({ world, random, losesHints, faulty }: Run): Promise<
 }
 
 async function accident({ world, random }: Run): Promise<string | null> {
-  const happened = await mishap(world.owner, random)
+  const happened = await machineFault(world.owner, random)
   if (!happened) return null
   world.hints.push(happened.id)
   return `${happened.id} ${happened.what}`

@@ -18,10 +18,10 @@ import { createMetrics } from '../lib/metrics.ts'
 import { type Random, seededRandom } from '../lib/random.ts'
 import { ensureProject, insertProject } from '../projects/store.ts'
 import type { RequestLog } from '../requests/recorder.ts'
-import type { Bug } from './bugs.ts'
 import { openDatabase, type SimulatedDatabase } from './database.ts'
 import { faultySql } from './faulty-sql.ts'
 import { watchedDriver } from './machines.ts'
+import type { Mutant } from './mutants.ts'
 import { createReceivers, type Receivers } from './receivers.ts'
 import { createSimulatedClock, type SimulatedClock, tellDatabase } from './time.ts'
 
@@ -49,7 +49,7 @@ export type SimulatedWorld = {
   /** What the drivers say of machines at rest. */
   resync_seconds: number
   /** A fresh installation with two projects, as this seed makes it. */
-  begin(seed: number, bug: Bug | null): Promise<Tenant[]>
+  begin(seed: number, bug: Mutant | null): Promise<Tenant[]>
   /** Lets time pass, for the process and the database. */
   pass(seconds: number): Promise<void>
   /** What a process that ends forgets. */
@@ -89,7 +89,7 @@ export async function openWorld(): Promise<SimulatedWorld> {
   const { owner } = database
   const clock = createSimulatedClock()
   let source = seededRandom(0)
-  let bug: Bug | null = null
+  let bug: Mutant | null = null
   let commits = 0
   const random: Random = { integer: (max) => source.integer(max), bytes: (length) => source.bytes(length) }
   const sql = faultySql(

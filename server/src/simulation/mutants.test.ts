@@ -1,13 +1,13 @@
 /** The simulation is shown bugs of each kind that it is for, one planted at a time, and must find them. */
 import assert from 'node:assert/strict'
 import { after, test } from 'node:test'
-import { BUGS, type BugName } from './bugs.ts'
+import { MUTANTS, type MutantName } from './mutants.ts'
 import { SimulationFailure } from './run.ts'
 import { simulate } from './simulate.ts'
 import { openWorld } from './world.ts'
 
 /** What tells of each, and how many histories that may take. */
-const FOUND_BY: Record<BugName, { invariant: string; within: number }> = {
+const FOUND_BY: Record<MutantName, { invariant: string; within: number }> = {
   lost_wake: { invariant: 'wakes', within: 20 },
   double_start: { invariant: 'I1', within: 30 },
   no_fence: { invariant: 'fence', within: 20 },
@@ -22,7 +22,7 @@ after(() => world.close())
 for (const [name, { invariant, within }] of Object.entries(FOUND_BY)) {
   test(`${name} is found by ${invariant}`, async (context) => {
     for (let seed = 1; seed <= within; seed++) {
-      const failure = await simulate(world, { seed, steps: 200, bug: BUGS[name as BugName] }).then(
+      const failure = await simulate(world, { seed, steps: 200, bug: MUTANTS[name as MutantName] }).then(
         () => null,
         (error: unknown) => error,
       )

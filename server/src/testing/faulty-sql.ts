@@ -1,6 +1,6 @@
 /** A database with injected faults around transactions and statements, for tests of crashes between them. */
-import type { Sql } from './database.ts'
-import { type Compiled, type Query, Statement } from './sql.ts'
+import type { Sql } from '../db/database.ts'
+import { type Compiled, type Query, Statement } from '../db/sql.ts'
 
 export type SqlFaults = {
   /** Wraps a transaction: `effect` runs and commits it; `effect(false)` runs it and rolls back. */

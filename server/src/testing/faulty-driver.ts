@@ -1,5 +1,5 @@
 /** A driver around which something happens, for tests that make its calls fail, vanish or be seen. */
-import type { Driver, MachineRef, MachineSpec } from './driver.ts'
+import type { Driver, MachineRef, MachineSpec } from '../drivers/driver.ts'
 
 /** The calls that look at or change what is there. */
 export type DriverMethod =

@@ -16,7 +16,7 @@ export async function audit(owner: Sql, environmentId: string): Promise<string[]
 }
 
 /** The parts that do not depend on where machines run and on what is going on elsewhere; they need the probes. */
-export const BOOKS: Record<'addresses' | 'sums' | 'events' | 'launches' | 'wakes', Part> = {
+export const LEDGERS: Record<'addresses' | 'sums' | 'events' | 'launches' | 'wakes', Part> = {
   addresses,
   sums,
   events,
@@ -25,7 +25,7 @@ export const BOOKS: Record<'addresses' | 'sums' | 'events' | 'launches' | 'wakes
 }
 
 async function auditBooks(owner: Sql, environmentId: string): Promise<string[]> {
-  return (await Promise.all(Object.values(BOOKS).map((part) => part(owner, environmentId)))).flat()
+  return (await Promise.all(Object.values(LEDGERS).map((part) => part(owner, environmentId)))).flat()
 }
 
 type Machine = { power: string; disk: number; run: number; public_ip: string | null; vcpus: number; disk_bytes: number }

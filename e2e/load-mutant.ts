@@ -1,14 +1,14 @@
 /**
- * Loaded before the control plane (`node --import`), plants one bug in it: exact pieces of one module's source are
- * replaced while it is loaded, and nothing of the product is edited. Each piece must be there exactly once, or the
- * control plane does not start: a plant that no longer fits is noticed.
+ * Loaded before the control plane (`node --import`) to run a mutant of it: exact pieces of one module's source are
+ * replaced while it is loaded, and no file of the product changes. Each piece must occur exactly once, or the control
+ * plane does not start: a mutant that no longer fits fails its test.
  */
 import { readFileSync } from 'node:fs'
 import { registerHooks } from 'node:module'
-import { PLANTS, type PlantName } from './plants.ts'
+import { MUTANTS, type MutantName } from './mutants.ts'
 
-const name = new URL(import.meta.url).searchParams.get('plant') as PlantName
-const { module, pieces } = PLANTS[name]
+const name = new URL(import.meta.url).searchParams.get('mutant') as MutantName
+const { module, pieces } = MUTANTS[name]
 const url = new URL(`../server/src/${module}`, import.meta.url).href
 let source = readFileSync(new URL(url), 'utf8')
 for (const [right, wrong] of pieces) {

@@ -4,7 +4,7 @@ import type { Driver, ObservedMachine } from '../drivers/driver.ts'
 import type { Tampering } from './faulty-sql.ts'
 
 /** A function of the control plane that does not do what it should. */
-export type Bug = Tampering & {
+export type Mutant = Tampering & {
   /** The driver that is used instead. */
   driver?(driver: Driver): Driver
 }
@@ -14,7 +14,7 @@ const LATELY_MS = 10_000
 const seen = new Map<string, { at: Date; machine: ObservedMachine | null }>()
 
 /** By the name that `--bug` takes. */
-export const BUGS = {
+export const MUTANTS = {
   /** `finish` does not look whether the key was woken since its claim. */
   lost_wake: {
     rewrite: ({ text, values }) => ({
@@ -67,9 +67,9 @@ export const BUGS = {
   },
   /** Events are written after the commit of what they tell. */
   late_event: { lastIsOutside: true },
-} as const satisfies Record<string, Bug>
+} as const satisfies Record<string, Mutant>
 
-export type BugName = keyof typeof BUGS
+export type MutantName = keyof typeof MUTANTS
 
 /** The statement that closes a head, without the events of a type: as if they had not been gathered. */
 function withoutEvents(compiled: Compiled, type: string): Compiled {
