@@ -76,6 +76,8 @@ export async function throughFaults(
   const first = await world.worker('first')
   await work(first)
   await first.engine.stop(0)
+  // Or the first worker would take over its own key, and wait for the machine that its hung step has locked.
+  await until('the last claim has ended', () => !first.isClaiming())
   const hung = subjects.filter(({ release }) => release)
   const killed = faults.lost.size - hung.length
   await owner`update work set leased_until = now() - interval '1 second'

@@ -46,6 +46,8 @@ export type Worker = {
   engine: Engine
   /** Looks that have begun and not ended, those that never will included. */
   active(): number
+  /** A claim is in flight, also after the engine was stopped without waiting for it. */
+  isClaiming(): boolean
 }
 
 export type MatrixWorld = Pick<TestApp, 'app' | 'owner' | 'deps'> & {
@@ -143,9 +145,14 @@ export async function createMatrixWorld(broken: Broken = {}): Promise<MatrixWorl
     ...{ app: base.app, owner, deps, faults, data_dir, faulty_app, watch, kinds: Object.keys(allReconcilers(deps)) },
     async worker(name) {
       let active = 0
+      let claiming = 0
       const sql = faultySql(broken.engine_sql?.(deps.sql) ?? deps.sql, {
         transaction: (effect) => effect(true),
         statement(compiled, effect) {
+          if (/for update skip locked/.test(compiled.text)) {
+            claiming++
+            return effect().finally(() => claiming--)
+          }
           const name = givenBack(compiled)
           return name === null ? effect() : faults.at('finish', () => effect(), { name, error: noAnswer })
         },
@@ -157,7 +164,7 @@ export async function createMatrixWorld(broken: Broken = {}): Promise<MatrixWorl
         observer: { claimed: () => void active++, stepped: () => void active-- },
       })
       await engine.start()
-      return { engine, active: () => active }
+      return { engine, active: () => active, isClaiming: () => claiming > 0 }
     },
     async tenant() {
       const made = await createTestTenant(deps)
