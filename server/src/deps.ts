@@ -18,25 +18,25 @@ export type Region = { id: string; name: string; drivers: { live: Driver; test: 
 /** What the composition root hands to everything else: a plain object, no container. */
 export type Deps = {
   config: Config
-  /** The engine's own, across tenants and with few rights. Requests and reconcilers use `sql.as(environment_id)`. */
+  /** The engine's connections, for all tenants and with few rights. Requests and reconcilers use `sql.as(environment_id)`. */
   sql: Sql
   clock: Clock
   random: Random
-  /** Names to addresses, for requests to where tenants say. */
+  /** Resolves host names to IP addresses, for requests to URLs of tenants. */
   resolve: Resolve
-  /** Connections to their checked addresses. */
+  /** Opens connections to the checked IP addresses. */
   openConnection: OpenConnection
   log: Log
   secrets: Secrets
   regions: Region[]
-  /** Tells engines (`announce`) and waiting requests (`changed`) of all processes, after a commit. */
+  /** Notifies engines (`announce`) and waiting requests (`changed`) in all processes, after a commit. */
   notifier: Notifier
-  /** Records requests, and the spans of what they cause. */
+  /** Records requests, and the spans of their effects. */
   requests: RequestLog
-  /** What Prometheus asks for. */
+  /** The metrics that Prometheus scrapes. */
   metrics: Metrics
-  /** Who a key belongs to. */
+  /** Finds the principal of a key. */
   keys: KeyLookup
-  /** Aborts when the process is being stopped: who waits for something then answers how things are. */
+  /** Aborts at shutdown: long polls then return the current state. */
   stopping: AbortSignal
 }

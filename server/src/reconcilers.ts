@@ -13,34 +13,34 @@ import { wakeInstancesWaitingForImage } from './instances/store.ts'
 import { periodicJobs } from './jobs/all.ts'
 import { webhookReconciler } from './webhooks/reconcile.ts'
 
-/** Endpoints that are sent to at the same time: most of the time of each is waiting. */
-const ENDPOINTS_AT_ONCE = 200
+/** Worker slots for webhook endpoints; each spends most of its time waiting for the receiver. */
+const WEBHOOK_CONCURRENCY = 200
 
-/** The pools of the engine. What waits for machines of others has places of its own, so it holds up nothing here. */
+/** The engine's pools. Webhooks have their own worker slots, so slow receivers delay no other kind. */
 export function pools(deps: Deps): Pool[] {
   return [
     { reconcilers: reconcilers(deps) },
-    { reconcilers: { webhook: bound(deps, webhookReconciler) }, concurrency: ENDPOINTS_AT_ONCE },
+    { reconcilers: { webhook: bound(deps, webhookReconciler) }, concurrency: WEBHOOK_CONCURRENCY },
   ]
 }
 
-/** THE LIST of reconcilers: kind of key → who looks at it. */
+/** THE LIST of reconcilers, by the kind of work key. */
 function reconcilers(deps: Deps): Reconcilers {
   return {
     instance: bound(deps, instanceReconciler),
     image: bound(deps, (own) => imageReconciler({ ...own, onImportEnd: wakeInstancesWaitingForImage })),
-    // These two work across tenants.
+    // These two access all tenants.
     sweep: orphanSweepReconciler(deps.sql, deps.log, orphanSweeps(deps)),
     job: periodicJobReconciler(deps.log, periodicJobs(deps)),
   }
 }
 
-/** A reconciler whose `deps.sql` reads and writes nothing but the environment of the key that it looks at. */
+/** A reconciler whose `deps.sql` can access only the environment of the claimed key. */
 function bound(deps: Deps, reconciler: (deps: Deps) => Reconcile): Reconcile {
   return (claimed) => reconciler({ ...deps, sql: deps.sql.as(claimed.environment_id) })(claimed)
 }
 
-/** One orphan sweep per driver: each region has a driver of live and one of simulated machines. */
+/** One orphan sweep per driver. Each region has a driver for live and one for simulated machines. */
 function orphanSweeps(deps: Deps): Record<string, OrphanSweep> {
   const modes = ['live', 'test'] as const
   return Object.fromEntries(
@@ -50,7 +50,7 @@ function orphanSweeps(deps: Deps): Record<string, OrphanSweep> {
   )
 }
 
-/** At every start, wakes the periodic jobs, the orphan sweeps, and the catalogue images, which may be on the disk already. */
+/** Wakes the periodic jobs, the orphan sweeps, and the catalogue images, which may be on the disk already. */
 export async function wakeAtStart(deps: Deps): Promise<void> {
   for (const { id } of CATALOGUE) await wake(deps.sql, 'image', id, 'env_system')
   for (const name of Object.keys(orphanSweeps(deps))) await wake(deps.sql, 'sweep', name, 'env_system')
@@ -58,7 +58,7 @@ export async function wakeAtStart(deps: Deps): Promise<void> {
   deps.notifier.announce()
 }
 
-/** Wakes instances at a driver's hints. A hint that cannot be written is lost; the next pass is due anyway. */
+/** Wakes instances on a driver's hints. If a wake fails, the resync interval still makes the key due. */
 export function watchDriver(deps: Pick<Deps, 'sql'>, engine: Engine, driver: Driver): void {
   driver.watch((id) => {
     wakeExisting(deps.sql, 'instance', id).then(engine.nudge, () => {})

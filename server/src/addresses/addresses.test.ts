@@ -99,7 +99,7 @@ test('a single hole among many is found', async () => {
   assert.equal(await allocate(pool, 'none'), null)
 })
 
-test('many at once in a wide range: nobody is told that it is full', async () => {
+test('concurrent allocations from a large range all succeed', async () => {
   const pool = await newPool('10.80.0.0/16')
   const got = await Promise.all(Array.from({ length: 400 }, (_, i) => allocate(pool, `w${i}`)))
   assert.equal(new Set(got).size, 400)

@@ -34,34 +34,34 @@ async function start(reconcilers: Reconcilers, options: { poll_ms?: number; conc
 const announce = () => sql.notify(WORK_CHANNEL, '')
 
 describe('engine', { timeout: 240_000 }, () => {
-  test('a notification is enough: the poll is far away', async () => {
-    const looked: string[] = []
+  test('a notification wakes the loop before the poll interval ends', async () => {
+    const passes: string[] = []
     const one = async ({ id }: { id: string }) => {
-      looked.push(id)
+      passes.push(id)
       return { after_seconds: null }
     }
-    await start({ told: one }, { poll_ms: 3_600_000 })
-    await wake(sql, 'told', 'a', 'env_1')
+    await start({ notified: one }, { poll_ms: 3_600_000 })
+    await wake(sql, 'notified', 'a', 'env_1')
     await announce()
-    await until('a pass', () => looked.length === 1)
+    await until('a pass', () => passes.length === 1)
   })
 
-  test('the poll is enough: nobody notifies', async () => {
-    let looks = 0
-    await start({ polled: async () => ({ after_seconds: looks++ === 0 ? 0.2 : null }) }, { poll_ms: 50 })
+  test('the poll finds due keys without a notification', async () => {
+    let passes = 0
+    await start({ polled: async () => ({ after_seconds: passes++ === 0 ? 0.2 : null }) }, { poll_ms: 50 })
     await wake(sql, 'polled', 'a', 'env_1')
-    await until('a second pass', () => looks === 2)
+    await until('a second pass', () => passes === 2)
   })
 
-  test('a short rest is kept without a poll', async () => {
-    let looks = 0
-    await start({ rested: async () => ({ after_seconds: looks++ < 3 ? 0.05 : null }) }, { poll_ms: 3_600_000 })
+  test('an interval shorter than the poll interval is kept', async () => {
+    let passes = 0
+    await start({ rested: async () => ({ after_seconds: passes++ < 3 ? 0.05 : null }) }, { poll_ms: 3_600_000 })
     await wake(sql, 'rested', 'a', 'env_1')
     await announce()
-    await until('four passes', () => looks === 4)
+    await until('four passes', () => passes === 4)
   })
 
-  test('never more steps at once than allowed, and all keys come to their turn', async () => {
+  test('runs at most `concurrency` passes at the same time, and every key gets one', async () => {
     let now = 0
     let most = 0
     const done = new Set<string>()
@@ -78,7 +78,7 @@ describe('engine', { timeout: 240_000 }, () => {
     assert.equal(most, 4)
   })
 
-  test('a step that throws is tried again, and its error can be read', async () => {
+  test('retries a step that throws, and records its error', async () => {
     let tries = 0
     const step = async () => {
       if (++tries < 3) throw new Error(`try ${tries}`)
@@ -93,24 +93,24 @@ describe('engine', { timeout: 240_000 }, () => {
     await until('a third attempt', () => tries === 3)
   })
 
-  test('stop waits for the running step and takes no new one', async () => {
+  test('stop waits for the running pass and claims no more keys', async () => {
     let release = () => {}
-    let looks = 0
+    let passes = 0
     const step = () =>
       new Promise<{ after_seconds: null }>((resolve) => {
-        looks++
+        passes++
         release = () => resolve({ after_seconds: null })
       })
     const engine = await start({ slow: step })
     await wake(sql, 'slow', 'a', 'env_1')
     await announce()
-    await until('a pass', () => looks === 1)
+    await until('a pass', () => passes === 1)
     const stopped = engine.stop(10_000)
     await wake(sql, 'slow', 'b', 'env_1')
     await announce()
     release()
     await stopped
-    assert.equal(looks, 1)
+    assert.equal(passes, 1)
     assert.deepEqual(
       [...(await sql`select id from work where kind = 'slow'`)].map((r) => r.id),
       ['b'],

@@ -1,23 +1,23 @@
 /**
- * The engine's loop: claim due keys, call their reconciler, give them back.
+ * The engine's loop: claims due keys, calls their reconcilers, releases the claims.
  *
- * It knows no resource. A reconciler gets a name and the environment's time, re-reads everything, does at most one
- * step and says when to look again. The loop sleeps until it is told of a wake (NOTIFY, or a driver's hint in this
- * process) and looks once a second anyway, so a lost notification costs a second and never a change.
+ * It depends on no resource type. A reconcile pass gets a work key and the environment's time, reads all state again,
+ * does at most one step, and returns when to requeue the key. The loop waits for a wake signal (NOTIFY, or a driver's
+ * hint in this process) or for the poll interval of one second, so a lost signal delays a pass but never loses it.
  */
 import type { Sql } from '../db/database.ts'
 import { atMost, type Clock } from '../lib/clock.ts'
 import type { Log } from '../lib/log.ts'
 import { type Claim, claim, fail, finish, renewLeases, WORK_CHANNEL } from './work.ts'
 
-/** Looks at one key. Answers when to look again: seconds of environment time, or null for never. */
+/** One reconcile pass on a claimed key. Returns when to requeue it, in seconds of environment time; null deletes the key. */
 export type Reconcile = (claimed: Claim) => Promise<{ after_seconds: number | null }>
 export type Reconcilers = Record<string, Reconcile>
 
-/** What came of one look. */
+/** The result of one pass. */
 export type StepResult = { after_seconds: number | null } | { error: string }
 
-/** One step: calls the key's reconciler and gives the key back, whichever way it went. Never rejects. */
+/** Runs one pass and releases the claim, whether the pass succeeded or failed. Never rejects. */
 export async function step(sql: Sql, reconcilers: Reconcilers, claimed: Claim): Promise<StepResult> {
   try {
     const { after_seconds } = await reconcilers[claimed.kind]!(claimed)
@@ -25,13 +25,13 @@ export async function step(sql: Sql, reconcilers: Reconcilers, claimed: Claim): 
     return { after_seconds }
   } catch (error) {
     const message = error instanceof Error ? error.message : String(error)
-    // The database may be the very thing that failed: then the lease runs out and the key comes back by itself.
+    // If the database itself failed, the lease expires and the key becomes claimable again.
     await fail(sql, claimed, message).catch(() => {})
     return { error: message }
   }
 }
 
-/** Is told what the engine does, for counting. */
+/** Receives the engine's claims and passes, for metrics. */
 export type EngineObserver = {
   claimed(kind: string): void
   stepped(kind: string, milliseconds: number, failed: boolean): void
@@ -44,20 +44,20 @@ export type EngineOptions = {
   /** Name of this worker in `leased_by`; unique per process. */
   worker: string
   reconcilers: Reconcilers
-  /** Steps that run at the same time. */
+  /** Worker slots: passes that run at the same time. */
   concurrency?: number
-  /** Real milliseconds between two looks when nobody calls. */
+  /** Poll interval in real milliseconds, without a wake signal. */
   poll_ms?: number
   observer?: EngineObserver
 }
 
 export type Engine = {
   start(): Promise<void>
-  /** Looks now; for hints from drivers and for writers in this process. */
+  /** Claims due keys now; called after a driver's hint or a write in this process. */
   nudge(): void
-  /** Takes no new key and waits for running steps, at most `deadlineMs`; leases of the rest run out by themselves. */
+  /** Claims no more keys and waits at most `deadlineMs` for running passes. The leases of the others expire. */
   stop(deadlineMs: number): Promise<void>
-  /** Null, or why the engine cannot work, for `/readyz`. */
+  /** Why the engine cannot claim keys, for `/readyz`; null when it can. */
   problem(): string | null
 }
 
@@ -69,45 +69,45 @@ export function createEngine(options: EngineOptions): Engine {
   const pollMs = options.poll_ms ?? 1_000
   const kinds = Object.keys(reconcilers)
   const running = new Map<Claim, Promise<void>>()
-  let wanted = false
+  let claimRequested = false
   let stopping = false
-  let looking: Promise<void> | null = null
+  let claiming: Promise<void> | null = null
   let problem: string | null = 'engine has not started'
-  let alarm: { cancel(): void } | null = null
-  let renewal: { cancel(): void } | null = null
+  let pollTimer: { cancel(): void } | null = null
+  let renewalTimer: { cancel(): void } | null = null
   let listener: { unlisten(): Promise<void> } | null = null
 
   async function run(claimed: Claim): Promise<void> {
     const begin = clock.monotonic()
-    const looked = await step(sql, reconcilers, claimed)
+    const result = await step(sql, reconcilers, claimed)
     running.delete(claimed)
-    const failed = 'error' in looked
+    const failed = 'error' in result
     if (failed) {
       const { kind, id, attempts } = claimed
-      log.warn({ kind, id, attempts: attempts + 1, error: looked.error }, 'step failed')
-    } else if (looked.after_seconds !== null && looked.after_seconds * 1000 < pollMs) {
-      // Where the look is due before the next poll, somebody has to remember it.
-      clock.after(looked.after_seconds * 1000 + 1, nudge)
+      log.warn({ kind, id, attempts: attempts + 1, error: result.error }, 'step failed')
+    } else if (result.after_seconds !== null && result.after_seconds * 1000 < pollMs) {
+      // The key is due before the next poll.
+      clock.after(result.after_seconds * 1000 + 1, nudge)
     }
     observer?.stepped(claimed.kind, clock.monotonic() - begin, failed)
     nudge()
   }
 
-  async function look(): Promise<void> {
-    while (wanted && !stopping) {
-      wanted = false
-      const room = concurrency - running.size
-      if (room <= 0) return
+  async function claimDue(): Promise<void> {
+    while (claimRequested && !stopping) {
+      claimRequested = false
+      const freeSlots = concurrency - running.size
+      if (freeSlots <= 0) return
       try {
-        const claims = await claim(sql, worker, kinds, room)
+        const claims = await claim(sql, worker, kinds, freeSlots)
         problem = null
         for (const claimed of claims) {
           observer?.claimed(claimed.kind)
           running.set(claimed, run(claimed))
         }
-        if (claims.length === room) return
+        if (claims.length === freeSlots) return
       } catch (error) {
-        problem = 'the database does not answer the engine'
+        problem = 'the engine cannot claim work from the database'
         log.warn({ error: error instanceof Error ? error.message : String(error) }, 'cannot claim work')
         return
       }
@@ -115,23 +115,23 @@ export function createEngine(options: EngineOptions): Engine {
   }
 
   function nudge(): void {
-    wanted = true
-    if (looking || stopping) return
-    looking = look().finally(() => {
-      looking = null
-      if (wanted && running.size < concurrency && problem === null) nudge()
+    claimRequested = true
+    if (claiming || stopping) return
+    claiming = claimDue().finally(() => {
+      claiming = null
+      if (claimRequested && running.size < concurrency && problem === null) nudge()
     })
   }
 
-  function poll(): void {
-    alarm = clock.after(pollMs, () => {
+  function schedulePoll(): void {
+    pollTimer = clock.after(pollMs, () => {
       nudge()
-      if (!stopping) poll()
+      if (!stopping) schedulePoll()
     })
   }
 
   function scheduleRenewal(): void {
-    renewal = clock.after(RENEW_MS, () => {
+    renewalTimer = clock.after(RENEW_MS, () => {
       void renewLeases(sql, worker, [...running.keys()]).catch(() => {})
       scheduleRenewal()
     })
@@ -141,17 +141,17 @@ export function createEngine(options: EngineOptions): Engine {
     async start() {
       stopping = false
       listener = await sql.listen(WORK_CHANNEL, nudge, nudge)
-      poll()
+      schedulePoll()
       scheduleRenewal()
       nudge()
     },
     nudge,
     async stop(deadlineMs) {
       stopping = true
-      alarm?.cancel()
+      pollTimer?.cancel()
       await listener?.unlisten().catch(() => {})
-      await atMost(clock, deadlineMs, Promise.all([looking, ...running.values()]))
-      renewal?.cancel()
+      await atMost(clock, deadlineMs, Promise.all([claiming, ...running.values()]))
+      renewalTimer?.cancel()
     },
     problem: () => problem,
   }

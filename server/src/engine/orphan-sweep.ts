@@ -1,19 +1,19 @@
 /**
- * The orphan sweep compares what a driver lists with the rows, and removes what no row describes. It is a key of the work
- * table, so one process at a time does it.
+ * The orphan sweep compares the machines that a driver lists with the rows, and removes machines without a row. Each
+ * sweep is a work key, so one process at a time runs it.
  *
- * It removes only what it found on two sweeps in a row (`sweep_suspects`), and nothing after a listing that is empty or
- * failed: a fault of the listing must not delete machines.
+ * It removes a machine only when two consecutive sweeps found it (`sweep_suspects`), and removes nothing when the listing
+ * is empty or fails: a faulty listing must not delete machines.
  */
 import type { Sql } from '../db/database.ts'
 import type { Log } from '../lib/log.ts'
 import type { Reconcile } from './loop.ts'
 
-/** One comparison; its name is the ID of its key. */
+/** The orphan sweep of one driver; its name is the ID of its work key. */
 export type OrphanSweep = {
   interval_seconds: number
   list(): Promise<{ id: string }[]>
-  /** Those of these IDs that no row describes. */
+  /** Returns the IDs that have no row. */
   unknown(ids: string[]): Promise<string[]>
   remove(id: string): Promise<void>
 }
@@ -33,7 +33,7 @@ export function orphanSweepReconciler(sql: Sql, log: Log, sweeps: Record<string,
   }
 }
 
-/** Stores what this sweep found, and returns what the sweep before had found, too. */
+/** Stores the orphans of this sweep. Returns those that the previous sweep found, too. */
 async function replaceSuspects(sql: Sql, sweep: string, orphans: string[]): Promise<string[]> {
   const rows = await sql<{ id: string }[]>`
     with cleared as (delete from sweep_suspects where sweep = ${sweep} and not id = any(${orphans})),

@@ -1,11 +1,11 @@
 import type { Log } from '../lib/log.ts'
 import type { Reconcile } from './loop.ts'
 
-/** A duty that repeats. `jobs/` has one per file. */
+/** A job that runs at an interval. `jobs/` has one per file. */
 export type PeriodicJob = {
-  /** Between two runs, in real time. */
+  /** Seconds of real time between two runs. */
   interval_seconds: number
-  /** Does the duty once, in bounded batches. Returns how many rows it changed. */
+  /** Runs the job once, in bounded batches. Returns how many rows it changed. */
   run(): Promise<number>
 }
 

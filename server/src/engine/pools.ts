@@ -1,9 +1,9 @@
 import { createEngine, type Engine, type EngineOptions, type Reconcilers } from './loop.ts'
 
-/** Kinds that share places, so that those of other kinds are never taken by them. */
+/** Kinds that share worker slots. They never occupy the slots of other pools. */
 export type Pool = { reconcilers: Reconcilers; concurrency?: number }
 
-/** One engine per pool, over the same work table, as one. */
+/** One engine per pool, on the same work table, combined into one. */
 export function createEngines(options: Omit<EngineOptions, 'reconcilers' | 'concurrency'>, pools: Pool[]): Engine {
   const engines = pools.map((pool) => createEngine({ ...options, ...pool }))
   return {

@@ -1,7 +1,7 @@
 /**
  * How a reconcile pass records what it observed: one transaction that locks the row, writes it with its events, and
- * commits only while the claim is still the newest one of its key. So a worker that was held up never overwrites what its
- * successor wrote.
+ * commits only while the claim is the newest one of its key. A delayed worker therefore never overwrites what a later
+ * worker wrote.
  */
 import type { Transaction } from '../db/database.ts'
 import { LEASE_LOST, type Outbox, type OutboxDeps, type Owner, withOutbox } from '../events/outbox.ts'

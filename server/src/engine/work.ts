@@ -1,19 +1,19 @@
 /**
- * The work table: keys that need a look. Four statements carry the whole engine.
+ * The work table holds one row per work key that needs a reconcile pass. The engine is these four statements:
  *
- * wake   makes a key due and counts the wake.
- * claim  takes due keys for a short lease with a new lease number (of all keys, so it never comes again), skipping what
- *        others hold.
- * finish gives the key back. If `wakes` moved since the claim, somebody wrote a wish while we looked: due at once.
- *        Without that comparison a wish that arrives during a step waits for the next sweep, or for ever.
- * fail   the same for a step that threw, with back-off; a wake cuts the back-off short.
+ * wake   makes a key due and increments `wakes`.
+ * claim  leases due keys to a worker and skips keys that other workers hold. Each claim gets a lease number from one
+ *        sequence for all keys, so no number is used twice.
+ * finish releases the claim and requeues the key. If `wakes` changed since the claim, the desired state changed during
+ *        the pass, and the key is due immediately. Without this comparison the change would wait for the next resync.
+ * fail   releases the claim of a step that threw and retries it after a backoff. A wake ends the backoff.
  *
- * Two clocks: `due_at` is in the time of the key's environment, which its owner may freeze or advance. Leases and the
- * back-off (`not_before`) are real time, because crashes and overload happen in the real world.
+ * `due_at` is in the time of the key's environment, which a tenant can freeze or advance. Leases and the backoff
+ * (`not_before`) are in real time, because crashes and overload do not depend on the environment's clock.
  */
 import type { Query, Sql } from '../db/database.ts'
 
-/** A claimed key, with the number that fences its writes and the environment's time at the claim. */
+/** A claimed key: `lease` fences its writes, `now` is the environment's time at the claim. */
 export type Claim = {
   kind: string
   id: string
@@ -24,25 +24,25 @@ export type Claim = {
   now: Date
 }
 
-/** Real seconds that a claim holds without being renewed: what a crashed worker costs. */
+/** Duration of a lease without renewal, in real seconds: the longest delay that a crashed worker causes. */
 export const LEASE_SECONDS = 15
 
-/** Channel on which a woken kind is announced after the commit. */
+/** NOTIFY channel of the wake signal, which is sent after the commit. */
 export const WORK_CHANNEL = 'work'
 
-/** Makes a key due now, outside of a transaction. A transaction puts its wakes into its outbox instead. */
+/** Makes a key due now, outside a transaction. A transaction adds its wakes to its outbox instead. */
 export async function wake(sql: Sql, kind: string, id: string, environmentId: string): Promise<void> {
   await sql`select wake_keys(array[${kind}], array[${id}], array[${environmentId}])`
 }
 
-/** Makes a key due that has a row already; for hints, which know no environment. Without a row nothing happens. */
+/** Makes a key due if it has a row. For drivers' hints, which carry no environment ID. */
 export async function wakeExisting(query: Query, kind: string, id: string): Promise<void> {
   await query`
     update work w set due_at = least(due_at, environment_now(w.environment_id)), not_before = '-infinity', wakes = wakes + 1
     where kind = ${kind} and id = ${id}`
 }
 
-/** Takes at most `limit` due keys of these kinds for this worker. */
+/** Claims at most `limit` due keys of these kinds for this worker. */
 export async function claim(sql: Sql, worker: string, kinds: string[], limit: number): Promise<Claim[]> {
   const rows = await sql<Claim[]>`
     with due as (
@@ -63,13 +63,13 @@ export async function claim(sql: Sql, worker: string, kinds: string[], limit: nu
 }
 
 /**
- * Prolongs the leases that are still ours; called while steps run. A key that somebody is writing at this moment waits
- * for the next call: waiting for it here, with others locked, could make the writer of a wish the victim of a deadlock.
+ * Renews the leases that this worker still holds; called while steps run. It skips keys that another transaction has
+ * locked until the next call: waiting for them while it holds other locks could abort that transaction by a deadlock.
  */
 export async function renewLeases(sql: Sql, worker: string, claims: Claim[]): Promise<void> {
   if (claims.length === 0) return
   await sql`
-    with ours as (
+    with held_leases as (
       select w.kind, w.id from work w
       join unnest(${claims.map((c) => c.kind)}::text[], ${claims.map((c) => c.id)}::text[],
                   ${claims.map((c) => c.lease)}::bigint[]) as held(kind, id, lease) using (kind, id, lease)
@@ -77,19 +77,19 @@ export async function renewLeases(sql: Sql, worker: string, claims: Claim[]): Pr
       for update of w skip locked
     )
     update work w set leased_until = now() + make_interval(secs => ${LEASE_SECONDS})
-    from ours where w.kind = ours.kind and w.id = ours.id`
+    from held_leases h where w.kind = h.kind and w.id = h.id`
 }
 
 /**
- * Gives the key back, to be looked at again `afterSeconds` after the time of its claim, which is the time that the look
- * saw: a clock that was advanced meanwhile has made it due. Null: nothing is left to look at and the row goes. A lease that was lost meanwhile changes nothing.
+ * Releases the claim and requeues the key `afterSeconds` after the time of the claim, so that advancing the environment's
+ * clock during the pass can make it due. Null deletes the row of the key. Does nothing if the lease was lost.
  */
 export async function finish(sql: Sql, claimed: Claim, afterSeconds: number | null): Promise<void> {
   const { kind, id, lease, wakes } = claimed
   if (afterSeconds === null) {
-    const gone =
+    const deleted =
       await sql`delete from work where kind = ${kind} and id = ${id} and lease = ${lease} and wakes = ${wakes}`
-    if (gone.count > 0) return
+    if (deleted.count > 0) return
   }
   await sql`
     update work w set leased_by = null, leased_until = null, attempts = 0, last_error = null, not_before = '-infinity',
@@ -98,12 +98,12 @@ export async function finish(sql: Sql, claimed: Claim, afterSeconds: number | nu
     where kind = ${kind} and id = ${id} and lease = ${lease}`
 }
 
-/** Real seconds to wait after this many failed attempts: doubling from 0.5, at most 60. */
+/** Backoff after this many failed attempts, in real seconds: doubles from 0.5, at most 60. */
 export function backoffSeconds(attempts: number): number {
   return Math.min(60, 0.5 * 2 ** Math.min(attempts, 10))
 }
 
-/** Gives the key back after a failure. The message is ours, for operators; it is cut, never parsed. */
+/** Releases the claim after a failed attempt and retries after the backoff. The message is for operators; it is truncated. */
 export async function fail(sql: Sql, claimed: Claim, message: string): Promise<void> {
   const { kind, id, lease, wakes } = claimed
   await sql`
@@ -114,5 +114,5 @@ export async function fail(sql: Sql, claimed: Claim, message: string): Promise<v
     where kind = ${kind} and id = ${id} and lease = ${lease}`
 }
 
-/** Another worker has claimed the key since: what this worker observed was not recorded. */
+/** Another worker has claimed the key since, so what this worker observed was not recorded. */
 export class LeaseLostError extends Error {}

@@ -1,4 +1,4 @@
-/** Wishes about an instance that exists: update, actions, termination. Each locks the row, checks, and saves. */
+/** Desired changes of an instance: update, actions, termination. Each locks the row, checks it, and saves the change. */
 
 import { reserveBudget } from '../budgets/store.ts'
 import type { Transaction } from '../db/database.ts'
@@ -18,19 +18,19 @@ import { type InstanceRow, isTerminating } from './row.ts'
 import type { ActionBody, RebuildBody, UpdateBody } from './schema.ts'
 import { type InstanceContext, lock, save, wakeInstance } from './store.ts'
 
-/** A change on one instance: who, which, and the preconditions of the request. */
+/** A change of one instance: the principal, the instance, and the preconditions of the request. */
 export type Target = {
   principal: Principal
   id: string
   request_id: string
-  /** Throws 412 when the client's `If-Match` does not fit this version. */
+  /** Throws 412 when the client's `If-Match` does not match this version. */
   checkVersion(version: number): void
 }
 
-/** An instance before and after a change; the same row when nothing changes. */
+/** An instance before and after a change; the same row twice when nothing changes. */
 export type Changed = { before: InstanceRow; after: InstanceRow }
 
-/** Locks, lets `decide` say what changes, saves, wakes. An empty change changes nothing and tells nothing. */
+/** Locks the row, saves the change that `decide` returns, and wakes the reconciler. An empty change does nothing. */
 async function applyChange(
   tx: Transaction,
   context: InstanceContext,
@@ -55,7 +55,7 @@ async function applyChange(
   return { before: row, after }
 }
 
-/** Who will have caused what the engine does now, and since when: only what it has to carry out counts. */
+/** The request and the time from which the engine carries out this change; only for changes that it must carry out. */
 function originColumns(change: DesiredChange, target: Target, now: Date): DesiredChange {
   const power: (keyof DesiredChange)[] = ['wanted_run', 'wanted_stop', 'wanted_disk', 'wanted_gone']
   return {
@@ -69,7 +69,7 @@ function originColumns(change: DesiredChange, target: Target, now: Date): Desire
 const isPurged = (row: InstanceRow, now: Date): boolean =>
   row.terminated_at !== null && now.getTime() - row.terminated_at.getTime() > TERMINATED_TTL_SECONDS * 1000
 
-/** PUT and PATCH: what is left out stays; all or nothing. */
+/** PUT and PATCH: fields that the body omits are unchanged. */
 export function updateInstance(
   tx: Transaction,
   context: Deps & InstanceContext,
@@ -90,7 +90,7 @@ export function updateInstance(
       change.wanted_public_ip = assigned.get(row.id)!
     }
     if (assign === false && row.wanted_public_ip) {
-      // The reservation stays until the machine has let go of the address; see `observe` and the sweep.
+      // The reservation is released when the machine no longer has the address; see `observe` and the orphan sweep.
       change.wanted_public_ip = null
     }
     if (body.desired_status === 'stopped') Object.assign(change, desired.stop(row, 60))
@@ -141,7 +141,7 @@ function refuseImmutable(row: InstanceRow, body: UpdateBody): void {
   if (errors.length > 0) throw new ApiError('immutable_field', errors.map((e) => e.message).join(' '), { errors })
 }
 
-/** POST …/actions/{start|stop|reboot}: already so changes nothing. */
+/** POST …/actions/{start|stop|reboot}. Does nothing when the instance is already in that state. */
 export function act(
   tx: Transaction,
   context: Deps & InstanceContext,
@@ -156,7 +156,7 @@ export function act(
   })
 }
 
-/** POST …/actions/rebuild: a new disk from the image; id and addresses stay. */
+/** POST …/actions/rebuild: creates a new disk from the image; ID and addresses are unchanged. */
 export function rebuild(
   tx: Transaction,
   context: Deps & InstanceContext,
@@ -166,12 +166,12 @@ export function rebuild(
   return applyChange(tx, context, target, async (row) => {
     const renewed = desired.rebuild(row)
     const errors: FieldError[] = []
-    const asked = body.image ?? row.image
+    const imageName = body.image ?? row.image
     const image = body.image
       ? await findImage(tx, target.principal.environment_id, body.image)
       : await findImage(tx, target.principal.environment_id, row.image_id)
     if (!image) {
-      errors.push(unknown('/image', 'image', asked))
+      errors.push(unknown('/image', 'image', imageName))
     }
     const keys = body.ssh_keys
       ? await keysFor(tx, target.principal.environment_id, body.ssh_keys, errors)
@@ -182,7 +182,7 @@ export function rebuild(
       ? seal(context.secrets.seal_key, Buffer.from(body.user_data, 'utf8'), context.random)
       : row.user_data
     return {
-      image: asked,
+      image: imageName,
       image_id: image.id,
       ssh_user: image.ssh_user,
       ssh_public_keys: keys,
@@ -192,7 +192,7 @@ export function rebuild(
   })
 }
 
-/** DELETE: wanted is that it is gone. Again is the same. */
+/** DELETE. Idempotent. */
 export function terminate(tx: Transaction, context: InstanceContext, target: Target): Promise<Changed> {
   return applyChange(tx, context, target, desired.terminate)
 }

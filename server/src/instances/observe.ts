@@ -2,7 +2,7 @@ import type { ObservedMachine } from '../drivers/driver.ts'
 import { failureCauseOf, failuresAfter } from './recovery.ts'
 import { type InstanceRow, isTerminating, runOf } from './row.ts'
 
-/** The columns that only observing may write. */
+/** The observed state: columns that only a reconcile pass writes. */
 export type Observed = Pick<
   InstanceRow,
   | 'observed_power'
@@ -29,7 +29,7 @@ export type Observed = Pick<
   | 'ready_at'
 >
 
-/** What the row must say after a look at the machine. Pure; the same look twice changes nothing. */
+/** The observed state of a row after observing its machine. Pure and idempotent. */
 export function observed(row: InstanceRow, machine: ObservedMachine | null, now: Date): Observed {
   const ready = machine !== null && machine.power === 'running' && machine.ready && machine.trouble === null
   const firstReady = ready && row.observed_ready_disk !== machine.disk
@@ -60,7 +60,7 @@ export function observed(row: InstanceRow, machine: ObservedMachine | null, now:
   }
 }
 
-/** A recovery begins when a machine that was up fails by itself, and ends when it is up again or is no longer wanted. */
+/** A recovery begins when a machine that was ready fails, and ends when it is ready again or no longer desired. */
 function isRecovering(row: InstanceRow, machine: ObservedMachine | null, ready: boolean): boolean {
   if (!machine || ready || !row.auto_recovery || row.observed_problem) return false
   if (isTerminating(row) || row.wanted_power !== 'running') return false
@@ -68,11 +68,11 @@ function isRecovering(row: InstanceRow, machine: ObservedMachine | null, ready: 
   if (row.observed_recovering) return true
   if (machine.run !== runOf(row)) return false
   const cause = failureCauseOf(machine)
-  // What was still booting when the host went down was not at fault.
+  // A guest that was still booting when the host rebooted is recovered, too.
   return cause === 'host_rebooted' || (cause !== null && row.observed_ready_run === machine.run)
 }
 
-/** A problem is forgotten when its run comes up after all, and when a newer wish has left it behind. */
+/** Clears a problem when its run becomes ready after all, or when the desired state has changed since. */
 function remainingProblem(row: InstanceRow, readyRun: number | null): InstanceRow['observed_problem'] {
   const problem = row.observed_problem
   if (!problem || problem.run === readyRun) return null

@@ -22,10 +22,10 @@ import { specOf } from './spec.ts'
 import { load, observe, purge } from './store.ts'
 import { type Failure, spanOf } from './trace.ts'
 
-/** Seconds between looks at a guest that is booting, should a hint of the driver be lost. */
+/** Poll interval for a guest that is booting, in seconds, in case a hint of the driver is lost. */
 const BOOTING_INTERVAL = 5
 
-/** Looks at one instance: load → observe → plan → one step → when to look again. */
+/** The reconciler of instances. A reconcile pass: load, observe, decide, do one step, return when to requeue. */
 export function instanceReconciler(deps: Deps): Reconcile {
   return async (claimed) => {
     const begun = { at: deps.clock.now(), ms: deps.clock.monotonic() }
@@ -36,10 +36,10 @@ export function instanceReconciler(deps: Deps): Reconcile {
     const ref = { id: row.id, environment_id: row.environment_id, now: claimed.now, lease: claimed.lease }
     const machine = await driver.get(ref)
     const image = await availability(deps.sql, row.image_id, row.mode)
-    const decision = await observe(deps, claimed, machine, (seen, turn) => {
-      const next = decide(seen, machine, image, claimed.now, turn)
+    const decision = await observe(deps, claimed, machine, (seen, hasSlot) => {
+      const next = decide(seen, machine, image, claimed.now, hasSlot)
       const changes = columnsAfter(seen, next)
-      return { result: { step: next, row: { ...seen, ...changes } }, changes, gone: next.do === 'finalise' }
+      return { result: { step: next, row: { ...seen, ...changes } }, changes, terminated: next.do === 'finalise' }
     })
     if (!decision) return { after_seconds: null }
     const { step } = decision
@@ -63,7 +63,7 @@ export function instanceReconciler(deps: Deps): Reconcile {
   }
 }
 
-/** Records the look for the trace of the request that caused it, where it did or found something. */
+/** Adds the pass to the trace of the request that caused it, if it did a step or observed a change. */
 function recordSpan(
   { requests, clock }: Deps,
   begun: { at: Date; ms: number },
@@ -80,7 +80,7 @@ function recordSpan(
   requests.span({ environment_id, request_id, resource, started_at: begun.at, duration_ms, ...span })
 }
 
-/** Does one step and answers the seconds until the next look. Nothing here waits for a guest. */
+/** Does one step. Returns the seconds until the next pass. Never waits for a guest. */
 async function execute(
   deps: Deps,
   driver: Driver,
@@ -132,7 +132,7 @@ async function execute(
   }
 }
 
-/** A guest that boots is looked at often; one that is known to change at a certain time, then. */
+/** Shortens the interval for a guest that is booting, or to the time at which the driver expects a change. */
 function secondsUntilNextPass(
   seconds: number,
   row: InstanceRow,
@@ -140,13 +140,13 @@ function secondsUntilNextPass(
   ref: MachineRef,
 ): number {
   if (!machine) return seconds
-  const known = machine.changes_at ? (machine.changes_at.getTime() - ref.now.getTime()) / 1000 : null
+  const untilChange = machine.changes_at ? (machine.changes_at.getTime() - ref.now.getTime()) / 1000 : null
   const booting = machine.power === 'running' && !machine.ready && row.wanted_power === 'running'
-  const often = booting && known === null ? BOOTING_INTERVAL : seconds
-  return Math.max(0, Math.min(seconds, often, known ?? seconds))
+  const pollInterval = booting && untilChange === null ? BOOTING_INTERVAL : seconds
+  return Math.max(0, Math.min(seconds, pollInterval, untilChange ?? seconds))
 }
 
-/** Not later than the moment at which its time is up. */
+/** Limits the interval so that the next pass is due no later than the instance expires. */
 function capAtExpiry(row: InstanceRow, seconds: number, now: Date): number {
   if (row.expires_at === null || isTerminating(row)) return seconds
   return Math.max(0, Math.min(seconds, (row.expires_at.getTime() - now.getTime()) / 1000))
@@ -157,13 +157,13 @@ async function reconcileTerminated(
   row: InstanceRow,
   claimed: Claim,
 ): Promise<{ after_seconds: number | null }> {
-  const left = TERMINATED_TTL_SECONDS - (claimed.now.getTime() - row.terminated_at!.getTime()) / 1000
-  if (left > 0) return { after_seconds: left }
+  const remaining = TERMINATED_TTL_SECONDS - (claimed.now.getTime() - row.terminated_at!.getTime()) / 1000
+  if (remaining > 0) return { after_seconds: remaining }
   await purge(deps.sql, row.id)
   return { after_seconds: null }
 }
 
-/** Errors that trying again does not cure; all others go to the engine's back-off. */
+/** Whether a retry cannot succeed. All other errors are retried by the engine with a backoff. */
 function isFinal(error: unknown): error is DriverError {
   return [CapacityError, InvalidSpecError, AddressInUseError, DamagedDiskError, NotFoundError].some(
     (type) => error instanceof type,

@@ -1,11 +1,11 @@
-/** Every SQL statement on recoveries: their records, whose turn it is, and the objective that follows from them. */
+/** All SQL statements on recoveries: their records, recovery slots, and statistics. */
 import type { Config } from '../config.ts'
 import type { Query, Transaction } from '../db/database.ts'
 import type { Outbox } from '../events/outbox.ts'
 import { type Window, windowSql } from '../http/list.ts'
 import type { Cause, InstanceRow, Recovery } from './row.ts'
 
-/** Writes the record as it stands; called by `save` in the transaction of what was seen. */
+/** Inserts or updates the record of a recovery; called by `save` in its transaction. */
 export async function writeRecovery(tx: Transaction, row: InstanceRow, recovery: Recovery): Promise<void> {
   const columns = { environment_id: row.environment_id, instance_id: row.id, ...recovery }
   const { number: _, environment_id: _e, instance_id: _i, ...changing } = columns
@@ -14,37 +14,40 @@ export async function writeRecovery(tx: Transaction, row: InstanceRow, recovery:
     on conflict (environment_id, instance_id, number) do update set ${tx(changing)}`
 }
 
-/** Whether an instance that went down with its host may be started now; in a transaction, nobody else is told so meanwhile. */
+/**
+ * Whether an instance may restart now after a reboot of its host. A transaction keeps the slot until it ends, so no other
+ * transaction gets it.
+ */
 export async function hasRecoverySlot(
   query: Query,
   row: InstanceRow,
   config: Pick<Config, 'recovery'>,
 ): Promise<boolean> {
-  const [answer] = await query<{ turn: boolean }[]>`
-    select recovery_turn(${row.id}, ${row.observed_boot}, ${config.recovery.concurrency}) as turn`
-  return answer!.turn
+  const [found] = await query<{ has_slot: boolean }[]>`
+    select recovery_turn(${row.id}, ${row.observed_boot}, ${config.recovery.concurrency}) as has_slot`
+  return found!.has_slot
 }
 
-/** Wakes those who wait for their turn, after the recovery of this row has ended. */
+/** Wakes the instances that wait for a recovery slot, after the recovery of this row has ended. */
 export async function wakeWaitingForSlot(tx: Transaction, outbox: Outbox, row: InstanceRow): Promise<void> {
-  // One that was not started yet took nobody's turn.
+  // An instance that was not restarted held no slot.
   if (row.recovery?.cause !== 'host_rebooted' || row.recovery.attempts === 0) return
   const waiting = await tx<{ id: string; environment_id: string }[]>`
     select id, environment_id from instances_waiting_to_recover(${row.id})`
   for (const { id, environment_id } of waiting) outbox.wakes.push({ kind: 'instance', id, environment_id })
 }
 
-/** Records are kept for so many days of their environment's time. */
+/** Days of the environment's time for which records are kept. */
 const KEPT_DAYS = 90
 
-/** Deletes records older than that, of all environments. Returns how many. */
+/** Deletes older records, of all environments. Returns how many. */
 export async function purgeRecoveries(query: Query): Promise<number> {
   const { count } = await query`
     delete from recoveries where detected_at < environment_now(environment_id) - make_interval(days => ${KEPT_DAYS})`
   return count
 }
 
-/** A record as a list reads it. */
+/** A record in a list. */
 export type RecoveryRow = {
   ordinal: number
   cause: Cause
@@ -56,7 +59,7 @@ export type RecoveryRow = {
   outcome: Recovery['outcome']
 }
 
-/** One window of an instance's recoveries, by their numbers. */
+/** One window of an instance's recoveries, in the order of their numbers. */
 export async function listRecoveries(
   query: Query,
   environmentId: string,
@@ -70,10 +73,10 @@ export async function listRecoveries(
     ) as r where true ${windowSql(query, window)}`
 }
 
-/** Percentiles in seconds of one phase. */
+/** Percentiles of the duration of one phase, in seconds. */
 export type Percentiles = { p50: number; p90: number; p99: number; samples: number } | null
 
-/** What recoveries took, of one cause or (null) of all. */
+/** Durations of the recoveries with one cause, or with any cause (null). */
 export type ObjectiveRow = {
   cause: Cause | null
   total: number
@@ -84,7 +87,7 @@ export type ObjectiveRow = {
   downtime: Percentiles
 }
 
-/** Over all recoveries of the environment that have ended; the row of all comes first. */
+/** Statistics of all recoveries of the environment that have ended. The row of all causes is first. */
 export async function readObjective(query: Query, environmentId: string): Promise<ObjectiveRow[]> {
   const percentiles = (phase: 'detect' | 'restart' | 'ready' | 'downtime') => {
     const seconds = query(phase)

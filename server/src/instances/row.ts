@@ -16,58 +16,58 @@ export const STATUSES = [
 ] as const
 export type Status = (typeof STATUSES)[number]
 
-/** The public status while the machine is on its way to what is wanted. */
+/** The public status until the observed state matches the desired state. */
 export type Activity = 'provisioning' | 'starting' | 'rebooting' | 'resizing'
 
-/** Number of the run that should be there: each start that was wished for, and each after a failure, is a new one. */
+/** Number of the desired run: each requested start, and each restart after a failure, is a new run. */
 export const runOf = (row: Pick<InstanceRow, 'wanted_run' | 'observed_recoveries'>): number =>
   row.wanted_run + row.observed_recoveries
 
-/** Wanted is that it is gone: somebody said so, or its time is up. */
+/** Whether the instance is to be terminated, by a request or because it expired. */
 export const isTerminating = (row: Pick<InstanceRow, 'wanted_gone' | 'observed_expired'>): boolean =>
   row.wanted_gone || row.observed_expired
 
-/** Why the wish with this run and disk cannot be met; a wish with other numbers leaves it behind. */
+/** Why the desired state with this run and disk cannot be reached. It does not apply to other runs and disks. */
 export type Problem = { code: string; message: string; run: number; disk: number }
 
-/** Why a machine went down that nobody stopped. */
+/** Causes of the failure of a machine. */
 export const CAUSES = ['process_died', 'guest_panicked', 'guest_hung', 'host_rebooted', 'disk_error'] as const
 export type Cause = (typeof CAUSES)[number]
 
-/** What is remembered of the failures since the last start that somebody wished for; see recovery.ts. */
+/** The failures since the last start that a request caused; see recovery.ts. */
 export type Failures = {
-  /** `wanted_run` that they belong to. */
+  /** The `wanted_run` at the time of these failures. */
   wish: number
   /** The run that failed last. */
   run: number
   cause: Cause
-  /** Since when it is down; null: unknown. */
+  /** Time since which the machine is down; null when unknown. */
   down_since: string | null
-  /** Failures without ten healthy minutes between them. */
+  /** Consecutive failures without ten healthy minutes between them. */
   streak: number
-  /** When those of the last half hour were seen. */
+  /** Detection times of the failures within the last 30 minutes. */
   at: string[]
 }
 
-/** How a recovery ended: `cancelled` by a stop or a termination. */
+/** Outcomes of a recovery; a stop or a termination makes it `cancelled`. */
 export const OUTCOMES = ['recovered', 'failed', 'cancelled'] as const
 
-/** The record of a recovery, from the moment that a failure is seen. Times are ISO texts. */
+/** The record of a recovery, from the detection of the failure. Times are ISO 8601 strings. */
 export type Recovery = {
-  /** 1 for the first of its instance. */
+  /** Starts at 1 for each instance. */
   number: number
   cause: Cause
   detected_at: string
   down_since: string | null
   attempts: number
-  /** Of the last attempt. */
+  /** Start of the last attempt. */
   started_at: string | null
   ended_at: string | null
-  /** Null while it is under way. */
+  /** Null while the recovery is in progress. */
   outcome: (typeof OUTCOMES)[number] | null
 }
 
-/** A row of `instances`. `wanted_*`: written by wishes. `observed_*`: written by `observe` alone. */
+/** A row of `instances`. Requests write the desired state (`wanted_*`), `observe` the observed state (`observed_*`). */
 export type InstanceRow = MutableFields & {
   id: string
   environment_id: string
@@ -89,9 +89,9 @@ export type InstanceRow = MutableFields & {
   created_at: Date
   updated_at: Date
   expires_at: Date | null
-  /** The key that it was made by. */
+  /** The key that created it. */
   created_by: string | null
-  /** The budget that counts it. */
+  /** The budget that it counts against. */
   budget_id: string | null
 
   wanted_power: 'running' | 'stopped'
@@ -103,7 +103,7 @@ export type InstanceRow = MutableFields & {
   wanted_vcpus: number
   wanted_memory_bytes: number
   wanted_disk_bytes: number
-  /** The size before a change that has not come to its end; null: none is under way. Kept by `save`. */
+  /** The size before a resize that is not yet complete; null when there is none. Written by `save`. */
   wanted_size_before: { plan: string; vcpus: number; memory_bytes: number; disk_bytes: number } | null
   wanted_public_ip: string | null
   wanted_activity: Activity
@@ -124,19 +124,19 @@ export type InstanceRow = MutableFields & {
   observed_public_ip: string | null
   observed_ports: PortForward[]
   observed_started_at: Date | null
-  /** Since when the guest that runs now is up. */
+  /** Time since which the running guest is ready. */
   observed_ready_at: Date | null
-  /** Boot of the host at the last look. */
+  /** Boot ID of the host at the last pass. */
   observed_boot: string | null
   observed_failures: Failures | null
   observed_recovering: boolean
   observed_recovery_attempts: number
   observed_recoveries: number
   observed_problem: Problem | null
-  /** A look came after `expires_at`. */
+  /** Whether a pass ran after `expires_at`. */
   observed_expired: boolean
 
-  /** The last recovery, or the one that is under way; kept by `save`. */
+  /** The last recovery, or the one in progress. Written by `save`. */
   recovery: Recovery | null
 
   status: Status

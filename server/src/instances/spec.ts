@@ -5,7 +5,7 @@ import { open } from '../lib/secret-box.ts'
 import { findSubnet } from '../subnets/store.ts'
 import { type InstanceRow, runOf } from './row.ts'
 
-/** What a driver is to make of this row, under a claim of its key. */
+/** The machine that the desired state of this row describes, under the lease of a claim. */
 export async function specOf(deps: Deps, row: InstanceRow, lease: number): Promise<MachineSpec> {
   const subnet = await findSubnet(deps.sql, row.environment_id, row.subnet_id)
   if (!subnet) throw new Error(`subnet ${row.subnet_id} of ${row.id} is missing`)

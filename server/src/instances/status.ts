@@ -2,12 +2,12 @@ import type { EventType } from '../events/catalog.ts'
 import { pickFields } from './fields.ts'
 import { type InstanceRow, isTerminating, type Problem, runOf, type Status } from './row.ts'
 
-/** The only moves that a status makes; a property test walks random histories against this table. */
+/** The transitions that each status allows; a property test checks random histories against this table. */
 export const MOVES: Record<Status, readonly Status[]> = {
   provisioning: ['running', 'stopping', 'failed', 'terminating'],
   running: ['stopping', 'stopped', 'rebooting', 'resizing', 'recovering', 'provisioning', 'failed', 'terminating'],
   stopping: ['stopped', 'failed', 'terminating'],
-  // Stopping again: a process that stood still for longer than its lease has started what was stopped meanwhile.
+  // Stopped to stopping: a worker that paused for longer than its lease started the machine after it was stopped.
   stopped: ['starting', 'stopping', 'resizing', 'provisioning', 'terminating'],
   starting: ['running', 'stopping', 'recovering', 'failed', 'terminating'],
   rebooting: ['running', 'stopping', 'recovering', 'failed', 'terminating'],
@@ -18,14 +18,14 @@ export const MOVES: Record<Status, readonly Status[]> = {
   terminated: [],
 }
 
-/** The problem that stands in the way of the present wish; null when there is none, or it belongs to an older wish. */
+/** The problem that prevents the current desired state; null when there is none, or it belongs to an earlier one. */
 export function currentProblem(row: InstanceRow): Problem | null {
   const problem = row.observed_problem
   if (!problem || row.wanted_power === 'stopped') return null
   return problem.run === runOf(row) && problem.disk === row.wanted_disk ? problem : null
 }
 
-/** True when the guest of the wanted run was up and powered itself off: the instance is stopped and stays so. */
+/** Whether the guest of the current run was ready and powered itself off. The instance then stays stopped. */
 export function poweredItselfOff(row: InstanceRow): boolean {
   const current = row.observed_run === runOf(row) && row.observed_disk === row.wanted_disk
   return (
@@ -33,7 +33,7 @@ export function poweredItselfOff(row: InstanceRow): boolean {
   )
 }
 
-/** The status that the API shows, from the row alone. */
+/** The public status, derived from the desired and the observed state of the row. */
 export function statusOf(row: InstanceRow): Pick<InstanceRow, 'status' | 'status_reason'> {
   const plain = (status: Status) => ({ status, status_reason: null })
   if (row.terminated_at) return { status: 'terminated', status_reason: endReason(row) }
@@ -52,23 +52,26 @@ export function statusOf(row: InstanceRow): Pick<InstanceRow, 'status' | 'status
     row.observed_run === runOf(row) &&
     row.observed_disk === row.wanted_disk
   if (met) return plain('running')
-  // A new disk is on its way to its first boot, whatever comes between.
+  // Until the first boot of a new disk succeeds, the status is that of the request.
   const wasUp = row.observed_ready_disk === row.wanted_disk
   return plain(row.observed_recovering && wasUp ? 'recovering' : row.wanted_activity)
 }
 
-/** The size before a change that has not come to its end; null: none is under way. */
+/** The size before a resize that is not yet complete; null when there is none. */
 export function sizeUnderWay(row: InstanceRow): InstanceRow['wanted_size_before'] {
   return row.status === 'running' || row.status === 'stopped' ? null : row.wanted_size_before
 }
 
-/** Why it ends, when nobody asked for it. */
+/** Why the instance terminates without a request. */
 function endReason(row: InstanceRow): InstanceRow['status_reason'] {
   if (row.wanted_gone || !row.observed_expired) return null
-  return { code: 'expired', message: 'Its time was up (expires_at), as the budget of the key that made it says.' }
+  return {
+    code: 'expired',
+    message: 'The instance expired (expires_at). The budget of the key that created it limits its lifetime.',
+  }
 }
 
-/** The events that the difference of two rows tells. `before` is null for a new instance. */
+/** The events to emit for a change of a row. `before` is null for a new instance. */
 export function eventsOf(before: InstanceRow | null, after: InstanceRow): EventType[] {
   if (!before) return ['instance.created']
   const from = before.status

@@ -1,4 +1,4 @@
-/** Every SQL statement on instances. Each write is one transaction: row, events, wake. */
+/** All SQL statements on instances. Each write is one transaction: row, events, wake. */
 import { releaseAddresses } from '../addresses/store.ts'
 import { releaseBudget } from '../budgets/store.ts'
 import type { Query, Transaction } from '../db/database.ts'
@@ -18,7 +18,7 @@ import type { InstanceRow } from './row.ts'
 import { eventsOf, sizeUnderWay, statusOf } from './status.ts'
 import { requestOf } from './trace.ts'
 
-/** Where a write gathers its events and what it uses; see `transact`. */
+/** The outbox of a write, for its events, wakes and quota usage; see `withOutbox`. */
 export type InstanceContext = Pick<Deps, 'config'> & { outbox: Outbox }
 
 /** Wakes the instance's reconciler when the transaction commits. */
@@ -26,7 +26,7 @@ export function wakeInstance(outbox: Outbox, { id, environment_id }: { id: strin
   outbox.wakes.push({ kind: 'instance', id, environment_id })
 }
 
-/** The row as it stands, for reading; null when there is none in this environment, or it left 24 hours ago. */
+/** Reads a row without locking it. Null when the environment has none, or it was terminated more than 24 hours ago. */
 export async function find(query: Query, environmentId: string, id: string): Promise<InstanceRow | null> {
   const [row] = await query<InstanceRow[]>`
     select * from instances where id = ${id} and environment_id = ${environmentId}
@@ -35,13 +35,13 @@ export async function find(query: Query, environmentId: string, id: string): Pro
   return row ?? null
 }
 
-/** The row by its id alone, for the engine. */
+/** Reads a row by its ID alone, for the engine. */
 export async function load(query: Query, id: string): Promise<InstanceRow | null> {
   const [row] = await query<InstanceRow[]>`select * from instances where id = ${id}`
   return row ?? null
 }
 
-/** Locks the row until the transaction ends; with the environment's time. */
+/** Locks and reads the row, with the environment's time. */
 export async function lock(
   tx: Transaction,
   environmentId: string,
@@ -55,7 +55,7 @@ export async function lock(
   return { row, now }
 }
 
-/** The columns of a new row that are not derived. */
+/** The columns of a new row, without those that are derived. */
 export type NewRow = Omit<InstanceRow, 'ordinal' | 'status' | 'status_reason' | 'version'>
 
 /** Inserts rows in one statement: computes their status, wakes their reconcilers and emits `instance.created`. */
@@ -86,16 +86,17 @@ export async function insertRows(
   })
 }
 
-/** A row as JSON that PostgreSQL reads: bytes as hexadecimal text. */
+/** A row as JSON that PostgreSQL can parse: bytes as hexadecimal text. */
 const toJson = (row: InstanceRow) => {
   const { user_data } = row
   return { ...row, user_data: user_data && `\\x${Buffer.from(user_data).toString('hex')}` }
 }
 
 /**
- * The one way to change a row. Computes the public status, raises the version when what the API shows has changed, keeps
- * the record of recoveries, and emits the events of the difference. Called by the writers of wishes and by `observe`; the row must be locked.
- * @param requestId what the events name as their cause: the request itself, or, observed later, that of the wish
+ * Updates a locked row; all changes go through here. Computes the public status, increments the version when the API
+ * representation changes, writes the record of recoveries, and emits the events of the change. Called for desired changes
+ * and by `observe`.
+ * @param requestId the `request_id` of the events: the current request, or the one that wrote the desired state
  */
 export async function save(
   tx: Transaction,
@@ -126,7 +127,7 @@ export async function save(
 const shown = (row: InstanceRow, { config }: InstanceContext): string => JSON.stringify(present(row, config))
 const equal = (a: unknown, b: unknown): boolean => a === b || JSON.stringify(a) === JSON.stringify(b)
 
-/** The events of the difference, and what is now used more or less of. */
+/** Adds the events of a change and the change of quota usage to the outbox. */
 function emitDifference(
   { config, outbox }: InstanceContext,
   before: InstanceRow | null,
@@ -143,7 +144,7 @@ function emitDifference(
     outbox.events.push({
       type,
       resource_id: after.id,
-      // A recovery was caused by nobody's request.
+      // No request causes a recovery.
       request_id: type === 'instance.recovering' || type === 'instance.recovered' ? null : requestId,
       data: { object: { object: 'instance', ...shown }, ...(previous && { previous }), ...(details && { details }) },
     })
@@ -151,31 +152,31 @@ function emitDifference(
 }
 
 /**
- * Records a look at the machine, under the fence of the claim. `decide` sees the row as it will be and may add what the
- * decision itself remembers (a problem, the end); everything is one transaction, so a status never shows half of it.
- * Its second argument says whether a start may happen now that has to wait for its turn.
+ * Records the observed state, fenced by the lease of the claim. `decide` gets the row with the new observed state and can
+ * change further columns (a problem, the termination). All changes are one transaction, so clients see all or none.
+ * The second argument of `decide` is whether the instance has a recovery slot, or needs none.
  */
 export async function observe<T>(
   deps: Deps,
   claimed: Claim,
   machine: ObservedMachine | null,
-  decide: (row: InstanceRow, turn: boolean) => { result: T; changes: Partial<Observed>; gone?: boolean },
+  decide: (row: InstanceRow, hasSlot: boolean) => { result: T; changes: Partial<Observed>; terminated?: boolean },
 ): Promise<T | null> {
-  const look = async (query: Query, row: InstanceRow) => {
+  const evaluate = async (query: Query, row: InstanceRow) => {
     const seen = { ...row, ...observed(row, machine, claimed.now) }
     const decided = decide(seen, !needsRecoverySlot(seen, machine) || (await hasRecoverySlot(query, seen, deps.config)))
     return { ...decided, next: { ...seen, ...decided.changes } }
   }
-  // Most looks find what is known already; they take no lock and write nothing.
+  // Most passes observe no change. They take no lock and write nothing.
   const known = await load(deps.sql, claimed.id)
   if (!known) return null
-  const first = await look(deps.sql, known)
-  if (!first.gone && equal(known, first.next)) return first.result
+  const first = await evaluate(deps.sql, known)
+  if (!first.terminated && equal(known, first.next)) return first.result
   const lockRow = async (tx: Transaction) => (await lock(tx, claimed.environment_id, claimed.id))?.row ?? null
   return record(deps, claimed, known.mode, lockRow, async (tx, outbox, row) => {
-    const { next, gone, result } = await look(tx, row)
-    const end = gone ? { terminated_at: claimed.now, user_data: null } : {}
-    if (gone) await releaseAll(tx, row)
+    const { next, terminated, result } = await evaluate(tx, row)
+    const end = terminated ? { terminated_at: claimed.now, user_data: null } : {}
+    if (terminated) await releaseAll(tx, row)
     else if (next.observed_public_ip !== row.observed_public_ip) await releaseUnused(tx, next)
     const context = { config: deps.config, outbox }
     await save(tx, context, row, { ...next, ...end }, claimed.now, requestOf(row))
@@ -183,24 +184,24 @@ export async function observe<T>(
   })
 }
 
-/** Gives back all that the instance held: addresses, and its part of a budget. */
+/** Releases the instance's addresses and its share of a budget. */
 async function releaseAll(tx: Transaction, row: InstanceRow): Promise<void> {
   await releaseAddresses(tx, row.id)
   await releaseBudget(tx, row.budget_id, { instances: 1, vcpus: row.wanted_vcpus })
 }
 
-/** Gives back public addresses that the instance neither wants nor still holds. */
+/** Releases public addresses that are in neither the desired nor the observed state. */
 async function releaseUnused(query: Query, row: InstanceRow): Promise<void> {
   const kept = [row.private_ip, row.wanted_public_ip, row.observed_public_ip].filter((ip) => ip !== null)
   await query`delete from addresses where instance_id = ${row.id} and not address = any(${kept}::inet[])`
 }
 
-/** Removes rows that nobody can read any more. */
+/** Deletes the row of an instance whose time-to-live after termination has passed. */
 export async function purge(query: Query, id: string): Promise<void> {
   await query`delete from instances where id = ${id} and status = 'terminated'`
 }
 
-/** Wakes the instances of all tenants that wait for this image; called when its import has ended, whatever its result. */
+/** Wakes the instances of all tenants that wait for this image; called when its import has succeeded or failed. */
 export async function wakeInstancesWaitingForImage(tx: Transaction, outbox: Outbox, imageId: string): Promise<void> {
   for (const row of await tx<{ id: string; environment_id: string }[]>`
     select id, environment_id from instances_waiting_for_image(${imageId})`) {
@@ -209,8 +210,8 @@ export async function wakeInstancesWaitingForImage(tx: Transaction, outbox: Outb
 }
 
 /**
- * How long instances of this image took lately from the request until the guest was up: of the last 50 of the
- * environment, in its own time. Null when there was none.
+ * Seconds from the request until the guest was ready, of the last 50 instances of this image in the environment, in its
+ * own time. Null when there are none.
  */
 export async function readReadyTimes(
   query: Query,
@@ -224,6 +225,6 @@ export async function readReadyTimes(
       select extract(epoch from ready_at - created_at)::float8 as seconds from instances
       where environment_id = ${environmentId} and image_id = ${imageId} and ready_at is not null and wanted_disk = 1
       order by ordinal desc limit 50
-    ) as lately`
+    ) as recent`
   return row!.p50 === null ? null : { p50: row!.p50, p90: row!.p90, samples: row!.samples }
 }
