@@ -73,7 +73,7 @@ async function checkPrivileges(owner: Sql, { database_app_url }: Settings): Prom
   const missing = await missingPrivileges(owner)
   if (missing === null || (database_app_url !== null && (await groupsExist(owner)))) return
   throw new StartupError(
-    `The role of DATABASE_URL cannot create the roles that keep tenants apart. Run as a superuser: ${missing} Or create the roles and set DATABASE_APP_URL and DATABASE_ENGINE_URL; see README.md.`,
+    `The role of DATABASE_URL cannot create the roles that keep tenants apart. Run as a superuser: ${missing} Or create the roles and set DATABASE_APP_URL and DATABASE_ENGINE_URL; see docs/running.md.`,
   )
 }
 
