@@ -79,18 +79,18 @@ describe('engine', { timeout: 240_000 }, () => {
   })
 
   test('retries a step that throws, and records its error', async () => {
-    let tries = 0
+    let attempts = 0
     const step = async () => {
-      if (++tries < 3) throw new Error(`try ${tries}`)
+      if (++attempts < 3) throw new Error(`attempt ${attempts}`)
       return { after_seconds: 3600 }
     }
     await start({ failing: step }, { poll_ms: 50 })
     await wake(sql, 'failing', 'a', 'env_1')
     await until(
       'a second failure',
-      async () => (await sql`select 1 from work where kind = 'failing' and last_error = 'try 2'`).length > 0,
+      async () => (await sql`select 1 from work where kind = 'failing' and last_error = 'attempt 2'`).length > 0,
     )
-    await until('a third attempt', () => tries === 3)
+    await until('a third attempt', () => attempts === 3)
   })
 
   test('stop waits for the running pass and claims no more keys', async () => {

@@ -11,7 +11,7 @@ before(async () => {
   ;({ sql, owner } = await createTestDatabase())
 })
 
-/** A driver's listing that the test writes, with rows that describe `kept`. */
+/** A sweep over a list of machines that the test sets; the machines in `kept` have rows. */
 function world(kept: string[]) {
   const state = { listed: [] as string[], removed: [] as string[], fails: false }
   const sweep = {
@@ -23,7 +23,7 @@ function world(kept: string[]) {
     unknown: async (ids: string[]) => ids.filter((id) => !kept.includes(id)),
     remove: async (id: string) => void state.removed.push(id),
   }
-  /** One pass in a process of its own: nothing in memory carries over. */
+  /** One pass with a new reconciler, so that no state in memory is shared. */
   const pass = () => orphanSweepReconciler(sql, silentLog, { s: sweep })({ id: 's' } as never)
   return { state, pass }
 }
@@ -31,7 +31,7 @@ function world(kept: string[]) {
 describe('the orphan sweep', () => {
   beforeEach(async () => void (await owner`truncate sweep_suspects`))
 
-  test('removes an orphan that two sweeps in a row have found, and nothing that a row describes', async () => {
+  test('removes a machine without a row when two consecutive sweeps found it', async () => {
     const { state, pass } = world(['a'])
     state.listed = ['a', 'b']
     await pass()
@@ -40,7 +40,7 @@ describe('the orphan sweep', () => {
     assert.deepEqual(state.removed, ['b'])
   })
 
-  test('takes an orphan that was missing for one sweep for a new one', async () => {
+  test('keeps an orphan that the previous sweep did not find', async () => {
     const { state, pass } = world([])
     for (const listed of [['b'], ['c'], ['b']]) {
       state.listed = listed
@@ -64,7 +64,7 @@ describe('the orphan sweep', () => {
     assert.deepEqual(state.removed, [])
   })
 
-  test('ends when its region is no longer configured', async () => {
+  test('deletes its work key when its region is no longer configured', async () => {
     const reconcile = orphanSweepReconciler(sql, silentLog, {})
     assert.deepEqual(await reconcile({ id: 'old' } as never), { after_seconds: null })
   })

@@ -1,4 +1,4 @@
-/** A worker for `loop.test.ts`: claims a key, says so, and stays in its step until it is killed. */
+/** A worker for `loop.test.ts`: claims a key, reports it, and stays in its step until the process is killed. */
 import { connect } from '../db/database.ts'
 import { systemClock } from '../lib/clock.ts'
 import { silentLog } from '../lib/log.ts'

@@ -78,7 +78,7 @@ describe('work', () => {
     assert.equal((await takeOne()).attempts, 1)
   })
 
-  test('back-off doubles and is bounded', () => {
+  test('the backoff doubles, up to a limit', () => {
     assert.deepEqual([0, 1, 2, 6, 7, 500].map(backoffSeconds), [0.5, 1, 2, 32, 60, 60])
   })
 

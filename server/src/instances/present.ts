@@ -13,13 +13,13 @@ export const TERMINATED_TTL_SECONDS = 24 * 3600
 export function present(row: InstanceRow, config: Pick<Config, 'public_url'>): Static<typeof Instance> {
   const publicPort = (port: number) => row.observed_ports.find((p) => p.guest_port === port)?.host_port ?? null
   const sshPort = publicPort(22)
-  const gone = row.terminated_at !== null
+  const terminated = row.terminated_at !== null
   return {
     id: row.id,
     status: row.status,
     region: row.region,
     plan: row.wanted_plan,
-    public_ip: gone ? null : row.wanted_public_ip,
+    public_ip: terminated ? null : row.wanted_public_ip,
     created_at: timestamp(row.created_at),
     links: {
       self: `${config.public_url}/v2/instances/${row.id}`,
@@ -29,7 +29,7 @@ export function present(row: InstanceRow, config: Pick<Config, 'public_url'>): S
     hostname: row.hostname,
     image: row.image,
     image_id: row.image_id,
-    private_ip: gone ? null : row.private_ip,
+    private_ip: terminated ? null : row.private_ip,
     network: {
       subnet_id: row.subnet_id,
       assign_public_ip: row.wanted_public_ip !== null,
