@@ -1,11 +1,11 @@
 /**
- * Looks at the host's processes every few milliseconds, in a thread of its own, so that neither a busy test nor its
- * waits leave a gap. A look costs a listing of /proc; files are read only of processes that may be, or may become, a
+ * Reads the processes of the host every few milliseconds, in a thread of its own, so that neither a busy test nor its
+ * waits leave a gap. A pass costs a listing of /proc. It reads files only of processes that may be, or may become, a
  * machine of this data directory.
  *
  * A process that was forked and has not called exec has its parent's command line, and each step of the chain that ends
  * in QEMU replaces the one before (drivers/qemu/launch.ts). So a process whose command line names the data directory, is
- * its parent's or is none yet is read again at each look, until it is QEMU or gone; all others are left alone.
+ * its parent's or is empty is read again in each pass, until it is QEMU or gone; all others are ignored.
  */
 import { readdirSync, readFileSync } from 'node:fs'
 import { type MessagePort, workerData } from 'node:worker_threads'
@@ -16,11 +16,11 @@ const STOP = 0
 const ENDED = 1
 
 const INTERVAL_MS = 10
-/** Looks after which a process without a command line of its own stays what it is: one of the kernel's, or a subshell. */
+/** Passes after which a process without a command line of its own is ignored: a kernel thread, or a subshell. */
 const MAX_EARLY_LOOKS = 2_000
 
 type Machine = { pid: number; id: string; start_time: string; parent: number }
-/** What is known of a process: a machine, something else for good, or so many looks at nothing that is either. */
+/** The kind of a process: a machine, something else, or the number of passes in which it was neither. */
 type Known = Machine | 'other' | number
 
 const { data_dir, port, flags }: WatchData = workerData

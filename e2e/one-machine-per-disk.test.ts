@@ -18,7 +18,7 @@ after(() => {
   for (const child of started) child.kill('SIGKILL')
 })
 
-/** A process that looks like the machine of an instance, and does what the script says. */
+/** A process with the command line of a machine of an instance, which does what the script says. */
 async function machine(id: string, script: string): Promise<ChildProcess> {
   const child = spawn('sh', ['-c', script, '-name', `guest=${folderOf(id)}`], {
     argv0: 'qemu-system-x86_64',
@@ -41,7 +41,7 @@ async function end(child: ChildProcess): Promise<void> {
   await ended
 }
 
-/** Has an instance get two, again and again until one was seen: so the probe has looked at all that there is. */
+/** Starts a second machine of an instance, repeatedly, until the watch has reported one. */
 async function looked(): Promise<{ pid: number }> {
   const first = await up('z')
   const before = probe.findings().length
@@ -82,7 +82,7 @@ test('what a machine forks, and what a starter is before it becomes one, are no 
   assert.deepEqual(ofOthers(probe.stop()), [])
 })
 
-test('a process that was forked by somebody else, and seen before it became a machine, is one', async () => {
+test('a process that was read between fork and exec of another process is watched until it is a machine', async () => {
   const script = `(read go; exec -a qemu-system-x86_64 sh -c '${LIVES}' -name "guest=$FOLDER") <&0 & wait`
   const other = spawn('bash', ['-c', script], { env: { ...process.env, FOLDER: folderOf('a') } })
   started.push(other)

@@ -10,18 +10,18 @@ const END_MS = 5_000
 export type MachineProbe = {
   /** The instances that had two processes at once, until now. */
   findings(): string[]
-  /** Looks once more and no longer; gives all findings. */
+  /** Reads the processes once more and stops; returns all findings. */
   stop(): string[]
 }
 
-/** Looks until it is stopped. */
+/** Watches until it is stopped. */
 export function probeMachines(dataDir: string): MachineProbe {
   const { port1, port2 } = new MessageChannel()
   const flags = new Int32Array(new SharedArrayBuffer(8))
   const data: WatchData = { data_dir: dataDir, port: port2, flags }
   const watch = new Worker(new URL('machine-watch.ts', import.meta.url), { workerData: data, transferList: [port2] })
   const found: string[] = []
-  watch.unref() // its errors are nobody's to catch: they fail the test
+  watch.unref() // its errors fail the test
   port1.unref()
   function findings(): string[] {
     for (let next = receiveMessageOnPort(port1); next; next = receiveMessageOnPort(port1)) found.push(next.message)

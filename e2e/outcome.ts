@@ -5,7 +5,7 @@
 import type { ApiResponse } from './control-plane.ts'
 import { findingsOf, InvariantViolationError } from './watch.ts'
 
-/** `unknown`: the client cannot tell whether the request took effect. */
+/** `unknown`: the response does not show whether the request took effect. */
 export type Outcome = 'done' | 'refused' | 'unknown'
 
 /** The codes of a connection whose other end was killed or does not listen yet. */

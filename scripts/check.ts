@@ -1,5 +1,5 @@
 /**
- * What every commit must pass beside the tests: types, style and the length of functions (biome.json), file sizes, no
+ * What every commit must pass beside the tests: types, style and the length of functions (biome.json), file sizes, words, no
  * unused exports, files or dependencies (knip.json), fresh generated files, and a strict ruleset for the API description
  * (redocly.yaml).
  */
@@ -7,6 +7,7 @@ import { spawn } from 'node:child_process'
 import { existsSync, globSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { generateAll } from './generated.ts'
+import { checkFiles } from './words/check.ts'
 
 const root = join(import.meta.dirname, '..')
 const bin = join(root, 'node_modules/.bin')
@@ -22,6 +23,7 @@ const CHECKS: Record<string, () => Promise<string[]>> = {
   style: () => tool('biome', ['check', '--error-on-warnings', '.']),
   contract: () => tool('redocly', ['lint', 'openapi.json', '--format=stylish', '--max-problems=50'], LINT_OFFLINE),
   unused: () => tool('knip', ['--no-progress']),
+  words: async () => checkFiles(root),
   sizes: async () => sizeFaults(sourceFiles()),
   generated: async () => {
     const stale = (await generateAll()).filter(({ path, text }) => readOrNull(path) !== text)

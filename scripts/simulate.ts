@@ -1,5 +1,5 @@
 /**
- * `npm run simulate -- [--seeds N] [--seed S] [--steps N] [--jobs N] [--no-receivers] [--bug NAME]`: histories of the
+ * `npm run simulate -- [--seeds N] [--seed S] [--steps N] [--jobs N] [--no-receivers] [--mutant NAME]`: histories of the
  * whole control plane; a seed is one. Several processes share the seeds, each with a database of its own.
  */
 import { type ChildProcess, spawn } from 'node:child_process'
@@ -12,14 +12,14 @@ import { MUTANTS } from '../server/src/simulation/mutants.ts'
 
 const text = { type: 'string' } as const
 const { values } = parseArgs({
-  options: { seeds: text, seed: text, steps: text, jobs: text, bug: text, 'no-receivers': { type: 'boolean' } },
+  options: { seeds: text, seed: text, steps: text, jobs: text, mutant: text, 'no-receivers': { type: 'boolean' } },
 })
-const { seed = '1', seeds = values.seed === undefined ? '50' : '1', steps = '200', bug } = values
+const { seed = '1', seeds = values.seed === undefined ? '50' : '1', steps = '200', mutant } = values
 const { jobs = String(availableParallelism()) } = values
 for (const [name, given] of Object.entries({ seeds, seed, steps, jobs })) {
   if (!/^\d{1,9}$/.test(given)) fail(`--${name} is a whole number`)
 }
-if (bug !== undefined && !(bug in MUTANTS)) fail(`--bug is one of ${Object.keys(MUTANTS).join(', ')}`)
+if (mutant !== undefined && !(mutant in MUTANTS)) fail(`--mutant is one of ${Object.keys(MUTANTS).join(', ')}`)
 
 const file = join(import.meta.dirname, '../server/src/simulation/simulation.test.ts')
 const args = ['--test', '--test-reporter=spec', '--test-timeout=86400000', file]
@@ -41,7 +41,7 @@ const codes = Array.from({ length: count }, async (_, job) => {
     TEST_DATABASE_URL: server.url,
     ...{ SIMULATE_SEEDS: `${to - from}`, SIMULATE_SEED: `${Number(seed) + from}`, SIMULATE_STEPS: steps },
     ...(values['no-receivers'] && { SIMULATE_RECEIVERS: 'false' }),
-    ...(bug && { SIMULATE_BUG: bug }),
+    ...(mutant && { SIMULATE_MUTANT: mutant }),
   }
   const child = spawn(process.execPath, args, { env, stdio: ['ignore', 'inherit', 'inherit'] })
   children.push(child)
@@ -54,7 +54,7 @@ process.exitCode = interrupted ? 1 : worst
 
 function fail(why: string): never {
   process.stderr.write(
-    `${why}: npm run simulate -- [--seeds N] [--seed S] [--steps N] [--jobs N] [--no-receivers] [--bug NAME]\n`,
+    `${why}: npm run simulate -- [--seeds N] [--seed S] [--steps N] [--jobs N] [--no-receivers] [--mutant NAME]\n`,
   )
   process.exit(1)
 }

@@ -4,7 +4,7 @@ import { until } from '../testing/until.ts'
 import type { Subject } from './faults.ts'
 import type { MatrixWorld, Worker } from './world.ts'
 
-/** A world that does not come to rest in this real time never does. */
+/** Real time after which a world that still has due keys has failed. */
 const DEADLINE_SECONDS = 600
 const INTERVAL_MS = 2
 
@@ -61,9 +61,9 @@ async function secondsUntilDue(owner: Sql, environmentId: string): Promise<numbe
 }
 
 /**
- * Lets one worker look until the faults have fallen and nothing more goes on. Then its leases run out, as those of a
- * process that is dead or hangs, and another one looks to the end; what hung ends only after it was taken over.
- * @param work has a worker look at all that there is to be done
+ * Runs one worker until the faults have occurred and no key is due. Then its leases end, as those of a process that is
+ * killed or hangs, and a second worker continues; a step that hung continues only after its key was taken over.
+ * @param work runs everything that is due with a worker
  */
 export async function throughFaults(
   world: MatrixWorld,

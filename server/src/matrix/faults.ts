@@ -1,5 +1,5 @@
 /**
- * What may go wrong at one point of a look, and who decides where it does.
+ * The faults that one point of a pass can have, and where they occur.
  *
  * A point is a call of a driver, a transaction, a statement, or the moment when a worker gives its key back. A script
  * names one point of one subject (a key of the work table) by its number since the script was armed, so that the same
@@ -14,14 +14,14 @@ import { Died } from './machines.ts'
 export const FAULTS = {
   fails_before: 'It fails, and nothing has happened.',
   fails_after: 'It happens, and then something else in it fails.',
-  reply_lost: 'It happens, and who asked is told that it may not have.',
-  times_out: 'It hangs until the lease has run out and somebody else looks, and then it has not happened.',
+  reply_lost: 'It takes effect, and the caller gets an error.',
+  times_out: 'It hangs until the lease has ended and another worker has taken over; it has no effect.',
   times_out_after: 'It hangs just so, but it has happened.',
   killed_before: 'The process dies before.',
   killed_after: 'The process dies right after.',
   run_twice: 'It is done twice.',
   refused: 'It can never succeed.',
-  wished_meanwhile: 'A user wishes for something else while it is being done.',
+  changed_meanwhile: 'A request changes the desired state during the step.',
 } as const
 export type Fault = keyof typeof FAULTS
 
@@ -33,7 +33,7 @@ export function faultsAt(point: Point): Fault[] {
   if (point === 'statement') return ['fails_before']
   if (point === 'importer start') return ['fails_before', 'fails_after']
   if (point === 'driver get' || point === 'driver list') return ['fails_before', 'times_out', 'killed_before']
-  const always: Fault[] = ['fails_before', 'reply_lost', 'killed_before', 'killed_after', 'wished_meanwhile']
+  const always: Fault[] = ['fails_before', 'reply_lost', 'killed_before', 'killed_after', 'changed_meanwhile']
   return point.startsWith('driver ')
     ? [...always, 'fails_after', 'times_out', 'times_out_after', 'run_twice', 'refused']
     : always
@@ -51,15 +51,15 @@ export type Subject = {
   fired: boolean
   /** Ends the hanging, if it hangs. */
   release: (() => void) | null
-  /** Carries out the other wish of `wished_meanwhile`. */
+  /** Sends the other request of `changed_meanwhile`. */
   meanwhile: (() => Promise<void>) | null
-  /** Told of each point, where somebody rehearses. */
+  /** Called at each point while passes are recorded. */
   visited: ((point: Point) => void) | null
 }
 
 export class Faults {
   readonly #subjects = new Map<string, Subject>()
-  readonly #looking = new AsyncLocalStorage<Subject>()
+  readonly #reconciling = new AsyncLocalStorage<Subject>()
   /** Steps that hang or have died since this was last cleared: whether they still hold their key, by its name. */
   readonly lost = new Map<string, boolean>()
 
@@ -82,7 +82,7 @@ export class Faults {
 
   /** All that is done below belongs to the subject. */
   within<T>(name: string, work: () => Promise<T>): Promise<T> {
-    return this.#looking.run(this.of(name), work)
+    return this.#reconciling.run(this.of(name), work)
   }
 
   /** For what is synchronous: throws before or after the effect. */
@@ -97,14 +97,14 @@ export class Faults {
   /**
    * Does `effect`, with the fault that the script has for this point and subject.
    * @param attempt what comes instead of the effect when the process dies or the server gives up in the middle of it
-   * @param name of the subject, where it is not that of the look
+   * @param name of the subject, where it is not that of the pass
    */
   async at<T>(
     point: Point,
     effect: () => Promise<T>,
     options: { attempt?: () => Promise<unknown>; name?: string; error?: () => Error } = {},
   ): Promise<T> {
-    const subject = options.name === undefined ? this.#looking.getStore() : this.of(options.name)
+    const subject = options.name === undefined ? this.#reconciling.getStore() : this.of(options.name)
     const fault = subject && this.#due(point, subject)
     const { attempt = async () => {}, error = failure } = options
     if (!subject || !fault) return effect()
@@ -136,8 +136,8 @@ export class Faults {
         return effect()
       case 'refused':
         throw new CapacityError('refused', 'The host refuses, for a test.')
-      case 'wished_meanwhile':
-        await this.#looking.exit(() => subject.meanwhile!())
+      case 'changed_meanwhile':
+        await this.#reconciling.exit(() => subject.meanwhile!())
         return effect()
     }
   }
@@ -153,14 +153,14 @@ export class Faults {
     })
   }
 
-  /** Nothing of this look runs any more. */
+  /** The process of this pass has ended. */
   #die(point: Point, { name }: Subject, holdsKey: boolean): Promise<never> {
     this.lost.set(name, holdsKey)
     if (point.startsWith('driver ')) throw new Died()
     return new Promise(() => {})
   }
 
-  #due(point: Point, subject = this.#looking.getStore()): Fault | null {
+  #due(point: Point, subject = this.#reconciling.getStore()): Fault | null {
     if (!subject) return null
     const nth = (subject.met.get(point) ?? 0) + 1
     subject.met.set(point, nth)

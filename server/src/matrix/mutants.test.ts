@@ -1,4 +1,4 @@
-/** The matrix is worth what it finds: builds that are broken on purpose, each in a way that once was a real bug somewhere. */
+/** The matrix is worth what it finds: builds that are broken on purpose, each as real systems once were. */
 import assert from 'node:assert/strict'
 import { after, describe, test } from 'node:test'
 import type { Sql, Transaction } from '../db/database.ts'
@@ -24,18 +24,18 @@ const has = (found: string[], pattern: RegExp) =>
 
 describe('the matrix finds', () => {
   test('nothing in the build as it is', async () => {
-    assert.deepEqual(await findings({}, 'start', ['wished_meanwhile', 'run_twice', 'killed_after', 'reply_lost']), [])
+    assert.deepEqual(await findings({}, 'start', ['changed_meanwhile', 'run_twice', 'killed_after', 'reply_lost']), [])
   })
 
-  test('a lost wake: a key is given back without a look at the wakes that came meanwhile', async () => {
+  test('a lost wake: a key is released without comparing the wakes since its claim', async () => {
     const engine_sql = (sql: Sql) =>
       changed(sql, (text) => text.replace('case when w.wakes =', 'case when w.wakes is not null or w.wakes ='))
-    const found = await findings({ engine_sql }, 'start', ['wished_meanwhile'])
+    const found = await findings({ engine_sql }, 'start', ['changed_meanwhile'])
     has(found, /is terminating, not terminated/)
-    has(found, /its instance work was woken during look \d+ and rests/)
+    has(found, /its instance work was woken during pass \d+ and is not due/)
   })
 
-  test('a double start: a driver that starts a run again because nobody has told it of the first time', async () => {
+  test('a double start: a driver that starts a run again because its state says that it did not', async () => {
     const driver: Broken['driver'] = (real, owner) => {
       return {
         ...real,
@@ -51,7 +51,7 @@ describe('the matrix finds', () => {
   test('a lost event: events that are written after the commit, in a transaction of their own', async () => {
     const sql = (real: Sql) => withLateHeads(real)
     const found = await findings({ sql }, 'start', ['killed_after', 'reply_lost'])
-    has(found, /it moved by .*instance\.started \d+ and told (?!.*instance\.started)/)
+    has(found, /it moved by .*instance\.started \d+ and emitted (?!.*instance\.started)/)
   })
 })
 

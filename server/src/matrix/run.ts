@@ -1,12 +1,12 @@
 /**
- * Runs one workflow once without a fault, notes each look with its step and its points, and makes from that the cells:
- * each point of each look that differs × each fault that the point can have. Then all cells at once, each on a thing of
+ * Runs one workflow once without a fault, and records each pass with its step and its points. The cells are each point of
+ * each distinct pass × each fault that the point can have. Then it runs all cells at once, each on a resource of
  * its own; in the end all must have come to the goal, and the audit find nothing.
  */
 import { audit } from '../testing/audit.ts'
 import { throughFaults } from './drive.ts'
 import type { Fault } from './faults.ts'
-import { type Cell, cellsOf, rehearse } from './rehearse.ts'
+import { type Cell, cellsOf, recordPasses } from './passes.ts'
 import { createScene, type Scene } from './scene.ts'
 import type { Workflow } from './workflows.ts'
 import type { MatrixWorld } from './world.ts'
@@ -17,12 +17,12 @@ export type Report = { cells: Cell[]; findings: string[] }
 export async function runWorkflow(world: MatrixWorld, workflow: Workflow, only?: Fault[]): Promise<Report> {
   const scene = await createScene(world, workflow)
   const cells = cellsOf(await looksOf(scene)).filter(
-    ({ fault }) => (!only || only.includes(fault)) && !(fault === 'wished_meanwhile' && isEnd(workflow.goal)),
+    ({ fault }) => (!only || only.includes(fault)) && !(fault === 'changed_meanwhile' && isEnd(workflow.goal)),
   )
   const ids = await scene.prepare(cells.length)
   const subjects = cells.map((cell, i) => {
     const subject = world.faults.arm(scene.nameOf(ids[i]!), cell)
-    subject.meanwhile = () => scene.wish(scene.removal(ids[i]!))
+    subject.meanwhile = () => scene.request(scene.removal(ids[i]!))
     return subject
   })
   let acted = false
@@ -51,18 +51,18 @@ export async function runWorkflow(world: MatrixWorld, workflow: Workflow, only?:
 const isEnd = (goal: string) => ['terminated', 'forgotten', 'gone'].includes(goal)
 
 function goalsOf({ goal, or, thing }: Workflow, fault: Fault): string[] {
-  if (fault === 'wished_meanwhile') return [thing === 'instance' ? 'terminated' : 'gone']
+  if (fault === 'changed_meanwhile') return [thing === 'instance' ? 'terminated' : 'gone']
   return [goal, ...(or ? [or] : []), ...(fault === 'refused' ? ['failed'] : [])]
 }
 
 /** What happens in the workflow when nothing goes wrong. */
 async function looksOf({ world, workflow, ...scene }: Scene) {
   const [id] = await scene.prepare(1)
-  const looks = await rehearse(world, scene.nameOf(id!), async (worker) => {
+  const passes = await recordPasses(world, scene.nameOf(id!), async (worker) => {
     await scene.act([id!])
     await scene.drive(worker)
   })
   const [state] = await scene.states([id!])
-  if (state !== workflow.goal) throw new Error(`the rehearsal of ${workflow.name} ended in ${state}`)
-  return looks
+  if (state !== workflow.goal) throw new Error(`the run without a fault of ${workflow.name} ended in ${state}`)
+  return passes
 }

@@ -24,7 +24,7 @@ export async function createScene(world: MatrixWorld, workflow: Workflow) {
   const call = caller(world.app, made.body.key)
   let count = 0
 
-  async function wish([method, path, body]: ReturnType<NonNullable<Workflow['wish']>>): Promise<void> {
+  async function request([method, path, body]: ReturnType<NonNullable<Workflow['request']>>): Promise<void> {
     const { status, body: answer } = await call(method, path, body)
     if (status >= 300) throw new Error(`${method} ${path}: ${status} ${JSON.stringify(answer)}`)
   }
@@ -60,17 +60,17 @@ export async function createScene(world: MatrixWorld, workflow: Workflow) {
     world,
     workflow,
     environment_id,
-    wish,
+    request,
     states,
     nameOf: (id: string) => `${workflow.thing} ${id}`,
-    removal: (id: string): ReturnType<NonNullable<Workflow['wish']>> => ['DELETE', `/v2/${workflow.thing}s/${id}`],
+    removal: (id: string): ReturnType<NonNullable<Workflow['request']>> => ['DELETE', `/v2/${workflow.thing}s/${id}`],
     drive: (worker: Worker) => drive(world, worker, environment_id, workflow.horizon_seconds ?? HORIZON_SECONDS),
     /** Makes things and brings them to where the workflow begins. */
     async prepare(number: number): Promise<string[]> {
       const preparing = await world.worker('preparation')
       const ids = await inParallel(Array.from({ length: number }), create)
-      for (const { wish: before, until: state } of workflow.from ?? []) {
-        if (before) await inParallel(ids, (id) => wish(before(id)))
+      for (const { request: before, until: state } of workflow.from ?? []) {
+        if (before) await inParallel(ids, (id) => request(before(id)))
         if (state !== 'provisioning') await drive(world, preparing, environment_id, HORIZON_SECONDS)
         const wrong = (await states(ids)).filter((each) => each !== state)
         if (wrong.length > 0) throw new Error(`preparing ${workflow.name}: ${wrong[0]}, not ${state}`)
@@ -78,11 +78,11 @@ export async function createScene(world: MatrixWorld, workflow: Workflow) {
       await preparing.engine.stop(1_000)
       return ids
     },
-    /** The wish, or what happens to the machines. */
+    /** The request, or the failure of the machine. */
     async act(ids: string[]): Promise<void> {
       await workflow.disturb?.(world.owner, environment_id)
-      const { wish: asked } = workflow
-      if (asked) await inParallel(ids, (id) => wish(asked(id)))
+      const { request: asked } = workflow
+      if (asked) await inParallel(ids, (id) => request(asked(id)))
     },
   }
 }

@@ -1,6 +1,6 @@
 /**
- * The matrix of what looks at everything: the sweeps, and the days of the request log. Each key that a start wakes is
- * looked at three times (an orphan is removed at the second sight), with each fault at each of its points; before, an
+ * The matrix of the keys that span tenants: the orphan sweeps and the periodic jobs. Each key that a start wakes runs
+ * three passes (an orphan is removed in the second one), with each fault at each of its points; before, an
  * environment is put into the disorder that a sweep mends, and afterwards the audit must find nothing.
  */
 import type { Sql } from '../db/database.ts'
@@ -9,12 +9,12 @@ import { seal } from '../lib/secret-box.ts'
 import { wakeAtStart } from '../reconcilers.ts'
 import { audit } from '../testing/audit.ts'
 import { settle, throughFaults } from './drive.ts'
-import { cellsOf, rehearse } from './rehearse.ts'
+import { cellsOf, recordPasses } from './passes.ts'
 import type { Report } from './run.ts'
 import type { MatrixWorld, Worker } from './world.ts'
 
 const SYSTEM = 'env_system'
-const LOOKS = 3
+const PASSES = 3
 /** From yesterday, and three ahead. */
 const DAYS = 5
 
@@ -23,16 +23,16 @@ export async function systemKeys(world: MatrixWorld): Promise<string[]> {
   await wakeAtStart(world.deps)
   const keys = await world.owner<{ name: string }[]>`
     select kind || ' ' || id as name from work where environment_id = ${SYSTEM} and kind <> 'image' order by name`
-  // They are looked at one by one.
+  // Each runs alone.
   await world.owner`update work set due_at = 'infinity' where environment_id = ${SYSTEM}`
   return keys.map(({ name }) => name)
 }
 
-/** Runs the cells of one key; in a world of its own, because sweeps look at all of it. */
+/** Runs the cells of one key; in a world of its own, because these keys span all tenants. */
 export async function runSystemKey(world: MatrixWorld, name: string): Promise<Report> {
   const { owner, faults } = world
-  const look = async (worker: Worker) => {
-    for (let i = 0; i < LOOKS; i++) {
+  const pass = async (worker: Worker) => {
+    for (let i = 0; i < PASSES; i++) {
       await owner`update work set due_at = environment_now(environment_id) where kind || ' ' || id = ${name}`
       await settle(world, worker, SYSTEM)
     }
@@ -42,23 +42,23 @@ export async function runSystemKey(world: MatrixWorld, name: string): Promise<Re
   const duty = DUTIES[name.startsWith('sweep') ? 'sweep' : name]
   if (!duty) throw new Error(`no disorder is written here for ${name}`)
   const disturb = () => duty.disturb(world.owner, scene)
-  const leftUndone = async () => {
+  const leftInDisorder = async () => {
     await restScene(world, scene)
     return whatIsLeft(world, name, scene, duty)
   }
   await disturb()
-  const looks = await rehearse(world, name, look)
-  const left = await leftUndone()
-  if (left.length > 0) throw new Error(`the rehearsal of ${name} left ${left.join('; ')}`)
-  const cells = cellsOf(looks).filter(({ fault }) => fault !== 'wished_meanwhile')
+  const passes = await recordPasses(world, name, pass)
+  const left = await leftInDisorder()
+  if (left.length > 0) throw new Error(`the run without a fault of ${name} left ${left.join('; ')}`)
+  const cells = cellsOf(passes).filter(({ fault }) => fault !== 'changed_meanwhile')
   const findings: string[] = []
   for (const cell of cells) {
     const at = `${name}: ${cell.point} ${cell.nth}, ${cell.fault}`
     await disturb()
     const subject = faults.arm(name, cell)
-    await throughFaults(world, SYSTEM, [subject], look)
+    await throughFaults(world, SYSTEM, [subject], pass)
     if (!subject.fired) findings.push(`${at}: the fault did not fall`)
-    for (const line of await leftUndone()) findings.push(`${at}: ${line}`)
+    for (const line of await leftInDisorder()) findings.push(`${at}: ${line}`)
   }
   return { cells, findings }
 }
@@ -162,7 +162,7 @@ async function dropLastDay(owner: Sql): Promise<void> {
   }
 }
 
-/** Has the instance looked at, whose key was given back. */
+/** Runs the instance, whose key was woken. */
 async function restScene(world: MatrixWorld, scene: Scene): Promise<void> {
   const worker = await world.worker('third')
   await settle(world, worker, scene.environment_id)

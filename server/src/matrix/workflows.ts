@@ -3,11 +3,11 @@ import type { Sql } from '../db/database.ts'
 import { REFUSED } from './world.ts'
 
 /** A request about the thing, by its id. */
-export type Wish = (id: string) => [method: string, path: string, body?: unknown]
+export type Request = (id: string) => [method: string, path: string, body?: unknown]
 
 export type Workflow = {
   name: string
-  /** Whose looks the faults fall on. */
+  /** The resource whose passes have the faults. */
   thing: 'instance' | 'image' | 'webhook'
   mode: 'live' | 'test'
   /** What the create has besides the usual. */
@@ -17,10 +17,10 @@ export type Workflow = {
   /** A webhook's receiver wants no more; else it takes everything. */
   receiver?: 'gone'
   budget?: object
-  /** Wishes that are met before, and by which state. The create is the first. */
-  from?: { wish?: Wish; until: string }[]
-  /** The wish that the faults fall on; left out: the create. */
-  wish?: Wish
+  /** Requests that come before, and the status that each leads to. The create is the first. */
+  from?: { request?: Request; until: string }[]
+  /** The request whose passes have the faults; omitted: the create. */
+  request?: Request
   /** Or what happens to the machines of an environment. */
   disturb?: (owner: Sql, environmentId: string) => PromiseLike<unknown>
   /** The state in which it has to end: of an instance its status, or `forgotten`; of an image what is observed, or `gone`; of a webhook `idle`, `pending`, `delivered`, `disabled` or `gone`. */
@@ -31,20 +31,20 @@ export type Workflow = {
   horizon_seconds?: number
 }
 
-const action = (name: string, body?: object): Wish => {
+const action = (name: string, body?: object): Request => {
   return (id) => ['POST', `/v2/instances/${id}/actions/${name}`, body]
 }
-const put = (body: object, query = ''): Wish => {
+const put = (body: object, query = ''): Request => {
   return (id) => ['PUT', `/v2/instances/${id}${query}`, body]
 }
-const terminate: Wish = (id) => ['DELETE', `/v2/instances/${id}`]
+const terminate: Request = (id) => ['DELETE', `/v2/instances/${id}`]
 const RUNNING = [{ until: 'running' }]
-const STOPPED = [...RUNNING, { wish: action('stop'), until: 'stopped' }]
-const TERMINATED = [{ until: 'provisioning' }, { wish: terminate, until: 'terminated' }]
+const STOPPED = [...RUNNING, { request: action('stop'), until: 'stopped' }]
+const TERMINATED = [{ until: 'provisioning' }, { request: terminate, until: 'terminated' }]
 const PUBLIC = { network: { assign_public_ip: true } }
 const simulate = (fault: string) => ({ tags: { simulate: fault } })
 
-/** What may have become of a machine, and its driver has told of it. */
+/** A failure of the machine, with the hint of its driver. */
 const becomes = (state: object) => (owner: Sql, environmentId: string) =>
   owner`
   with changed as (
@@ -65,30 +65,30 @@ export const WORKFLOWS: Workflow[] = [
     ...{ ...instance, name: 'create, never ready', goal: 'failed' },
     ...{ body: { ...simulate('never_ready'), ready_timeout_seconds: 10 }, horizon_seconds: 30 },
   },
-  { ...instance, name: 'stop', from: RUNNING, wish: action('stop'), goal: 'stopped' },
+  { ...instance, name: 'stop', from: RUNNING, request: action('stop'), goal: 'stopped' },
   {
     ...{ ...instance, name: 'stop a deaf guest', body: simulate('ignores_power_down') },
-    ...{ from: RUNNING, wish: action('stop', { timeout_seconds: 3 }), goal: 'stopped' },
+    ...{ from: RUNNING, request: action('stop', { timeout_seconds: 3 }), goal: 'stopped' },
   },
   {
     ...{ ...instance, name: 'power off from inside', body: simulate('guest_powers_off'), goal: 'stopped' },
     // Where it was off before anybody saw it up.
     or: 'failed',
   },
-  { ...instance, name: 'start', body: PUBLIC, from: STOPPED, wish: action('start'), goal: 'running' },
-  { ...instance, name: 'reboot', from: RUNNING, wish: action('reboot'), goal: 'running' },
-  { ...instance, name: 'resize at rest', from: STOPPED, wish: put({ plan: 'standard-4x' }), goal: 'stopped' },
+  { ...instance, name: 'start', body: PUBLIC, from: STOPPED, request: action('start'), goal: 'running' },
+  { ...instance, name: 'reboot', from: RUNNING, request: action('reboot'), goal: 'running' },
+  { ...instance, name: 'resize at rest', from: STOPPED, request: put({ plan: 'standard-4x' }), goal: 'stopped' },
   {
     ...{ ...instance, name: 'resize running', from: RUNNING, goal: 'running' },
-    wish: put({ plan: 'standard-4x' }, '?allow_reboot=true'),
+    request: put({ plan: 'standard-4x' }, '?allow_reboot=true'),
   },
-  { ...instance, name: 'rebuild', body: PUBLIC, from: RUNNING, wish: action('rebuild'), goal: 'running' },
-  { ...instance, name: 'public address', from: RUNNING, wish: put(PUBLIC), goal: 'running' },
+  { ...instance, name: 'rebuild', body: PUBLIC, from: RUNNING, request: action('rebuild'), goal: 'running' },
+  { ...instance, name: 'public address', from: RUNNING, request: put(PUBLIC), goal: 'running' },
   {
     ...{ ...instance, name: 'no public address', body: PUBLIC, from: RUNNING, goal: 'running' },
-    wish: put({ network: { assign_public_ip: false } }),
+    request: put({ network: { assign_public_ip: false } }),
   },
-  { ...instance, name: 'terminate', body: PUBLIC, from: RUNNING, wish: terminate, goal: 'terminated' },
+  { ...instance, name: 'terminate', body: PUBLIC, from: RUNNING, request: terminate, goal: 'terminated' },
   {
     ...{ ...instance, name: 'time is up', budget: { ttl_seconds: 600 } },
     ...{ from: RUNNING, goal: 'terminated', horizon_seconds: 900 },
@@ -111,20 +111,20 @@ export const WORKFLOWS: Workflow[] = [
   { ...image, name: 'import, refused', image: 'refused', goal: 'failed' },
   {
     ...{ ...image, name: 'remove an image', from: [{ until: 'present' }], goal: 'gone' },
-    wish: (id) => ['DELETE', `/v2/images/${id}`],
+    request: (id) => ['DELETE', `/v2/images/${id}`],
   },
   {
     ...{ ...webhook, name: 'deliver an event', from: [{ until: 'idle' }], goal: 'delivered' },
-    wish: (id) => ['POST', `/v2/webhooks/${id}/ping`],
+    request: (id) => ['POST', `/v2/webhooks/${id}/ping`],
   },
   {
     ...{ ...webhook, name: 'disable an endpoint that wants no more', receiver: 'gone' },
     ...{ from: [{ until: 'idle' }], goal: 'disabled' },
-    wish: (id) => ['POST', `/v2/webhooks/${id}/ping`],
+    request: (id) => ['POST', `/v2/webhooks/${id}/ping`],
   },
   {
     ...{ ...webhook, name: 'remove a webhook', from: [{ until: 'idle' }], goal: 'gone' },
-    wish: (id) => ['DELETE', `/v2/webhooks/${id}`],
+    request: (id) => ['DELETE', `/v2/webhooks/${id}`],
   },
 ]
 

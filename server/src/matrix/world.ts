@@ -1,6 +1,6 @@
 /**
  * A control plane whose faults a test decides: real database, reconcilers and engine, simulated machines, and time that
- * stands still unless it is moved. Engines look only when they are told to.
+ * stands still unless it is moved. Engines run only when a test runs them.
  */
 import { once } from 'node:events'
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
@@ -41,10 +41,10 @@ export type Broken = {
   engine_sql?: (sql: Sql) => Sql
 }
 
-/** One process that looks at keys. */
+/** One process that reconciles keys. */
 export type Worker = {
   engine: Engine
-  /** Looks that have begun and not ended, those that never will included. */
+  /** Passes that have begun and not ended, including those that never end. */
   active(): number
   /** A claim is in flight, also after the engine was stopped without waiting for it. */
   isClaiming(): boolean
@@ -58,8 +58,8 @@ export type MatrixWorld = Pick<TestApp, 'app' | 'owner' | 'deps'> & {
   worker(name: string): Promise<Worker>
   /** A project whose clocks stand still. */
   tenant(): ReturnType<typeof createTestTenant>
-  /** Told of each look, and of what the driver showed in it. */
-  watch: { look?: (claimed: Claim) => void; seen?: (claimed: Claim, machine: ObservedMachine | null) => Promise<void> }
+  /** Called for each pass, and for what the driver returned in it. */
+  watch: { pass?: (claimed: Claim) => void; seen?: (claimed: Claim, machine: ObservedMachine | null) => Promise<void> }
   /** The keys of THE LIST of reconcilers. */
   kinds: string[]
   /** The address of a receiver of webhooks, who takes everything, and below it at `gone` wants no more. */
@@ -84,13 +84,13 @@ export async function createMatrixWorld(broken: Broken = {}): Promise<MatrixWorl
   const watch: MatrixWorld['watch'] = {}
   const data_dir = mkdtempSync(join(tmpdir(), 'cloudnexus-matrix-'))
   after(() => rmSync(data_dir, { recursive: true, force: true }))
-  const looks = new Map<string, Claim>()
+  const passes = new Map<string, Claim>()
   const base = await createTestApp((sql) => {
     const simulated = createSimulatedDriver({ sql, seed: 1 })
     const machines = broken.driver?.(simulated, ownerOf(sql)) ?? simulated
     const driver = lockedDriver(machines, async ({ method, id }, effect) => {
       const result = await faults.at(`driver ${method}`, effect)
-      const claimed = looks.get(id ?? '')
+      const claimed = passes.get(id ?? '')
       if (method === 'get' && claimed) await watch.seen?.(claimed, result as ObservedMachine | null)
       return result
     })
@@ -110,23 +110,23 @@ export async function createMatrixWorld(broken: Broken = {}): Promise<MatrixWorl
 
   const transaction = <T>(effect: (commits: boolean) => Promise<T>) =>
     faults.at('transaction', () => effect(true), { attempt: () => effect(false), error: noAnswer })
-  const looking = faultySql(deps.sql, {
+  const reconciling = faultySql(deps.sql, {
     transaction,
     statement: (_, effect) => faults.at('statement', () => effect(), { error: noAnswer }),
   })
-  const lookingDeps: Deps = { ...deps, sql: broken.sql?.(looking) ?? looking }
+  const reconcilingDeps: Deps = { ...deps, sql: broken.sql?.(reconciling) ?? reconciling }
   const writing = faultySql(deps.sql, { transaction, statement: (_, effect) => effect() })
   const faulty_app = await createApp({ ...deps, sql: writing }, { ready: async () => [] })
 
-  function lookers(): Reconcilers {
-    const all = { ...allReconcilers(lookingDeps), image: withImporter(lookingDeps, faults) }
+  function reconcilersWithFaults(): Reconcilers {
+    const all = { ...allReconcilers(reconcilingDeps), image: withImporter(reconcilingDeps, faults) }
     return Object.fromEntries(
       Object.entries(all).map(([kind, reconcile]) => [
         kind,
         (claimed: Claim) =>
           faults.within(`${kind} ${claimed.id}`, () => {
-            watch.look?.(claimed)
-            looks.set(claimed.id, claimed)
+            watch.pass?.(claimed)
+            passes.set(claimed.id, claimed)
             return reconcile(claimed)
           }),
       ]),
@@ -160,7 +160,7 @@ export async function createMatrixWorld(broken: Broken = {}): Promise<MatrixWorl
       const engine = createEngine({
         // Nothing happens by itself: neither polls nor renewals.
         clock: { ...systemClock, after: () => ({ cancel() {} }) },
-        ...{ sql, log: silentLog, worker: name, reconcilers: lookers(), concurrency: 10_000 },
+        ...{ sql, log: silentLog, worker: name, reconcilers: reconcilersWithFaults(), concurrency: 10_000 },
         observer: { claimed: () => void active++, stepped: () => void active-- },
       })
       await engine.start()
@@ -181,7 +181,7 @@ export async function createMatrixWorld(broken: Broken = {}): Promise<MatrixWorl
   }
 }
 
-/** Those of all pools, which look here by one engine. */
+/** The reconcilers of all pools, in one engine. */
 const allReconcilers = (deps: Deps): Reconcilers =>
   Object.assign({}, ...pools(deps).map((pool) => pool.reconcilers)) as Reconcilers
 

@@ -1,6 +1,6 @@
 /**
  * Writes of the API whose transaction fails, or whose process dies, around the commit. The client knows nothing and asks
- * again, with the same Idempotency-Key where there is one: there is one effect, and it is told once.
+ * again, with the same Idempotency-Key where there is one: there is one effect, and one event.
  */
 import assert from 'node:assert/strict'
 import { after, describe, test } from 'node:test'

@@ -98,7 +98,7 @@ export const CALLS: Record<string, Call> = {
     },
     check: checkCreated,
   },
-  rehearse: {
+  dry_run: {
     weight: 1,
     make: () => {
       const body = { region: 'us-east-1', plan: 'micro-1x', image: 'micro-linux' }
@@ -120,12 +120,12 @@ export const CALLS: Record<string, Call> = {
       return listed.map((shown) => notice(client, shown)).find((wrong) => wrong !== null) ?? null
     },
   },
-  'get a stranger’s': {
+  'get an instance of another tenant': {
     weight: 3,
     make: (scene) => onOneOf(scene.others, scene, (id) => ({ method: 'GET', url: `/v2/instances/${id}` })),
     check: refused,
   },
-  'end a stranger’s': {
+  'end an instance of another tenant': {
     weight: 2,
     make: (scene) => onOneOf(scene.others, scene, (id) => ({ method: 'DELETE', url: `/v2/instances/${id}` })),
     check: refused,
@@ -197,7 +197,7 @@ function checkCreated(scene: Scene, answer: Answer, attempt: Attempt): string | 
     return `the Idempotency-Key ${repeatable.name} made ${repeatable.answered} and ${id}`
   }
   if (repeatable) repeatable.answered = id
-  // A repetition is told what was true then.
+  // A repetition returns the first response.
   return answer.headers['idempotent-replayed'] ? learn(client, answer.body) : notice(client, answer.body)
 }
 

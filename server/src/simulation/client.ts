@@ -1,4 +1,4 @@
-/** Who uses an environment: what it has made and been told, and what no answer may contradict. */
+/** The client of an environment: what it has created, and the responses that later ones must not contradict. */
 
 import type { Status } from '../instances/row.ts'
 import { MOVES } from '../instances/status.ts'

@@ -37,7 +37,7 @@ const PREPARATION = `
   create function simulated.now() returns timestamptz language sql stable
     as 'select to_timestamp(last_value / 1000.0) from simulated.milliseconds';
   create function simulated.clock_timestamp() returns timestamptz language sql stable as 'select simulated.now()';
-  -- What time has done to a machine is told by its row only when the driver looks.
+  -- The row of a machine shows what time has done to it only when the driver reads it.
   create function simulated.is_on(machine jsonb, at timestamptz) returns boolean language sql immutable as $$
     select coalesce(machine ->> 'power' = 'paused' or (machine ->> 'power' = 'running'
       and coalesce((machine ->> 'off_at')::timestamptz > at, true)

@@ -40,7 +40,7 @@ export type Tick = {
   busy: number
   /** `isLong`: until another worker has taken its key over, in the time of faults. */
   paused: { isLong: boolean; resumed: Promise<void>; resume(): void } | null
-  /** Told when the process stands still: nothing of it is under way any more. */
+  /** Called when the process is paused: none of its work is in progress. */
   onPause: () => void
 }
 

@@ -1,9 +1,9 @@
-/** The control plane's connections, with the points of faults.ts, and with what a planted bug does to statements. */
+/** The control plane's connections, with the points of faults.ts, and with what a mutant does to statements. */
 import type { Sql, Transaction } from '../db/database.ts'
 import { type Compiled, compile, createQuery, type Query, Statement } from '../db/sql.ts'
 import { currentTick, pass } from './faults.ts'
 
-/** What a planted bug changes about statements. */
+/** What a mutant changes about statements. */
 export type Tampering = {
   /** The statement that is sent instead. */
   rewrite?(statement: Compiled): Compiled
@@ -13,7 +13,7 @@ export type Tampering = {
 
 /**
  * @param tampering asked at each statement: bugs come and go between histories
- * @param committed is told of each transaction that was committed, whether its answer arrives or not
+ * @param committed is called for each transaction that was committed, whether its result arrives or not
  */
 export function faultySql(inner: Sql, tampering: () => Tampering, committed: () => void): Sql {
   const rewritten = (compiled: Compiled) => tampering().rewrite?.(compiled) ?? compiled

@@ -1,4 +1,4 @@
-/** What happened, as text: for who has to understand a failing seed, and for the hash that tells whether it is the same again. */
+/** What happened, as text: to understand a failing seed, and to compare two runs of a seed by a hash. */
 import { createHash } from 'node:crypto'
 import type { Query } from '../db/database.ts'
 

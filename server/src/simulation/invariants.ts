@@ -1,4 +1,4 @@
-/** I1 to I8 of the reliability requirements, as far as rows and witnesses tell them. */
+/** I1 to I8 of the reliability requirements, as far as rows and witnesses show them. */
 import type { Query } from '../db/database.ts'
 import { TEST_CAPACITY } from '../http/testing.ts'
 import type { Status } from '../instances/row.ts'
@@ -9,7 +9,7 @@ import { LEFT_OUT } from './worker.ts'
 
 export type Violation = { invariant: string; what: string }
 
-/** Events that a move to this status tells, one of them; the other statuses are on the way and tell nothing. */
+/** Events of a change to this status, one of them; changes to the other statuses emit none. */
 const TOLD: Partial<Record<Status, readonly string[]>> = {
   running: ['instance.ready', 'instance.started', 'instance.rebooted', 'instance.recovered'],
   stopped: ['instance.stopped'],
@@ -18,7 +18,7 @@ const TOLD: Partial<Record<Status, readonly string[]>> = {
   recovering: ['instance.recovering'],
 }
 const ANY_TOLD = new Set(Object.values(TOLD).flat())
-/** What tells no move; a change of size may come to its end with any. */
+/** Events that need no change of status; a resize may end with any. */
 const ASIDE = new Set(['instance.updated', 'instance.scaled'])
 
 function eventsOfMove(was: string | null, is: string): readonly string[] {
@@ -51,11 +51,11 @@ export function movesAndEvents(witnesses: readonly Witness[]): Violation[] {
     for (const event of fitting) unexplained.delete(event)
     if (fitting.length !== Math.min(1, expected.length) || others.length > 0) {
       const names = told.map(({ is: type }) => type).join(', ') || 'nothing'
-      say('I6', `${id}: ${was ?? 'nothing'} → ${is} was told as ${names}`)
+      say('I6', `${id}: ${was ?? 'nothing'} → ${is} was recorded as ${names}`)
     }
   }
   for (const { is, resource_id } of unexplained) {
-    if (is.startsWith('instance.')) say('I6', `${is} of ${resource_id} tells what was not committed with it`)
+    if (is.startsWith('instance.')) say('I6', `${is} of ${resource_id} was not committed with its change`)
   }
   return found
 }
@@ -144,18 +144,18 @@ export async function unsettled(owner: Query): Promise<Violation[]> {
     where not kind = any(${LEFT_OUT}) and (attempts > 0 or leased_until is not null
       or due_at <= (select environment_now(e) from environments e where e.id = work.environment_id))
     union all
-    select 'liveness', i.id || ' has no work: nobody will look at it again' from instances i
+    select 'liveness', i.id || ' has no work row' from instances i
     where not exists (select from work w where w.kind = 'instance' and w.id = i.id)`
   return [...rows]
 }
 
-/** After two sweeps: what nobody wants and is still there. */
+/** What no row describes, and still exists after two sweeps. */
 export async function leaks(owner: Query): Promise<Violation[]> {
   const rows = await owner<Violation[]>`
     select 'I8' as invariant, 'the machine ' || id || ' belongs to nothing' as what from simulated_machines m
     where not exists (select from instances i where i.id = m.id and i.status <> 'terminated')
     union all
-    select 'I8', kind || ' ' || id || ' is looked at and is not there' from work w
+    select 'I8', kind || ' ' || id || ' has a work row and no resource' from work w
     where kind = 'instance' and not exists (select from instances i where i.id = w.id)
     union all
     select 'I8', 'two instances were made as ' || name from instances group by environment_id, name having count(*) > 1`

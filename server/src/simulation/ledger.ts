@@ -1,6 +1,6 @@
 /**
- * The ledger of deliveries: what each webhook has to be told, by the witnesses, and what its receiver has got. It knows
- * nothing of how deliveries are queued or tried again.
+ * The ledger of deliveries: what each webhook must receive, by the witnesses, and what its receiver has received. It has
+ * no knowledge of how deliveries are queued or retried.
  */
 import type { Witness } from './database.ts'
 import type { Violation } from './invariants.ts'
@@ -18,7 +18,7 @@ export type Ledger = {
 export function createLedger(): Ledger {
   const events = new Map<string, Witness>()
   const webhooks = new Map<string, { id: string; environment_id: string }>()
-  /** By webhook, the events that it is still to be told. */
+  /** By webhook, the events that it has not received. */
   const due = new Map<string, Set<string>>()
   let received = 0
 
@@ -67,7 +67,7 @@ export function createLedger(): Ledger {
       [...due].flatMap(([webhook, ids]) =>
         [...ids].map((id) => ({
           invariant: 'deliveries',
-          what: `${webhook} was never told of ${events.get(id)!.is} ${id}`,
+          what: `${webhook} never received ${events.get(id)!.is} ${id}`,
         })),
       ),
   }

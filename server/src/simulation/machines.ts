@@ -13,17 +13,17 @@ const runOf = (machine: ObservedMachine | null) => `run ${machine?.run} of ${mac
 
 /**
  * The driver with the points of faults.ts.
- * @param look at the machine as it is, whatever the driver says
- * @param violated is told of a second process on a disk
+ * @param read reads the machine as it is, whatever the driver returns
+ * @param violated is called for a second process on a disk
  */
-export function watchedDriver(inner: Driver, look: Driver['get'], violated: (what: string) => void): Driver {
+export function watchedDriver(inner: Driver, read: Driver['get'], violated: (what: string) => void): Driver {
   const faulty = aroundDriver(inner, async (call, effect) => {
     return pass({ what: call.method }, async () => {
       if (call.method !== 'start' && call.method !== 'create') return effect()
       const ref = { id: call.id!, environment_id: call.environment_id, now: call.now }
-      const before = await look(ref)
+      const before = await read(ref)
       const result = await effect()
-      const after = await look(ref)
+      const after = await read(ref)
       const another = runOf(after) !== runOf(before) || after?.disk !== before?.disk
       if (isOn(before) && another) violated(`${call.id}: ${runOf(after)} began while ${runOf(before)} was on`)
       return result

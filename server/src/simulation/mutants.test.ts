@@ -6,7 +6,7 @@ import { SimulationFailure } from './run.ts'
 import { simulate } from './simulate.ts'
 import { openWorld } from './world.ts'
 
-/** What tells of each, and how many histories that may take. */
+/** The invariant that detects each mutant, and the number of histories that it may take. */
 const FOUND_BY: Record<MutantName, { invariant: string; within: number }> = {
   lost_wake: { invariant: 'wakes', within: 20 },
   double_start: { invariant: 'I1', within: 30 },
@@ -22,7 +22,7 @@ after(() => world.close())
 for (const [name, { invariant, within }] of Object.entries(FOUND_BY)) {
   test(`${name} is found by ${invariant}`, async (context) => {
     for (let seed = 1; seed <= within; seed++) {
-      const failure = await simulate(world, { seed, steps: 200, bug: MUTANTS[name as MutantName] }).then(
+      const failure = await simulate(world, { seed, steps: 200, mutant: MUTANTS[name as MutantName] }).then(
         () => null,
         (error: unknown) => error,
       )

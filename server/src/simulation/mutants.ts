@@ -13,9 +13,9 @@ const LATELY_MS = 10_000
 /** What the driver of `double_start` has seen. */
 const seen = new Map<string, { at: Date; machine: ObservedMachine | null }>()
 
-/** By the name that `--bug` takes. */
+/** By the name that `--mutant` takes. */
 export const MUTANTS = {
-  /** `finish` does not look whether the key was woken since its claim. */
+  /** `finish` does not compare the wakes since the claim. */
   lost_wake: {
     rewrite: ({ text, values }) => ({
       text: text.startsWith('delete from work')
@@ -65,7 +65,7 @@ export const MUTANTS = {
       values,
     }),
   },
-  /** Events are written after the commit of what they tell. */
+  /** Events are written after the commit of their change. */
   late_event: { lastIsOutside: true },
 } as const satisfies Record<string, Mutant>
 

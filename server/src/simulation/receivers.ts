@@ -32,7 +32,7 @@ const MANNERS: Record<string, Manner> = {
 
 export type Receivers = {
   openConnection: OpenConnection
-  /** The secret that the owner of a receiver was told. */
+  /** The secret that the owner of a receiver was given. */
   know(url: string, secret: string): void
   /** Some receiver is otherwise from now on. Null: there is none. */
   change(random: Random): string | null
@@ -40,7 +40,7 @@ export type Receivers = {
   heal(): void
   /** What reached them since the last time. */
   receipts(): Receipt[]
-  /** Nobody has asked anything yet. */
+  /** No request has come yet. */
   reset(): void
 }
 
@@ -54,7 +54,7 @@ export function createReceivers(now: () => Date): Receivers {
     const usual = manners.get(url) ?? WELL
     manners.set(url, usual)
     const manner = typeof usual === 'object' && isOld(headers, now()) ? TOO_OLD : usual
-    if (manner === 'is not there') throw Object.assign(new Error('nobody is there'), { code: 'ECONNREFUSED' })
+    if (manner === 'is not there') throw Object.assign(new Error('connection refused'), { code: 'ECONNREFUSED' })
     const secret = secrets.get(url)
     const wrong = secret === undefined ? null : wrongWith(secret, headers, body)
     seen.push({ url, event: JSON.parse(body), isTaken: manner === WELL, wrong })
@@ -98,7 +98,7 @@ function wrongWith(secret: string, headers: Record<string, string>, body: string
   const { 'webhook-id': id, 'webhook-timestamp': timestamp, 'webhook-signature': signatures = '' } = headers
   const key = Buffer.from(secret.replace(/^whsec_/, ''), 'base64')
   const expected = `v1,${createHmac('sha256', key).update(`${id}.${timestamp}.${body}`).digest('base64')}`
-  if (!signatures.split(' ').includes(expected)) return 'is not signed with the secret that was told'
+  if (!signatures.split(' ').includes(expected)) return 'is not signed with the secret of the webhook'
   return id === JSON.parse(body).id ? null : 'has another id than its event'
 }
 

@@ -6,7 +6,7 @@ import { askAs, sceneOf, send } from './send.ts'
 import { hint, resume, work } from './ticks.ts'
 import { LEFT_OUT } from './worker.ts'
 
-/** Seconds within which all must have come to rest, and how many looks that may take. */
+/** Seconds within which no key may be due any more, and how many passes that may take. */
 const REST_SECONDS = 600
 const MOST_LOOKS = 3_000
 const HOUR = 3_600
@@ -40,7 +40,7 @@ async function workOff(run: Run, mostTicks: number): Promise<void> {
     while (worker.standing.length > 0) await tick(run, 'engine', () => resume(run, worker))
     do {
       while (run.world.hints.length > 0) await tick(run, 'hint', () => hint(run))
-      if (run.ticks > mostTicks) fail(run, 'liveness', 'it is looked at the same things again and again, without end')
+      if (run.ticks > mostTicks) fail(run, 'liveness', 'the same keys are reconciled without end')
     } while (await tick(run, 'engine', () => work(run, worker)))
   }
 }
@@ -63,7 +63,7 @@ async function secondsToNext(run: Run): Promise<number> {
   return Math.min(30, Math.max(0.1, Math.ceil((row?.seconds ?? 30) * 10) / 10))
 }
 
-/** Two sweeps later nothing is there that nobody wants. */
+/** After two sweeps, nothing exists that no row describes. */
 export async function sweepUp(run: Run): Promise<void> {
   for (let sweep = 0; sweep < 2; sweep++) {
     await letPass(run, HOUR + 1)
@@ -73,7 +73,7 @@ export async function sweepUp(run: Run): Promise<void> {
   if (left.length > 0) throw new SimulationFailure(run, left)
 }
 
-/** Everything is ended; a day later nothing tells that it was there. */
+/** Everything is terminated; a day later no row is left of it. */
 export async function teardown(run: Run): Promise<void> {
   const { owner } = run.world
   for (const client of run.clients) {

@@ -18,8 +18,8 @@ export type Options = {
   steps: number
   /** Whether webhooks are made, and sent to receivers; they are, unless it is said otherwise. */
   receivers?: boolean
-  /** A bug to be planted, to see whether it is found. */
-  bug?: Mutant
+  /** A mutant to be planted, to see whether it is found. */
+  mutant?: Mutant
 }
 
 export type Run = {
@@ -31,11 +31,11 @@ export type Run = {
   readonly ledger: Ledger
   readonly clients: Client[]
   readonly workers: [Worker, Worker]
-  /** Hints may be lost where machines are looked at every minute anyway; where they are not, each must count. */
+  /** Hints may be lost where machines are read every minute; where they are not, each must count. */
   readonly losesHints: boolean
   /** Whether anything goes wrong at present. */
   faulty: boolean
-  /** The instance that a step looks at although its lease is over: nothing of it may be recorded. */
+  /** The instance that a pass works on after its lease has ended: nothing of it may be recorded. */
   overdue: string | null
   ticks: number
   faults: number
@@ -45,9 +45,9 @@ export type Run = {
 const FAULTY = 25
 /** Nothing here waits for real time: what does not end in a minute waits for what never comes. */
 const TICK_MS = 60_000
-/** Rows are looked at after each tick that was seen to change an instance, and now and then. */
+/** Rows are checked after each tick that changed an instance, and every few ticks. */
 const ROWS_EVERY = 10
-/** Seconds between looks at machines at rest: as a real driver has it, and as the simulated one. */
+/** Resync interval in seconds: of a real driver, and of the simulated one. */
 const RESYNC_SECONDS = { losing: 30, counting: 3_600 }
 
 /** An invariant does not hold; the message says which, how it came about and how to see it again. */
@@ -65,7 +65,7 @@ export class SimulationFailure extends Error {
 }
 
 export async function beginRun(world: SimulatedWorld, options: Options): Promise<Run> {
-  const tenants: Tenant[] = await world.begin(options.seed, options.bug ?? null)
+  const tenants: Tenant[] = await world.begin(options.seed, options.mutant ?? null)
   const losesHints = options.seed % 2 === 0
   world.resync_seconds = losesHints ? RESYNC_SECONDS.losing : RESYNC_SECONDS.counting
   const run: Run = {
@@ -87,7 +87,7 @@ export function fail(run: Run, invariant: string, what: string): never {
   throw new SimulationFailure(run, [{ invariant, what }])
 }
 
-/** Takes a tick: what it did goes into the history, and what may never be is looked for. False: nothing was to be done. */
+/** Runs a tick: adds it to the history and checks the invariants. False: nothing was to be done. */
 export async function tick(run: Run, name: string, body: () => Promise<string | null>): Promise<boolean> {
   const { world, history } = run
   const commits = world.commits()

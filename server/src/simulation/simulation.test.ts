@@ -6,11 +6,11 @@ import { REGRESSIONS } from './regressions.ts'
 import { type Report, simulate } from './simulate.ts'
 import { openWorld } from './world.ts'
 
-const { SIMULATE_SEED, SIMULATE_SEEDS, SIMULATE_STEPS, SIMULATE_BUG, SIMULATE_RECEIVERS } = process.env
+const { SIMULATE_SEED, SIMULATE_SEEDS, SIMULATE_STEPS, SIMULATE_MUTANT, SIMULATE_RECEIVERS } = process.env
 const first = Number(SIMULATE_SEED ?? 1)
 const count = Number(SIMULATE_SEEDS ?? 50)
 const steps = Number(SIMULATE_STEPS ?? 200)
-const bug = SIMULATE_BUG ? MUTANTS[SIMULATE_BUG as MutantName] : undefined
+const mutant = SIMULATE_MUTANT ? MUTANTS[SIMULATE_MUTANT as MutantName] : undefined
 const receivers = SIMULATE_RECEIVERS !== 'false'
 /** After so many, the rest is not tried. */
 const MOST_FAILURES = 20
@@ -24,7 +24,7 @@ test(`the invariants hold in ${count} histories from seed ${first}`, async (cont
   const sum = { ticks: 0, faults: 0, events: 0, requests: 0 }
   const failures: string[] = []
   for (let done = 0; done < count && failures.length < MOST_FAILURES; done++) {
-    const report = await simulate(world, { seed: first + done, steps, receivers, ...(bug && { bug }) }).catch(
+    const report = await simulate(world, { seed: first + done, steps, receivers, ...(mutant && { mutant }) }).catch(
       (error: Error) => {
         failures.push(error.message)
         if (isAsked) process.stderr.write(`${error.message}\n`)

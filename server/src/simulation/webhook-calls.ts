@@ -52,7 +52,7 @@ export const WEBHOOK_CALLS: Record<string, Call> = {
       return null
     },
   },
-  'get a stranger’s webhook': {
+  'get a webhook of another tenant': {
     weight: 1,
     make: ({ others, random }) => {
       const ids = others.flatMap(({ webhooks }) => webhooks)

@@ -1,6 +1,6 @@
 /**
  * An engine process, taken apart: it claims what is due, and its steps run one at a time when the simulation says so. A
- * step may stand still between two points, so what happens meanwhile (a wish, the end of its lease, another worker)
+ * pass may pause between two points, so what happens meanwhile (a request, the end of its lease, another worker)
  * meets a step that knows nothing of it.
  */
 import { type Reconcilers, type StepResult, step } from '../engine/loop.ts'

@@ -49,7 +49,7 @@ export type SimulatedWorld = {
   /** What the drivers say of machines at rest. */
   resync_seconds: number
   /** A fresh installation with two projects, as this seed makes it. */
-  begin(seed: number, bug: Mutant | null): Promise<Tenant[]>
+  begin(seed: number, mutant: Mutant | null): Promise<Tenant[]>
   /** Lets time pass, for the process and the database. */
   pass(seconds: number): Promise<void>
   /** What a process that ends forgets. */
@@ -57,7 +57,7 @@ export type SimulatedWorld = {
   close(): Promise<void>
 }
 
-/** Nobody waits in another process: what has changed is told to this one's caches. */
+/** There is no other process: changes are published to the caches of this one. */
 function localNotifier(clock: Clock) {
   const listeners: ((id: string | null) => void)[] = []
   const tell = (id: string | null) => {
@@ -89,12 +89,12 @@ export async function openWorld(): Promise<SimulatedWorld> {
   const { owner } = database
   const clock = createSimulatedClock()
   let source = seededRandom(0)
-  let bug: Mutant | null = null
+  let mutant: Mutant | null = null
   let commits = 0
   const random: Random = { integer: (max) => source.integer(max), bytes: (length) => source.bytes(length) }
   const sql = faultySql(
     database.sql,
-    () => bug ?? {},
+    () => mutant ?? {},
     () => commits++,
   )
   const hints: string[] = []
@@ -105,7 +105,7 @@ export async function openWorld(): Promise<SimulatedWorld> {
     // Behind the points: what a driver does inside is its own.
     const simulated = createSimulatedDriver({ sql: database.sql, seed })
     simulated.watch((id) => hints.push(id))
-    const delegate = () => bug?.driver?.(simulated) ?? simulated
+    const delegate = () => mutant?.driver?.(simulated) ?? simulated
     const broken = new Proxy(simulated, { get: (_, name) => delegate()[name as keyof Driver] })
     const watched = watchedDriver(broken, simulated.get, (what) => doubles.push(what))
     return Object.defineProperty({ ...watched, capacity }, 'resync_seconds', { get: () => world.resync_seconds })
@@ -140,7 +140,7 @@ export async function openWorld(): Promise<SimulatedWorld> {
       clock.restart()
       await tellDatabase(owner, clock)
       await database.clear()
-      bug = planted
+      mutant = planted
       source = seededRandom(seed)
       hints.length = 0
       receivers.reset()

@@ -1,5 +1,5 @@
 /**
- * The audit: what an environment must look like when everything rests. Each finding is a line that names what leaked or
+ * The audit: the state of an environment in which no key is due. Each finding is a line that names what leaked or
  * is not as it was promised; none is what must come out.
  */
 import type { Query, Sql } from '../db/database.ts'
@@ -64,7 +64,7 @@ function machineFaults(row: InstanceRow & { machine: Machine | null }): string[]
   return faults
 }
 
-/** I2: what is reserved is what the rows hold. That nobody shares one is the primary key's promise. */
+/** I2: what is reserved is what the rows hold. The primary key guarantees that no two rows share it. */
 async function addresses(owner: Query, environmentId: string): Promise<string[]> {
   const rows = await owner<{ id: string; address: string; reserved: boolean }[]>`
     with held as (
@@ -117,7 +117,7 @@ async function work(owner: Sql, environmentId: string): Promise<string[]> {
   return rows.map(({ kind, id, what }) => `${id}: its ${kind} work ${what}`)
 }
 
-/** I4: an Idempotency-Key has an answer or is unknown; nobody holds one. */
+/** I4: an Idempotency-Key has a stored response or is unknown; none is locked. */
 async function answers(owner: Sql, environmentId: string): Promise<string[]> {
   const open = await owner<{ key: string }[]>`
     select key from idempotency_keys where environment_id = ${environmentId} and (status is null or headers is null)`
@@ -156,7 +156,7 @@ async function events(owner: Query, environmentId: string, since = 0): Promise<s
     )
     const found = (events.get(id) ?? []).map(({ type, version }) => `${type} ${version}`)
     if (String(expected) !== String(found))
-      findings.push(`${id}: it moved by ${expected.join(', ')} and told ${found.join(', ') || 'nothing'}`)
+      findings.push(`${id}: it moved by ${expected.join(', ')} and emitted ${found.join(', ') || 'nothing'}`)
   }
   for (const id of events.keys()) if (!moves.has(id)) findings.push(`${id}: events without a row`)
   return findings
@@ -189,12 +189,12 @@ async function launches(owner: Query, environmentId: string): Promise<string[]> 
   })
 }
 
-/** A key that was woken while somebody looked is looked at again at once. */
+/** A key that was woken during a pass is due immediately. */
 async function wakes(owner: Query, environmentId: string): Promise<string[]> {
   const lost = await lostWakesOf(owner, environmentId)
   return lost.map(
     ({ kind, id, lease, gone }) =>
-      `${id}: its ${kind} work was woken during look ${lease} and ${gone ? 'is gone' : 'rests'}`,
+      `${id}: its ${kind} work was woken during pass ${lease} and ${gone ? 'is gone' : 'is not due'}`,
   )
 }
 

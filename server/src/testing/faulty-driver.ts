@@ -1,7 +1,7 @@
 /** A driver around which something happens, for tests that make its calls fail, vanish or be seen. */
 import type { Driver, MachineRef, MachineSpec } from '../drivers/driver.ts'
 
-/** The calls that look at or change what is there. */
+/** The methods that read or change machines. */
 export type DriverMethod =
   | 'list'
   | 'get'

@@ -30,7 +30,7 @@ const endings: Record<string, (claimed: Claim) => Promise<void>> = {
 
 for (const [name, end] of Object.entries(endings)) {
   describe(`nothing is lost where ${name}`, () => {
-    test('and nobody woke it', async () => {
+    test('and it was not woken', async () => {
       await end(await take())
       assert.deepEqual(await lost(), [])
     })

@@ -1,4 +1,4 @@
-/** Triggers that write down what really happened to rows, machines and work, whoever did it and whatever they say of it. */
+/** Triggers that record what really happened to rows, machines and work, whatever the process reports. */
 import type { Query, Sql } from '../db/database.ts'
 import type { InstanceRow } from '../instances/row.ts'
 

@@ -1,4 +1,4 @@
-/** A first run without a fault: what a thing's looks do, and from that the cells of the matrix. */
+/** A first run without a fault records the passes of a subject. The cells of the matrix are derived from them. */
 import type { ObservedMachine } from '../drivers/driver.ts'
 import type { Claim } from '../engine/work.ts'
 import { availability } from '../images/store.ts'
@@ -9,17 +9,17 @@ import { load } from '../instances/store.ts'
 import { faultsAt, type Point, type Script } from './faults.ts'
 import type { MatrixWorld, Worker } from './world.ts'
 
-/** What one look did: its step, where it is an instance's, the move of the status that it recorded, and its points. */
-export type Look = { step: string; moves: string; points: Point[] }
-/** One fault at one point of one look. */
+/** One pass: its step (of an instance), the status change that it recorded, and its points. */
+export type Pass = { step: string; moves: string; points: Point[] }
+/** One fault at one point of one pass. */
 export type Cell = Script & { step: string }
 
-/** Each point of each look that is not like one before × its faults. */
-export function cellsOf(looks: Look[]): Cell[] {
+/** Each point of each distinct pass × its faults. */
+export function cellsOf(passes: Pass[]): Cell[] {
   const known = new Set<string>()
   const met = new Map<Point, number>()
   const cells: Cell[] = []
-  for (const { step, moves, points } of looks) {
+  for (const { step, moves, points } of passes) {
     const kind = [step, moves, ...points].join()
     for (const point of points) {
       const nth = (met.get(point) ?? 0) + 1
@@ -31,33 +31,33 @@ export function cellsOf(looks: Look[]): Cell[] {
   return cells
 }
 
-/** Notes all looks at the subject of this name while `work` has a worker look. */
-export async function rehearse(
+/** Records all passes of the subject with this name while `work` runs a worker. */
+export async function recordPasses(
   world: MatrixWorld,
   name: string,
   work: (worker: Worker) => Promise<void>,
-): Promise<Look[]> {
-  const looks: Look[] = []
+): Promise<Pass[]> {
+  const passes: Pass[] = []
   const isMeant = ({ kind, id }: Claim) => `${kind} ${id}` === name
   const subject = world.faults.arm(name, null)
-  subject.visited = (point) => void looks.at(-1)?.points.push(point)
-  world.watch.look = (claimed) => {
-    if (isMeant(claimed)) looks.push({ step: 'look', moves: '', points: [] })
+  subject.visited = (point) => void passes.at(-1)?.points.push(point)
+  world.watch.pass = (claimed) => {
+    if (isMeant(claimed)) passes.push({ step: 'pass', moves: '', points: [] })
   }
   world.watch.seen = async (claimed, machine) => {
-    const look = looks.at(-1)
-    if (!isMeant(claimed) || look?.step !== 'look') return
-    if (claimed.kind === 'instance') Object.assign(look, await decisionOf(world, claimed, machine))
+    const pass = passes.at(-1)
+    if (!isMeant(claimed) || pass?.step !== 'pass') return
+    if (claimed.kind === 'instance') Object.assign(pass, await decisionOf(world, claimed, machine))
   }
-  const worker = await world.worker('rehearsal')
+  const worker = await world.worker('recorder')
   await work(worker)
   await worker.engine.stop(1_000)
-  Object.assign(world.watch, { look: undefined, seen: undefined })
+  Object.assign(world.watch, { pass: undefined, seen: undefined })
   subject.visited = null
-  return looks
+  return passes
 }
 
-/** What a look will decide and record. */
+/** What a pass will decide and record. */
 async function decisionOf({ owner }: MatrixWorld, claimed: Claim, machine: ObservedMachine | null) {
   const row = (await load(owner, claimed.id))!
   const image = await availability(owner, row.image_id, row.mode)
