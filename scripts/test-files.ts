@@ -1,17 +1,18 @@
 /**
  * Which test files each command runs, and in which order. A unit test is quick unless it is listed here: it boots a guest,
  * or takes more than 10 s alone. The lists begin with the longest file, because a long file that starts last leaves the
- * other processors idle. Every run of `npm test` prints its slowest files.
+ * other processors idle. The two files that boot the most guests do not start together, because guests that boot at the
+ * same time take the processors from each other. Every run of `npm test` prints its slowest files.
  */
 import { globSync, readFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 
 export const LONG_UNIT_TESTS = [
   'server/src/drivers/qemu/driver.test.ts',
-  'server/src/drivers/qemu/machines.test.ts',
   'server/src/matrix/matrix.test.ts',
   'server/src/http/socket.test.ts',
   'server/src/simulation/simulation.test.ts',
+  'server/src/drivers/qemu/machines.test.ts',
   'server/src/simulation/mutants.test.ts',
   'server/src/matrix/mutants.test.ts',
   'server/src/testing/probes.test.ts',
