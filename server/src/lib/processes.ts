@@ -1,4 +1,4 @@
-import { readFileSync } from 'node:fs'
+import { readdirSync, readFileSync } from 'node:fs'
 
 /** Identifies a process. The kernel reuses process IDs; with start time and boot ID the identity is unique. */
 export type ProcessIdentity = { pid: number; start_time: number; boot_id: string }
@@ -16,7 +16,10 @@ export function parseStat(text: string): { state: string; start_time: number } |
   return state && /^[A-Za-z]$/.test(state) && Number.isSafeInteger(start_time) ? { state, start_time } : null
 }
 
-/** The identity of a live process; null if there is none. A zombie counts as ended, because it holds no resources. */
+/**
+ * The identity of a live process; null if there is none. A zombie counts as ended, because it holds no resources. A zombie
+ * whose threads are still alive does not: they hold its files and their locks.
+ */
 export function identify(pid: number): ProcessIdentity | null {
   let text: string
   try {
@@ -25,8 +28,16 @@ export function identify(pid: number): ProcessIdentity | null {
     return null
   }
   const stat = parseStat(text)
-  if (!stat || stat.state === 'Z' || stat.state === 'X') return null
+  if (!stat || stat.state === 'X' || (stat.state === 'Z' && countThreads(pid) <= 1)) return null
   return { pid, start_time: stat.start_time, boot_id: hostBootId() }
+}
+
+function countThreads(pid: number): number {
+  try {
+    return readdirSync(`/proc/${pid}/task`).length
+  } catch {
+    return 0
+  }
 }
 
 /** Whether exactly this process is alive. */

@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict'
-import { spawn } from 'node:child_process'
+import { spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
@@ -98,4 +98,25 @@ test('only the command line of a machine contains a folder', () => {
   assert.equal(folderOf(['qemu', '-name', 'guest=/a,,b/c']), '/a,b/c')
   for (const argv of [[], ['-name'], ['-name', 'x'], ['guest=/a'], ['-name', 'guest=a']])
     assert.equal(folderOf(argv), null)
+})
+
+const hasPython = spawnSync('python3', ['--version']).status === 0
+const zombieTitle = 'a zombie whose thread is still alive has not ended, because the thread holds its files'
+test(`${zombieTitle}${hasPython ? '' : ' (skipped: python3 is not installed)'}`, { skip: !hasPython }, async () => {
+  const code =
+    'import ctypes, sys, threading; threading.Thread(target=sys.stdin.read).start(); ctypes.CDLL(None).pthread_exit(None)'
+  const child = spawn('python3', ['-c', code], { stdio: ['pipe', 'ignore', 'ignore'] })
+  try {
+    const state = async () => parseStat(await readFile(`/proc/${child.pid}/stat`, 'utf8'))?.state
+    for (let attempt = 0; (await state()) !== 'Z'; attempt++) {
+      assert.ok(attempt < 1000, 'the main thread ends')
+      await systemClock.sleep(10)
+    }
+    const identity = identify(child.pid!)
+    assert.ok(identity && isAlive(identity))
+    child.stdin.end()
+    assert.equal(await waitForEnd(identity, 5000, systemClock), true)
+  } finally {
+    child.kill('SIGKILL')
+  }
 })
