@@ -11,11 +11,12 @@ import { createEngine, type Engine, type Reconcilers } from './loop.ts'
 import { LEASE_SECONDS, WORK_CHANNEL, wake } from './work.ts'
 
 let sql: Sql
+let owner: Sql
 let url: string
 const engines: Engine[] = []
 before(async () => {
   const database = await createTestDatabase({ max: 20 })
-  const { owner } = database
+  owner = database.owner
   sql = database.sql
   url = database.urls.cn_engine
   await owner`insert into projects (id, name, created_at) values ('proj_1', 'p', now())`
@@ -115,6 +116,25 @@ describe('engine', { timeout: 240_000 }, () => {
       [...(await sql`select id from work where kind = 'slow'`)].map((r) => r.id),
       ['b'],
     )
+  })
+
+  test('stop releases the keys that a claim in flight leased, and starts no pass', async () => {
+    let passes = 0
+    const engine = await start({ late: async () => (passes++, { after_seconds: null }) }, { poll_ms: 3_600_000 })
+    const { stopped } = await owner.begin(async (tx) => {
+      await tx`lock table work in exclusive mode` // The claim waits for it.
+      engine.nudge()
+      await until('a claim that waits', async () => {
+        const waiting = await owner`select from pg_locks where not granted and relation = 'work'::regclass`
+        return waiting.count > 0
+      })
+      await tx`select wake_keys(array['late'], array['a'], array['env_1'])`
+      return { stopped: engine.stop(10_000) }
+    })
+    await stopped
+    assert.equal(passes, 0)
+    const rows = await sql`select lease > 0 as has_been_leased, leased_by, leased_until from work where kind = 'late'`
+    assert.deepEqual([...rows], [{ has_been_leased: true, leased_by: null, leased_until: null }])
   })
 
   test('a worker that is killed -9 in a step is replaced when its lease ends', async () => {

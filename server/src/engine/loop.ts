@@ -8,7 +8,7 @@
 import type { Sql } from '../db/database.ts'
 import { atMost, type Clock } from '../lib/clock.ts'
 import type { Log } from '../lib/log.ts'
-import { type Claim, claim, fail, finish, renewLeases, WORK_CHANNEL } from './work.ts'
+import { type Claim, claim, fail, finish, releaseClaims, renewLeases, WORK_CHANNEL } from './work.ts'
 
 /** One reconcile pass on a claimed key. Returns when to requeue it, in seconds of environment time; null deletes the key. */
 export type Reconcile = (claimed: Claim) => Promise<{ after_seconds: number | null }>
@@ -55,7 +55,7 @@ export type Engine = {
   start(): Promise<void>
   /** Claims due keys now; called after a driver's hint or a write in this process. */
   nudge(): void
-  /** Claims no more keys and waits at most `deadlineMs` for running passes. The leases of the others expire. */
+  /** Claims no more keys, and waits at most `deadlineMs` for running passes. A lease that is left expires. */
   stop(deadlineMs: number): Promise<void>
   /** Why the engine cannot claim keys, for `/readyz`; null when it can. */
   problem(): string | null
@@ -101,6 +101,7 @@ export function createEngine(options: EngineOptions): Engine {
       try {
         const claims = await claim(sql, worker, kinds, freeSlots)
         problem = null
+        if (stopping) return await releaseClaims(sql, claims)
         for (const claimed of claims) {
           observer?.claimed(claimed.kind)
           running.set(claimed, run(claimed))

@@ -80,6 +80,16 @@ export async function renewLeases(sql: Sql, worker: string, claims: Claim[]): Pr
     from held_leases h where w.kind = h.kind and w.id = h.id`
 }
 
+/** Releases claims of which no pass ran; the keys stay due. Claims that another worker has taken over are skipped. */
+export async function releaseClaims(sql: Sql, claims: Claim[]): Promise<void> {
+  if (claims.length === 0) return
+  await sql`
+    update work w set leased_by = null, leased_until = null
+    from unnest(${claims.map((c) => c.kind)}::text[], ${claims.map((c) => c.id)}::text[],
+                ${claims.map((c) => c.lease)}::bigint[]) as unused(kind, id, lease)
+    where (w.kind, w.id, w.lease) = (unused.kind, unused.id, unused.lease)`
+}
+
 /**
  * Releases the claim and requeues the key `afterSeconds` after the time of the claim, so that advancing the environment's
  * clock during the pass can make it due. Null deletes the row of the key. Does nothing if the lease was lost.
