@@ -2,7 +2,7 @@
 import type { Sql } from '../server/src/db/database.ts'
 import { DatabaseUnavailableError } from '../server/src/lib/errors.ts'
 import { LEDGERS } from '../server/src/testing/audit.ts'
-import { lastMove } from '../server/src/testing/probes.ts'
+import { lastChange } from '../server/src/testing/probes.ts'
 import { type MachineProbe, probeMachines } from './one-machine-per-disk.ts'
 
 /**
@@ -56,7 +56,7 @@ export class Watch {
         for (const { id, mode } of environments)
           for (const kind of ALWAYS[mode])
             findings.push(...findingsOf(kind, await LEDGERS[kind](tx, id, this.#seen[0])))
-        this.#seen = [this.#seen[1]!, await lastMove(tx)]
+        this.#seen = [this.#seen[1]!, await lastChange(tx)]
         return findings
       })
       .catch((error) => {

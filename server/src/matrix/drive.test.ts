@@ -1,4 +1,4 @@
-/** What is due runs before the clock advances, also while steps hang or have died. */
+/** Due keys run before the clock advances, also while steps hang or were killed. */
 import assert from 'node:assert/strict'
 import { after, beforeEach, test } from 'node:test'
 import { caller } from '../http/testing.ts'
@@ -31,7 +31,7 @@ const now = async (): Promise<number> => {
   return row!.now.getTime()
 }
 
-/** An instance one of whose steps has died at its end; another pass took over only where the key was released. */
+/** Creates an instance, and kills a step of it at its end. */
 async function withLostStep(fault: Fault): Promise<void> {
   const id = await create()
   faults.arm(`instance ${id}`, { point: 'finish', nth: 1, fault })
@@ -40,7 +40,7 @@ async function withLostStep(fault: Fault): Promise<void> {
 }
 
 for (const fault of ['killed_before', 'killed_after'] as const) {
-  test(`a due key runs although another step was ${fault} its end`, async () => {
+  test(`a due key runs while another step was ${fault} its end`, async () => {
     await withLostStep(fault)
     const before = await now()
     const id = await create()
@@ -50,7 +50,7 @@ for (const fault of ['killed_before', 'killed_after'] as const) {
   })
 }
 
-test('the clock advances no further than the horizon where a step has died', async () => {
+test('the clock advances at most to the horizon after a step was killed', async () => {
   await withLostStep('killed_after')
   const before = await now()
   const id = await create()

@@ -1,21 +1,21 @@
-/** Runs what is due in an environment, and advances its frozen clock to what is due next. */
+/** Runs the due keys of an environment, and advances its frozen clock to the next due time. */
 import type { Sql } from '../db/database.ts'
 import { until } from '../testing/until.ts'
 import type { Subject } from './faults.ts'
 import type { MatrixWorld, Worker } from './world.ts'
 
-/** Real time after which a world that still has due keys has failed. */
+/** Real time after which a test with due keys fails. */
 const DEADLINE_SECONDS = 600
 const INTERVAL_MS = 2
 
 /**
- * Runs every key of the environment that is due, also after failures, until none is. Steps that hang or have died keep
- * their keys; all others must have ended.
+ * Runs due keys of the environment until none is due, also after failures. Steps that hang or were killed keep their keys;
+ * all others must have ended.
  */
 export async function settle(world: MatrixWorld, worker: Worker, environmentId: string): Promise<void> {
   const { owner, faults } = world
-  const isAtRest = async () => {
-    const kept = [...faults.lost].flatMap(([name, holdsKey]) => (holdsKey ? [name] : []))
+  const isSettled = async () => {
+    const held = [...faults.lost].flatMap(([name, holdsKey]) => (holdsKey ? [name] : []))
     const [row] = await owner<{ due: number }[]>`
       with retried as (
         update work set not_before = '-infinity'
@@ -23,15 +23,15 @@ export async function settle(world: MatrixWorld, worker: Worker, environmentId: 
           select ctid from work where environment_id = ${environmentId} and not_before > now() for update skip locked))
       select count(*) as due from work
       where environment_id = ${environmentId} and due_at <= environment_now(${environmentId})
-        and not (leased_until > now() and kind || ' ' || id = any(${kept}))`
+        and not (leased_until > now() and kind || ' ' || id = any(${held}))`
     if (worker.active() === faults.lost.size && row!.due === 0) return true
     worker.engine.nudge()
     return false
   }
-  await until('no key is due', isAtRest, DEADLINE_SECONDS, INTERVAL_MS)
+  await until('no key is due', isSettled, DEADLINE_SECONDS, INTERVAL_MS)
 }
 
-/** Advances the environment's clock from one due key to the next, as far as the horizon. */
+/** Runs due keys and advances the environment's clock to the next one, up to the horizon. */
 export async function drive(
   world: MatrixWorld,
   worker: Worker,
@@ -44,7 +44,7 @@ export async function drive(
     const seconds = await secondsUntilDue(world.owner, environmentId)
     if (seconds === null || passed + seconds > horizonSeconds) return
     if (seconds <= 0) continue
-    // Machines differ by fractions of a second; their passes run together.
+    // The due times of machines differ by fractions of a second. One second more runs their passes together.
     const step = seconds + 1
     passed += step
     await world.owner`
@@ -52,7 +52,7 @@ export async function drive(
   }
 }
 
-/** Null: no key will become due. */
+/** Seconds until the next key is due; null when none will be. */
 async function secondsUntilDue(owner: Sql, environmentId: string): Promise<number | null> {
   const [row] = await owner<{ seconds: number | null }[]>`
     select extract(epoch from min(due_at) - environment_now(${environmentId}))::float8 as seconds from work
@@ -61,9 +61,9 @@ async function secondsUntilDue(owner: Sql, environmentId: string): Promise<numbe
 }
 
 /**
- * Runs one worker until the faults have occurred and no key is due. Then its leases end, as those of a process that is
- * killed or hangs, and a second worker continues; a step that hung continues only after its key was taken over.
- * @param work runs everything that is due with a worker
+ * Runs one worker until the faults have occurred and no key is due. Then its leases end, like those of a process that is
+ * killed or hangs, and a second worker continues. A step that hangs continues only after its key was taken over.
+ * @param work runs all due keys with a worker
  */
 export async function throughFaults(
   world: MatrixWorld,
@@ -76,22 +76,22 @@ export async function throughFaults(
   const first = await world.worker('first')
   await work(first)
   await first.engine.stop(0)
-  // Or the first worker would take over its own key, and wait for the machine that its hung step has locked.
+  // Otherwise the first worker could take over its own key and wait for the machine that its hanging step has locked.
   await until('the last claim has ended', () => !first.isClaiming())
-  const hung = subjects.filter(({ release }) => release)
-  const killed = faults.lost.size - hung.length
+  const hanging = subjects.filter(({ release }) => release)
+  const killed = faults.lost.size - hanging.length
   await owner`update work set leased_until = now() - interval '1 second'
     where environment_id = ${environmentId} and leased_until is not null`
   const second = await world.worker('second')
-  await until('what hangs is taken over', async () => {
+  await until('the keys of hanging steps are taken over', async () => {
     second.engine.nudge()
-    // A key that was taken over may be removed again before this sees it.
+    // A key that was taken over may already be deleted.
     const waiting = await owner`
-      select from work where kind || ' ' || id = any(${hung.map(({ name }) => name)}) and leased_by <> 'second'`
+      select from work where kind || ' ' || id = any(${hanging.map(({ name }) => name)}) and leased_by <> 'second'`
     return waiting.count === 0
   })
-  for (const { release } of hung) release?.()
-  await until('what hung has ended', () => first.active() <= killed)
+  for (const { release } of hanging) release?.()
+  await until('the hanging steps have ended', () => first.active() <= killed)
   faults.lost.clear()
   await work(second)
   await second.engine.stop(1_000)

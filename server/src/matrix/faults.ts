@@ -1,31 +1,30 @@
 /**
  * The faults that one point of a pass can have, and where they occur.
  *
- * A point is a call of a driver, a transaction, a statement, or the moment when a worker gives its key back. A script
- * names one point of one subject (a key of the work table) by its number since the script was armed, so that the same
- * fault falls on the same place in every run.
+ * A point is a driver call, a transaction, a statement, or the release of a claim. A script names one point of one subject (a
+ * key of the work table) by its number since the script was armed, so a fault occurs at the same place in every run.
  */
 import { AsyncLocalStorage } from 'node:async_hooks'
 import { CapacityError, TransientError } from '../drivers/driver.ts'
 import { DatabaseUnavailableError } from '../lib/errors.ts'
-import { Died } from './machines.ts'
+import { ProcessKilled } from './machines.ts'
 
 /** THE LIST of faults. */
 export const FAULTS = {
-  fails_before: 'It fails, and nothing has happened.',
-  fails_after: 'It happens, and then something else in it fails.',
+  fails_before: 'It fails and has no effect.',
+  fails_after: 'It takes effect, and a later part of it fails.',
   reply_lost: 'It takes effect, and the caller gets an error.',
   times_out: 'It hangs until the lease has ended and another worker has taken over; it has no effect.',
-  times_out_after: 'It hangs just so, but it has happened.',
-  killed_before: 'The process dies before.',
-  killed_after: 'The process dies right after.',
-  run_twice: 'It is done twice.',
+  times_out_after: 'It takes effect, and then hangs in the same way.',
+  killed_before: 'The process is killed before it.',
+  killed_after: 'The process is killed immediately after it.',
+  run_twice: 'It is executed twice.',
   refused: 'It can never succeed.',
   changed_meanwhile: 'A request changes the desired state during the step.',
 } as const
 export type Fault = keyof typeof FAULTS
 
-/** `driver <call>`, or what the engine and the reconcilers do with the database. */
+/** `driver <call>`, or an access of the engine or a reconciler to the database. */
 export type Point = `driver ${string}` | 'importer start' | 'transaction' | 'statement' | 'finish'
 
 /** The faults that a point can have. */
@@ -39,17 +38,17 @@ export function faultsAt(point: Point): Fault[] {
     : always
 }
 
-/** One fault at the `nth` time (from 1) that the subject comes to the point. */
+/** One fault at the `nth` time (from 1) that the subject reaches the point. */
 export type Script = { point: Point; nth: number; fault: Fault }
 
-/** A key of the work table, and what is to happen to it. */
+/** A key of the work table, and its script. */
 export type Subject = {
   readonly name: string
   script: Script | null
-  /** How often it came to each point since it was armed. */
-  met: Map<Point, number>
+  /** How often it has reached each point since it was armed. */
+  reached: Map<Point, number>
   fired: boolean
-  /** Ends the hanging, if it hangs. */
+  /** Lets the step continue; null unless it hangs. */
   release: (() => void) | null
   /** Sends the other request of `changed_meanwhile`. */
   meanwhile: (() => Promise<void>) | null
@@ -60,7 +59,7 @@ export type Subject = {
 export class Faults {
   readonly #subjects = new Map<string, Subject>()
   readonly #reconciling = new AsyncLocalStorage<Subject>()
-  /** Steps that hang or have died since this was last cleared: whether they still hold their key, by its name. */
+  /** Steps that hang or were killed since this was last cleared: whether they still hold their key, by its name. */
   readonly lost = new Map<string, boolean>()
 
   /** The subject of this name, such as `instance inst_0123456789`. */
@@ -68,25 +67,25 @@ export class Faults {
     const known = this.#subjects.get(name)
     if (known) return known
     const fresh = { fired: false, release: null, meanwhile: null, visited: null }
-    const subject: Subject = { name, script: null, met: new Map(), ...fresh }
+    const subject: Subject = { name, script: null, reached: new Map(), ...fresh }
     this.#subjects.set(name, subject)
     return subject
   }
 
-  /** From now on the subject's points are counted, and the script's fault falls once. */
+  /** Starts to count the subject's points. The script's fault occurs once. */
   arm(name: string, script: Script | null): Subject {
     const subject = this.of(name)
-    Object.assign(subject, { script, met: new Map(), fired: false })
+    Object.assign(subject, { script, reached: new Map(), fired: false })
     return subject
   }
 
-  /** All that is done below belongs to the subject. */
+  /** Everything that `work` does belongs to the subject. */
   within<T>(name: string, work: () => Promise<T>): Promise<T> {
     return this.#reconciling.run(this.of(name), work)
   }
 
-  /** For what is synchronous: throws before or after the effect. */
-  atOnce<T>(point: Point, effect: () => T): T {
+  /** A synchronous point: throws before or after the effect. */
+  atSync<T>(point: Point, effect: () => T): T {
     const fault = this.#due(point)
     if (fault === 'fails_before') throw failure()
     const result = effect()
@@ -95,9 +94,9 @@ export class Faults {
   }
 
   /**
-   * Does `effect`, with the fault that the script has for this point and subject.
-   * @param attempt what comes instead of the effect when the process dies or the server gives up in the middle of it
-   * @param name of the subject, where it is not that of the pass
+   * Executes `effect` with the fault that the script has for this point and subject.
+   * @param attempt replaces the effect when the process or the server ends in the middle of it
+   * @param name the subject, if it is not that of the pass
    */
   async at<T>(
     point: Point,
@@ -114,7 +113,7 @@ export class Faults {
         throw error()
       case 'fails_after':
         await effect()
-        throw new Error('something else in it failed')
+        throw new Error('a later part failed')
       case 'reply_lost':
         await effect()
         throw error()
@@ -127,15 +126,15 @@ export class Faults {
         throw error()
       case 'killed_before':
         await attempt()
-        return this.#die(point, subject, true)
+        return this.#kill(point, subject, true)
       case 'killed_after':
         await effect()
-        return this.#die(point, subject, point !== 'finish')
+        return this.#kill(point, subject, point !== 'finish')
       case 'run_twice':
         await effect()
         return effect()
       case 'refused':
-        throw new CapacityError('refused', 'The host refuses, for a test.')
+        throw new CapacityError('refused', 'A fault of a test.')
       case 'changed_meanwhile':
         await this.#reconciling.exit(() => subject.meanwhile!())
         return effect()
@@ -153,17 +152,17 @@ export class Faults {
     })
   }
 
-  /** The process of this pass has ended. */
-  #die(point: Point, { name }: Subject, holdsKey: boolean): Promise<never> {
+  /** Ends the process of this pass. */
+  #kill(point: Point, { name }: Subject, holdsKey: boolean): Promise<never> {
     this.lost.set(name, holdsKey)
-    if (point.startsWith('driver ')) throw new Died()
+    if (point.startsWith('driver ')) throw new ProcessKilled()
     return new Promise(() => {})
   }
 
   #due(point: Point, subject = this.#reconciling.getStore()): Fault | null {
     if (!subject) return null
-    const nth = (subject.met.get(point) ?? 0) + 1
-    subject.met.set(point, nth)
+    const nth = (subject.reached.get(point) ?? 0) + 1
+    subject.reached.set(point, nth)
     subject.visited?.(point)
     const { script } = subject
     if (subject.fired || script?.point !== point || script.nth !== nth) return null
@@ -172,6 +171,7 @@ export class Faults {
   }
 }
 
-/** Of a driver; at the database it is that there is no answer. */
+/** The error of a driver call. */
 const failure = () => new TransientError('unavailable', 'A fault of a test.')
-export const noAnswer = () => new DatabaseUnavailableError('a fault of a test')
+/** The error of an access to the database. */
+export const noResponse = () => new DatabaseUnavailableError('a fault of a test')

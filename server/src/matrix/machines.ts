@@ -1,4 +1,4 @@
-/** A driver as a real one behaves to a worker that hangs or dies in the middle of a call. */
+/** A driver that behaves like a real one to a worker that hangs or is killed in the middle of a call. */
 import type { Driver } from '../drivers/driver.ts'
 import { KeyedLock } from '../drivers/qemu/keyed-lock.ts'
 import { type Around, aroundDriver, type DriverMethod } from '../testing/faulty-driver.ts'
@@ -17,15 +17,15 @@ export const CALLS = Object.keys({
   delete: true,
 } satisfies Record<Exclude<DriverMethod, 'consoleLog'>, true>)
 
-/** Thrown around a call in which the process dies: who called never hears of it, and holds nothing up. */
-export class Died extends Error {}
+/** Thrown at a call in which the process is killed: the call never returns, and delays no other. */
+export class ProcessKilled extends Error {}
 
-/** Calls for one machine are made one after the other: one that hangs holds up the next. */
+/** Serializes the calls for one machine: a call that hangs delays the next one. */
 export function lockedDriver(driver: Driver, around: Around): Driver {
   const locks = new KeyedLock()
   return aroundDriver(driver, (call, effect) =>
     locks
       .run(String(call.id), () => around(call, effect))
-      .catch((error) => (error instanceof Died ? new Promise(() => {}) : Promise.reject(error))),
+      .catch((error) => (error instanceof ProcessKilled ? new Promise(() => {}) : Promise.reject(error))),
   )
 }

@@ -1,17 +1,17 @@
-/** Every step of every reconciler × every fault, for each workflow that comes to the step; see run.ts. */
+/** Every step of every reconciler × every fault, in each workflow that reaches the step; see run.ts. */
 import assert from 'node:assert/strict'
 import { after, describe, test } from 'node:test'
 import { STEPS } from '../instances/decide.ts'
+import { KINDS } from './kinds.ts'
 import { CALLS } from './machines.ts'
 import { runWorkflow } from './run.ts'
 import { runSystemKey, systemKeys } from './system.ts'
-import { WORKFLOWS } from './workflows.ts'
 import { createMatrixWorld } from './world.ts'
 
 const world = await createMatrixWorld()
-const swept = await createMatrixWorld()
-const keys = await systemKeys(swept)
-after(() => Promise.all([world.close(), swept.close()]))
+const systemWorld = await createMatrixWorld()
+const keys = await systemKeys(systemWorld)
+after(() => Promise.all([world.close(), systemWorld.close()]))
 
 describe('the matrix', () => {
   const steps = new Set<string>()
@@ -19,14 +19,14 @@ describe('the matrix', () => {
   const kinds = new Set<string>()
   let count = 0
 
-  for (const workflow of WORKFLOWS) {
+  for (const [kind, workflow] of KINDS.flatMap((each) => each.workflows.map((workflow) => [each, workflow] as const))) {
     test(workflow.name, async (context) => {
-      const { cells, findings } = await runWorkflow(world, workflow)
+      const { cells, findings } = await runWorkflow(world, kind, workflow)
       for (const { step, point } of cells) {
         steps.add(step)
         calls.add(point)
       }
-      kinds.add(workflow.thing)
+      kinds.add(kind.name)
       count += cells.length
       context.diagnostic(`${cells.length} cells: ${[...new Set(cells.map(({ step }) => step))].join(', ')}`)
       assert.deepEqual(findings, [])
@@ -35,7 +35,7 @@ describe('the matrix', () => {
 
   for (const key of keys) {
     test(key, async (context) => {
-      const { cells, findings } = await runSystemKey(swept, key)
+      const { cells, findings } = await runSystemKey(systemWorld, key)
       for (const { point } of cells) calls.add(point)
       kinds.add(key.split(' ')[0]!)
       count += cells.length
@@ -44,7 +44,7 @@ describe('the matrix', () => {
     })
   }
 
-  test('has met every step, every call of a driver and every reconciler', (context) => {
+  test('covers every step, every driver call and every reconciler', (context) => {
     context.diagnostic(`${count} cells`)
     assert.deepEqual(
       STEPS.filter((step) => !steps.has(step)),

@@ -10,7 +10,7 @@ import { faultsAt, type Point, type Script } from './faults.ts'
 import type { MatrixWorld, Worker } from './world.ts'
 
 /** One pass: its step (of an instance), the status change that it recorded, and its points. */
-export type Pass = { step: string; moves: string; points: Point[] }
+export type Pass = { step: string; statuses: string; points: Point[] }
 /** One fault at one point of one pass. */
 export type Cell = Script & { step: string }
 
@@ -19,8 +19,8 @@ export function cellsOf(passes: Pass[]): Cell[] {
   const known = new Set<string>()
   const met = new Map<Point, number>()
   const cells: Cell[] = []
-  for (const { step, moves, points } of passes) {
-    const kind = [step, moves, ...points].join()
+  for (const { step, statuses, points } of passes) {
+    const kind = [step, statuses, ...points].join()
     for (const point of points) {
       const nth = (met.get(point) ?? 0) + 1
       met.set(point, nth)
@@ -38,29 +38,29 @@ export async function recordPasses(
   work: (worker: Worker) => Promise<void>,
 ): Promise<Pass[]> {
   const passes: Pass[] = []
-  const isMeant = ({ kind, id }: Claim) => `${kind} ${id}` === name
+  const isSubject = ({ kind, id }: Claim) => `${kind} ${id}` === name
   const subject = world.faults.arm(name, null)
   subject.visited = (point) => void passes.at(-1)?.points.push(point)
   world.watch.pass = (claimed) => {
-    if (isMeant(claimed)) passes.push({ step: 'pass', moves: '', points: [] })
+    if (isSubject(claimed)) passes.push({ step: 'pass', statuses: '', points: [] })
   }
-  world.watch.seen = async (claimed, machine) => {
+  world.watch.observed = async (claimed, machine) => {
     const pass = passes.at(-1)
-    if (!isMeant(claimed) || pass?.step !== 'pass') return
+    if (!isSubject(claimed) || pass?.step !== 'pass') return
     if (claimed.kind === 'instance') Object.assign(pass, await decisionOf(world, claimed, machine))
   }
   const worker = await world.worker('recorder')
   await work(worker)
   await worker.engine.stop(1_000)
-  Object.assign(world.watch, { pass: undefined, seen: undefined })
+  Object.assign(world.watch, { pass: undefined, observed: undefined })
   subject.visited = null
   return passes
 }
 
-/** What a pass will decide and record. */
+/** What the pass decides and records. */
 async function decisionOf({ owner }: MatrixWorld, claimed: Claim, machine: ObservedMachine | null) {
   const row = (await load(owner, claimed.id))!
   const image = await availability(owner, row.image_id, row.mode)
-  const seen = { ...row, ...observed(row, machine, claimed.now) }
-  return { step: decide(seen, machine, image, claimed.now).do, moves: `${row.status} ${statusOf(seen).status}` }
+  const next = { ...row, ...observed(row, machine, claimed.now) }
+  return { step: decide(next, machine, image, claimed.now).do, statuses: `${row.status} ${statusOf(next).status}` }
 }

@@ -1,28 +1,29 @@
 /**
  * Runs one workflow once without a fault, and records each pass with its step and its points. The cells are each point of
- * each distinct pass × each fault that the point can have. Then it runs all cells at once, each on a resource of
- * its own; in the end all must have come to the goal, and the audit find nothing.
+ * each distinct pass × each fault that the point can have. Then it runs all cells at once, each on a resource of its own.
+ * In the end each resource must have the expected state, and the audit must find nothing.
  */
 import { audit } from '../testing/audit.ts'
 import { throughFaults } from './drive.ts'
 import type { Fault } from './faults.ts'
 import { type Cell, cellsOf, recordPasses } from './passes.ts'
 import { createScene, type Scene } from './scene.ts'
-import type { Workflow } from './workflows.ts'
+import type { Kind, Workflow } from './workflow.ts'
 import type { MatrixWorld } from './world.ts'
 
 export type Report = { cells: Cell[]; findings: string[] }
 
 /** Runs a workflow's cells. @param only leaves out other faults */
-export async function runWorkflow(world: MatrixWorld, workflow: Workflow, only?: Fault[]): Promise<Report> {
-  const scene = await createScene(world, workflow)
-  const cells = cellsOf(await looksOf(scene)).filter(
-    ({ fault }) => (!only || only.includes(fault)) && !(fault === 'changed_meanwhile' && isEnd(workflow.goal)),
+export async function runWorkflow(world: MatrixWorld, kind: Kind, workflow: Workflow, only?: Fault[]): Promise<Report> {
+  const scene = await createScene(world, kind, workflow)
+  const endsDeleted = [kind.deleted, kind.absent].includes(workflow.goal)
+  const cells = cellsOf(await passesWithoutFault(scene)).filter(
+    ({ fault }) => (!only || only.includes(fault)) && !(fault === 'changed_meanwhile' && endsDeleted),
   )
   const ids = await scene.prepare(cells.length)
   const subjects = cells.map((cell, i) => {
     const subject = world.faults.arm(scene.nameOf(ids[i]!), cell)
-    subject.meanwhile = () => scene.request(scene.removal(ids[i]!))
+    subject.meanwhile = () => scene.delete(ids[i]!)
     return subject
   })
   let acted = false
@@ -37,8 +38,8 @@ export async function runWorkflow(world: MatrixWorld, workflow: Workflow, only?:
   for (const [i, cell] of cells.entries()) {
     const { step, point, fault } = cell
     const at = `${workflow.name}: ${step}, ${point} ${cell.nth}, ${fault}`
-    if (!subjects[i]!.fired) findings.push(`${at}: the fault did not fall`)
-    const goals = goalsOf(workflow, fault)
+    if (!subjects[i]!.fired) findings.push(`${at}: the fault did not occur`)
+    const goals = goalsOf(kind, workflow, fault)
     if (!goals.includes(states[i]!)) findings.push(`${at}: ${ids[i]} is ${states[i]}, not ${goals.join(' or ')}`)
   }
   const nameOfCell = new Map(ids.map((id, i) => [id, `${cells[i]!.step}, ${cells[i]!.point}, ${cells[i]!.fault}`]))
@@ -48,15 +49,13 @@ export async function runWorkflow(world: MatrixWorld, workflow: Workflow, only?:
   return { cells, findings }
 }
 
-const isEnd = (goal: string) => ['terminated', 'forgotten', 'gone'].includes(goal)
-
-function goalsOf({ goal, or, thing }: Workflow, fault: Fault): string[] {
-  if (fault === 'changed_meanwhile') return [thing === 'instance' ? 'terminated' : 'gone']
+function goalsOf({ deleted }: Kind, { goal, or }: Workflow, fault: Fault): string[] {
+  if (fault === 'changed_meanwhile') return [deleted]
   return [goal, ...(or ? [or] : []), ...(fault === 'refused' ? ['failed'] : [])]
 }
 
-/** What happens in the workflow when nothing goes wrong. */
-async function looksOf({ world, workflow, ...scene }: Scene) {
+/** The passes of the workflow when no fault occurs. */
+async function passesWithoutFault({ world, workflow, ...scene }: Scene) {
   const [id] = await scene.prepare(1)
   const passes = await recordPasses(world, scene.nameOf(id!), async (worker) => {
     await scene.act([id!])

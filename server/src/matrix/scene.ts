@@ -1,21 +1,19 @@
-/** Where a workflow happens: an environment in which its things are made, brought to its beginning, and driven. */
+/** The scene of a workflow: an environment in which its resources are created, brought to the initial state, and driven. */
 import { caller } from '../http/testing.ts'
 import { drive } from './drive.ts'
-import { imageBody, type Workflow } from './workflows.ts'
+import { KINDS } from './kinds.ts'
+import type { Creation, Kind, Request, Workflow } from './workflow.ts'
 import type { MatrixWorld, Worker } from './world.ts'
 
 const HORIZON_SECONDS = 300
-/** Requests that are made at the same time. */
+/** Requests that are sent at the same time. */
 const CLIENTS = 8
-const SCOPES = [
-  ...['instances:read', 'instances:write', 'images:read', 'images:write'],
-  ...['webhooks:read', 'webhooks:write', 'deployments:read', 'scaling:read'],
-]
+const SCOPES = [...new Set(KINDS.flatMap(({ scopes }) => scopes))]
 
 export type Scene = Awaited<ReturnType<typeof createScene>>
 
 /** An environment of its own for this workflow, with a key that has a budget. */
-export async function createScene(world: MatrixWorld, workflow: Workflow) {
+export async function createScene(world: MatrixWorld, kind: Kind, workflow: Workflow) {
   const tenant = (await world.tenant())[workflow.mode]
   const { environment_id } = tenant.principal
   const limits = { max_instances: 100_000, max_vcpus: 100_000, ...workflow.budget }
@@ -24,65 +22,51 @@ export async function createScene(world: MatrixWorld, workflow: Workflow) {
   const call = caller(world.app, made.body.key)
   let count = 0
 
-  async function request([method, path, body]: ReturnType<NonNullable<Workflow['request']>>): Promise<void> {
-    const { status, body: answer } = await call(method, path, body)
-    if (status >= 300) throw new Error(`${method} ${path}: ${status} ${JSON.stringify(answer)}`)
+  async function send(method: string, path: string, body?: unknown): Promise<{ id: string }> {
+    const response = await call(method, path, body)
+    if (response.status < 300) return response.body
+    throw new Error(`${method} ${path}: ${response.status} ${JSON.stringify(response.body)}`)
   }
-  const post = async (path: string, body: object): Promise<string> => {
-    const answer = await call('POST', path, body)
-    if (answer.status !== 201) throw new Error(`POST ${path}: ${answer.status} ${JSON.stringify(answer.body)}`)
-    return answer.body.id
-  }
-  async function create(): Promise<string> {
-    const addImage = () => post('/v2/images', imageBody(`image-${++count}`, workflow.image !== 'refused'))
-    if (workflow.thing === 'image') return addImage()
-    if (workflow.thing === 'webhook')
-      return post('/v2/webhooks', {
-        url: `${await world.receiver()}${workflow.receiver ?? ''}`,
-        events: ['instance.*'],
-      })
-    const image = workflow.image ? await addImage() : 'micro-linux'
-    return post('/v2/instances', { region: 'us-east-1', plan: 'micro-1x', image, ...workflow.body })
+  const creation: Creation = {
+    post: async (path, body) => (await send('POST', path, body)).id,
+    receiverUrl: world.receiverUrl,
+    nextNumber: () => ++count,
   }
   async function states(ids: string[]): Promise<string[]> {
-    const rows = await world.owner<{ id: string; state: string }[]>`
-      select id, status as state from instances where id = any(${ids})
-      union all select id, observed_state from images where id = any(${ids})
-      union all select w.id, case when w.observed_disabled_reason is not null then 'disabled'
-          when count(d.id) = 0 then 'idle'
-        when count(d.id) = count(d.id) filter (where d.status = 'succeeded') then 'delivered' else 'pending' end
-      from webhooks w left join webhook_deliveries d on d.webhook_id = w.id where w.id = any(${ids}) group by w.id`
+    const rows = await kind.states(world.owner, ids)
     const found = new Map(rows.map(({ id, state }) => [id, state]))
-    return ids.map((id) => found.get(id) ?? (workflow.thing === 'instance' ? 'forgotten' : 'gone'))
+    return ids.map((id) => found.get(id) ?? kind.absent)
   }
+  const sendToAll = (ids: string[], request: Request) => inParallel(ids, (id) => send(...request(id)))
 
   return {
     world,
+    kind,
     workflow,
     environment_id,
-    request,
     states,
-    nameOf: (id: string) => `${workflow.thing} ${id}`,
-    removal: (id: string): ReturnType<NonNullable<Workflow['request']>> => ['DELETE', `/v2/${workflow.thing}s/${id}`],
+    nameOf: (id: string) => `${kind.name} ${id}`,
+    delete: async (id: string) => void (await send('DELETE', `${kind.path}/${id}`)),
     drive: (worker: Worker) => drive(world, worker, environment_id, workflow.horizon_seconds ?? HORIZON_SECONDS),
-    /** Makes things and brings them to where the workflow begins. */
+    /** Creates resources and brings them to the state before the request. */
     async prepare(number: number): Promise<string[]> {
+      const ids = await inParallel(Array.from({ length: number }), () => workflow.create(creation))
+      if (!workflow.from) return ids
+      // No engine runs before this line: it would reconcile the new resources before their faults are armed.
       const preparing = await world.worker('preparation')
-      const ids = await inParallel(Array.from({ length: number }), create)
-      for (const { request: before, until: state } of workflow.from ?? []) {
-        if (before) await inParallel(ids, (id) => request(before(id)))
+      for (const { request, until: state } of workflow.from) {
+        if (request) await sendToAll(ids, request)
         if (state !== 'provisioning') await drive(world, preparing, environment_id, HORIZON_SECONDS)
-        const wrong = (await states(ids)).filter((each) => each !== state)
-        if (wrong.length > 0) throw new Error(`preparing ${workflow.name}: ${wrong[0]}, not ${state}`)
+        const others = (await states(ids)).filter((each) => each !== state)
+        if (others.length > 0) throw new Error(`preparing ${workflow.name}: ${others[0]}, not ${state}`)
       }
       await preparing.engine.stop(1_000)
       return ids
     },
-    /** The request, or the failure of the machine. */
+    /** Sends the request, or makes the machines fail. */
     async act(ids: string[]): Promise<void> {
-      await workflow.disturb?.(world.owner, environment_id)
-      const { request: asked } = workflow
-      if (asked) await inParallel(ids, (id) => request(asked(id)))
+      await workflow.fail?.(world.owner, environment_id)
+      if (workflow.request) await sendToAll(ids, workflow.request)
     },
   }
 }

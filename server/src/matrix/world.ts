@@ -1,6 +1,6 @@
 /**
- * A control plane whose faults a test decides: real database, reconcilers and engine, simulated machines, and time that
- * stands still unless it is moved. Engines run only when a test runs them.
+ * A control plane whose faults a test decides: a real database, real reconcilers and the real engine, simulated machines, and
+ * frozen clocks, which only the test advances. Engines run only when a test runs them.
  */
 import { once } from 'node:events'
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
@@ -29,24 +29,24 @@ import { silentLog } from '../lib/log.ts'
 import { pools } from '../reconcilers.ts'
 import { faultySql } from '../testing/faulty-sql.ts'
 import { installProbes } from '../testing/probes.ts'
-import { Faults, noAnswer } from './faults.ts'
+import { Faults, noResponse } from './faults.ts'
 import { lockedDriver } from './machines.ts'
 
-/** What is wrong with a build, on purpose. */
-export type Broken = {
+/** A fault of the product that a test must detect. */
+export type Mutant = {
   driver?: (driver: Driver, owner: Sql) => Driver
   /** The reconcilers' connections. */
   sql?: (sql: Sql) => Sql
-  /** The engine's. */
+  /** The engine's connections. */
   engine_sql?: (sql: Sql) => Sql
 }
 
 /** One process that reconciles keys. */
 export type Worker = {
   engine: Engine
-  /** Passes that have begun and not ended, including those that never end. */
+  /** Number of passes that have begun and not ended, including those that never end. */
   active(): number
-  /** A claim is in flight, also after the engine was stopped without waiting for it. */
+  /** Whether a claim is in flight, also after the engine was stopped without waiting for it. */
   isClaiming(): boolean
 }
 
@@ -56,18 +56,21 @@ export type MatrixWorld = Pick<TestApp, 'app' | 'owner' | 'deps'> & {
   /** The same app on connections where transactions of writes may fail: those within a subject of `faults`. */
   faulty_app: TestApp['app']
   worker(name: string): Promise<Worker>
-  /** A project whose clocks stand still. */
+  /** A project whose clocks are frozen. */
   tenant(): ReturnType<typeof createTestTenant>
-  /** Called for each pass, and for what the driver returned in it. */
-  watch: { pass?: (claimed: Claim) => void; seen?: (claimed: Claim, machine: ObservedMachine | null) => Promise<void> }
-  /** The keys of THE LIST of reconcilers. */
+  /** Called for each pass, and for the machine that the driver returned in it. */
+  watch: {
+    pass?: (claimed: Claim) => void
+    observed?: (claimed: Claim, machine: ObservedMachine | null) => Promise<void>
+  }
+  /** The kinds of THE LIST of reconcilers. */
   kinds: string[]
-  /** The address of a receiver of webhooks, who takes everything, and below it at `gone` wants no more. */
-  receiver(): Promise<string>
+  /** The URL of a receiver of webhooks that returns 204, and below it at `gone` 410. */
+  receiverUrl(): Promise<string>
   close(): Promise<void>
 }
 
-/** A lease ends only where a test ends it: how slow the machine is must not decide which worker has a key. */
+/** Leases end only where a test ends them, so that the speed of the host does not decide which worker has a key. */
 const ENDLESS_LEASES = `
   create function endless_lease() returns trigger language plpgsql as $$ begin
     new.leased_until := 'infinity';
@@ -76,10 +79,10 @@ const ENDLESS_LEASES = `
     execute function endless_lease();`
 
 const START = '2030-01-01T00:00:00Z'
-/** What stands in the address of an image that is refused. */
+/** Part of the URL of an image whose import fails. */
 export const REFUSED = 'refused'
 
-export async function createMatrixWorld(broken: Broken = {}): Promise<MatrixWorld> {
+export async function createMatrixWorld(mutant: Mutant = {}): Promise<MatrixWorld> {
   const faults = new Faults()
   const watch: MatrixWorld['watch'] = {}
   const data_dir = mkdtempSync(join(tmpdir(), 'cloudnexus-matrix-'))
@@ -87,11 +90,11 @@ export async function createMatrixWorld(broken: Broken = {}): Promise<MatrixWorl
   const passes = new Map<string, Claim>()
   const base = await createTestApp((sql) => {
     const simulated = createSimulatedDriver({ sql, seed: 1 })
-    const machines = broken.driver?.(simulated, ownerOf(sql)) ?? simulated
+    const machines = mutant.driver?.(simulated, ownerOf(sql)) ?? simulated
     const driver = lockedDriver(machines, async ({ method, id }, effect) => {
       const result = await faults.at(`driver ${method}`, effect)
       const claimed = passes.get(id ?? '')
-      if (method === 'get' && claimed) await watch.seen?.(claimed, result as ObservedMachine | null)
+      if (method === 'get' && claimed) await watch.observed?.(claimed, result as ObservedMachine | null)
       return result
     })
     return {
@@ -109,12 +112,12 @@ export async function createMatrixWorld(broken: Broken = {}): Promise<MatrixWorl
   await installProbes(owner)
 
   const transaction = <T>(effect: (commits: boolean) => Promise<T>) =>
-    faults.at('transaction', () => effect(true), { attempt: () => effect(false), error: noAnswer })
+    faults.at('transaction', () => effect(true), { attempt: () => effect(false), error: noResponse })
   const reconciling = faultySql(deps.sql, {
     transaction,
-    statement: (_, effect) => faults.at('statement', () => effect(), { error: noAnswer }),
+    statement: (_, effect) => faults.at('statement', () => effect(), { error: noResponse }),
   })
-  const reconcilingDeps: Deps = { ...deps, sql: broken.sql?.(reconciling) ?? reconciling }
+  const reconcilingDeps: Deps = { ...deps, sql: mutant.sql?.(reconciling) ?? reconciling }
   const writing = faultySql(deps.sql, { transaction, statement: (_, effect) => effect() })
   const faulty_app = await createApp({ ...deps, sql: writing }, { ready: async () => [] })
 
@@ -135,7 +138,7 @@ export async function createMatrixWorld(broken: Broken = {}): Promise<MatrixWorl
 
   let receiver: Server | null = null
   return {
-    async receiver() {
+    async receiverUrl() {
       receiver ??= createServer((request, response) => {
         request.resume().on('end', () => response.writeHead(request.url === '/gone' ? 410 : 204).end())
       }).listen(0, '127.0.0.1')
@@ -146,19 +149,19 @@ export async function createMatrixWorld(broken: Broken = {}): Promise<MatrixWorl
     async worker(name) {
       let active = 0
       let claiming = 0
-      const sql = faultySql(broken.engine_sql?.(deps.sql) ?? deps.sql, {
+      const sql = faultySql(mutant.engine_sql?.(deps.sql) ?? deps.sql, {
         transaction: (effect) => effect(true),
         statement(compiled, effect) {
           if (/for update skip locked/.test(compiled.text)) {
             claiming++
             return effect().finally(() => claiming--)
           }
-          const name = givenBack(compiled)
-          return name === null ? effect() : faults.at('finish', () => effect(), { name, error: noAnswer })
+          const name = finishedKey(compiled)
+          return name === null ? effect() : faults.at('finish', () => effect(), { name, error: noResponse })
         },
       })
       const engine = createEngine({
-        // Nothing happens by itself: neither polls nor renewals.
+        // No polls and no renewals.
         clock: { ...systemClock, after: () => ({ cancel() {} }) },
         ...{ sql, log: silentLog, worker: name, reconcilers: reconcilersWithFaults(), concurrency: 10_000 },
         observer: { claimed: () => void active++, stepped: () => void active-- },
@@ -185,8 +188,8 @@ export async function createMatrixWorld(broken: Broken = {}): Promise<MatrixWorl
 const allReconcilers = (deps: Deps): Reconcilers =>
   Object.assign({}, ...pools(deps).map((pool) => pool.reconcilers)) as Reconcilers
 
-/** The key that this statement gives back well, as the name of a subject. */
-function givenBack({ text, values }: { text: string; values: unknown[] }): string | null {
+/** The key whose pass this statement finishes, as the name of a subject; null if it is another statement. */
+function finishedKey({ text, values }: { text: string; values: unknown[] }): string | null {
   const isFinish =
     /^\s*(delete from work|update work w set leased_by = null)/.test(text) && !/w\.attempts \+ 1/.test(text)
   if (!isFinish) return null
@@ -194,10 +197,10 @@ function givenBack({ text, values }: { text: string; values: unknown[] }): strin
   return `${values[at]} ${values[at + 1]}`
 }
 
-/** Imports without a process: the bytes are there at once, or refused. */
+/** An importer without a process: an import ends immediately. */
 function withImporter(deps: Deps, faults: Faults): Reconcilers[string] {
   const importer: Importer = {
-    start: (folder) => faults.atOnce('importer start', () => pretendImport(folder)),
+    start: (folder) => faults.atSync('importer start', () => pretendImport(folder)),
     running: () => null,
   }
   const onImportEnd = wakeInstancesWaitingForImage

@@ -9,6 +9,7 @@
  */
 import { connect, type Query, type Sql } from '../db/database.ts'
 import { createTestDatabase } from '../db/testing.ts'
+import type { RowImage } from '../testing/expected-events.ts'
 
 /**
  * A change as the triggers saw it. `event`: its type is in `is`. `webhook`: `is` says `open` when it gets events, else
@@ -21,8 +22,10 @@ export type Witness = {
   resource_id: string
   was: string | null
   is: string
-  version_before: number | null
   version: number | null
+  /** Of an instance: its row before (null: it is new) and after the change. */
+  before: (RowImage & { version: number }) | null
+  after: (RowImage & { version: number }) | null
   /** Of an event, and which webhooks want it. */
   event_id: string | null
   sequence: number | null
@@ -46,14 +49,13 @@ const PREPARATION = `
 
   create unlogged table simulated.witnesses (
     number bigint generated always as identity, xid xid8 default pg_current_xact_id(), what text, environment_id text,
-    resource_id text, was text, "is" text, version_before integer, version integer,
+    resource_id text, was text, "is" text, version integer, before jsonb, after jsonb,
     event_id text, sequence bigint, webhooks text[]);
   create function simulated.see_instance() returns trigger language plpgsql security definer as $$
     begin
       if tg_op = 'UPDATE' and old.status = new.status and old.version = new.version then return null; end if;
-      insert into simulated.witnesses (what, environment_id, resource_id, was, "is", version_before, version)
-      values ('instance', new.environment_id, new.id, case when tg_op = 'UPDATE' then old.status end, new.status,
-        case when tg_op = 'UPDATE' then old.version end, new.version);
+      insert into simulated.witnesses (what, environment_id, resource_id, "is", before, after)
+      values ('instance', new.environment_id, new.id, new.status, to_jsonb(old), to_jsonb(new));
       return null;
     end $$;
   create trigger seen after insert or update on instances for each row execute function simulated.see_instance();

@@ -1,63 +1,55 @@
-/** I1 to I8 of the reliability requirements, as far as rows and witnesses show them. */
+/** The invariants I1 to I8 of the reliability requirements, as far as rows and witnesses show them. */
 import type { Query } from '../db/database.ts'
 import { TEST_CAPACITY } from '../http/testing.ts'
-import type { Status } from '../instances/row.ts'
-import { MOVES } from '../instances/status.ts'
 import { footprint } from '../lib/capacity.ts'
+import { expectedEvents, isTransition } from '../testing/expected-events.ts'
 import type { Witness } from './database.ts'
 import { LEFT_OUT } from './worker.ts'
 
 export type Violation = { invariant: string; what: string }
 
-/** Events of a change to this status, one of them; changes to the other statuses emit none. */
-const TOLD: Partial<Record<Status, readonly string[]>> = {
-  running: ['instance.ready', 'instance.started', 'instance.rebooted', 'instance.recovered'],
-  stopped: ['instance.stopped'],
-  terminated: ['instance.terminated'],
-  failed: ['instance.failed'],
-  recovering: ['instance.recovering'],
-}
-const ANY_TOLD = new Set(Object.values(TOLD).flat())
-/** Events that need no change of status; a resize may end with any. */
-const ASIDE = new Set(['instance.updated', 'instance.scaled'])
-
-function eventsOfMove(was: string | null, is: string): readonly string[] {
-  if (was === null) return ['instance.created']
-  if (was === 'resizing' && (is === 'running' || is === 'stopped')) return ['instance.scaled']
-  return TOLD[is as Status] ?? []
-}
-
-/** I5 and I6: what was committed since the last time. Pure. */
-export function movesAndEvents(witnesses: readonly Witness[]): Violation[] {
+/**
+ * I5 and I6: each change of an instance is allowed, raises its version by one, and has exactly its events in the same
+ * transaction; no event is without its change. Pure.
+ * @param witnesses everything that was committed since the last time, in order
+ */
+export function changesAndEvents(witnesses: readonly Witness[]): Violation[] {
   const found: Violation[] = []
-  const say = (invariant: string, what: string) => found.push({ invariant, what })
-  const events = witnesses.filter(({ what }) => what === 'event')
-  const unexplained = new Set(events)
-  for (const move of witnesses.filter(({ what }) => what === 'instance')) {
-    const { was, is, xid, resource_id: id, version_before: before, version } = move
-    const told = events.filter((event) => event.xid === xid && event.resource_id === id)
-    for (const event of told) if (ASIDE.has(event.is)) unexplained.delete(event)
-    for (const { is: type, version: shown } of told) {
-      if (shown !== version) say('I6', `${type} of ${id} shows version ${shown} of ${version}`)
-    }
-    if (before !== null && version! < before) say('I6', `the version of ${id} fell from ${before} to ${version}`)
-    if (was === is) continue
-    if (was !== null && !MOVES[was as Status].includes(is as Status)) say('I5', `${id} moved from ${was} to ${is}`)
-    if (before !== null && version !== before + 1)
-      say('I6', `${id}: ${was} → ${is} left version ${before} at ${version}`)
-    const expected = eventsOfMove(was, is)
-    const fitting = told.filter(({ is: type }) => expected.includes(type))
-    const others = told.filter(({ is: type }) => !expected.includes(type) && ANY_TOLD.has(type) && !ASIDE.has(type))
-    for (const event of fitting) unexplained.delete(event)
-    if (fitting.length !== Math.min(1, expected.length) || others.length > 0) {
-      const names = told.map(({ is: type }) => type).join(', ') || 'nothing'
-      say('I6', `${id}: ${was ?? 'nothing'} → ${is} was recorded as ${names}`)
-    }
-  }
-  for (const { is, resource_id } of unexplained) {
-    if (is.startsWith('instance.')) say('I6', `${is} of ${resource_id} was not committed with its change`)
+  const report = (invariant: string, what: string) => found.push({ invariant, what })
+  const isOfInstance = ({ what, is }: Witness) =>
+    what === 'instance' || (what === 'event' && is.startsWith('instance.'))
+  const transactions = Map.groupBy(witnesses.filter(isOfInstance), ({ xid, resource_id }) => `${xid} ${resource_id}`)
+  for (const own of transactions.values()) {
+    const id = own[0]!.resource_id
+    const changes = own.filter(({ what }) => what === 'instance')
+    for (const { before, after } of changes) checkVersion(report, id, before, after!)
+    const expected = changes.flatMap(({ before, after }) =>
+      expectedEvents(before, after!).map((type) => `${type} ${after!.version}`),
+    )
+    const emitted = own.filter(({ what }) => what === 'event').map(({ is, version }) => `${is} ${version}`)
+    if (String(expected) === String(emitted)) continue
+    const statuses = [changes[0]?.before?.status ?? 'none', ...changes.map(({ is }) => is)].join(' → ')
+    report(
+      'I6',
+      `${id}: ${statuses}: expected ${expected.join(', ') || 'no event'}, emitted ${emitted.join(', ') || 'none'}`,
+    )
   }
   return found
+}
+
+function checkVersion(
+  report: (invariant: string, what: string) => void,
+  id: string,
+  before: Witness['before'],
+  after: NonNullable<Witness['after']>,
+): void {
+  if (!before) return
+  const [from, to] = [before.status, after.status]
+  if (!isTransition(from, to)) report('I5', `${id}: ${from} → ${to} is not allowed`)
+  const isChanged = from !== to || after.version !== before.version
+  if (isChanged && after.version !== before.version + 1) {
+    report('I6', `${id}: ${from} → ${to} changed version ${before.version} to ${after.version}`)
+  }
 }
 
 const { vcpus, memory_bytes, disk_bytes } = TEST_CAPACITY

@@ -12,6 +12,7 @@ const FOUND_BY: Record<MutantName, { invariant: string; within: number }> = {
   double_start: { invariant: 'I1', within: 30 },
   no_fence: { invariant: 'fence', within: 20 },
   forgotten_event: { invariant: 'I6', within: 10 },
+  wrong_event: { invariant: 'I6', within: 10 },
   lost_delivery: { invariant: 'deliveries', within: 10 },
   late_event: { invariant: 'I6', within: 10 },
 }

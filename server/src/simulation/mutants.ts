@@ -58,6 +58,8 @@ export const MUTANTS = {
   },
   /** Some events are forgotten. */
   forgotten_event: { rewrite: (compiled) => withoutEvents(compiled, 'instance.stopped') },
+  /** The first boot emits the event of a start. */
+  wrong_event: { rewrite: (compiled) => withOtherType(compiled, 'instance.ready', 'instance.started') },
   /** What failed once is held for sent. */
   lost_delivery: {
     rewrite: ({ text, values }) => ({
@@ -82,4 +84,13 @@ function withoutEvents(compiled: Compiled, type: string): Compiled {
     return Array.isArray(value) && value.length === types.length ? value.filter((_, i) => kept[i]) : value
   })
   return { text: compiled.text, values }
+}
+
+/** The statement that writes events, with another type for each event of this one. */
+function withOtherType({ text, values }: Compiled, type: string, other: string): Compiled {
+  if (!text.includes('insert into events')) return { text, values }
+  const replaced = values.map((value) =>
+    Array.isArray(value) ? value.map((each: unknown) => (each === type ? other : each)) : value,
+  )
+  return { text, values: replaced }
 }

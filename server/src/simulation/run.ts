@@ -6,7 +6,7 @@ import { chance } from './chance.ts'
 import { type Client, newClient } from './client.ts'
 import { drawFault, type Fault } from './faults.ts'
 import { createHistory, type History } from './history.ts'
-import { movesAndEvents, rowsHold, type Violation } from './invariants.ts'
+import { changesAndEvents, rowsHold, type Violation } from './invariants.ts'
 import { createLedger, type Ledger } from './ledger.ts'
 import type { Mutant } from './mutants.ts'
 import { startWorker, type Worker } from './worker.ts'
@@ -105,7 +105,7 @@ export async function tick(run: Run, name: string, body: () => Promise<string | 
   const found: Violation[] = [
     ...world.doubleStarts().map((what) => ({ invariant: 'I1', what })),
     ...late.map(({ resource_id }) => ({ invariant: 'fence', what: `a step without a lease changed ${resource_id}` })),
-    ...movesAndEvents(witnesses),
+    ...changesAndEvents(witnesses),
     ...run.ledger.note(witnesses, world.receivers.receipts()),
     ...(witnesses.length > 0 || run.ticks % ROWS_EVERY === 0 ? await rowsHold(world.owner) : []),
   ]

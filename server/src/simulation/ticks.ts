@@ -69,7 +69,7 @@ async function checkWake(run: Run, { kind, id, lease, wakes }: Claim): Promise<v
     select from work w join environments e on e.id = w.environment_id
     where kind = ${kind} and w.id = ${id} and lease = ${lease} and wakes <> ${wakes} and leased_until is null
       and (due_at > environment_now(e) or not_before > now())`
-  if (lost.count > 0) fail(run, 'wakes', `${kind} ${id} was woken during its step and rests`)
+  if (lost.count > 0) fail(run, 'wakes', `${kind} ${id} was woken during its pass and is not due`)
 }
 
 async function passTime({ random, world, workers }: Run): Promise<string> {

@@ -1,21 +1,21 @@
 /**
- * The audit: the state of an environment in which no key is due. Each finding is a line that names what leaked or
- * is not as it was promised; none is what must come out.
+ * The audit: checks the state of an environment in which no key is due. Each finding is one line that names what leaked or
+ * what differs from the API's promises.
  */
 import type { Query, Sql } from '../db/database.ts'
-import { type InstanceRow, runOf, type Status } from '../instances/row.ts'
-import { eventsOf, MOVES } from '../instances/status.ts'
-import { launchesOf, lostWakesOf, type Move, movesOf } from './probes.ts'
+import { type InstanceRow, runOf } from '../instances/row.ts'
+import { expectedEvents, isTransition } from './expected-events.ts'
+import { type Change, changesOf, launchesOf, lostWakesOf } from './probes.ts'
 
 type Part = (owner: Query, environmentId: string, since?: number) => Promise<string[]>
 
-/** All findings in one environment. Nothing may be going on in it. */
+/** All findings in one environment, in which nothing runs. */
 export async function audit(owner: Sql, environmentId: string): Promise<string[]> {
-  const parts = [machines, work, answers, auditBooks]
+  const parts = [machines, work, responses, auditLedgers]
   return (await Promise.all(parts.map((part) => part(owner, environmentId)))).flat()
 }
 
-/** The parts that do not depend on where machines run and on what is going on elsewhere; they need the probes. */
+/** The parts that hold in every snapshot and for every driver; they need the probes. */
 export const LEDGERS: Record<'addresses' | 'sums' | 'events' | 'launches' | 'wakes', Part> = {
   addresses,
   sums,
@@ -24,24 +24,24 @@ export const LEDGERS: Record<'addresses' | 'sums' | 'events' | 'launches' | 'wak
   wakes,
 }
 
-async function auditBooks(owner: Sql, environmentId: string): Promise<string[]> {
+async function auditLedgers(owner: Sql, environmentId: string): Promise<string[]> {
   return (await Promise.all(Object.values(LEDGERS).map((part) => part(owner, environmentId)))).flat()
 }
 
 type Machine = { power: string; disk: number; run: number; public_ip: string | null; vcpus: number; disk_bytes: number }
 
-/** I8: a machine for each row that says so and none besides, and as the row wants it. */
+/** I8: each machine has a row, and matches its desired state. */
 async function machines(owner: Sql, environmentId: string): Promise<string[]> {
   const rows = await owner<(InstanceRow & { machine: Machine | null })[]>`
     select i.*, m.machine || case
       when least(m.machine ->> 'off_at', m.machine ->> 'crash_at')::timestamptz <= environment_now(i.environment_id)
       then '{"power":"off"}'::jsonb else '{}' end as machine from instances i left join simulated_machines m on m.id = i.id
     where i.environment_id = ${environmentId}`
-  const strays = await owner<{ id: string }[]>`
+  const orphans = await owner<{ id: string }[]>`
     select id from simulated_machines where environment_id = ${environmentId}
       and id not in (select id from instances where terminated_at is null)`
   return [
-    ...strays.map(({ id }) => `${id}: a machine without a row`),
+    ...orphans.map(({ id }) => `${id}: a machine without a row`),
     ...rows.flatMap((row) => machineFaults(row).map((fault) => `${row.id}: ${fault}`)),
   ]
 }
@@ -50,8 +50,8 @@ function machineFaults(row: InstanceRow & { machine: Machine | null }): string[]
   const { machine, status } = row
   if (row.terminated_at) return []
   const faults: string[] = []
-  const check = (what: string, is: unknown, wanted: unknown) => {
-    if (is !== wanted) faults.push(`${status}, and ${what} is ${is} instead of ${wanted}`)
+  const check = (name: string, observed: unknown, desired: unknown) => {
+    if (observed !== desired) faults.push(`${status}, and ${name} is ${observed} instead of ${desired}`)
   }
   if (status === 'stopped' && machine?.power === 'running') faults.push('stopped, and its machine runs')
   if (status === 'stopped' || status === 'running') check('the disk', machine?.disk_bytes, row.wanted_disk_bytes)
@@ -64,7 +64,7 @@ function machineFaults(row: InstanceRow & { machine: Machine | null }): string[]
   return faults
 }
 
-/** I2: what is reserved is what the rows hold. The primary key guarantees that no two rows share it. */
+/** I2: the reserved addresses are those of the rows. The primary key guarantees that no two rows share one. */
 async function addresses(owner: Query, environmentId: string): Promise<string[]> {
   const rows = await owner<{ id: string; address: string; reserved: boolean }[]>`
     with held as (
@@ -79,9 +79,9 @@ async function addresses(owner: Query, environmentId: string): Promise<string[]>
   )
 }
 
-/** I3: quotas and budgets count what the rows add up to. */
+/** I3: the usage of quotas and budgets is the sum of the rows. */
 async function sums(owner: Query, environmentId: string): Promise<string[]> {
-  const [use] = await owner<{ used: number[]; sum: number[] }[]>`
+  const [usage] = await owner<{ used: number[]; sum: number[] }[]>`
     select array[h.used_instances, h.used_vcpus, h.used_memory_bytes, h.used_disk_bytes, h.used_public_ips]::float8[] as used,
       array[count(i.id), coalesce(sum(i.wanted_vcpus), 0), coalesce(sum(i.wanted_memory_bytes), 0),
         coalesce(sum(i.wanted_disk_bytes), 0), count(i.wanted_public_ip)]::float8[] as sum
@@ -93,12 +93,12 @@ async function sums(owner: Query, environmentId: string): Promise<string[]> {
     from budgets b left join budgets inner_ on b.id = any(inner_.lineage)
       left join instances i on i.budget_id = inner_.id and i.terminated_at is null
     where b.environment_id = ${environmentId} group by b.id`
-  return [{ id: 'the quota', ...use! }, ...budgets]
+  return [{ id: 'the quota', ...usage! }, ...budgets]
     .filter(({ used, sum }) => String(used) !== String(sum))
-    .map(({ id, used, sum }) => `${id} counts ${used}, and the rows are ${sum}`)
+    .map(({ id, used, sum }) => `the usage of ${id} is ${used}, and the sum of the rows is ${sum}`)
 }
 
-/** No key is held, due or failing, and nothing is without its key. */
+/** No key is leased, due or failing, and no resource lacks its key. */
 async function work(owner: Sql, environmentId: string): Promise<string[]> {
   const rows = await owner<{ kind: string; id: string; what: string }[]>`
     select kind, id, case when leased_until is not null then 'is still leased'
@@ -114,30 +114,33 @@ async function work(owner: Sql, environmentId: string): Promise<string[]> {
     union all
     select 'delivery', webhook_id, 'is pending' from webhook_deliveries
     where environment_id = ${environmentId} and status = 'pending'`
-  return rows.map(({ kind, id, what }) => `${id}: its ${kind} work ${what}`)
+  return rows.map(({ kind, id, what }) => `${id}: its ${kind} key ${what}`)
 }
 
 /** I4: an Idempotency-Key has a stored response or is unknown; none is locked. */
-async function answers(owner: Sql, environmentId: string): Promise<string[]> {
+async function responses(owner: Sql, environmentId: string): Promise<string[]> {
   const open = await owner<{ key: string }[]>`
     select key from idempotency_keys where environment_id = ${environmentId} and (status is null or headers is null)`
   const locks = await owner`
     select from pg_locks where locktype = 'advisory' and database = (select oid from pg_database where datname = current_database())`
-  return [...open.map(({ key }) => `the Idempotency-Key ${key} is open`), ...locks.map(() => 'a lock is still held')]
+  return [
+    ...open.map(({ key }) => `the Idempotency-Key ${key} has no response`),
+    ...locks.map(() => 'an advisory lock is held'),
+  ]
 }
 
-type Told = { id: string; type: string; sequence: number; version: number }
+type EmittedEvent = { id: string; type: string; sequence: number; version: number }
 
 /**
- * I5, I6: statuses along the table, each move with its events and no event without its move, no gap in any number. Holds
- * in every snapshot, whatever goes on.
- * @param since only instances that have moved after the move of this number
+ * I5, I6: each change of a status is allowed, each change has exactly its events, and no number has a gap. Holds in every
+ * snapshot.
+ * @param since only instances that changed after the change of this number
  */
 async function events(owner: Query, environmentId: string, since = 0): Promise<string[]> {
-  const told = await owner<Told[]>`
+  const emitted = await owner<EmittedEvent[]>`
     select resource_id as id, type, sequence, (data -> 'object' ->> 'version')::int as version from events
     where environment_id = ${environmentId} and resource_type = 'instance'
-      and (${since}::bigint = 0 or resource_id in (select id from probed_moves where n > ${since})) order by sequence`
+      and (${since}::bigint = 0 or resource_id in (select id from probed_changes where n > ${since})) order by sequence`
   const [head] = await owner<{ sequence: number; events: number; audited: number; entries: number }[]>`
     select h.sequence, (select count(*) from events e where e.environment_id = h.environment_id) as events,
       h.audit_sequence as audited, (select count(*) from audit_log a where a.environment_id = h.environment_id) as entries
@@ -147,34 +150,34 @@ async function events(owner: Query, environmentId: string, since = 0): Promise<s
     ...(sequence === head!.events ? [] : [`the last number is ${sequence}, and there are ${head!.events} events`]),
     ...(audited === entries ? [] : [`the audit log's last number is ${audited}, and there are ${entries} entries`]),
   ]
-  const moves = groupById(await movesOf(owner, environmentId, since))
-  const events = groupById(told)
-  for (const [id, own] of moves) {
-    findings.push(...moveFaults(own).map((fault) => `${id}: ${fault}`))
+  const changes = groupById(await changesOf(owner, environmentId, since))
+  const events = groupById(emitted)
+  for (const [id, own] of changes) {
+    findings.push(...changeFaults(own).map((fault) => `${id}: ${fault}`))
     const expected = own.flatMap(({ before, after }) =>
-      after ? eventsOf(before, after).map((type) => `${type} ${after.version}`) : [],
+      after ? expectedEvents(before, after).map((type) => `${type} ${after.version}`) : [],
     )
     const found = (events.get(id) ?? []).map(({ type, version }) => `${type} ${version}`)
     if (String(expected) !== String(found))
-      findings.push(`${id}: it moved by ${expected.join(', ')} and emitted ${found.join(', ') || 'nothing'}`)
+      findings.push(`${id}: expected ${expected.join(', ') || 'no event'}, emitted ${found.join(', ') || 'none'}`)
   }
-  for (const id of events.keys()) if (!moves.has(id)) findings.push(`${id}: events without a row`)
+  for (const id of events.keys()) if (!changes.has(id)) findings.push(`${id}: events without a row`)
   return findings
 }
 
-function moveFaults(moves: Move[]): string[] {
-  return moves.flatMap(({ before, after }) => {
+function changeFaults(changes: Change[]): string[] {
+  return changes.flatMap(({ before, after }) => {
     if (!before || !after) return []
     const faults: string[] = []
-    const [from, to] = [before.status, after.status] as [Status, Status]
-    if (from !== to && !MOVES[from].includes(to)) faults.push(`${from} → ${to} is no move`)
+    const [from, to] = [before.status, after.status]
+    if (!isTransition(from, to)) faults.push(`${from} → ${to} is not allowed`)
     const step = after.version - before.version
     if (step !== (from === to ? Math.min(1, Math.max(0, step)) : 1)) faults.push(`its version rose by ${step}`)
     return faults
   })
 }
 
-/** I1: no run is started twice, and none beside another. */
+/** I1: no run is started twice, and none while another one is on. */
 async function launches(owner: Query, environmentId: string): Promise<string[]> {
   const all = await launchesOf(owner, environmentId)
   const seen = new Set<string>()
@@ -184,7 +187,7 @@ async function launches(owner: Query, environmentId: string): Promise<string[]> 
     seen.add(name)
     return [
       ...(again ? [`${name} was started twice`] : []),
-      ...(replaced ? [`${name} was started beside another`] : []),
+      ...(replaced ? [`${name} was started while another one was on`] : []),
     ]
   })
 }
@@ -194,7 +197,7 @@ async function wakes(owner: Query, environmentId: string): Promise<string[]> {
   const lost = await lostWakesOf(owner, environmentId)
   return lost.map(
     ({ kind, id, lease, gone }) =>
-      `${id}: its ${kind} work was woken during pass ${lease} and ${gone ? 'is gone' : 'is not due'}`,
+      `${id}: its ${kind} key was woken during pass ${lease} and ${gone ? 'is deleted' : 'is not due'}`,
   )
 }
 
