@@ -97,7 +97,7 @@ describe('cloud images', { timeout: 1_500_000 }, () => {
   test('with a broken mirror the instance fails with the reason and leaves nothing; a rebuild retries', async (t) => {
     const sum = await run('sha256sum', [join(mirror.folder, 'files', ...NOBLE)])
     const good = sum.split(' ')[0]!
-    const body = { region: 'us-east-1', plan: 'standard-4x', image: 'ubuntu-24.04-lts' }
+    const body = { region: 'us-east-1', plan: 'standard-1x', image: 'ubuntu-24.04-lts' }
     const id: string = (await plane.call('POST', '/v2/instances', body)).body.id
     /** Asserts that the instance fails with this code and leaves nothing behind. */
     async function fails(code: string): Promise<void> {

@@ -26,8 +26,6 @@ import { until } from '../server/src/testing/until.ts'
 import { type MutantName, mutantArguments } from './mutants.ts'
 
 const ROOT = join(import.meta.dirname, '..')
-const MAIN = join(ROOT, 'server/src/main.ts')
-const TEARDOWN = join(ROOT, 'server/src/teardown.ts')
 
 export type Credentials = { api_url: string; live_key: string; test_key: string }
 
@@ -41,6 +39,7 @@ type Options = {
   uid?: number
   boot_id_file?: string
   mutant?: MutantName
+  checkout?: string
 }
 
 export class ControlPlane {
@@ -55,12 +54,15 @@ export class ControlPlane {
   readonly node: string[]
   /** Loads the mutant, if any. */
   private readonly mutant: string[]
+  /** The checkout whose control plane runs. */
+  private readonly checkout: string
 
   private constructor(dataDir: string, port: number, env: Record<string, string>, options: Options) {
     this.data_dir = dataDir
     this.port = port
     this.env = env
-    const { uid, boot_id_file, mutant } = options
+    const { uid, boot_id_file, mutant, checkout = ROOT } = options
+    this.checkout = checkout
     this.mutant = mutant ? mutantArguments(mutant) : []
     const user = uid === undefined ? [] : ['setpriv', '--reuid', `${uid}`, '--regid', `${uid}`, '--clear-groups', '--']
     const boot = boot_id_file === undefined ? [] : ['unshare', '--mount', 'sh', '-c', WITH_BOOT_ID, 'sh', boot_id_file]
@@ -73,6 +75,7 @@ export class ControlPlane {
    * @param uid the user that runs the process and owns the data directory
    * @param boot_id_file replaces the host's boot ID for the control plane; requires root
    * @param mutant runs this mutant of the control plane
+   * @param checkout runs the control plane of this folder instead, which has its dependencies
    * @param open whether every user can reach the data directory; otherwise machines reach it through their namespace
    */
   static async create(options: Options = {}): Promise<ControlPlane> {
@@ -104,10 +107,11 @@ export class ControlPlane {
   /** Starts the process and waits until `/readyz` returns 200. */
   async start(): Promise<void> {
     const log = openSync(this.log_file, 'a')
-    const args = [...this.mutant, MAIN, '--port', String(this.port), '--data-dir', this.data_dir]
+    const main = join(this.checkout, 'server/src/main.ts')
+    const args = [...this.mutant, main, '--port', String(this.port), '--data-dir', this.data_dir]
     const [command, ...before] = this.node
     this.child = spawn(command!, [...before, ...args], {
-      cwd: ROOT,
+      cwd: this.checkout,
       env: { ...process.env, ...this.env },
       stdio: ['ignore', log, log],
       detached: true,
@@ -151,7 +155,13 @@ export class ControlPlane {
   private async remove(): Promise<void> {
     await this.end('SIGTERM')
     const [command, ...before] = this.node
-    await run(command!, [...before, TEARDOWN, '--data-dir', this.data_dir, '--yes'])
+    await run(command!, [
+      ...before,
+      join(this.checkout, 'server/src/teardown.ts'),
+      '--data-dir',
+      this.data_dir,
+      '--yes',
+    ])
     rmSync(dirname(this.data_dir), { recursive: true, force: true })
   }
 

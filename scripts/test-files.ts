@@ -27,7 +27,7 @@ export const LONG_UNIT_TESTS = [
 ]
 
 /** The end-to-end tests that take longest; the others follow. */
-export const LONG_END_TO_END_TESTS = ['e2e/crash-loop.test.ts', 'e2e/mutants.test.ts', 'e2e/cloud-images.test.ts']
+export const LONG_END_TO_END_TESTS = ['e2e/cloud-images.test.ts', 'e2e/crash-loop.test.ts', 'e2e/mutants.test.ts']
 
 /** Run by `npm run test:long` only: they take hours. */
 export const SOAK_TESTS = 'e2e/soak/**/*.test.ts'
