@@ -75,11 +75,13 @@ export async function createApp(deps: Deps, options: AppOptions): Promise<App> {
   handleErrors(app, deps, methods)
   acceptJson(app)
 
-  await app.register(swagger, openapiOptions(deps.config.version, deps.config.public_url))
+  const resources = options.resources ?? allResources
+  const tags = resources.flatMap(({ tag }) => tag ?? [])
+  await app.register(swagger, openapiOptions(deps.config.version, deps.config.public_url, tags))
   serviceRoutes(app, options.ready)
   app.addSchema(Problem)
   app.addSchema(Pagination)
-  for (const resource of options.resources ?? allResources) {
+  for (const resource of resources) {
     for (const schema of resource.schemas) app.addSchema(schema)
     resource.routes(app, deps)
   }

@@ -17,7 +17,7 @@ import { statusPage } from './status-page/routes.ts'
 import { subnets } from './subnets/routes.ts'
 import { webhooks } from './webhooks/routes.ts'
 
-/** THE LIST: what the server consists of. */
+/** THE LIST: what the server consists of, in the order of the OpenAPI document. */
 export const resources: Resource[] = [
   instances,
   recoveries,

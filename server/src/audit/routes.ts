@@ -10,6 +10,7 @@ const tags = ['Audit log']
 const EXPORT_PAGE = 1_000
 
 export const auditLog: Resource = {
+  tag: { name: 'Audit log', description: 'Which key changed which resource, and how.' },
   schemas: [AuditEntry, AuditEntryPage],
   routes(app, deps) {
     app.get(

@@ -4,7 +4,7 @@
  * worker wrote.
  */
 import type { Transaction } from '../db/database.ts'
-import { LEASE_LOST, type Outbox, type OutboxDeps, type Owner, withOutbox } from '../events/outbox.ts'
+import { LEASE_LOST, type Outbox, type OutboxDeps, withOutbox } from '../events/outbox.ts'
 import { type Claim, LeaseLostError } from './work.ts'
 
 /**
@@ -17,11 +17,10 @@ import { type Claim, LeaseLostError } from './work.ts'
 export async function record<Row, T>(
   deps: OutboxDeps,
   claimed: Claim,
-  mode: Owner['mode'],
   lock: (tx: Transaction) => Promise<Row | null>,
   write: (tx: Transaction, outbox: Outbox, row: Row) => Promise<T>,
 ): Promise<T | null> {
-  const written = await withLease(deps, claimed, mode, async (tx, outbox) => {
+  const written = await withLease(deps, claimed, async (tx, outbox) => {
     const row = await lock(tx)
     return row === null ? null : { value: await write(tx, outbox, row) }
   })
@@ -33,12 +32,10 @@ export async function record<Row, T>(
 export async function withLease<T>(
   deps: OutboxDeps,
   claimed: Claim,
-  mode: Owner['mode'],
   body: (tx: Transaction, outbox: Outbox) => Promise<T>,
 ): Promise<T> {
-  const owner = { environment_id: claimed.environment_id, mode }
   try {
-    return await withOutbox(deps, owner, body, { lease: claimed })
+    return await withOutbox(deps, claimed, body, { lease: claimed })
   } catch (error) {
     if ((error as { code?: string }).code !== LEASE_LOST) throw error
     throw new LeaseLostError(`the lease of ${claimed.kind} ${claimed.id} was lost`)

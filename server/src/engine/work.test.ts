@@ -31,7 +31,7 @@ const takeOne = async (worker = 'w'): Promise<Claim> => {
   return claimed
 }
 /** Records nothing under the lease of a claim. */
-const underLease = (claimed: Claim) => withLease(testOutboxDeps(sql), claimed, 'live', async () => {})
+const underLease = (claimed: Claim) => withLease(testOutboxDeps(sql), claimed, async () => {})
 /** As if the worker that holds the key had been killed and its lease had run out. */
 const expireLeases = () => owner`update work set leased_until = now() - interval '1 second' where leased_by is not null`
 
@@ -179,7 +179,7 @@ describe('work', () => {
       if (luck < 5) return // killed: neither finish nor fail
       if (luck < 20) return fail(sql, claimed, 'injected')
       try {
-        await withLease(deps, claimed, 'live', async (tx) => {
+        await withLease(deps, claimed, async (tx) => {
           await tx`update thing set have = ${want}, lease = ${claimed.lease} where id = ${claimed.id}`
         })
         await finish(sql, claimed, 3600)

@@ -13,11 +13,15 @@
  */
 import type { Query, Sql } from '../db/database.ts'
 
-/** A claimed key: `lease` fences its writes, `now` is the environment's time at the claim. */
+/**
+ * A claimed key: `lease` fences its writes, `now` is the environment's time at the claim. `mode` is that of the environment;
+ * keys that belong to no tenant count as live.
+ */
 export type Claim = {
   kind: string
   id: string
   environment_id: string
+  mode: 'live' | 'test'
   wakes: number
   lease: number
   attempts: number
@@ -46,7 +50,7 @@ export async function wakeExisting(query: Query, kind: string, id: string): Prom
 export async function claim(sql: Sql, worker: string, kinds: string[], limit: number): Promise<Claim[]> {
   const rows = await sql<Claim[]>`
     with due as (
-      select w.kind, w.id, environment_now(e) as now
+      select w.kind, w.id, environment_now(e) as now, case e.mode when 'test' then 'test' else 'live' end as mode
       from environments e cross join lateral (
         select kind, id, due_at from work
         where environment_id = e.id and due_at <= environment_now(e) and not_before <= now()
@@ -58,7 +62,7 @@ export async function claim(sql: Sql, worker: string, kinds: string[], limit: nu
     update work w set lease = nextval('work_leases'), leased_by = ${worker},
       leased_until = now() + make_interval(secs => ${LEASE_SECONDS})
     from due where w.kind = due.kind and w.id = due.id
-    returning w.kind, w.id, w.environment_id, w.wakes, w.lease, w.attempts, due.now`
+    returning w.kind, w.id, w.environment_id, w.wakes, w.lease, w.attempts, due.now, due.mode`
   return [...rows]
 }
 

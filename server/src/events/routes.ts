@@ -16,6 +16,7 @@ const problems = ['events_expired' as const]
 const querystring = Type.Object(eventParameters, { additionalProperties: false })
 
 export const events: Resource = {
+  tag: { name: 'Events', description: 'Changes of resources, numbered without gaps.' },
   schemas: [Event, EventPage],
   routes(app, deps) {
     const openStream = createStreams(deps)

@@ -6,10 +6,12 @@ import { RATE_LIMIT_HEADERS, RETRY_AFTER } from '../rate-limits/headers.ts'
 import { type CodesByStatus, finishDocument, type OpenapiDocument } from './openapi-document.ts'
 import { Problem } from './problem.ts'
 import { ref } from './schemas.ts'
+import type { ApiTag } from './types.ts'
 
 type Route = RouteOptions & { schema?: FastifySchema & Record<string, unknown> }
 
-export function openapiOptions(version: string, publicUrl: string): FastifyDynamicSwaggerOptions {
+/** @param tags the tags of the resources, in the order of the document */
+export function openapiOptions(version: string, publicUrl: string, tags: ApiTag[]): FastifyDynamicSwaggerOptions {
   const codesOf = new Map<string, CodesByStatus>()
   return {
     openapi: {
@@ -22,7 +24,7 @@ export function openapiOptions(version: string, publicUrl: string): FastifyDynam
         license: { name: 'Apache-2.0', identifier: 'Apache-2.0' },
       },
       servers: [{ url: publicUrl, description: 'This installation' }],
-      tags: TAGS,
+      tags: [...tags, SERVICE],
       components: {
         securitySchemes: {
           api_key: { type: 'http', scheme: 'bearer', description: 'A key beginning with cn_live_sk_ or cn_test_sk_.' },
@@ -44,23 +46,7 @@ export function openapiOptions(version: string, publicUrl: string): FastifyDynam
   }
 }
 
-const TAGS = [
-  { name: 'Instances', description: 'Virtual machines.' },
-  { name: 'Regions', description: 'Where instances run, and the capacity there.' },
-  { name: 'Plans', description: 'Sizes of instances: CPUs, memory and disk.' },
-  { name: 'Images', description: 'Disk images that instances boot from.' },
-  { name: 'Subnets', description: 'Private networks.' },
-  { name: 'SSH keys', description: 'Public keys that can log in to new instances.' },
-  { name: 'Webhooks', description: 'HTTP endpoints that receive events, and their delivery log.' },
-  { name: 'Events', description: 'Changes of resources, numbered without gaps.' },
-  { name: 'Recovery', description: 'Failures of instances, and how long their recovery took.' },
-  { name: 'Limits', description: 'Quotas and rate limits of a project.' },
-  { name: 'Audit log', description: 'Which key changed which resource, and how.' },
-  { name: 'Requests', description: 'Log of API requests, with their responses and effects.' },
-  { name: 'API keys', description: 'Credentials with scopes, allowed IP addresses and budgets.' },
-  { name: 'Projects', description: 'Tenants, each with its own environments, keys and networks.' },
-  { name: 'Service', description: 'Health checks.' },
-]
+const SERVICE: ApiTag = { name: 'Service', description: 'Health checks.' }
 
 /** Adds security and error responses to a route's schema. */
 function describe(route: Route, schema: Route['schema'], codesOf: Map<string, CodesByStatus>): FastifySchema {

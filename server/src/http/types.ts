@@ -54,8 +54,13 @@ export type App = FastifyInstance<
   TypeBoxProvider
 >
 
+/** A tag of the OpenAPI document: the name of a group of routes, and its description. */
+export type ApiTag = { name: string; description: string }
+
 /** What a resource adds to the server. */
 export type Resource = {
+  /** The tag of its routes, if it is the first resource with this tag. */
+  tag?: ApiTag
   /** Schemas with an `$id`, which routes reference by `ref`; they are the named types of the OpenAPI document. */
   schemas: TSchema[]
   routes(app: App, deps: Deps): void

@@ -114,7 +114,7 @@ type Import = Parameters<typeof recordImport>[2]
 /** Records the observed state, and wakes waiting instances when the import has ended. */
 async function recordObserved(deps: ImageDeps, claimed: Claim, row: ImageRow, observed: Import): Promise<void> {
   const lock = (tx: Transaction) => lockImage(tx, row.id)
-  await record(deps, claimed, 'live', lock, async (tx, outbox) => {
+  await record(deps, claimed, lock, async (tx, outbox) => {
     await recordImport(tx, row, observed)
     if (observed.state !== 'importing') await deps.onImportEnd(tx, outbox, row.id)
   })

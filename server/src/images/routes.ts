@@ -23,6 +23,7 @@ const params = Type.Object({
 })
 
 export const images: Resource = {
+  tag: { name: 'Images', description: 'Disk images that instances boot from.' },
   schemas: [Image, ImagePage, ImageCreate],
   routes(app, deps) {
     readRoutes(app, deps)

@@ -1,4 +1,4 @@
-/** What no instance uses any more: machines without a row, addresses without a holder, instances without a work row. */
+/** What no instance uses any more: machines without a row and addresses without a holder. */
 import type { Sql } from '../db/database.ts'
 import type { Deps, Region } from '../deps.ts'
 import type { OrphanSweep } from '../engine/orphan-sweep.ts'
@@ -17,19 +17,6 @@ export function instanceOrphanSweep({ sql, clock }: Deps, region: Region, mode: 
     },
     remove: async (id) => driver.delete({ id, environment_id: '', now: clock.now() }),
   }
-}
-
-/** Wakes instances that have no work row, of all tenants. Returns how many. */
-export async function requeueInstances(sql: Sql): Promise<number> {
-  const [row] = await sql<{ count: number }[]>`
-    with missing as materialized (
-      select i.id, i.environment_id from instances i
-      where not exists (select from work w where w.kind = 'instance' and w.id = i.id)
-    ), woken as materialized (
-      select wake_keys(array_agg('instance'::text), array_agg(id), array_agg(environment_id)) from missing
-    )
-    select count(*) from missing, woken`
-  return row!.count
 }
 
 /**

@@ -13,6 +13,7 @@ const tags = ['Recovery']
 const params = Type.Object({ id: Id('inst', 'ID of the instance.') })
 
 export const recoveries: Resource = {
+  tag: { name: 'Recovery', description: 'Failures of instances, and how long their recovery took.' },
   schemas: [Recovery, RecoveryPage, RecoveryObjective],
   routes(app, deps) {
     app.get(

@@ -23,6 +23,7 @@ import {
 } from './schema.ts'
 
 export const instances: Resource = {
+  tag: { name: 'Instances', description: 'Virtual machines.' },
   schemas: [Instance, InstancePage, InstanceCreate, InstanceUpdate, InstancePlan, InstanceOrPlan],
   routes(app, deps) {
     collectionRoutes(app, deps)

@@ -173,7 +173,7 @@ export async function observe<T>(
   const first = await evaluate(deps.sql, known)
   if (!first.terminated && equal(known, first.next)) return first.result
   const lockRow = async (tx: Transaction) => (await lock(tx, claimed.environment_id, claimed.id))?.row ?? null
-  return record(deps, claimed, known.mode, lockRow, async (tx, outbox, row) => {
+  return record(deps, claimed, lockRow, async (tx, outbox, row) => {
     const { next, terminated, result } = await evaluate(tx, row)
     const end = terminated ? { terminated_at: claimed.now, user_data: null } : {}
     if (terminated) await releaseAll(tx, row)

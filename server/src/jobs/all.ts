@@ -1,13 +1,13 @@
 import type { Deps } from '../deps.ts'
 import type { PeriodicJob } from '../engine/periodic.ts'
+import { needsWork as webhookNeedsWork } from '../webhooks/deliveries.ts'
 import { purgeDeliveriesJob } from './purge-deliveries.ts'
 import { purgeEventsJob } from './purge-events.ts'
 import { purgeRecoveriesJob } from './purge-recoveries.ts'
 import { purgeResponsesJob } from './purge-responses.ts'
 import { recountBudgetsJob } from './recount-budgets.ts'
 import { releaseAddressesJob } from './release-addresses.ts'
-import { requeueInstancesJob } from './requeue-instances.ts'
-import { requeueWebhooksJob } from './requeue-webhooks.ts'
+import { requeueMissingJob } from './requeue-missing.ts'
 import { rotateRequestLogJob } from './rotate-request-log.ts'
 
 /** THE LIST of periodic jobs, by the ID of their key. All of them work across tenants. */
@@ -19,8 +19,13 @@ export function periodicJobs(deps: Deps): Record<string, PeriodicJob> {
     'purge-responses': purgeResponsesJob(deps),
     'recount-budgets': recountBudgetsJob(deps),
     'release-addresses': releaseAddressesJob(deps),
-    'requeue-instances': requeueInstancesJob(deps),
-    'requeue-webhooks': requeueWebhooksJob(deps),
+    'requeue-instances': requeueMissingJob(deps, { kind: 'instance', table: 'instances', interval_seconds: 600 }),
+    'requeue-webhooks': requeueMissingJob(deps, {
+      kind: 'webhook',
+      table: 'webhooks',
+      interval_seconds: 60,
+      needsWork: webhookNeedsWork(deps.sql),
+    }),
     'rotate-request-log': rotateRequestLogJob(deps),
   }
 }

@@ -17,6 +17,7 @@ const tags = ['API keys']
 const params = Type.Object({ id: Id('key', 'ID of the key.') })
 
 export const apiKeys: Resource = {
+  tag: { name: 'API keys', description: 'Credentials with scopes, allowed IP addresses and budgets.' },
   schemas: [ApiKey, ApiKeyCreated, ApiKeyPage, ApiKeyCreate, ApiKeyUpdate],
   routes(app, deps) {
     collectionRoutes(app, deps)

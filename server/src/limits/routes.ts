@@ -6,6 +6,7 @@ import { QUOTA_NAMES } from '../lib/quota.ts'
 import { Limits } from './schema.ts'
 
 export const limits: Resource = {
+  tag: { name: 'Limits', description: 'Quotas and rate limits of a project.' },
   schemas: [Limits],
   routes(app, deps) {
     app.get(

@@ -12,6 +12,7 @@ const tags = ['Plans']
 const params = Type.Object({ id: Type.String({ description: 'ID of the plan.', examples: ['standard-4x'] }) })
 
 export const plans: Resource = {
+  tag: { name: 'Plans', description: 'Sizes of instances: CPUs, memory and disk.' },
   schemas: [Plan, PlanPage],
   routes(app, deps) {
     const capacities = (mode: Principal['mode']) =>

@@ -11,6 +11,7 @@ const tags = ['Projects']
 const params = Type.Object({ id: Id('proj', 'ID of the project.') })
 
 export const projects: Resource = {
+  tag: { name: 'Projects', description: 'Tenants, each with its own environments, keys and networks.' },
   schemas: [Project, ProjectCreated, ProjectPage, ProjectCreate, ProjectUpdate],
   routes(app, deps) {
     app.get(

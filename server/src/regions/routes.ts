@@ -6,6 +6,7 @@ import { Region, RegionPage } from './schema.ts'
 import { showRegion } from './store.ts'
 
 export const regions: Resource = {
+  tag: { name: 'Regions', description: 'Where instances run, and the capacity there.' },
   schemas: [Region, RegionPage],
   routes(app, deps) {
     app.get(

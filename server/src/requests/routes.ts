@@ -13,6 +13,7 @@ const tags = ['Requests']
 const scope = 'requests:read'
 
 export const requests: Resource = {
+  tag: { name: 'Requests', description: 'Log of API requests, with their responses and effects.' },
   schemas: [Request, RequestPage, Span, RequestTrace],
   routes(app, deps) {
     app.get(

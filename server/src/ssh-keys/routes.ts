@@ -11,6 +11,7 @@ const tags = ['SSH keys']
 const params = Type.Object({ id: Id('ssh', 'ID of the SSH key.') })
 
 export const sshKeys: Resource = {
+  tag: { name: 'SSH keys', description: 'Public keys that can log in to new instances.' },
   schemas: [SshKey, SshKeyPage, SshKeyCreate, SshKeyUpdate],
   routes(app, deps) {
     app.get(

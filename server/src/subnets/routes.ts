@@ -12,6 +12,7 @@ const tags = ['Subnets']
 const params = Type.Object({ id: Id('sub', 'ID of the subnet.') })
 
 export const subnets: Resource = {
+  tag: { name: 'Subnets', description: 'Private networks.' },
   schemas: [Subnet, SubnetPage, SubnetCreate],
   routes(app, deps) {
     app.get(

@@ -1,5 +1,6 @@
 /** Every SQL statement on deliveries and their attempts. */
 import type { Query, Sql, Transaction } from '../db/database.ts'
+import type { Statement } from '../db/sql.ts'
 import { withLease } from '../engine/record.ts'
 import type { Claim } from '../engine/work.ts'
 import type { EventRow } from '../events/envelope.ts'
@@ -179,7 +180,6 @@ export type Outcome = {
 export async function recordDeliveries(
   deps: OutboxDeps,
   claimed: Claim,
-  mode: 'live' | 'test',
   outcomes: Outcome[],
   also: ((tx: Transaction) => Promise<void>) | null,
 ): Promise<void> {
@@ -187,7 +187,7 @@ export async function recordDeliveries(
   const attempts = outcomes.flatMap(({ delivery_id, attempts, attempt }) =>
     attempt ? [{ environment_id, delivery_id, number: attempts, ...attempt }] : [],
   )
-  await withLease(deps, claimed, mode, async (tx) => {
+  await withLease(deps, claimed, async (tx) => {
     await also?.(tx)
     await tx`
       update webhook_deliveries d set status = o.status, reason = o.reason, attempts = o.attempts,
@@ -207,13 +207,8 @@ export async function recordDeliveries(
 }
 
 /** Cancels up to `limit` pending deliveries if the webhook is still disabled. Returns their number. */
-export async function cancelSome(
-  deps: OutboxDeps,
-  claimed: Claim,
-  mode: 'live' | 'test',
-  limit: number,
-): Promise<number> {
-  return withLease(deps, claimed, mode, async (tx) => {
+export async function cancelSome(deps: OutboxDeps, claimed: Claim, limit: number): Promise<number> {
+  return withLease(deps, claimed, async (tx) => {
     // Locked, so that deliveries are not cancelled while another transaction enables the webhook.
     const disabled = await tx`
       select from webhooks where id = ${claimed.id}
@@ -245,19 +240,9 @@ export async function purgeDeliveries(sql: Sql, days: number, limit: number): Pr
   return count
 }
 
-/** Wakes webhooks that are to be deleted or have pending deliveries, and have no work row. Returns how many. */
-export async function requeueWebhooks(sql: Sql): Promise<number> {
-  const hasPending = (cause: ReturnType<Query>) => sql`exists (
-    select from webhook_deliveries d where d.webhook_id = w.id and d.status = 'pending' and ${cause})`
-  const [row] = await sql<{ count: number }[]>`
-    with missing as materialized (
-      select w.id, w.environment_id from webhooks w
-      where not exists (select from work k where k.kind = 'webhook' and k.id = w.id)
-        and (w.wanted_gone or ${hasPending(sql`d.cause <> 'replay'` as never)}
-          or ${hasPending(sql`d.cause = 'replay'` as never)})
-    ), woken as materialized (
-      select wake_keys(array_agg('webhook'::text), array_agg(id), array_agg(environment_id)) from missing
-    )
-    select count(*) from missing, woken`
-  return row!.count
+/** Whether a webhook, `r`, has work to do: it is to be deleted or has pending deliveries. */
+export function needsWork(query: Query) {
+  const hasPending = (cause: Statement<unknown>) => query`exists (
+    select from webhook_deliveries d where d.webhook_id = r.id and d.status = 'pending' and ${cause})`
+  return query`(r.wanted_gone or ${hasPending(query`d.cause <> 'replay'`)} or ${hasPending(query`d.cause = 'replay'`)})`
 }

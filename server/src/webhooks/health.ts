@@ -26,7 +26,7 @@ export async function recordOutcomes(
 ): Promise<{ health: Health; disabled: boolean }> {
   const isGone = outcomes.some(({ attempt }) => attempt?.response_status === GONE)
   if (isGone) await disable(deps, claimed, endpoint, 'gone')
-  const { health, disable: reason } = await writeOutcomes(deps, claimed, endpoint.mode, outcomes, known)
+  const { health, disable: reason } = await writeOutcomes(deps, claimed, outcomes, known)
   if (reason && !isGone) await disable(deps, claimed, endpoint, reason)
   return { health, disabled: reason !== null }
 }
@@ -34,19 +34,18 @@ export async function recordOutcomes(
 async function writeOutcomes(
   deps: Deps,
   claimed: Claim,
-  mode: Endpoint['mode'],
   outcomes: Outcome[],
   known: Health,
 ): Promise<{ health: Health; disable: DisabledReason | null }> {
   const attempts = outcomes.flatMap(({ attempt }) => attempt ?? [])
   const isHealthy = known.failing_since === null && !known.throttled
   if (isHealthy && attempts.every(({ error }) => error === null)) {
-    await recordDeliveries(deps, claimed, mode, outcomes, null)
+    await recordDeliveries(deps, claimed, outcomes, null)
     return { health: known, disable: null }
   }
   let health = known
   let disable: DisabledReason | null = null
-  await recordDeliveries(deps, claimed, mode, outcomes, async (tx) => {
+  await recordDeliveries(deps, claimed, outcomes, async (tx) => {
     const found = await findWebhook(tx, claimed.id)
     if (!found) return
     health = {
@@ -71,12 +70,12 @@ async function writeOutcomes(
 export async function disable(
   deps: Deps,
   claimed: Claim,
-  { row: known, mode }: Endpoint,
+  { row: known }: Endpoint,
   reason: DisabledReason,
 ): Promise<void> {
   const { id } = known
   const lock = (tx: Transaction) => findWebhook(tx, id)
-  await record(deps, claimed, mode, lock, async (tx, outbox, { row, now }) => {
+  await record(deps, claimed, lock, async (tx, outbox, { row, now }) => {
     if (!isEnabled(row)) return
     const before = showWebhook(row)
     const after = showWebhook(await disableWebhook(tx, row, reason, now))

@@ -19,7 +19,7 @@ export function webhookReconciler(deps: Deps, budget = BUDGET): Reconcile {
     const endpoint = await readEndpoint(deps, id)
     if (endpoint === null || endpoint.row.wanted_gone) return remove(deps, id)
     if (isEnabled(endpoint.row) && endpoint.scopes === null) await disable(deps, claimed, endpoint, 'key_ended')
-    if (!isOpen(endpoint)) return cancel(deps, claimed, endpoint.mode)
+    if (!isOpen(endpoint)) return cancel(deps, claimed)
     await sendDue(deps, claimed, endpoint, budget)
     const after_seconds = await secondsUntilDue(deps.sql, id, claimed.now)
     return { after_seconds }
@@ -32,7 +32,7 @@ async function remove({ sql }: Deps, id: string) {
   return { after_seconds: null }
 }
 
-async function cancel(deps: Deps, claimed: Claim, mode: 'live' | 'test') {
-  const count = await cancelSome(deps, claimed, mode, BATCH)
+async function cancel(deps: Deps, claimed: Claim) {
+  const count = await cancelSome(deps, claimed, BATCH)
   return { after_seconds: count === BATCH ? 0 : null }
 }

@@ -36,6 +36,7 @@ const target = (request: FastifyRequest, id: string) => ({
 })
 
 export const webhooks: Resource = {
+  tag: { name: 'Webhooks', description: 'HTTP endpoints that receive events, and their delivery log.' },
   schemas: [
     Webhook,
     WebhookPage,

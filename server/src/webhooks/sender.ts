@@ -18,16 +18,16 @@ import { findEndpoint } from './store.ts'
 const CACHE_MS = 1_000
 
 /** A webhook with its opened secrets, and the scopes of its key; `scopes` is null when the key is revoked or expired. */
-export type Endpoint = { row: WebhookRow; mode: 'live' | 'test'; secrets: Uint8Array[]; scopes: string[] | null }
+export type Endpoint = { row: WebhookRow; secrets: Uint8Array[]; scopes: string[] | null }
 
 /** Reads an endpoint; null if it does not exist. */
 export async function readEndpoint(deps: Pick<Deps, 'secrets'> & { sql: Sql }, id: string): Promise<Endpoint | null> {
   const found = await findEndpoint(deps.sql, id)
   if (!found) return null
-  const { mode, previous_counts, ...row } = found
+  const { previous_counts, ...row } = found
   const sealed = previous_counts && row.previous_secret ? [row.secret, row.previous_secret] : [row.secret]
   const secrets = sealed.map((each) => open(deps.secrets.seal_key, each))
-  return { row, mode, secrets, scopes: await currentScopes(deps.sql, row.environment_id, row.key_id) }
+  return { row, secrets, scopes: await currentScopes(deps.sql, row.environment_id, row.key_id) }
 }
 
 /** Whether events are sent to the endpoint. */

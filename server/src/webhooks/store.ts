@@ -115,13 +115,12 @@ export function wakeWebhook(outbox: Outbox, { environment_id, id }: WebhookRow):
 }
 
 /** `previous_counts`: the previous secret is still valid. */
-export type FoundEndpoint = WebhookRow & { mode: 'live' | 'test'; previous_counts: boolean }
+export type FoundEndpoint = WebhookRow & { previous_counts: boolean }
 
 /** A webhook as its deliveries need it; null if it does not exist. */
 export async function findEndpoint(query: Query, id: string): Promise<FoundEndpoint | null> {
   const [row] = await query<FoundEndpoint[]>`
-    select w.*, e.mode, coalesce(w.previous_secret_until > now(), false) as previous_counts
-    from webhooks w join environments e on e.id = w.environment_id where w.id = ${id}`
+    select *, coalesce(previous_secret_until > now(), false) as previous_counts from webhooks where id = ${id}`
   return row ?? null
 }
 
