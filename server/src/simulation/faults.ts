@@ -23,7 +23,14 @@ class Crash extends Error {
  * What goes wrong in a tick. `error`: this one call fails. `crash`: the process ends. `pause`: the process stands still,
  * perhaps for longer than its lease. `after`: the call has had its effect, and its answer is lost.
  */
-export type Fault = { kind: 'error' | 'crash' | 'pause'; at: number; moment: 'before' | 'after'; variant: number }
+export type Fault = {
+  kind: 'error' | 'crash' | 'pause'
+  at: number
+  moment: 'before' | 'after'
+  variant: number
+  /** Only at a point of this kind; a scenario names it. */
+  point?: Point['what']
+}
 
 export type Point = { what: 'statement' | 'transaction' | 'commit' | 'request' } | { what: DriverMethod }
 
@@ -110,7 +117,8 @@ const EFFECTS: readonly Point['what'][] = [
 ]
 
 /** No pause within a transaction; and many right before an effect, where it matters most what happens meanwhile. */
-function fits({ kind, variant }: Fault, tick: Tick, { what }: Point): boolean {
+function fits({ kind, variant, point }: Fault, tick: Tick, { what }: Point): boolean {
+  if (point !== undefined && point !== what) return false
   return kind !== 'pause' || (tick.open === 0 && (variant < AT_EFFECT || EFFECTS.includes(what)))
 }
 

@@ -36,6 +36,8 @@ export type Receivers = {
   know(url: string, secret: string): void
   /** Some receiver is otherwise from now on. Null: there is none. */
   change(random: Random): string | null
+  /** Sets how this receiver responds. */
+  set(url: string, manner: Manner): void
   /** From now on they do well, all of them. */
   heal(): void
   /** What reached them since the last time. */
@@ -81,6 +83,7 @@ export function createReceivers(now: () => Date): Receivers {
       manners.set(url, manner)
       return `${url} ${name}`
     },
+    set: (url, manner) => void manners.set(url, manner),
     heal() {
       for (const url of manners.keys()) manners.set(url, WELL)
     },

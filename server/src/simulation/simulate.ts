@@ -6,8 +6,10 @@
  * the seed's choice alone, so a history repeats exactly.
  */
 import { weighted } from './chance.ts'
+import type { Mutant } from './mutants.ts'
 import { drain, retryUnanswered, sweepUp, teardown } from './rest.ts'
 import { beginRun, type Options, type Run, tick } from './run.ts'
+import { createScript, type Scenario } from './script.ts'
 import { TICKS, TICKS_WITH_RECEIVERS } from './ticks.ts'
 import type { SimulatedWorld } from './world.ts'
 
@@ -22,6 +24,19 @@ export async function simulate(world: SimulatedWorld, options: Options): Promise
     const { name, happens } = weighted(run.random, options.receivers === false ? TICKS : TICKS_WITH_RECEIVERS)
     await tick(run, name, () => happens(run))
   }
+  return finish(run)
+}
+
+/** Runs a scenario: its script in place of random ticks, and then the end of every history. Rejects like `simulate`. */
+export async function simulateScenario(world: SimulatedWorld, scenario: Scenario, mutant?: Mutant): Promise<Report> {
+  const run = await beginRun(world, { seed: 1, steps: 0, ...(mutant && { mutant }) })
+  await scenario.play(createScript(run))
+  return finish(run)
+}
+
+/** The second half of a history, without faults: everything is settled and removed, and nothing may be left. */
+async function finish(run: Run): Promise<Report> {
+  const { world, options } = run
   run.faulty = false
   world.receivers.heal()
   await retryUnanswered(run)

@@ -1,9 +1,10 @@
-/** Histories, as many as SIMULATE_SEEDS says (see `npm run simulate`), the same again, and those that once failed. */
+/** Histories, as many as SIMULATE_SEEDS says (see `npm run simulate`), the same ones again, and the scenarios. */
 import assert from 'node:assert/strict'
 import { after, test } from 'node:test'
 import { MUTANTS, type MutantName } from './mutants.ts'
-import { REGRESSIONS } from './regressions.ts'
-import { type Report, simulate } from './simulate.ts'
+import { SimulationFailure } from './run.ts'
+import { SCENARIOS } from './scenarios.ts'
+import { type Report, simulate, simulateScenario } from './simulate.ts'
 import { openWorld } from './world.ts'
 
 const { SIMULATE_SEED, SIMULATE_SEEDS, SIMULATE_STEPS, SIMULATE_MUTANT, SIMULATE_RECEIVERS } = process.env
@@ -64,6 +65,20 @@ test('a seed makes the same history again, and another one a different one', { s
   assert.equal(new Set(once).size, seeds.length)
 })
 
-for (const { found, ...options } of REGRESSIONS) {
-  test(`seed ${options.seed}: ${found}`, { skip: isAsked }, async () => void (await simulate(world, options)))
+for (const scenario of SCENARIOS) {
+  test(scenario.name, { skip: isAsked }, async () => {
+    await simulateScenario(world, scenario, scenario.variant)
+  })
+  const { detects } = scenario
+  if (detects === undefined) continue
+  test(`detects by ${detects.invariant} a product without it: ${scenario.name}`, { skip: isAsked }, async () => {
+    await assert.rejects(simulateScenario(world, scenario, detects.mutant), (error) => {
+      assert.ok(error instanceof SimulationFailure, String(error))
+      assert.ok(
+        error.violations.some(({ invariant }) => invariant === detects.invariant),
+        error.message,
+      )
+      return true
+    })
+  })
 }

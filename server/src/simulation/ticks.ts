@@ -54,7 +54,8 @@ export async function resume(run: Run, worker: Worker): Promise<string | null> {
   return stepped(run, worker, await worker.resume(index))
 }
 
-async function stepped(run: Run, worker: Worker, { claimed, looked, fell, points }: Stepped): Promise<string> {
+/** The line of a pass that has ended or paused; after a crash the process is restarted. */
+export async function stepped(run: Run, worker: Worker, { claimed, looked, fell, points }: Stepped): Promise<string> {
   if (fell) run.faults++
   if (looked === 'crashed') await restart(run, run.workers.indexOf(worker) as 0 | 1)
   const outcome = typeof looked === 'string' ? looked : 'error' in looked ? looked.error : `${looked.after_seconds} s`
