@@ -1,4 +1,4 @@
-/** The real guests of the crash loop: clients that create, stop, start and delete them, and what each response said. */
+/** The real guests of the crash loop: clients that create, stop, start and delete them, and the recorded responses. */
 import assert from 'node:assert/strict'
 import { CANARY } from '../server/src/db/testing-canary.ts'
 import { systemClock } from '../server/src/lib/clock.ts'
@@ -6,7 +6,7 @@ import type { Random } from '../server/src/lib/random.ts'
 import type { ApiResponse, ControlPlane } from './control-plane.ts'
 import { responseOf } from './outcome.ts'
 
-/** What the clients know of one instance. */
+/** What the clients have recorded of one instance. */
 export type Guest = {
   id: string
   /** What the last acknowledged request asked for; null while a request has no response. */

@@ -151,7 +151,7 @@ class CrashLoop {
     const kills = ++victim.kills
     const { id } = victim
     await this.#wait('the loss was observed', async () => (await this.#events(id, 'instance.recovering')) >= kills)
-    // The next kills may fall into its recovery; a request of a client would end it.
+    // The next kills may occur during its recovery. A request of a client would end it.
     const recovered = this.#wait(
       'the guest has recovered',
       async () => (await this.#events(id, 'instance.recovered')) >= kills,
@@ -162,7 +162,7 @@ class CrashLoop {
     return true
   }
 
-  /** How many events of this type the guest has; none while PostgreSQL is away. */
+  /** Number of events of this type of the guest; 0 while PostgreSQL is unavailable. */
   async #events(id: string, type: string): Promise<number> {
     try {
       return (await this.#parts.owner`select from events where resource_id = ${id} and type = ${type}`).count
@@ -186,7 +186,7 @@ class CrashLoop {
     return until(expected, evaluate, seconds, 50)
   }
 
-  /** Waits until the instance has one of the statuses (by comma). */
+  /** Waits until the instance has one of the statuses, which are separated by commas. */
   async #reach(id: string, statuses: string, seconds?: number): Promise<void> {
     const isReached = async () => {
       const response = await this.#guests.call('GET', `/v2/instances/${id}?wait_for=${statuses}&timeout=1`)
@@ -228,22 +228,22 @@ class CrashLoop {
     const all = await this.#list()
     await Promise.all(all.map(({ id }) => this.#guests.call('DELETE', `/v2/instances/${id}`)))
     for (const { id } of all) await this.#reach(id, 'terminated')
-    await this.#wait('nothing is left', () => leftovers(data_dir).length === 0, 30).catch(() => {
+    await this.#wait('all machines are removed', () => leftovers(data_dir).length === 0, 30).catch(() => {
       assert.deepEqual(leftovers(data_dir), [])
     })
     const { used } = (await this.#guests.call('GET', '/v2/regions'))!.body.data[0].capacity
     assert.deepEqual(used, { vcpus: 0, memory_bytes: 0, disk_bytes: 0 })
   }
 
-  /** Every committed change has its one event, and every event its change; the sums are right. */
+  /** Every committed change has exactly its events, every event was delivered, and the sums are right. */
   async #checkLedgers(): Promise<void> {
     const { owner, receiver, watch } = this.#parts
     await this.#journal.decide()
     const environments = await owner<{ id: string }[]>`select id from environments where mode in ('live', 'test')`
-    await this.#wait('every instance is at rest', async () => {
-      const moving = await owner`
+    await this.#wait('no instance is in transition', async () => {
+      const inTransition = await owner`
         select from instances where status not in ('running', 'stopped', 'failed', 'terminated') or (status = 'running' and not observed_ready)`
-      return moving.count === 0
+      return inTransition.count === 0
     })
     const journal = await this.#journal.compare(owner)
     const findings: Finding[] = [...(await watch.findings()), ...findingsOf('journal', journal.findings)]

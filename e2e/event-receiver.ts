@@ -14,7 +14,7 @@ export class EventReceiver {
   readonly #received = new Map<string, Received>()
   /** The webhooks by environment: the sequence number after which they receive events, and their secrets. */
   readonly #endpoints: { environment: string; after: number; secret: string }[] = []
-  readonly #faults: string[] = []
+  readonly #findings: string[] = []
 
   private constructor() {
     this.#server = createServer(async (request, response) => {
@@ -51,8 +51,8 @@ export class EventReceiver {
       return signature?.split(' ').includes(`v1,${mac}`)
     })
     const known = this.#received.get(event)
-    if (!isSigned) this.#faults.push(`${event}: the signature is wrong`)
-    if (known && known.body !== body) this.#faults.push(`${event}: two deliveries have different bytes`)
+    if (!isSigned) this.#findings.push(`${event}: the signature is wrong`)
+    if (known && known.body !== body) this.#findings.push(`${event}: two deliveries have different bytes`)
     this.#received.set(event, { body, deliveries: (known?.deliveries ?? 0) + 1 })
   }
 
@@ -69,7 +69,7 @@ export class EventReceiver {
     }
     const missing = async () => (await due()).filter((id) => !this.#received.has(id))
     await until('every event was delivered', async () => (await missing()).length === 0, 180).catch(async () => {
-      for (const id of await missing()) this.#faults.push(`${id}: was never delivered`)
+      for (const id of await missing()) this.#findings.push(`${id}: was never delivered`)
     })
     const ids = [...this.#received.keys()]
     const rows = await owner<{ id: string; sequence: number; type: string }[]>`
@@ -78,11 +78,12 @@ export class EventReceiver {
     for (const [id, { body }] of this.#received) {
       const { sequence, type } = JSON.parse(body)
       const row = stored.get(id)
-      if (!row) this.#faults.push(`${id}: was delivered but does not exist`)
-      else if (row.sequence !== sequence || row.type !== type) this.#faults.push(`${id}: differs from the stored event`)
+      if (!row) this.#findings.push(`${id}: was delivered but does not exist`)
+      else if (row.sequence !== sequence || row.type !== type)
+        this.#findings.push(`${id}: differs from the stored event`)
     }
     const repeated = [...this.#received.values()].filter(({ deliveries }) => deliveries > 1).length
-    return { findings: this.#faults, events: ids.length, repeated }
+    return { findings: this.#findings, events: ids.length, repeated }
   }
 
   close(): void {

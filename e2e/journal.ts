@@ -46,18 +46,18 @@ export class Journal {
   }
 
   async #create(): Promise<void> {
-    const entry = this.#note('create', '')
+    const entry = this.#add('create', '')
     await this.#persist(entry, false)
   }
 
   async #rename(id: string): Promise<void> {
-    const entry = this.#note('rename', id)
+    const entry = this.#add('rename', id)
     entry.outcome = await this.#outcome('PUT', `/v2/instances/${id}`, { name: entry.name })
   }
 
   async #terminate(id: string): Promise<void> {
     this.#alive.delete(id)
-    const entry = this.#note('terminate', id)
+    const entry = this.#add('terminate', id)
     entry.outcome = await this.#outcome('DELETE', `/v2/instances/${id}`)
   }
 
@@ -66,7 +66,7 @@ export class Journal {
     return response ? outcomeOf(`${method} ${path}`, response) : 'unknown'
   }
 
-  #note(kind: Entry['kind'], id: string): Entry {
+  #add(kind: Entry['kind'], id: string): Entry {
     const entry: Entry = { kind, name: `written-${++this.#count}`, id, outcome: 'unknown' }
     this.#entries.push(entry)
     return entry
@@ -106,7 +106,7 @@ export class Journal {
     }
   }
 
-  /** The differences between events and journal. Every instance must be at rest. */
+  /** The differences between events and journal. No instance may be in transition. */
   async compare(owner: Sql): Promise<{ findings: string[]; written: Record<Outcome, number> }> {
     const rows = await owner<{ type: string; id: string; name: string; renamed: boolean }[]>`
       select e.type, e.resource_id as id, e.data -> 'object' ->> 'name' as name,

@@ -11,13 +11,13 @@ import { readdirSync, readFileSync } from 'node:fs'
 import { type MessagePort, workerData } from 'node:worker_threads'
 
 export type WatchData = { data_dir: string; port: MessagePort; flags: Int32Array<SharedArrayBuffer> }
-/** Indexes of the flags: the other thread says that it is enough, this one that it has ended. */
+/** Indexes of the flags: the other thread requests the end, and this one reports it. */
 const STOP = 0
 const ENDED = 1
 
 const INTERVAL_MS = 10
 /** Passes after which a process without a command line of its own is ignored: a kernel thread, or a subshell. */
-const MAX_EARLY_LOOKS = 2_000
+const MAX_EARLY_PASSES = 2_000
 
 type Machine = { pid: number; id: string; start_time: string; parent: number }
 /** The kind of a process: a machine, something else, or the number of passes in which it was neither. */
@@ -27,15 +27,15 @@ const { data_dir, port, flags }: WatchData = workerData
 const known = new Map<number, Known>()
 const found = new Set<string>()
 try {
-  do look()
+  do scan()
   while (Atomics.wait(flags, STOP, 0, INTERVAL_MS) === 'timed-out')
-  look()
+  scan()
 } finally {
   Atomics.store(flags, ENDED, 1)
   Atomics.notify(flags, ENDED)
 }
 
-function look(): void {
+function scan(): void {
   const pids = readdirSync('/proc').map(Number).filter(Number.isInteger)
   const present = new Set(pids)
   for (const pid of known.keys()) if (!present.has(pid)) known.delete(pid)
@@ -47,23 +47,23 @@ function look(): void {
   for (const one of known.values())
     if (typeof one === 'object') machines.set(one.id, [...(machines.get(one.id) ?? []), one])
   for (const all of machines.values())
-    for (const [i, one] of all.entries()) for (const other of all.slice(i + 1)) judge(one, other)
+    for (const [i, one] of all.entries()) for (const other of all.slice(i + 1)) compare(one, other)
 }
 
-function recognize(pid: number, looks: number): Known {
+function recognize(pid: number, passes: number): Known {
   const command = read(pid, 'cmdline')
   const status = statusOf(pid)
   if (!command.includes(`${data_dir}/`) && !command.includes(`${data_dir}\0`)) {
     const isEarly = command === '' || (status && command === read(status.parent, 'cmdline'))
-    return isEarly && looks < MAX_EARLY_LOOKS ? looks + 1 : 'other'
+    return isEarly && passes < MAX_EARLY_PASSES ? passes + 1 : 'other'
   }
   const id = /inst_[0-9a-z]{10}/.exec(command)?.[0]
   return id && status && /^[^\0]*qemu-system/.test(command) ? { pid, id, ...status } : 0
 }
 
-/** Two are two when the first lives before and after the second was seen alive: then both did at that moment. */
-function judge(one: Machine, other: Machine): void {
-  if (one.parent === other.pid || other.parent === one.pid) return // a fork, and not another start
+/** Reports two machines if the first is alive before and after the second was: then both were alive at that moment. */
+function compare(one: Machine, other: Machine): void {
+  if (one.parent === other.pid || other.parent === one.pid) return // a fork of the machine, not a second start
   if (!isAlive(one) || !isAlive(other) || !isAlive(one)) return
   const text = `${one.id}: ${one.pid} and ${other.pid}`
   if (!found.has(text)) port.postMessage(text)
@@ -74,7 +74,7 @@ function isAlive({ pid, start_time }: Machine): boolean {
   return statusOf(pid)?.start_time === start_time
 }
 
-/** Null when there is none, or only its zombie. The command's name may hold anything: fields are counted after it. */
+/** Null when the process does not exist or is a zombie. The name of the command may contain spaces, so fields are counted after it. */
 function statusOf(pid: number): Pick<Machine, 'start_time' | 'parent'> | null {
   const stat = read(pid, 'stat')
   const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ')

@@ -1,4 +1,4 @@
-/** The probe sees a second process that lives for a moment only, and takes nothing else for one. */
+/** The probe reports a second process of an instance, and nothing else. */
 import assert from 'node:assert/strict'
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
@@ -18,7 +18,7 @@ after(() => {
   for (const child of started) child.kill('SIGKILL')
 })
 
-/** A process with the command line of a machine of an instance, which does what the script says. */
+/** A process with the command line of a machine of this instance, which runs the script. */
 async function machine(id: string, script: string): Promise<ChildProcess> {
   const child = spawn('sh', ['-c', script, '-name', `guest=${folderOf(id)}`], {
     argv0: 'qemu-system-x86_64',
@@ -28,9 +28,9 @@ async function machine(id: string, script: string): Promise<ChildProcess> {
   await once(child, 'spawn')
   return child
 }
-const LIVES = 'echo up; read line'
+const UNTIL_KILLED = 'echo up; read line'
 
-async function up(id: string, script = LIVES): Promise<ChildProcess> {
+async function up(id: string, script = UNTIL_KILLED): Promise<ChildProcess> {
   const child = await machine(id, script)
   await once(child.stdout!, 'data')
   return child
@@ -41,11 +41,11 @@ async function end(child: ChildProcess): Promise<void> {
   await ended
 }
 
-/** Starts a second machine of an instance, repeatedly, until the watch has reported one. */
-async function looked(): Promise<{ pid: number }> {
+/** Starts a second machine of the instance `z` repeatedly until the probe has reported one: it has read all processes since. */
+async function probed(): Promise<{ pid: number }> {
   const first = await up('z')
   const before = probe.findings().length
-  await until('it was seen', async () => {
+  await until('the probe reports a second machine', async () => {
     await once(await machine('z', 'sleep 0.02'), 'exit')
     return probe.findings().length > before
   })
@@ -54,25 +54,25 @@ async function looked(): Promise<{ pid: number }> {
 }
 const ofOthers = (findings: string[]) => findings.filter((line) => !line.startsWith('inst_z'))
 
-test('a second process that lives for 20 ms is seen', async () => {
-  const { pid } = await looked()
+test('reports a second process that lives for 20 ms', async () => {
+  const { pid } = await probed()
   assert.match(probe.stop()[0]!, new RegExp(`^inst_z{10}: (${pid} and \\d+|\\d+ and ${pid})$`))
 })
 
-test('machines of several instances, and of one instance one after the other, are right', async () => {
+test('reports neither machines of several instances nor successive machines of one', async () => {
   const other = await up('b')
-  await looked()
+  await probed()
   for (let round = 0; round < ROUNDS; round++) await end(await up('a'))
   assert.deepEqual(ofOthers(probe.stop()), [])
   await end(other)
 })
 
-test('what a machine forks, and what a starter is before it becomes one, are no other machines', async () => {
-  await looked()
+test('reports neither a fork of a machine nor a process before it becomes one', async () => {
+  await probed()
   for (let round = 0; round < ROUNDS; round++) {
     // The fork has the command line of the machine, as the shell of a chain has it of the start.
     const forks = await up('a', '(echo up; read line) <&0')
-    const chain = spawn('sh', ['-c', LIVES, 'qemu-system-x86_64', '-name', `guest=${folderOf('a')}`])
+    const chain = spawn('sh', ['-c', UNTIL_KILLED, 'qemu-system-x86_64', '-name', `guest=${folderOf('a')}`])
     started.push(chain)
     await once(chain.stdout!, 'data')
     const forked = once(forks, 'exit')
@@ -82,22 +82,22 @@ test('what a machine forks, and what a starter is before it becomes one, are no 
   assert.deepEqual(ofOthers(probe.stop()), [])
 })
 
-test('a process that was read between fork and exec of another process is watched until it is a machine', async () => {
-  const script = `(read go; exec -a qemu-system-x86_64 sh -c '${LIVES}' -name "guest=$FOLDER") <&0 & wait`
+test('reports a process that was read before its exec and then becomes a machine', async () => {
+  const script = `(read go; exec -a qemu-system-x86_64 sh -c '${UNTIL_KILLED}' -name "guest=$FOLDER") <&0 & wait`
   const other = spawn('bash', ['-c', script], { env: { ...process.env, FOLDER: folderOf('a') } })
   started.push(other)
-  await looked()
+  await probed()
   other.stdin.write('go\n')
   await once(other.stdout, 'data')
   const first = await up('a')
-  await looked()
+  await probed()
   assert.equal(ofOthers(probe.stop()).length, 1)
   const ended = once(other, 'exit')
   other.stdin.end()
   await Promise.all([ended, end(first)])
 })
 
-test('a zombie is no machine', async () => {
+test('ignores zombies', async () => {
   const parent = `
     const { spawn } = require('node:child_process')
     const child = spawn('sh', ['-c', 'read line', '-name', 'guest=${folderOf('a')}'], { argv0: 'qemu-system-x86_64' })
@@ -105,11 +105,11 @@ test('a zombie is no machine', async () => {
   const careless = spawn(process.execPath, ['-e', parent], { stdio: ['ignore', 'pipe', 'inherit'] })
   started.push(careless)
   const pid = Number(await once(careless.stdout!, 'data'))
-  await looked()
+  await probed()
   careless.kill('SIGSTOP')
   process.kill(pid, 'SIGKILL')
   const next = await up('a')
-  await looked()
+  await probed()
   assert.deepEqual(ofOthers(probe.stop()), [])
   await Promise.all([next, careless].map(end))
 })

@@ -1,20 +1,20 @@
-/** A probe that runs beside a test: no instance ever has two QEMU processes, however short one of them lives. */
+/** A probe that runs during a test and finds instances with two QEMU processes, also when one of them lives briefly. */
 import { MessageChannel, receiveMessageOnPort, Worker } from 'node:worker_threads'
 import type { WatchData } from './machine-watch.ts'
 
-/** Indexes of the flags by which the two threads end together. */
+/** Indexes of the flags: this thread requests the end, and the other one reports it. */
 const STOP = 0
 const ENDED = 1
 const END_MS = 5_000
 
 export type MachineProbe = {
-  /** The instances that had two processes at once, until now. */
+  /** The instances that have had two processes at the same time. */
   findings(): string[]
   /** Reads the processes once more and stops; returns all findings. */
   stop(): string[]
 }
 
-/** Watches until it is stopped. */
+/** Starts a probe, which runs until it is stopped. */
 export function probeMachines(dataDir: string): MachineProbe {
   const { port1, port2 } = new MessageChannel()
   const flags = new Int32Array(new SharedArrayBuffer(8))

@@ -6,8 +6,8 @@ import { lastChange } from '../server/src/testing/probes.ts'
 import { type MachineProbe, probeMachines } from './one-machine-per-disk.ts'
 
 /**
- * `machines`: two processes of an instance; `journal`: not what was acknowledged; `responses`: a 5xx other than 503; the
- * rest are ledgers of the audit.
+ * `machines`: two processes of an instance; `journal`: a difference from the acknowledged requests; `responses`: a 5xx other
+ * than 503; the others are ledgers of the audit.
  */
 export type Finding = { kind: keyof typeof LEDGERS | 'machines' | 'journal' | 'deliveries' | 'responses'; text: string }
 
@@ -23,7 +23,7 @@ export class InvariantViolationError extends Error {
 
 export const findingsOf = (kind: Finding['kind'], texts: string[]): Finding[] => texts.map((text) => ({ kind, text }))
 
-/** The ledgers that hold in every snapshot. The system's environment has keys, and no instances. */
+/** The ledgers that hold in every snapshot. The system environment has work keys but no instances. */
 const ALWAYS = {
   live: ['wakes', 'events', 'launches'],
   test: ['wakes', 'events', 'launches'],
@@ -36,8 +36,11 @@ const INTERVAL_MS = 2_000
 export class Watch {
   readonly #owner: Sql
   readonly #machines: MachineProbe
-  /** Numbers of the last moves at the checks before; a check repeats what a transaction had under way at the last one. */
-  #seen = [0, 0]
+  /**
+   * Numbers of the last changes at the two previous checks. A transaction that was open at one check can commit lower numbers
+   * after it, so each check also repeats the changes before the previous one.
+   */
+  #lastChanges = [0, 0]
   #checked_at = performance.now()
 
   constructor(owner: Sql, dataDir: string) {
@@ -45,7 +48,7 @@ export class Watch {
     this.#machines = probeMachines(dataDir)
   }
 
-  /** All violations, as of one moment; while the database is away, those of processes only. */
+  /** All violations, in one snapshot; while the database is unavailable, only those of processes. */
   async findings(): Promise<Finding[]> {
     this.#checked_at = performance.now()
     const ledgers = await this.#owner
@@ -55,8 +58,8 @@ export class Watch {
         const findings: Finding[] = []
         for (const { id, mode } of environments)
           for (const kind of ALWAYS[mode])
-            findings.push(...findingsOf(kind, await LEDGERS[kind](tx, id, this.#seen[0])))
-        this.#seen = [this.#seen[1]!, await lastChange(tx)]
+            findings.push(...findingsOf(kind, await LEDGERS[kind](tx, id, this.#lastChanges[0])))
+        this.#lastChanges = [this.#lastChanges[1]!, await lastChange(tx)]
         return findings
       })
       .catch((error) => {

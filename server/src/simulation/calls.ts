@@ -1,50 +1,50 @@
-/** THE LIST of what clients ask of the API. A new call is one entry: how often, what is sent, what must hold of its answer. */
+/** THE LIST of requests to the API. A new call is one entry: its weight, the request, and a check of the response. */
 import { FAULTS } from '../drivers/simulated/timing.ts'
 import type { Random } from '../lib/random.ts'
 import { chance, pick } from './chance.ts'
-import { type Answer, type Attempt, type Body, type Client, notice, type Repeatable } from './client.ts'
+import { type Attempt, type Body, type Client, observe, type Repeatable, type Response } from './client.ts'
 import type { Receivers } from './receivers.ts'
 
-/** What a call is made from. `others`: clients of other environments. */
+/** What a call can use. `others`: clients of other environments. */
 export type Scene = {
   client: Client
   others: Client[]
   random: Random
-  /** Since the beginning. */
+  /** Seconds since the start of the history. */
   seconds: number
-  /** Instances whose step stands still: what happens to these now is worth more than other things. */
-  amidst: string[]
+  /** IDs of instances whose pass is paused: requests about them find more. */
+  pausedIds: string[]
   receivers: Receivers
 }
 
 export type Call = {
   weight: number
-  /** Null: there is nothing to ask this about now. */
+  /** The request; null when there is no resource for it. */
   make(scene: Scene): Attempt | null
-  /** Takes note of an answer that arrived; answers what is wrong with it. */
-  check?(scene: Scene, answer: Answer, attempt: Attempt): string | null
+  /** Records a response. Returns a violation, or null. */
+  check?(scene: Scene, response: Response, attempt: Attempt): string | null
 }
 
 const PLANS = ['micro-1x', 'micro-1x', 'micro-1x', 'standard-4x']
-const NOTHING: Attempt['headers'] = {}
-/** Answers are kept for a day; then a key is a new one. */
+const NO_HEADERS: Attempt['headers'] = {}
+/** Responses are stored for a day. After that an Idempotency-Key is new. */
 const REPEATED_SECONDS = 23 * 3600
 
-/** An attempt on one instance of these clients, if they have any. */
-function onOneOf(clients: Client[], { random, amidst }: Scene, make: (id: string) => Attempt): Attempt | null {
+/** A request about one instance of these clients; null if they have none. */
+function onOneOf(clients: Client[], { random, pausedIds }: Scene, make: (id: string) => Attempt): Attempt | null {
   const all = clients.flatMap(({ instances }) => [...instances])
   const alive = all.filter(([, { status }]) => status !== 'terminating' && status !== 'terminated')
-  const exposed = all.filter(([id]) => amidst.includes(id))
+  const exposed = all.filter(([id]) => pausedIds.includes(id))
   if (exposed.length > 0 && chance(random, 70)) return make(pick(random, exposed)[0])
   const ids = alive.length > 0 && chance(random, 90) ? alive : all
   return ids.length === 0 ? null : make(pick(random, ids)[0])
 }
 
-/** What shows one instance: the client takes note of it. */
+/** A response with one instance, which the client records. */
 const shows: Call['check'] = ({ client }, { status, body }) =>
-  status < 300 && 'version' in body ? notice(client, body) : null
+  status < 300 && 'version' in body ? observe(client, body) : null
 
-/** An action on an instance of the client's. */
+/** An action on an instance of the client. */
 const action = (weight: number, name: string, body: (random: Random) => Body | undefined = () => undefined): Call => ({
   weight,
   make: (scene) =>
@@ -58,7 +58,7 @@ const action = (weight: number, name: string, body: (random: Random) => Body | u
 const powerOptions = (random: Random): Body | undefined =>
   pick(random, [undefined, { force: true }, { timeout_seconds: 1 + random.integer(30) }])
 
-/** A change of an instance of the client's. */
+/** A change of an instance of the client. */
 const update = (weight: number, query: string, body: (random: Random) => Body): Call => ({
   weight,
   make: (scene) =>
@@ -73,7 +73,7 @@ export const CALLS: Record<string, Call> = {
   create: {
     weight: 9,
     make: ({ client, random, seconds }) => {
-      const name = `${client.mode}-${++client.made}`
+      const name = `${client.mode}-${++client.created}`
       const body: Body = {
         ...{ region: 'us-east-1', plan: pick(random, PLANS), image: 'micro-linux', name },
         ready_timeout_seconds: 20 + random.integer(40),
@@ -82,10 +82,10 @@ export const CALLS: Record<string, Call> = {
         network: { assign_public_ip: chance(random, 50) },
         tags: chance(random, 25) ? { simulate: pick(random, FAULTS) } : {},
       }
-      const headers = chance(random, 60) ? { 'idempotency-key': name } : NOTHING
+      const headers = chance(random, 60) ? { 'idempotency-key': name } : NO_HEADERS
       const attempt: Attempt = { method: 'POST', url: '/v2/instances', body, headers }
       if (client.keys.length > 0 && chance(random, 40)) attempt.key = pick(random, client.keys).key
-      else if (headers !== NOTHING) client.repeatable.push({ attempt, name, seconds, answered: null })
+      else if (headers !== NO_HEADERS) client.repeatable.push({ attempt, name, seconds, createdId: null })
       return attempt
     },
     check: checkCreated,
@@ -117,18 +117,18 @@ export const CALLS: Record<string, Call> = {
       const listed = (body.data ?? []) as Body[]
       const foreign = listed.find(({ id }) => others.some((other) => other.instances.has(id as string)))
       if (foreign) return `${foreign.id} of another tenant was listed`
-      return listed.map((shown) => notice(client, shown)).find((wrong) => wrong !== null) ?? null
+      return listed.map((shown) => observe(client, shown)).find((violation) => violation !== null) ?? null
     },
   },
   'get an instance of another tenant': {
     weight: 3,
     make: (scene) => onOneOf(scene.others, scene, (id) => ({ method: 'GET', url: `/v2/instances/${id}` })),
-    check: refused,
+    check: isNotFound,
   },
-  'end an instance of another tenant': {
+  'delete an instance of another tenant': {
     weight: 2,
     make: (scene) => onOneOf(scene.others, scene, (id) => ({ method: 'DELETE', url: `/v2/instances/${id}` })),
-    check: refused,
+    check: isNotFound,
   },
   stop: action(8, 'stop', powerOptions),
   start: action(8, 'start'),
@@ -139,12 +139,12 @@ export const CALLS: Record<string, Call> = {
   resize: update(4, '?allow_reboot=true', (random) => ({ plan: pick(random, PLANS) })),
   protect: update(2, '', (random) => ({ termination_protection: chance(random, 30) })),
   desire: update(3, '', (random) => ({ desired_status: pick(random, ['running', 'stopped']) })),
-  end: {
+  delete: {
     weight: 5,
     make: (scene) => onOneOf([scene.client], scene, (id) => ({ method: 'DELETE', url: `/v2/instances/${id}` })),
     check: shows,
   },
-  'make a key': {
+  'create a key': {
     weight: 2,
     make: ({ random }) => {
       const budget = {
@@ -158,7 +158,7 @@ export const CALLS: Record<string, Call> = {
       return null
     },
   },
-  'end a key': {
+  'delete a key': {
     weight: 1,
     make: ({ client, random }) => {
       const [ended] = client.keys.splice(random.integer(Math.max(1, client.keys.length)), 1)
@@ -183,30 +183,30 @@ export const CALLS: Record<string, Call> = {
   limits: { weight: 1, make: () => ({ method: 'GET', url: '/v2/limits' }) },
 }
 
-/** The creates that may be sent again. */
+/** The creates that can be sent again. */
 export const repeatables = ({ client, seconds }: Pick<Scene, 'client' | 'seconds'>): Repeatable[] =>
   client.repeatable.filter((each) => seconds - each.seconds < REPEATED_SECONDS)
 
-/** One effect per Idempotency-Key, whatever was lost on the way. */
-function checkCreated(scene: Scene, answer: Answer, attempt: Attempt): string | null {
-  if (answer.status !== 201) return null
+/** One instance per Idempotency-Key, also when a response was lost. */
+function checkCreated(scene: Scene, response: Response, attempt: Attempt): string | null {
+  if (response.status !== 201) return null
   const { client } = scene
-  const id = answer.body.id as string
+  const id = response.body.id as string
   const repeatable = client.repeatable.find((each) => each.attempt === attempt)
-  if (repeatable?.answered && repeatable.answered !== id) {
-    return `the Idempotency-Key ${repeatable.name} made ${repeatable.answered} and ${id}`
+  if (repeatable?.createdId && repeatable.createdId !== id) {
+    return `the Idempotency-Key ${repeatable.name} created ${repeatable.createdId} and ${id}`
   }
-  if (repeatable) repeatable.answered = id
-  // A repetition returns the first response.
-  return answer.headers['idempotent-replayed'] ? learn(client, answer.body) : notice(client, answer.body)
+  if (repeatable) repeatable.createdId = id
+  // A replay returns the first response, which can be older than what the client has recorded.
+  return response.headers['idempotent-replayed'] ? observeReplay(client, response.body) : observe(client, response.body)
 }
 
-function learn(client: Client, shown: Body): null {
-  if (!client.instances.has(shown.id as string)) notice(client, shown)
+function observeReplay(client: Client, shown: Body): null {
+  if (!client.instances.has(shown.id as string)) observe(client, shown)
   return null
 }
 
-/** What is of another tenant is not there. */
-export function refused(_scene: Scene, { status }: Answer, { url }: Attempt): string | null {
-  return status === 404 ? null : `${url} of another tenant was answered with ${status}`
+/** Resources of another tenant are not found. */
+export function isNotFound(_scene: Scene, { status }: Response, { url }: Attempt): string | null {
+  return status === 404 ? null : `${url} of another tenant returned ${status}`
 }

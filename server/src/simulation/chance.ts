@@ -1,10 +1,10 @@
-/** Choices that a seed makes. */
+/** Random choices. */
 import type { Random } from '../lib/random.ts'
 
-/** One of several, each as likely as the others. */
+/** One of several with equal probability. */
 export const pick = <T>(random: Random, from: readonly T[]): T => from[random.integer(from.length)]!
 
-/** True in so many of a hundred cases. */
+/** True with this probability in percent. */
 export const chance = (random: Random, percent: number): boolean => random.integer(100) < percent
 
 /** One of several, by weight. */

@@ -5,46 +5,46 @@ import { MOVES } from '../instances/status.ts'
 import type { Tenant } from './world.ts'
 
 export type Body = Record<string, unknown>
-export type Answer = { status: number; headers: Record<string, unknown>; body: Body }
+export type Response = { status: number; headers: Record<string, unknown>; body: Body }
 export type Attempt = {
   method: 'GET' | 'POST' | 'PUT' | 'PATCH' | 'DELETE'
   url: string
   body?: Body
   headers?: Record<string, string>
-  /** Another of the client's keys than its first. */
+  /** A key other than the client's first one. */
   key?: string
 }
 
-/** A create with an Idempotency-Key whose answer may have been lost: it is to be sent again. */
-export type Repeatable = { attempt: Attempt; name: string; seconds: number; answered: string | null }
+/** A create with an Idempotency-Key, which can be sent again. `createdId`: the ID in its response; null while there is none. */
+export type Repeatable = { attempt: Attempt; name: string; seconds: number; createdId: string | null }
 
 export type Client = Tenant & {
   instances: Map<string, { status: Status; version: number }>
   keys: { id: string; key: string }[]
   webhooks: string[]
-  /** How many addresses of receivers it has used. */
+  /** Number of receivers that it has used. */
   receivers: number
   repeatable: Repeatable[]
-  made: number
-  /** Number of the last event that it has read. */
+  created: number
+  /** Sequence number of the last event that it has read. */
   read: number
 }
 
 export const newClient = (tenant: Tenant): Client => {
-  return { ...tenant, instances: new Map(), keys: [], webhooks: [], receivers: 0, repeatable: [], made: 0, read: 0 }
+  return { ...tenant, instances: new Map(), keys: [], webhooks: [], receivers: 0, repeatable: [], created: 0, read: 0 }
 }
 
-/** Takes note of an instance as it was shown. Answers what cannot be: versions that fall, moves that are none. */
-export function notice(client: Client, shown: Body): string | null {
+/** Records an instance as a response shows it. Returns a violation: a decreasing version or an impossible change of status. */
+export function observe(client: Client, shown: Body): string | null {
   const { id, status, version } = shown as { id: string; status: Status; version: number }
   const known = client.instances.get(id)
   client.instances.set(id, { status, version })
   if (!known) return null
-  if (version < known.version) return `${id} was shown with version ${known.version} and then ${version}`
+  if (version < known.version) return `${id} had version ${known.version} and then ${version}`
   if (version === known.version && status !== known.status) {
-    return `version ${version} of ${id} was shown as ${known.status} and as ${status}`
+    return `version ${version} of ${id} was ${known.status} and ${status}`
   }
-  return reachable(known.status).has(status) ? null : `${id} was shown ${known.status} and then ${status}`
+  return reachable(known.status).has(status) ? null : `${id} was ${known.status} and then ${status}`
 }
 
 const reaches = new Map<Status, Set<Status>>()

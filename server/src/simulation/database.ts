@@ -1,19 +1,19 @@
 /**
- * A database whose time is the simulation's, with witnesses that the control plane does not know.
+ * A database with simulated time, and with witnesses that are independent of the control plane.
  *
- * Time: a schema that stands before pg_catalog in the search path has a `now()` of its own. So every statement of ours
- * that says now() means simulated time, and none of them had to be changed for it.
+ * Time: a schema before pg_catalog in the search path has its own `now()`, so every statement of the product uses simulated
+ * time without a change.
  *
- * Witnesses: triggers write down each change of an instance's status and each event with the number of its transaction.
- * They know nothing of how the control plane makes events, so what it forgets is seen.
+ * Witnesses: triggers record each change of an instance and each event with the number of their transaction, so a missing event
+ * is found.
  */
 import { connect, type Query, type Sql } from '../db/database.ts'
 import { createTestDatabase } from '../db/testing.ts'
 import type { RowImage } from '../testing/expected-events.ts'
 
 /**
- * A change as the triggers saw it. `event`: its type is in `is`. `webhook`: `is` says `open` when it gets events, else
- * `closed`, and `was` where to.
+ * A change that a trigger recorded. `event`: `is` is its type. `webhook`: `is` is `open` if it receives events, else `closed`, and
+ * `was` is its URL.
  */
 export type Witness = {
   what: 'instance' | 'event' | 'webhook'
@@ -26,7 +26,7 @@ export type Witness = {
   /** Of an instance: its row before (null: it is new) and after the change. */
   before: (RowImage & { version: number }) | null
   after: (RowImage & { version: number }) | null
-  /** Of an event, and which webhooks want it. */
+  /** Of an event: its ID, its number and the webhooks that must receive it. */
   event_id: string | null
   sequence: number | null
   webhooks: string[] | null
@@ -40,7 +40,7 @@ const PREPARATION = `
   create function simulated.now() returns timestamptz language sql stable
     as 'select to_timestamp(last_value / 1000.0) from simulated.milliseconds';
   create function simulated.clock_timestamp() returns timestamptz language sql stable as 'select simulated.now()';
-  -- The row of a machine shows what time has done to it only when the driver reads it.
+  -- The driver computes the effect of time when it reads a machine; the row does not show it.
   create function simulated.is_on(machine jsonb, at timestamptz) returns boolean language sql immutable as $$
     select coalesce(machine ->> 'power' = 'paused' or (machine ->> 'power' = 'running'
       and coalesce((machine ->> 'off_at')::timestamptz > at, true)
@@ -51,15 +51,15 @@ const PREPARATION = `
     number bigint generated always as identity, xid xid8 default pg_current_xact_id(), what text, environment_id text,
     resource_id text, was text, "is" text, version integer, before jsonb, after jsonb,
     event_id text, sequence bigint, webhooks text[]);
-  create function simulated.see_instance() returns trigger language plpgsql security definer as $$
+  create function simulated.record_instance() returns trigger language plpgsql security definer as $$
     begin
       if tg_op = 'UPDATE' and old.status = new.status and old.version = new.version then return null; end if;
       insert into simulated.witnesses (what, environment_id, resource_id, "is", before, after)
       values ('instance', new.environment_id, new.id, new.status, to_jsonb(old), to_jsonb(new));
       return null;
     end $$;
-  create trigger seen after insert or update on instances for each row execute function simulated.see_instance();
-  create function simulated.see_event() returns trigger language plpgsql security definer as $$
+  create trigger recorded after insert or update on instances for each row execute function simulated.record_instance();
+  create function simulated.record_event() returns trigger language plpgsql security definer as $$
     begin
       insert into simulated.witnesses (what, environment_id, resource_id, "is", version, event_id, sequence, webhooks)
       values ('event', new.environment_id, new.resource_id, new.type, (new.data #>> '{object,version}')::integer, new.id,
@@ -69,8 +69,8 @@ const PREPARATION = `
             and exists (select from unnest(w.events) as wanted where new.type like replace(wanted, '*', '%'))) end);
       return null;
     end $$;
-  create trigger seen after insert on events for each row execute function simulated.see_event();
-  create function simulated.see_webhook() returns trigger language plpgsql security definer as $$
+  create trigger recorded after insert on events for each row execute function simulated.record_event();
+  create function simulated.record_webhook() returns trigger language plpgsql security definer as $$
     begin
       insert into simulated.witnesses (what, environment_id, resource_id, was, "is")
       values ('webhook', coalesce(new.environment_id, old.environment_id), coalesce(new.id, old.id),
@@ -78,8 +78,8 @@ const PREPARATION = `
           and new.observed_disabled_reason is null then 'open' else 'closed' end);
       return null;
     end $$;
-  create trigger seen after insert or update or delete on webhooks
-    for each row execute function simulated.see_webhook();
+  create trigger recorded after insert or update or delete on webhooks
+    for each row execute function simulated.record_webhook();
 
   do $$ declare found record; begin
     for found in select d.adrelid::regclass as relation, a.attname as name, pg_get_expr(d.adbin, d.adrelid) as value
@@ -94,7 +94,7 @@ const PREPARATION = `
     loop
       execute format('alter function %s set search_path = simulated, pg_catalog, pg_temp', found.signature);
     end loop;
-    -- What is cleaned at a time of its own would move rows, and with them the order of equals.
+    -- Autovacuum would move rows, and with them the order of rows that sort equal.
     for found in select oid::regclass as relation from pg_class
       where relnamespace = 'public'::regnamespace and relkind = 'r'
     loop
@@ -104,12 +104,12 @@ const PREPARATION = `
   end $$`
 
 export type SimulatedDatabase = {
-  /** The two roles' connections: one each. */
+  /** One connection of each role. */
   sql: Sql
   owner: Sql
-  /** Empties everything. */
+  /** Empties all tables. */
   clear(): Promise<void>
-  /** What was witnessed since the last time. */
+  /** The changes since the last call. */
   witnesses(): Promise<Witness[]>
 }
 
@@ -117,22 +117,24 @@ export async function openDatabase(): Promise<SimulatedDatabase> {
   const { url, sql, owner } = await createTestDatabase({ max: 1 })
   const setup = connect({ url, max: 1, name: 'simulation' })
   await setup.unsafe(PREPARATION)
-  const emptying = await statementsToClear(setup)
+  const clearing = await statementsToClear(setup)
   await setup.end()
   return {
     sql,
     owner,
     async clear() {
-      await owner.unsafe(emptying)
+      await owner.unsafe(clearing)
     },
     async witnesses() {
-      const seen = await owner<(Witness & { number: number })[]>`delete from simulated.witnesses returning *, xid::text`
-      return seen.sort((a, b) => a.number - b.number)
+      const recorded = await owner<
+        (Witness & { number: number })[]
+      >`delete from simulated.witnesses returning *, xid::text`
+      return recorded.sort((a, b) => a.number - b.number)
     },
   }
 }
 
-/** Triggers do not fire meanwhile: some tables refuse to be emptied. */
+/** Triggers are off: those of some tables reject the truncation. */
 async function statementsToClear(setup: Query): Promise<string> {
   const tables = await setup<{ name: string }[]>`
     select oid::regclass::text as name from pg_class

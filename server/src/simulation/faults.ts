@@ -1,10 +1,9 @@
 /**
- * Faults fall at the points where a tick leaves the process: each statement, each commit, each call of a driver, each
- * request to a receiver. A tick
- * carries its fault with it through its awaits, so several that are under way do not meet each other's.
+ * Faults occur at the points where a tick leaves the process: each statement, each commit, each driver call, each request to a
+ * receiver. A fault belongs to the asynchronous context of its tick, so concurrent ticks do not share one.
  *
- * A crash is an error that every later point of the tick throws again: whatever the code does about it, nothing of it
- * reaches the world any more. A transaction that was open is rolled back, as the server would.
+ * A crash is an error that every later point of the tick throws again: nothing that the code does afterwards has an effect
+ * outside the process. An open transaction is rolled back, as the server would do.
  */
 import { AsyncLocalStorage } from 'node:async_hooks'
 import { CapacityError, InvalidSpecError, TransientError } from '../drivers/driver.ts'
@@ -12,7 +11,7 @@ import { DatabaseUnavailableError } from '../lib/errors.ts'
 import type { Random } from '../lib/random.ts'
 import type { DriverMethod } from '../testing/faulty-driver.ts'
 
-/** The process is gone. */
+/** The process has ended. */
 class Crash extends Error {
   constructor() {
     super('the process ended here')
@@ -20,8 +19,8 @@ class Crash extends Error {
 }
 
 /**
- * What goes wrong in a tick. `error`: this one call fails. `crash`: the process ends. `pause`: the process stands still,
- * perhaps for longer than its lease. `after`: the call has had its effect, and its answer is lost.
+ * The fault of a tick. `error`: this one call fails. `crash`: the process ends. `pause`: the process pauses, possibly for longer
+ * than its lease. `after`: the call has taken effect, and its result is lost.
  */
 export type Fault = {
   kind: 'error' | 'crash' | 'pause'
@@ -34,16 +33,16 @@ export type Fault = {
 
 export type Point = { what: 'statement' | 'transaction' | 'commit' | 'request' } | { what: DriverMethod }
 
-/** A tick that is under way. */
+/** A tick in progress. */
 export type Tick = {
   points: number
   fault: Fault | null
-  /** Where the fault fell, for the history. */
-  fell: string | null
+  /** The fault and its point, for the history; null while it has not occurred. */
+  faultAt: string | null
   isDead: boolean
-  /** Transactions that are open: a pause within would hold locks that the server does not give back. */
+  /** Number of open transactions. A pause within one would hold locks that the server does not release. */
   open: number
-  /** Calls that are under way. */
+  /** Number of calls in progress. */
   busy: number
   /** `isLong`: until another worker has taken its key over, in the time of faults. */
   paused: { isLong: boolean; resumed: Promise<void>; resume(): void } | null
@@ -54,15 +53,15 @@ export type Tick = {
 const current = new AsyncLocalStorage<Tick>()
 
 export const newTick = (fault: Fault | null): Tick => {
-  return { points: 0, fault, fell: null, isDead: false, open: 0, busy: 0, paused: null, onPause: () => {} }
+  return { points: 0, fault, faultAt: null, isDead: false, open: 0, busy: 0, paused: null, onPause: () => {} }
 }
 
-/** Runs what the tick does. Its points are those of this call and of all that it awaits. */
+/** Runs the body of a tick. Its points are those of this call and of everything that it awaits. */
 export const during = <T>(tick: Tick, body: () => Promise<T>): Promise<T> => current.run(tick, body)
 export const currentTick = (): Tick | undefined => current.getStore()
 
-/** A fault at one of the first points; most ticks have a dozen. */
-export function drawFault(random: Random, kinds: readonly Fault['kind'][]): Fault {
+/** A fault at one of the first points. Most ticks have a dozen points. */
+export function chooseFault(random: Random, kinds: readonly Fault['kind'][]): Fault {
   return {
     kind: kinds[random.integer(kinds.length)]!,
     at: 1 + random.integer(random.integer(2) === 0 ? 5 : 12),
@@ -71,29 +70,29 @@ export function drawFault(random: Random, kinds: readonly Fault['kind'][]): Faul
   }
 }
 
-/** Passes a point of the tick under way: carries the effect out, unless the tick's fault falls here. */
+/** A point of the current tick: executes the effect, with the fault of the tick if it occurs here. */
 export async function pass<T>(point: Point, effect: () => Promise<T>): Promise<T> {
   const tick = current.getStore()
   if (!tick) return effect()
-  // Who stands still does so with all that it does at the same time.
+  // A pause holds all concurrent calls of the process.
   if (tick.paused) await tick.paused.resumed
   if (tick.isDead) throw new Crash()
   tick.points++
   const { fault } = tick
-  if (!fault || tick.points < fault.at || !fits(fault, tick, point)) return carryOut(tick, effect)
+  if (!fault || tick.points < fault.at || !fits(fault, tick, point)) return execute(tick, effect)
   tick.fault = null
-  tick.fell = `${fault.kind} ${fault.kind === 'pause' ? 'before' : fault.moment} ${point.what} (point ${tick.points})`
+  tick.faultAt = `${fault.kind} ${fault.kind === 'pause' ? 'before' : fault.moment} ${point.what} (point ${tick.points})`
   if (fault.kind === 'pause') {
     await pause(tick, fault.variant >= LONG)
-    return carryOut(tick, effect)
+    return execute(tick, effect)
   }
-  if (fault.moment === 'after') await carryOut(tick, effect)
+  if (fault.moment === 'after') await execute(tick, effect)
   if (fault.kind === 'error') throw errorAt(point, fault)
   tick.isDead = true
   throw new Crash()
 }
 
-async function carryOut<T>(tick: Tick, effect: () => Promise<T>): Promise<T> {
+async function execute<T>(tick: Tick, effect: () => Promise<T>): Promise<T> {
   tick.busy++
   try {
     return await effect()
@@ -103,7 +102,7 @@ async function carryOut<T>(tick: Tick, effect: () => Promise<T>): Promise<T> {
   }
 }
 
-/** Variants of a pause from which on it is a long one, and from which on it falls right before an effect. */
+/** The lowest variant of a pause that is long, and of one that occurs immediately before an effect. */
 const LONG = 4
 const AT_EFFECT = 6
 const EFFECTS: readonly Point['what'][] = [
@@ -116,7 +115,7 @@ const EFFECTS: readonly Point['what'][] = [
   'request',
 ]
 
-/** No pause within a transaction; and many right before an effect, where it matters most what happens meanwhile. */
+/** No pause within a transaction. Many pauses occur immediately before an effect, where the state can change most. */
 function fits({ kind, variant, point }: Fault, tick: Tick, { what }: Point): boolean {
   if (point !== undefined && point !== what) return false
   return kind !== 'pause' || (tick.open === 0 && (variant < AT_EFFECT || EFFECTS.includes(what)))
@@ -140,9 +139,9 @@ function errorAt({ what }: Point, { moment, variant }: Fault): Error {
   if (what === 'statement' || what === 'transaction' || what === 'commit') {
     return new DatabaseUnavailableError('a fault of the simulation')
   }
-  if (what === 'request') return Object.assign(new Error('the connection is gone'), { code: 'ECONNRESET' })
-  const mayRefuse = moment === 'before' && (what === 'create' || what === 'start')
-  if (mayRefuse && variant === 0) return new InvalidSpecError('simulated_failure', 'It cannot be made here.')
-  if (mayRefuse && variant <= 3) return new CapacityError('host_full', 'The host has no room.')
-  return new TransientError('timeout', 'The hypervisor does not answer.')
+  if (what === 'request') return Object.assign(new Error('the connection was reset'), { code: 'ECONNRESET' })
+  const canReject = moment === 'before' && (what === 'create' || what === 'start')
+  if (canReject && variant === 0) return new InvalidSpecError('simulated_failure', 'The host rejects the machine.')
+  if (canReject && variant <= 3) return new CapacityError('host_full', 'The host has no capacity.')
+  return new TransientError('timeout', 'The hypervisor does not respond.')
 }

@@ -1,19 +1,19 @@
-/** The control plane's connections, with the points of faults.ts, and with what a mutant does to statements. */
+/** The control plane's connections with the points of faults.ts and the changes of a mutant. */
 import type { Sql, Transaction } from '../db/database.ts'
 import { type Compiled, compile, createQuery, type Query, Statement } from '../db/sql.ts'
 import { currentTick, pass } from './faults.ts'
 
-/** What a mutant changes about statements. */
+/** How a mutant changes statements. */
 export type Tampering = {
-  /** The statement that is sent instead. */
+  /** Returns the statement that is sent instead. */
   rewrite?(statement: Compiled): Compiled
-  /** A transaction's last statement is sent after its commit, as one of its own. */
+  /** The last statement of a transaction is executed after its commit. */
   lastIsOutside?: boolean
 }
 
 /**
- * @param tampering asked at each statement: bugs come and go between histories
- * @param committed is called for each transaction that was committed, whether its result arrives or not
+ * @param tampering read at each statement, because histories have different mutants
+ * @param committed called for each committed transaction, also when its result is lost
  */
 export function faultySql(inner: Sql, tampering: () => Tampering, committed: () => void): Sql {
   const rewritten = (compiled: Compiled) => tampering().rewrite?.(compiled) ?? compiled
@@ -23,7 +23,7 @@ export function faultySql(inner: Sql, tampering: () => Tampering, committed: () 
       return pass({ what: 'statement' }, () => query.unsafe<object[]>(text, values) as never)
     })
 
-  /** A statement that was compiled, as one that is not run yet. */
+  /** A compiled statement as one that was not executed yet. */
   const uncompiled = ({ text, values }: Compiled) =>
     new Statement(text.split(/\$\d+/), values, () => Promise.reject(new Error('only for a commit')))
 

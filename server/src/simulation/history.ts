@@ -1,19 +1,19 @@
-/** What happened, as text: to understand a failing seed, and to compare two runs of a seed by a hash. */
+/** The ticks of a history as text, to explain a failing seed, and its hash, to compare two runs of a seed. */
 import { createHash } from 'node:crypto'
 import type { Query } from '../db/database.ts'
 
 export type History = {
   /** Adds a line. */
-  note(line: string): void
+  add(line: string): void
   /** The last lines. */
   tail(count: number): string[]
-  /** Of all lines, and of what stands in the database at the end. */
+  /** The hash of all lines and of the rows at the end. */
   hash(owner: Query): Promise<string>
 }
 
 /**
- * Columns that hold secrets' digests or the ways of the database itself are left out; all else repeats. So are the
- * numbers of claims: in which order the keys of one claim get theirs is the database's choice.
+ * Tables whose rows repeat. Lease numbers are excluded: the database chooses the order of the keys of one claim. So are tables with
+ * digests of secrets.
  */
 const TABLES = [
   'events',
@@ -32,7 +32,7 @@ const TABLES = [
 export function createHistory(): History {
   const lines: string[] = []
   return {
-    note: (line) => void lines.push(line),
+    add: (line) => void lines.push(line),
     tail: (count) => lines.slice(-count),
     async hash(owner) {
       const hash = createHash('sha256').update(lines.join('\n'))

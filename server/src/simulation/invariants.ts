@@ -4,7 +4,7 @@ import { TEST_CAPACITY } from '../http/testing.ts'
 import { footprint } from '../lib/capacity.ts'
 import { expectedEvents, isTransition } from '../testing/expected-events.ts'
 import type { Witness } from './database.ts'
-import { LEFT_OUT } from './worker.ts'
+import { UNSIMULATED_KINDS } from './worker.ts'
 
 export type Violation = { invariant: string; what: string }
 
@@ -97,7 +97,7 @@ export async function rowsHold(owner: Query): Promise<Violation[]> {
       where b.used_instances <> s.instances or b.used_vcpus <> s.vcpus
     union all select 'I3', 'the budget ' || id || ' is exceeded' from budgets
       where used_instances > max_instances or used_vcpus > max_vcpus
-    union all select 'I3', 'more is reserved of the host than it has' from present where mode = 'live'
+    union all select 'I3', 'the reservations exceed the capacity of the host' from present where mode = 'live'
       having sum(wanted_vcpus) > ${vcpus} or sum(wanted_memory_bytes + ${overhead}) > ${memory_bytes}
         or sum(wanted_disk_bytes) > ${disk_bytes}
     union all select 'I6', 'the events of ' || h.environment_id || ' have a gap'
@@ -105,7 +105,7 @@ export async function rowsHold(owner: Query): Promise<Violation[]> {
         select environment_id, count(*) as number, max(sequence) as last from events group by environment_id
       ) e using (environment_id)
       where h.sequence <> coalesce(e.number, 0) or h.sequence <> coalesce(e.last, 0)
-    union all select 'I8', a.instance_id || ' is gone and holds ' || host(a.address) from addresses a
+    union all select 'I8', a.instance_id || ' does not exist and holds ' || host(a.address) from addresses a
       where not exists (select from present p where p.id = a.instance_id)
     union all select 'I8', id || ' is terminated and has its user data' from instances
       where status = 'terminated' and user_data is not null
@@ -114,10 +114,10 @@ export async function rowsHold(owner: Query): Promise<Violation[]> {
   return [...rows]
 }
 
-/** When nothing goes wrong any more: what has not come to where it is wanted. */
+/** Differences from the desired state, after faults have stopped. */
 export async function unsettled(owner: Query): Promise<Violation[]> {
   const rows = await owner<Violation[]>`
-    select 'liveness' as invariant, format('%s is %s (wanted: %s; seen: %s; reason: %s; machine: %s)', i.id, i.status,
+    select 'liveness' as invariant, format('%s is %s (desired: %s; observed: %s; reason: %s; machine: %s)', i.id, i.status,
       case when wanted_gone or observed_expired then 'gone' else wanted_power end, observed_power, status_reason, machine) as what
     from instances i left join simulated_machines m using (id) join environments e on e.id = i.environment_id,
       lateral (select simulated.is_on(machine, environment_now(e)) as is_on) as now
@@ -132,8 +132,8 @@ export async function unsettled(owner: Query): Promise<Violation[]> {
         and (machine ->> 'vcpus')::integer = wanted_vcpus
     end
     union all
-    select 'liveness', format('%s %s is not worked off (%s attempts: %s)', kind, id, attempts, last_error) from work
-    where not kind = any(${LEFT_OUT}) and (attempts > 0 or leased_until is not null
+    select 'liveness', format('%s %s is due or leased (%s attempts: %s)', kind, id, attempts, last_error) from work
+    where not kind = any(${UNSIMULATED_KINDS}) and (attempts > 0 or leased_until is not null
       or due_at <= (select environment_now(e) from environments e where e.id = work.environment_id))
     union all
     select 'liveness', i.id || ' has no work row' from instances i
@@ -141,15 +141,15 @@ export async function unsettled(owner: Query): Promise<Violation[]> {
   return [...rows]
 }
 
-/** What no row describes, and still exists after two sweeps. */
+/** What exists without a row after two sweeps. */
 export async function leaks(owner: Query): Promise<Violation[]> {
   const rows = await owner<Violation[]>`
-    select 'I8' as invariant, 'the machine ' || id || ' belongs to nothing' as what from simulated_machines m
+    select 'I8' as invariant, 'the machine ' || id || ' has no instance' as what from simulated_machines m
     where not exists (select from instances i where i.id = m.id and i.status <> 'terminated')
     union all
     select 'I8', kind || ' ' || id || ' has a work row and no resource' from work w
     where kind = 'instance' and not exists (select from instances i where i.id = w.id)
     union all
-    select 'I8', 'two instances were made as ' || name from instances group by environment_id, name having count(*) > 1`
+    select 'I8', 'two instances were created as ' || name from instances group by environment_id, name having count(*) > 1`
   return [...rows]
 }

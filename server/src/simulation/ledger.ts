@@ -1,28 +1,28 @@
 /**
- * The ledger of deliveries: what each webhook must receive, by the witnesses, and what its receiver has received. It has
- * no knowledge of how deliveries are queued or retried.
+ * The ledger of deliveries: the events that each webhook must receive, by the witnesses, and those that its receiver has
+ * received. It is independent of how deliveries are queued and retried.
  */
 import type { Witness } from './database.ts'
 import type { Violation } from './invariants.ts'
 import type { Receipt } from './receivers.ts'
 
 export type Ledger = {
-  /** What was committed and received since the last time: nothing is sent that was not committed, as it was committed. */
-  note(witnesses: readonly Witness[], receipts: readonly Receipt[]): Violation[]
-  /** How many requests have reached receivers. */
+  /** Records what was committed and received since the last call. A receipt must equal its committed event. */
+  record(witnesses: readonly Witness[], receipts: readonly Receipt[]): Violation[]
+  /** Number of requests that have reached receivers. */
   received(): number
-  /** What was never taken, though its webhook has been open since it was committed. */
+  /** Events that were never accepted although their webhook has been open since their commit. */
   missing(): Violation[]
 }
 
 export function createLedger(): Ledger {
   const events = new Map<string, Witness>()
   const webhooks = new Map<string, { id: string; environment_id: string }>()
-  /** By webhook, the events that it has not received. */
+  /** The events that each webhook must still receive. */
   const due = new Map<string, Set<string>>()
   let received = 0
 
-  function write(witness: Witness): void {
+  function addWitness(witness: Witness): void {
     const { what, resource_id, environment_id, is, was: url } = witness
     if (what === 'webhook') {
       webhooks.set(url!, { id: resource_id, environment_id })
@@ -34,14 +34,16 @@ export function createLedger(): Ledger {
     }
   }
 
-  function judge({ url, event, wrong }: Receipt): Violation[] {
+  function check({ url, event, violation }: Receipt): Violation[] {
     const committed = events.get(event.id)
     const webhook = webhooks.get(url)
-    const say = (what: string) => [{ invariant: 'deliveries', what: `${url} got ${event.type} ${event.id}: ${what}` }]
-    if (wrong) return say(`it ${wrong}`)
-    if (!committed || !webhook) return say('it was not committed')
+    const report = (what: string) => [
+      { invariant: 'deliveries', what: `${url} received ${event.type} ${event.id}: ${what}` },
+    ]
+    if (violation) return report(violation)
+    if (!committed || !webhook) return report('it was not committed')
     if (committed.environment_id !== webhook.environment_id) {
-      return [{ invariant: 'I7', what: `${url} got an event of another tenant` }]
+      return [{ invariant: 'I7', what: `${url} received an event of another tenant` }]
     }
     const { id, version } = event.data.object
     const isSame =
@@ -49,18 +51,18 @@ export function createLedger(): Ledger {
       event.sequence === committed.sequence &&
       id === committed.resource_id &&
       (version ?? null) === committed.version
-    return isSame ? [] : say('it was committed otherwise')
+    return isSame ? [] : report('it differs from the committed event')
   }
 
   return {
-    note(witnesses, receipts) {
-      for (const witness of witnesses) write(witness)
+    record(witnesses, receipts) {
+      for (const witness of witnesses) addWitness(witness)
       received += receipts.length
-      for (const { url, event, isTaken } of receipts) {
+      for (const { url, event, isAccepted } of receipts) {
         const webhook = webhooks.get(url)
-        if (isTaken && webhook) due.get(webhook.id)?.delete(event.id)
+        if (isAccepted && webhook) due.get(webhook.id)?.delete(event.id)
       }
-      return receipts.flatMap(judge)
+      return receipts.flatMap(check)
     },
     received: () => received,
     missing: () =>

@@ -1,4 +1,4 @@
-/** The book of machines: what really runs, as seen from beside the driver; and what happens to machines by themselves. */
+/** A driver with the points of faults, which is checked for second processes, and the failures of machines. */
 import type { Query } from '../db/database.ts'
 import type { Driver, ObservedMachine } from '../drivers/driver.ts'
 import { failed, type Machine } from '../drivers/simulated/machine.ts'
@@ -25,7 +25,7 @@ export function watchedDriver(inner: Driver, read: Driver['get'], violated: (wha
       const result = await effect()
       const after = await read(ref)
       const another = runOf(after) !== runOf(before) || after?.disk !== before?.disk
-      if (isOn(before) && another) violated(`${call.id}: ${runOf(after)} began while ${runOf(before)} was on`)
+      if (isOn(before) && another) violated(`${call.id}: ${runOf(after)} started while ${runOf(before)} was on`)
       return result
     })
   })
@@ -40,28 +40,29 @@ const failing =
   ({ machine, now }: Row): object =>
     failed(machine, as, now.toISOString())
 
-/** What a machine may do by itself: what is different of its row afterwards. */
+/** Failures of machines: each returns the changed fields of the row, or null if it does not apply. */
 const MACHINE_FAULTS: Record<string, (row: Row) => object | null> = {
-  dies: failing('crash'),
+  crashes: failing('crash'),
   panics: failing('panic'),
   hangs: failing('hang'),
   'has a disk error': failing('disk_error'),
-  'powers itself off': () => ({ power: 'off', ...ENDED }),
-  'is ended from outside': () => ({ power: 'stopped', ...ENDED }),
-  'never comes up': (row) => (isBooting(row) ? { ready_at: null } : null),
-  'is slow': (row) => (isBooting(row) ? { ready_at: new Date(row.now.getTime() + 25_000).toISOString() } : null),
+  'powers off': () => ({ power: 'off', ...ENDED }),
+  'is killed': () => ({ power: 'stopped', ...ENDED }),
+  'never gets ready': (row) => (isBooting(row) ? { ready_at: null } : null),
+  'gets ready late': (row) =>
+    isBooting(row) ? { ready_at: new Date(row.now.getTime() + 25_000).toISOString() } : null,
 }
 const isBooting = ({ machine, now }: Row) => machine.ready_at !== null && machine.ready_at > now.toISOString()
 
-/** Lets something happen to one machine that runs. Null: none does, or it cannot happen to that one. */
+/** Lets one running machine fail. Returns null if none runs or the failure does not apply to it. */
 export async function machineFault(owner: Query, random: Random): Promise<{ id: string; what: string } | null> {
   const machines = await owner<Row[]>`
     select m.id, machine, environment_now(e) as now from simulated_machines m join environments e on e.id = m.environment_id
     where simulated.is_on(machine, environment_now(e)) order by m.id`
-  const [what, happens] = pick(random, Object.entries(MACHINE_FAULTS))
+  const [what, changeOf] = pick(random, Object.entries(MACHINE_FAULTS))
   if (machines.length === 0) return null
   const row = pick(random, machines)
-  const change = happens(row)
+  const change = changeOf(row)
   if (!change) return null
   await owner`update simulated_machines set machine = machine || ${owner.json(change)}::jsonb where id = ${row.id}`
   return { id: row.id, what }

@@ -1,4 +1,4 @@
-/** The simulation is shown bugs of each kind that it is for, one planted at a time, and must find them. */
+/** The simulation detects each mutant. */
 import assert from 'node:assert/strict'
 import { after, test } from 'node:test'
 import { MUTANTS, type MutantName } from './mutants.ts'
@@ -6,12 +6,12 @@ import { SimulationFailure } from './run.ts'
 import { simulate } from './simulate.ts'
 import { openWorld } from './world.ts'
 
-/** The invariant that detects each mutant, and the number of histories that it may take. */
-const FOUND_BY: Record<MutantName, { invariant: string; within: number }> = {
+/** The invariant that detects each mutant, and the maximum number of histories. */
+const DETECTED_BY: Record<MutantName, { invariant: string; within: number }> = {
   lost_wake: { invariant: 'wakes', within: 20 },
   double_start: { invariant: 'I1', within: 30 },
   no_fence: { invariant: 'fence', within: 20 },
-  forgotten_event: { invariant: 'I6', within: 10 },
+  missing_event: { invariant: 'I6', within: 10 },
   wrong_event: { invariant: 'I6', within: 10 },
   lost_delivery: { invariant: 'deliveries', within: 10 },
   late_event: { invariant: 'I6', within: 10 },
@@ -20,8 +20,8 @@ const FOUND_BY: Record<MutantName, { invariant: string; within: number }> = {
 const world = await openWorld()
 after(() => world.close())
 
-for (const [name, { invariant, within }] of Object.entries(FOUND_BY)) {
-  test(`${name} is found by ${invariant}`, async (context) => {
+for (const [name, { invariant, within }] of Object.entries(DETECTED_BY)) {
+  test(`detects ${name} by ${invariant}`, async (context) => {
     for (let seed = 1; seed <= within; seed++) {
       const failure = await simulate(world, { seed, steps: 200, mutant: MUTANTS[name as MutantName] }).then(
         () => null,
@@ -37,6 +37,6 @@ for (const [name, { invariant, within }] of Object.entries(FOUND_BY)) {
       assert.match(failure.message, new RegExp(`npm run simulate -- --seed ${seed} `))
       return context.diagnostic(`by seed ${seed}: ${failure.message.split('\n', 1)[0]}`)
     }
-    assert.fail(`not found in ${within} histories`)
+    assert.fail(`not detected in ${within} histories`)
   })
 }

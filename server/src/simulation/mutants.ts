@@ -1,17 +1,17 @@
-/** Bugs that are planted to see whether the simulation finds them; nothing of the product is edited for it. */
+/** Mutants that the simulation must detect. They change statements and driver calls, not the product. */
 import type { Compiled } from '../db/sql.ts'
 import type { Driver, ObservedMachine } from '../drivers/driver.ts'
 import type { Tampering } from './faulty-sql.ts'
 
-/** A function of the control plane that does not do what it should. */
+/** A fault of the control plane. */
 export type Mutant = Tampering & {
   /** The driver that is used instead. */
   driver?(driver: Driver): Driver
 }
 
-const LATELY_MS = 10_000
-/** What the driver of `double_start` has seen. */
-const seen = new Map<string, { at: Date; machine: ObservedMachine | null }>()
+const STALE_MS = 10_000
+/** The machines that the driver of `double_start` has cached. */
+const cached = new Map<string, { at: Date; machine: ObservedMachine | null }>()
 
 /** By the name that `--mutant` takes. */
 export const MUTANTS = {
@@ -27,27 +27,27 @@ export const MUTANTS = {
       values,
     }),
   },
-  /** A driver that believes, once more, what it saw lately: `start` makes a process beside one that it has just made. */
+  /** A driver that returns a stale machine once: `start` makes a second process. */
   double_start: {
     driver: (driver) => ({
       ...driver,
       async get(ref) {
-        const known = seen.get(ref.id)
+        const known = cached.get(ref.id)
         const age_ms = known ? ref.now.getTime() - known.at.getTime() : -1
-        seen.delete(ref.id)
-        if (known && age_ms >= 0 && age_ms < LATELY_MS) return known.machine
+        cached.delete(ref.id)
+        if (known && age_ms >= 0 && age_ms < STALE_MS) return known.machine
         const machine = await driver.get(ref)
-        seen.set(ref.id, { at: ref.now, machine })
+        cached.set(ref.id, { at: ref.now, machine })
         return machine
       },
       async start(spec, now) {
-        const isKnownOn = seen.get(spec.id)?.machine?.power === 'running'
+        const isKnownOn = cached.get(spec.id)?.machine?.power === 'running'
         if (!isKnownOn) await driver.kill({ id: spec.id, environment_id: spec.environment_id, now })
         await driver.start(spec, now)
       },
     }),
   },
-  /** What a step saw is recorded although another worker has taken the key over. */
+  /** A pass records its observations although another worker has taken over the key. */
   no_fence: {
     rewrite: ({ text, values }) => ({
       text: text.replace(/(\$\d+), \$\d+, \$\d+::bigint\)/, (call, kind) =>
@@ -56,11 +56,11 @@ export const MUTANTS = {
       values,
     }),
   },
-  /** Some events are forgotten. */
-  forgotten_event: { rewrite: (compiled) => withoutEvents(compiled, 'instance.stopped') },
+  /** Stops emit no event. */
+  missing_event: { rewrite: (compiled) => withoutEvents(compiled, 'instance.stopped') },
   /** The first boot emits the event of a start. */
   wrong_event: { rewrite: (compiled) => withOtherType(compiled, 'instance.ready', 'instance.started') },
-  /** What failed once is held for sent. */
+  /** A failed delivery counts as successful. */
   lost_delivery: {
     rewrite: ({ text, values }) => ({
       text: text.includes('update webhook_deliveries d') ? text.replaceAll('o.status', `'succeeded'`) : text,
@@ -73,7 +73,7 @@ export const MUTANTS = {
 
 export type MutantName = keyof typeof MUTANTS
 
-/** The statement that closes a head, without the events of a type: as if they had not been gathered. */
+/** The last statement of a transaction without the events of a type. */
 function withoutEvents(compiled: Compiled, type: string): Compiled {
   const types = compiled.values.find((value): value is string[] => Array.isArray(value) && value.includes(type))
   if (!types || !compiled.text.includes('insert into events')) return compiled

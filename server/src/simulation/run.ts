@@ -1,10 +1,10 @@
-/** A history under way: its state, and how a tick of it is taken and judged. */
+/** The state of a running history, and how a tick runs and is checked. */
 import { systemClock } from '../lib/clock.ts'
 import { type Random, seededRandom } from '../lib/random.ts'
 import { wakeAtStart } from '../reconcilers.ts'
 import { chance } from './chance.ts'
 import { type Client, newClient } from './client.ts'
-import { drawFault, type Fault } from './faults.ts'
+import { chooseFault, type Fault } from './faults.ts'
 import { createHistory, type History } from './history.ts'
 import { changesAndEvents, rowsHold, type Violation } from './invariants.ts'
 import { createLedger, type Ledger } from './ledger.ts'
@@ -16,41 +16,41 @@ export type Options = {
   seed: number
   /** Ticks with faults. */
   steps: number
-  /** Whether webhooks are made, and sent to receivers; they are, unless it is said otherwise. */
+  /** Whether clients create webhooks, which are sent to receivers. Default: true. */
   receivers?: boolean
-  /** A mutant to be planted, to see whether it is found. */
+  /** The mutant that the history should detect. */
   mutant?: Mutant
 }
 
 export type Run = {
   readonly world: SimulatedWorld
   readonly options: Options
-  /** Of its own: what the control plane draws must not depend on what is chosen here, nor the other way round. */
+  /** For the choices of the simulation. The control plane has another source, so neither depends on the other. */
   readonly random: Random
   readonly history: History
   readonly ledger: Ledger
   readonly clients: Client[]
   readonly workers: [Worker, Worker]
-  /** Hints may be lost where machines are read every minute; where they are not, each must count. */
+  /** Whether hints can be lost: only with the short resync interval. */
   readonly losesHints: boolean
-  /** Whether anything goes wrong at present. */
+  /** Whether faults occur. */
   faulty: boolean
-  /** The instance that a pass works on after its lease has ended: nothing of it may be recorded. */
+  /** The instance of a pass that continues after its lease has expired: nothing of the pass may be recorded. */
   overdue: string | null
   ticks: number
   faults: number
 }
 
-/** Faults in so many of a hundred ticks. */
+/** Percentage of ticks with a fault. */
 const FAULTY = 25
-/** Nothing here waits for real time: what does not end in a minute waits for what never comes. */
+/** Real time limit of a tick. Nothing here waits for real time, so a tick that takes longer hangs. */
 const TICK_MS = 60_000
 /** Rows are checked after each tick that changed an instance, and every few ticks. */
 const ROWS_EVERY = 10
 /** Resync interval in seconds: of a real driver, and of the simulated one. */
 const RESYNC_SECONDS = { losing: 30, counting: 3_600 }
 
-/** An invariant does not hold; the message says which, how it came about and how to see it again. */
+/** A violated invariant. The message has the violations, the last ticks and the command that repeats the history. */
 export class SimulationFailure extends Error {
   readonly violations: readonly Violation[]
   constructor(run: Run, violations: readonly Violation[]) {
@@ -81,13 +81,13 @@ export async function beginRun(world: SimulatedWorld, options: Options): Promise
 }
 
 export const faultOf = (run: Run, kinds: readonly Fault['kind'][]): Fault | null =>
-  run.faulty && chance(run.random, FAULTY) ? drawFault(run.random, kinds) : null
+  run.faulty && chance(run.random, FAULTY) ? chooseFault(run.random, kinds) : null
 
 export function fail(run: Run, invariant: string, what: string): never {
   throw new SimulationFailure(run, [{ invariant, what }])
 }
 
-/** Runs a tick: adds it to the history and checks the invariants. False: nothing was to be done. */
+/** Runs a tick, adds it to the history and checks the invariants. Returns false if there was nothing to do. */
 export async function tick(run: Run, name: string, body: () => Promise<string | null>): Promise<boolean> {
   const { world, history } = run
   const commits = world.commits()
@@ -98,28 +98,28 @@ export async function tick(run: Run, name: string, body: () => Promise<string | 
   if (line === null) return false
   run.ticks++
   const at = `${String(run.ticks).padStart(4)} ${world.clock.seconds().toFixed(1).padStart(8)} s`
-  history.note(`${at}  ${name.padEnd(8)} ${line}`)
+  history.add(`${at}  ${name.padEnd(8)} ${line}`)
   const witnesses = world.commits() > commits ? await world.database.witnesses() : []
   const late = witnesses.filter(({ what, resource_id }) => what === 'instance' && resource_id === run.overdue)
   run.overdue = null
   const found: Violation[] = [
     ...world.doubleStarts().map((what) => ({ invariant: 'I1', what })),
-    ...late.map(({ resource_id }) => ({ invariant: 'fence', what: `a step without a lease changed ${resource_id}` })),
+    ...late.map(({ resource_id }) => ({ invariant: 'fence', what: `a pass without a lease changed ${resource_id}` })),
     ...changesAndEvents(witnesses),
-    ...run.ledger.note(witnesses, world.receivers.receipts()),
+    ...run.ledger.record(witnesses, world.receivers.receipts()),
     ...(witnesses.length > 0 || run.ticks % ROWS_EVERY === 0 ? await rowsHold(world.owner) : []),
   ]
   if (found.length > 0) throw new SimulationFailure(run, found)
   return true
 }
 
-/** A process is gone and another one begins, as it always does. The first one is the API's, too. */
+/** Replaces a worker by a new process. The first worker's process also serves the API. */
 export async function restart(run: Run, index: 0 | 1): Promise<void> {
   const { world, workers } = run
   await workers[index].end()
   const number = Math.max(...workers.map(({ name }) => Number(name.split('-')[1])))
   workers[index] = startWorker(world, `worker-${number + 1}`)
-  if (index === 0) world.forget()
+  if (index === 0) world.clearCaches()
   if (run.losesHints) world.hints.length = 0
   await wakeAll(world)
 }
@@ -127,7 +127,7 @@ export async function restart(run: Run, index: 0 | 1): Promise<void> {
 async function inTime<T>(work: Promise<T>): Promise<T> {
   const late = new AbortController()
   const never = systemClock.sleep(TICK_MS, late.signal).then(() => {
-    if (!late.signal.aborted) throw new Error('the tick does not end')
+    if (!late.signal.aborted) throw new Error('the tick hangs')
     return work
   })
   try {
@@ -137,7 +137,7 @@ async function inTime<T>(work: Promise<T>): Promise<T> {
   }
 }
 
-/** What a start wakes, without the job that works on days of the real world. */
+/** Wakes the keys that a start wakes, without the job that uses real dates. */
 async function wakeAll(world: SimulatedWorld): Promise<void> {
   await wakeAtStart(world.deps)
   await world.owner`delete from work where kind = 'job' and id = 'rotate-request-log'`

@@ -2,12 +2,12 @@
  * Scripted histories: a scenario names each request, each pass, each fault and each advance of time, in place of the random
  * choices of a seed. So it keeps its meaning when the simulation changes. Every step is a tick that checks all invariants.
  */
-import { type Answer, type Attempt, notice } from './client.ts'
+import { type Attempt, observe, type Response } from './client.ts'
 import type { Fault, Point } from './faults.ts'
 import type { Mutant } from './mutants.ts'
 import { fail, type Run, tick } from './run.ts'
 import { send } from './send.ts'
-import { hint, resume, stepped, work } from './ticks.ts'
+import { hint, passLine, resume, work } from './ticks.ts'
 import type { Worker } from './worker.ts'
 
 export type Scenario = {
@@ -45,16 +45,16 @@ export function createScript(run: Run) {
   // Only the script decides on faults.
   run.faulty = false
 
-  async function request(method: Attempt['method'], url: string, body?: Attempt['body']): Promise<Answer['body']> {
-    const responses: Answer[] = []
+  async function request(method: Attempt['method'], url: string, body?: Attempt['body']): Promise<Response['body']> {
+    const responses: Response[] = []
     await tick(run, 'client', async () => {
-      const { answer, told } = await send(run, client, { method, url, ...(body && { body }) }, null)
-      if (answer) responses.push(answer)
-      return `${method} ${url} → ${told}`
+      const { response, summary } = await send(run, client, { method, url, ...(body && { body }) }, null)
+      if (response) responses.push(response)
+      return `${method} ${url} → ${summary}`
     })
     const [response] = responses
     if (!response || response.status >= 300) fail(run, 'scenario', `${method} ${url} failed`)
-    if ('version' in response.body && url.startsWith('/v2/instances')) notice(client, response.body)
+    if ('version' in response.body && url.startsWith('/v2/instances')) observe(client, response.body)
     return response.body
   }
 
@@ -66,9 +66,9 @@ export function createScript(run: Run) {
       if (!isHeld()) await worker.claim()
       const claimed = isHeld()
       if (!claimed) fail(run, 'scenario', `${id} is not due`)
-      return stepped(run, worker, await worker.begin(claimed, fault))
+      return passLine(run, worker, await worker.begin(claimed, fault))
     })
-    const paused = worker.standing.some(({ claimed }) => claimed.id === id)
+    const paused = worker.paused.some(({ claimed }) => claimed.id === id)
     if (fault && fault.kind === 'pause' && !paused) fail(run, 'scenario', `the pass of ${id} has no ${fault.point}`)
   }
 
@@ -76,7 +76,7 @@ export function createScript(run: Run) {
   async function advance(seconds: number): Promise<void> {
     await tick(run, 'time', async () => {
       await world.pass(seconds)
-      for (const worker of run.workers) if (worker.standing.length === 0) await worker.renew()
+      for (const worker of run.workers) if (worker.paused.length === 0) await worker.renew()
       return `${seconds} s pass`
     })
   }
@@ -107,7 +107,7 @@ export function createScript(run: Run) {
     async createGoneWebhook(): Promise<string> {
       const url = `http://127.0.0.1:8080/${client.environment_id}/${++client.receivers}`
       const webhook = await request('POST', '/v2/webhooks', { url, events: ['instance.*'] })
-      world.receivers.know(url, webhook.secret as string)
+      world.receivers.setSecret(url, webhook.secret as string)
       world.receivers.set(url, { status: 410 })
       client.webhooks.push(webhook.id as string)
       return webhook.id as string

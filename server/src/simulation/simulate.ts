@@ -1,28 +1,28 @@
 /**
- * One history from one seed: first clients, engines, machines and time in any order, with faults; then none, and
- * everything must come to where it is wanted; at the end everybody leaves, and nothing may be left.
+ * One history from one seed: first ticks of clients, engines, machines and clocks in any order, with faults. Then faults stop,
+ * and every desired state must be reached. In the end everything is terminated, and nothing may be left.
  *
- * It is serial: one tick after the other, each to its end or to the point at which it stands still. What comes next is
- * the seed's choice alone, so a history repeats exactly.
+ * A history is serial: each tick runs to its end or to the point where it is paused. Only the seed chooses the next tick, so a
+ * history can be repeated exactly.
  */
 import { weighted } from './chance.ts'
 import type { Mutant } from './mutants.ts'
-import { drain, retryUnanswered, sweepUp, teardown } from './rest.ts'
 import { beginRun, type Options, type Run, tick } from './run.ts'
 import { createScript, type Scenario } from './script.ts'
+import { drain, retryWithoutResponse, sweepUp, teardown } from './settle.ts'
 import { TICKS, TICKS_WITH_RECEIVERS } from './ticks.ts'
 import type { SimulatedWorld } from './world.ts'
 
-/** `requests`: that receivers of webhooks got. `hash`: of all that happened and of what stood in the database at rest; the same for the same seed and code. */
+/** `requests`: number of requests to receivers. `hash`: of all ticks and of the settled database; the same seed and code give the same hash. */
 export type Report = { seed: number; hash: string; ticks: number; faults: number; events: number; requests: number }
 
-/** Runs a history. Rejects with `SimulationFailure` when something does not hold. */
+/** Runs a history. Rejects with `SimulationFailure` when an invariant is violated. */
 export async function simulate(world: SimulatedWorld, options: Options): Promise<Report> {
   const run = await beginRun(world, options)
   await limitUse(run)
   while (run.ticks < options.steps) {
-    const { name, happens } = weighted(run.random, options.receivers === false ? TICKS : TICKS_WITH_RECEIVERS)
-    await tick(run, name, () => happens(run))
+    const { name, run: body } = weighted(run.random, options.receivers === false ? TICKS : TICKS_WITH_RECEIVERS)
+    await tick(run, name, () => body(run))
   }
   return finish(run)
 }
@@ -39,7 +39,7 @@ async function finish(run: Run): Promise<Report> {
   const { world, options } = run
   run.faulty = false
   world.receivers.heal()
-  await retryUnanswered(run)
+  await retryWithoutResponse(run)
   await drain(run)
   const [counted] = await world.owner<{ events: number }[]>`select count(*) as events from events`
   const hash = await run.history.hash(world.owner)
@@ -55,7 +55,7 @@ async function finish(run: Run): Promise<Report> {
   }
 }
 
-/** Few instances in each environment: so much happens to each. */
+/** Small quotas: with few instances in each environment, much happens to each. */
 async function limitUse({ world, random }: Run): Promise<void> {
   const quota = { instances: 1 + random.integer(3), vcpus: 2 + random.integer(8), public_ips: 1 + random.integer(2) }
   await world.owner`

@@ -13,9 +13,9 @@ const count = Number(SIMULATE_SEEDS ?? 50)
 const steps = Number(SIMULATE_STEPS ?? 200)
 const mutant = SIMULATE_MUTANT ? MUTANTS[SIMULATE_MUTANT as MutantName] : undefined
 const receivers = SIMULATE_RECEIVERS !== 'false'
-/** After so many, the rest is not tried. */
-const MOST_FAILURES = 20
-const isAsked = SIMULATE_SEEDS !== undefined
+/** The run ends after this number of failures. */
+const MAX_FAILURES = 20
+const isCommand = SIMULATE_SEEDS !== undefined
 
 const world = await openWorld()
 after(() => world.close())
@@ -24,16 +24,16 @@ test(`the invariants hold in ${count} histories from seed ${first}`, async (cont
   const begin = performance.now()
   const sum = { ticks: 0, faults: 0, events: 0, requests: 0 }
   const failures: string[] = []
-  for (let done = 0; done < count && failures.length < MOST_FAILURES; done++) {
+  for (let done = 0; done < count && failures.length < MAX_FAILURES; done++) {
     const report = await simulate(world, { seed: first + done, steps, receivers, ...(mutant && { mutant }) }).catch(
       (error: Error) => {
         failures.push(error.message)
-        if (isAsked) process.stderr.write(`${error.message}\n`)
+        if (isCommand) process.stderr.write(`${error.message}\n`)
       },
     )
     if (!report) continue
     for (const name of ['ticks', 'faults', 'events', 'requests'] as const) sum[name] += report[name]
-    if (isAsked && (count <= 10 || (done + 1) % 100 === 0)) tell(report, done + 1, begin)
+    if (isCommand && (count <= 10 || (done + 1) % 100 === 0)) printProgress(report, done + 1, begin)
   }
   assert.equal(failures.length, 0, failures.join('\n\n'))
   const seconds = (performance.now() - begin) / 1000
@@ -41,17 +41,17 @@ test(`the invariants hold in ${count} histories from seed ${first}`, async (cont
     `${sum.ticks} ticks, ${sum.faults} faults, ${sum.events} events, ${sum.requests} requests to receivers`,
   )
   context.diagnostic(`${(count / seconds).toFixed(2)} seeds/s`)
-  assert.ok(sum.events >= count && sum.faults >= count, 'little has happened')
-  assert.ok(!receivers || sum.requests >= count, 'webhooks were sent hardly anything')
+  assert.ok(sum.events >= count && sum.faults >= count, 'the histories have too few events and faults')
+  assert.ok(!receivers || sum.requests >= count, 'webhooks have received too few requests')
 })
 
-/** A line on the way, for who waits. */
-function tell({ seed, hash }: Report, done: number, begin: number): void {
+/** Prints the progress. */
+function printProgress({ seed, hash }: Report, done: number, begin: number): void {
   const seconds = (performance.now() - begin) / 1000
   process.stderr.write(`seed ${seed}: ${hash}, ${(done / seconds).toFixed(2)} seeds/s\n`)
 }
 
-test('a seed makes the same history again, and another one a different one', { skip: isAsked }, async () => {
+test('a seed repeats its history, and other seeds have other histories', { skip: isCommand }, async () => {
   const seeds = [1, 2, 3, 4, 5]
   const hashes = async () => {
     const found: string[] = []
@@ -59,19 +59,19 @@ test('a seed makes the same history again, and another one a different one', { s
     return found
   }
   const once = await hashes()
-  // In the other order, so that nothing of a history is left for the next one.
+  // In the reverse order: a history must not depend on the previous one.
   seeds.reverse()
   assert.deepEqual((await hashes()).reverse(), once)
   assert.equal(new Set(once).size, seeds.length)
 })
 
 for (const scenario of SCENARIOS) {
-  test(scenario.name, { skip: isAsked }, async () => {
+  test(scenario.name, { skip: isCommand }, async () => {
     await simulateScenario(world, scenario, scenario.variant)
   })
   const { detects } = scenario
   if (detects === undefined) continue
-  test(`detects by ${detects.invariant} a product without it: ${scenario.name}`, { skip: isAsked }, async () => {
+  test(`detects by ${detects.invariant} a product without it: ${scenario.name}`, { skip: isCommand }, async () => {
     await assert.rejects(simulateScenario(world, scenario, detects.mutant), (error) => {
       assert.ok(error instanceof SimulationFailure, String(error))
       assert.ok(

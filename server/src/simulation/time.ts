@@ -1,38 +1,38 @@
 /**
- * Time that stands still until the simulation moves it. The clock of the process and that of the database (`now()`, see
- * database.ts) are moved together, so what is real time elsewhere (leases, back-off, expiry of keys) is simulated, too.
+ * Time that only the simulation advances. The clock of the process and that of the database (`now()`, see database.ts) advance
+ * together, so real time (leases, backoff, expiry of keys) is simulated, too.
  */
 import type { Query } from '../db/database.ts'
 import type { Clock } from '../lib/clock.ts'
 
-/** When every history begins. */
-const BEGINNING = Date.parse('2030-01-01T00:00:00Z')
-/** What passes between two histories in the time that only rises, so that nothing of the last one is still believed. */
+/** The start of every history. */
+const START = Date.parse('2030-01-01T00:00:00Z')
+/** Monotonic time between two histories, so that cached values of the previous one have expired. */
 const BETWEEN_MS = 3_600_000
 
 export type SimulatedClock = Clock & {
-  /** Seconds since the beginning. */
+  /** Seconds since the start. */
   seconds(): number
-  /** Goes back to the beginning; who still waits is called first. */
+  /** Returns to the start, after all timers were called. */
   restart(): void
-  /** Lets time pass and calls who waited for it, in the order of their times. */
+  /** Advances time and calls due timers in order. */
   pass(ms: number): void
 }
 
 export function createSimulatedClock(): SimulatedClock {
-  let at = BEGINNING
-  let rising = 0
+  let at = START
+  let monotonic = 0
   let timers: { due: number; callback: () => void }[] = []
 
   function pass(ms: number): void {
     at += ms
-    rising += ms
-    const due = timers.filter((timer) => timer.due <= rising).sort((a, b) => a.due - b.due)
-    timers = timers.filter((timer) => timer.due > rising)
+    monotonic += ms
+    const due = timers.filter((timer) => timer.due <= monotonic).sort((a, b) => a.due - b.due)
+    timers = timers.filter((timer) => timer.due > monotonic)
     for (const { callback } of due) callback()
   }
   function after(ms: number, callback: () => void) {
-    const timer = { due: rising + ms, callback }
+    const timer = { due: monotonic + ms, callback }
     timers.push(timer)
     return {
       cancel() {
@@ -42,7 +42,7 @@ export function createSimulatedClock(): SimulatedClock {
   }
   return {
     now: () => new Date(at),
-    monotonic: () => rising,
+    monotonic: () => monotonic,
     after,
     sleep: (ms, signal) =>
       new Promise((resolve) => {
@@ -50,16 +50,16 @@ export function createSimulatedClock(): SimulatedClock {
         after(ms, resolve)
         signal?.addEventListener('abort', () => resolve())
       }),
-    seconds: () => (at - BEGINNING) / 1000,
+    seconds: () => (at - START) / 1000,
     restart() {
       pass(BETWEEN_MS)
-      at = BEGINNING
+      at = START
     },
     pass,
   }
 }
 
-/** Makes the database's `now()` that of the clock. */
-export async function tellDatabase(owner: Query, clock: Clock): Promise<void> {
+/** Sets the `now()` of the database to the time of the clock. */
+export async function setDatabaseTime(owner: Query, clock: Clock): Promise<void> {
   await owner`select setval('simulated.milliseconds', ${clock.now().getTime()})`
 }

@@ -1,13 +1,13 @@
-/** What clients ask of the API about webhooks, in histories that have receivers. */
-import { type Call, refused } from './calls.ts'
+/** THE LIST of requests about webhooks, in histories with receivers. */
+import { type Call, isNotFound } from './calls.ts'
 import { chance, pick } from './chance.ts'
 import type { Body, Client } from './client.ts'
 
 const PATTERNS = [['*'], ['instance.*'], ['instance.*', 'webhook.*'], ['instance.created', 'instance.ready']]
-const MOST = 3
+const MAX_WEBHOOKS = 3
 
-/** Of its own: what arrives there is for this webhook. */
-const newAddress = (client: Client): string => `http://127.0.0.1:8080/${client.environment_id}/${++client.receivers}`
+/** A new URL, so that each receiver belongs to one webhook. */
+const newUrl = (client: Client): string => `http://127.0.0.1:8080/${client.environment_id}/${++client.receivers}`
 
 const onOne = (
   weight: number,
@@ -24,28 +24,28 @@ const onOne = (
 })
 
 export const WEBHOOK_CALLS: Record<string, Call> = {
-  'make a webhook': {
+  'create a webhook': {
     weight: 10,
     make: ({ client, random }) => {
-      if (client.webhooks.length >= MOST) return null
-      const body = { url: newAddress(client), events: pick(random, PATTERNS), enabled: chance(random, 90) }
+      if (client.webhooks.length >= MAX_WEBHOOKS) return null
+      const body = { url: newUrl(client), events: pick(random, PATTERNS), enabled: chance(random, 90) }
       return { method: 'POST', url: '/v2/webhooks', body }
     },
     check: ({ client, receivers }, { status, body }, attempt) => {
       if (status !== 201) return null
       client.webhooks.push(body.id as string)
-      receivers.know(attempt.body!.url as string, body.secret as string)
+      receivers.setSecret(attempt.body!.url as string, body.secret as string)
       return null
     },
   },
   'enable or disable a webhook': onOne(2, 'PATCH', '', (_client, choose) =>
     choose([{ enabled: true }, { enabled: false }]),
   ),
-  'move a webhook': onOne(1, 'PATCH', '', (client) => ({ url: newAddress(client) })),
+  'change the URL of a webhook': onOne(1, 'PATCH', '', (client) => ({ url: newUrl(client) })),
   'ping a webhook': onOne(1, 'POST', '/ping'),
   'replay events': onOne(1, 'POST', '/replay', (client) => ({ from_sequence: 1, to_sequence: client.read + 3 })),
   'list deliveries': onOne(1, 'GET', '/deliveries?limit=100'),
-  'end a webhook': {
+  'delete a webhook': {
     ...onOne(1, 'DELETE', ''),
     check: ({ client }, { status }, { url }) => {
       if (status === 204) client.webhooks = client.webhooks.filter((id) => !url.endsWith(id))
@@ -58,6 +58,6 @@ export const WEBHOOK_CALLS: Record<string, Call> = {
       const ids = others.flatMap(({ webhooks }) => webhooks)
       return ids.length === 0 ? null : { method: 'GET', url: `/v2/webhooks/${pick(random, ids)}` }
     },
-    check: refused,
+    check: isNotFound,
   },
 }

@@ -1,7 +1,6 @@
 /**
- * An engine process, taken apart: it claims what is due, and its steps run one at a time when the simulation says so. A
- * pass may pause between two points, so what happens meanwhile (a request, the end of its lease, another worker)
- * meets a step that knows nothing of it.
+ * A worker of the engine whose claims and passes the simulation starts one at a time. A pass can pause between two points, so
+ * that a request, the end of its lease or another worker comes between them.
  */
 import { type Reconcilers, type StepResult, step } from '../engine/loop.ts'
 import { type Claim, claim, LEASE_SECONDS, renewLeases } from '../engine/work.ts'
@@ -9,62 +8,64 @@ import { pools } from '../reconcilers.ts'
 import { during, type Fault, newTick, type Tick } from './faults.ts'
 import type { SimulatedWorld } from './world.ts'
 
-/** More than there are keys: which of two that are due at the same time comes first is the simulation's choice. */
+/** More than the number of keys: the simulation chooses between keys that are due at the same time. */
 const ALL = 1_000
-/** Kinds whose work is outside: processes that import images. */
-export const LEFT_OUT = ['image']
+/** Kinds that are not simulated: images are imported by processes. */
+export const UNSIMULATED_KINDS = ['image']
 
-/** How a step ended, or where it stands. */
-export type Stepped = {
+/** How a pass ended, or that it is paused. `faultAt` names its fault and point. */
+export type PassResult = {
   claimed: Claim
-  looked: StepResult | 'crashed' | 'stands still'
-  fell: string | null
+  outcome: StepResult | 'crashed' | 'paused'
+  faultAt: string | null
   points: number
 }
 
 export type Worker = {
   name: string
-  /** Claimed, and not begun. */
+  /** Claims without a pass yet. */
   held: Claim[]
-  standing: { claimed: Claim; tick: Tick; done: Promise<StepResult> }[]
+  paused: { claimed: Claim; tick: Tick; done: Promise<StepResult> }[]
   claim(): Promise<Claim[]>
-  begin(claimed: Claim, fault: Fault | null): Promise<Stepped>
-  /** Lets a step go on that stands still. */
-  resume(index: number): Promise<Stepped>
+  begin(claimed: Claim, fault: Fault | null): Promise<PassResult>
+  /** Continues a paused pass. */
+  resume(index: number): Promise<PassResult>
   renew(): Promise<void>
-  /** Whether the lease of this claim has been lost meanwhile. */
+  /** Whether another worker has taken over the key of this claim. */
   hasLost(claimed: Claim): Promise<boolean>
-  /** The process ends: what stood still never goes on. */
+  /** Ends the process: paused passes never continue. */
   end(): Promise<void>
 }
 
-/** Lets what was asked of the database be answered. */
-const turn = () => new Promise((resolve) => setImmediate(resolve))
+/** Lets responses of the database arrive. */
+const nextTurn = () => new Promise((resolve) => setImmediate(resolve))
 
 export function startWorker(world: SimulatedWorld, name: string): Worker {
   const { sql } = world.deps
   const all: Reconcilers = Object.assign({}, ...pools(world.deps).map((pool) => pool.reconcilers))
-  const kinds = Object.keys(all).filter((kind) => !LEFT_OUT.includes(kind))
+  const kinds = Object.keys(all).filter((kind) => !UNSIMULATED_KINDS.includes(kind))
   const held: Claim[] = []
-  const standing: Worker['standing'] = []
+  const paused: Worker['paused'] = []
   const claimedAt = new WeakMap<Claim, number>()
 
-  async function settle(claimed: Claim, tick: Tick, done: Promise<StepResult>): Promise<Stepped> {
-    const still = new Promise<null>((resolve) => {
+  async function settle(claimed: Claim, tick: Tick, done: Promise<StepResult>): Promise<PassResult> {
+    const pause = new Promise<null>((resolve) => {
       tick.onPause = () => resolve(null)
-      // A step whose first point is a pause has stopped before this runs.
+      // A pass that pauses at its first point has paused before this runs.
       if (tick.paused && tick.busy === 0) resolve(null)
     })
-    const looked = await Promise.race([done, still])
-    if (looked === null) standing.push({ claimed, tick, done })
-    // Nothing of a step that has ended meets what comes next.
-    else while (tick.busy > 0) await turn()
-    const { fell, points } = tick
-    return { claimed, fell, points, looked: looked === null ? 'stands still' : tick.isDead ? 'crashed' : looked }
+    const outcome = await Promise.race([done, pause])
+    if (outcome === null) paused.push({ claimed, tick, done })
+    // No call of a pass that has ended overlaps the next tick.
+    else while (tick.busy > 0) await nextTurn()
+    const { faultAt, points } = tick
+    return { claimed, faultAt, points, outcome: outcome === null ? 'paused' : tick.isDead ? 'crashed' : outcome }
   }
 
   return {
-    ...{ name, held, standing },
+    name,
+    held,
+    paused,
     async claim() {
       const claims = await claim(sql, name, kinds, ALL)
       claims.sort((a, b) => (`${a.kind} ${a.id}` < `${b.kind} ${b.id}` ? -1 : 1))
@@ -79,11 +80,11 @@ export function startWorker(world: SimulatedWorld, name: string): Worker {
       return settle(claimed, tick, done)
     },
     resume(index) {
-      const [{ claimed, tick, done }] = standing.splice(index, 1) as [Worker['standing'][number]]
+      const [{ claimed, tick, done }] = paused.splice(index, 1) as [Worker['paused'][number]]
       tick.paused!.resume()
       return settle(claimed, tick, done)
     },
-    renew: () => renewLeases(sql, name, [...held, ...standing.map(({ claimed }) => claimed)]),
+    renew: () => renewLeases(sql, name, [...held, ...paused.map(({ claimed }) => claimed)]),
     async hasLost(claimed) {
       if (world.clock.seconds() - claimedAt.get(claimed)! < LEASE_SECONDS) return false
       const { kind, id, lease } = claimed
@@ -92,7 +93,7 @@ export function startWorker(world: SimulatedWorld, name: string): Worker {
     },
     async end() {
       held.length = 0
-      for (const { tick, done } of standing.splice(0)) {
+      for (const { tick, done } of paused.splice(0)) {
         tick.isDead = true
         tick.paused!.resume()
         await done

@@ -1,4 +1,4 @@
-/** The whole control plane on simulated time, machines and faults: one app and one database for all histories. */
+/** The control plane with simulated time, machines and faults: one app and one database for all histories. */
 import { createApp } from '../app.ts'
 import type { Sql } from '../db/database.ts'
 import type { Notifier } from '../db/notify.ts'
@@ -23,58 +23,58 @@ import { faultySql } from './faulty-sql.ts'
 import { watchedDriver } from './machines.ts'
 import type { Mutant } from './mutants.ts'
 import { createReceivers, type Receivers } from './receivers.ts'
-import { createSimulatedClock, type SimulatedClock, tellDatabase } from './time.ts'
+import { createSimulatedClock, type SimulatedClock, setDatabaseTime } from './time.ts'
 
 const ZEROS = new Uint8Array(32)
 const REGION = 'us-east-1'
 const SYSTEM_ENVIRONMENT = 'env_system'
 
-/** One environment and the key of who uses it. */
+/** One environment and its API key. */
 export type Tenant = { project_id: string; environment_id: string; mode: 'live' | 'test'; key: string }
 
 export type SimulatedWorld = {
   app: App
-  checkAnswer: CheckResponse
+  checkResponse: CheckResponse
   deps: Deps
   clock: SimulatedClock
   database: SimulatedDatabase
   owner: Sql
   receivers: Receivers
-  /** What the drivers were seen to do wrong since the last time. */
+  /** Second processes of a machine since the last call. */
   doubleStarts(): string[]
-  /** How many transactions were committed so far. */
+  /** Number of committed transactions. */
   commits(): number
-  /** Machines of which a driver has said that they have changed. */
+  /** IDs of machines for which a driver has sent a hint. */
   hints: string[]
-  /** What the drivers say of machines at rest. */
+  /** The resync interval of the drivers. */
   resync_seconds: number
-  /** A fresh installation with two projects, as this seed makes it. */
+  /** Creates a new installation with two projects from this seed. */
   begin(seed: number, mutant: Mutant | null): Promise<Tenant[]>
-  /** Lets time pass, for the process and the database. */
+  /** Advances the time of the process and of the database. */
   pass(seconds: number): Promise<void>
-  /** What a process that ends forgets. */
-  forget(): void
+  /** Clears the caches of the process, as its end does. */
+  clearCaches(): void
   close(): Promise<void>
 }
 
-/** There is no other process: changes are published to the caches of this one. */
+/** Publishes changes to the caches of this process; there is no other one. */
 function localNotifier(clock: Clock) {
   const listeners: ((id: string | null) => void)[] = []
-  const tell = (id: string | null) => {
+  const publish = (id: string | null) => {
     for (const listener of listeners) listener(id)
   }
   const notifier: Notifier = {
     announce() {},
-    changed: tell,
+    changed: publish,
     onChange: (listener) => void listeners.push(listener),
     nextChange: (_id, ms, signal) => clock.sleep(ms, signal),
     async start() {},
     async stop() {},
   }
-  return { notifier, tell }
+  return { notifier, publish }
 }
 
-/** Traces are another matter: they are written later, by real time. */
+/** No request log: it is written in real time. */
 const NO_REQUEST_LOG: RequestLog = {
   sample: () => 0,
   request() {},
@@ -99,10 +99,10 @@ export async function openWorld(): Promise<SimulatedWorld> {
   )
   const hints: string[] = []
   const doubles: string[] = []
-  const { notifier, tell } = localNotifier(clock)
+  const { notifier, publish } = localNotifier(clock)
 
   function driver(seed: number, capacity: Driver['capacity']): Driver {
-    // Behind the points: what a driver does inside is its own.
+    // Below the points of faults: a driver call is one point.
     const simulated = createSimulatedDriver({ sql: database.sql, seed })
     simulated.watch((id) => hints.push(id))
     const delegate = () => mutant?.driver?.(simulated) ?? simulated
@@ -124,7 +124,7 @@ export async function openWorld(): Promise<SimulatedWorld> {
     ],
     ...{ sql, clock, random, notifier, log: silentLog, requests: NO_REQUEST_LOG, metrics: createMetrics() },
     keys: createKeyLookup({ sql, clock, pepper: ZEROS }),
-    resolve: () => Promise.reject(new Error('no names in a simulation')),
+    resolve: () => Promise.reject(new Error('the simulation resolves no names')),
     openConnection: receivers.openConnection,
     stopping: new AbortController().signal,
   }
@@ -133,18 +133,18 @@ export async function openWorld(): Promise<SimulatedWorld> {
 
   const world: SimulatedWorld = {
     ...{ app, deps, clock, database, owner, receivers, hints, resync_seconds: 60 },
-    checkAnswer: createResponseCheck(app.swagger() as never),
+    checkResponse: createResponseCheck(app.swagger() as never),
     commits: () => commits,
     doubleStarts: () => doubles.splice(0),
-    async begin(seed, planted) {
+    async begin(seed, plantedMutant) {
       clock.restart()
-      await tellDatabase(owner, clock)
+      await setDatabaseTime(owner, clock)
       await database.clear()
-      mutant = planted
+      mutant = plantedMutant
       source = seededRandom(seed)
       hints.length = 0
       receivers.reset()
-      tell(null)
+      publish(null)
       return owner.begin(async (tx) => {
         await tx`insert into environments (id, mode) values (${SYSTEM_ENVIRONMENT}, 'system')`
         await tx`insert into address_pools (id, range) values (${`public:live:${REGION}`}, '127.90.1.0/24')`
@@ -165,14 +165,14 @@ export async function openWorld(): Promise<SimulatedWorld> {
     },
     async pass(seconds) {
       clock.pass(Math.round(seconds * 1000))
-      await tellDatabase(owner, clock)
+      await setDatabaseTime(owner, clock)
     },
-    forget: () => tell(null),
+    clearCaches: () => publish(null),
     close: () => app.close(),
   }
   return world
 }
 
-/** A driver's hint, as `watchDriver` carries it out. */
-export const carryHint = (world: SimulatedWorld, id: string): Promise<void> =>
+/** Delivers a driver's hint, as `watchDriver` does. */
+export const deliverHint = (world: SimulatedWorld, id: string): Promise<void> =>
   wakeExisting(world.deps.sql, 'instance', id)
