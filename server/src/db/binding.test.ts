@@ -1,9 +1,9 @@
 /** `as`: the binding to a tenant ends with its statement or transaction, also after a failure. */
 import assert from 'node:assert/strict'
 import { before, describe, test } from 'node:test'
-import { systemClock } from '../lib/clock.ts'
 import { DatabaseUnavailableError } from '../lib/errors.ts'
 import { systemRandom } from '../lib/random.ts'
+import { until } from '../testing/until.ts'
 import { connect, type Sql, type Transaction } from './database.ts'
 import { createTestDatabase } from './testing.ts'
 
@@ -35,15 +35,22 @@ const state = async (query: Queryable) => {
 }
 /** Asserts, from another connection, that the connection is idle outside a transaction. */
 async function assertIdle(pid: number): Promise<void> {
-  for (;;) {
+  await until('the connection is idle', async () => {
     const [row] = await owner`select state, xact_start from pg_stat_activity where pid = ${pid}`
-    if (row!.state === 'idle') return assert.equal(row!.xact_start, null)
-    await systemClock.sleep(2)
-  }
+    if (row!.state !== 'idle') return false
+    assert.equal(row!.xact_start, null)
+    return true
+  })
 }
+const untilAsleep = (pid: number) =>
+  until('the statement sleeps', async () => {
+    return (await owner`select from pg_stat_activity where pid = ${pid} and wait_event = 'PgSleep'`).count > 0
+  })
 async function kill(pid: number): Promise<void> {
   await owner`select pg_terminate_backend(${pid})`
-  while ((await owner`select 1 from pg_stat_activity where pid = ${pid}`).count > 0) await systemClock.sleep(2)
+  await until('the connection has ended', async () => {
+    return (await owner`select from pg_stat_activity where pid = ${pid}`).count === 0
+  })
 }
 const assertBoth = async () => {
   assert.deepEqual(await ids(a), ['one'])
@@ -126,8 +133,7 @@ describe('as', { timeout: 240_000 }, () => {
     const { pid } = await state(a)
     for (const run of [() => a`select pg_sleep(30)`, () => a.begin((tx) => tx`select pg_sleep(30)`)]) {
       const slept = assert.rejects(Promise.resolve(run()), /canceling/)
-      while ((await owner`select from pg_stat_activity where pid = ${pid} and wait_event = 'PgSleep'`).count === 0)
-        await systemClock.sleep(2)
+      await untilAsleep(pid)
       await owner`select pg_cancel_backend(${pid})`
       await slept
       await assertIdle(pid)
@@ -138,8 +144,7 @@ describe('as', { timeout: 240_000 }, () => {
   test('a statement on a lost connection rejects, and the next tenant gets a new connection', async () => {
     const { pid } = await state(a)
     const slept = assert.rejects(Promise.resolve(a`select pg_sleep(30)`), DatabaseUnavailableError)
-    while ((await owner`select from pg_stat_activity where pid = ${pid} and wait_event = 'PgSleep'`).count === 0)
-      await systemClock.sleep(2)
+    await untilAsleep(pid)
     await kill(pid)
     await slept
     await assertBoth()

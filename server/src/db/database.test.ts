@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { after, before, describe, test } from 'node:test'
-import { systemClock } from '../lib/clock.ts'
 import { DatabaseUnavailableError } from '../lib/errors.ts'
+import { until } from '../testing/until.ts'
 import { connect, type Sql } from './database.ts'
 import { createTestDatabase } from './testing.ts'
 
@@ -17,11 +17,9 @@ after(() => killer?.end())
 
 const kill = async (pid: number) => {
   await killer`select pg_terminate_backend(${pid})`
-  for (;;) {
-    const open = await killer`select 1 from pg_stat_activity where pid = ${pid}`
-    if (open.length === 0) return
-    await systemClock.sleep(5)
-  }
+  await until('the connection has ended', async () => {
+    return (await killer`select from pg_stat_activity where pid = ${pid}`).count === 0
+  })
 }
 const pidOf = async (query: Sql | Parameters<Parameters<Sql['begin']>[0]>[0]) =>
   (await query<{ pid: number }[]>`select pg_backend_pid() as pid`)[0]!.pid
@@ -71,13 +69,13 @@ describe('database', { timeout: 120_000 }, () => {
       () => gaps++,
     )
     await sql.notify('c', 'one')
-    while (received.length < 1) await systemClock.sleep(5)
+    await until('the first payload', () => received.length === 1)
     const [row] = await killer<{ pid: number }[]>`
       select pid from pg_stat_activity where query ilike 'listen%' and datname = current_database()`
     await kill(row!.pid)
-    while (gaps < 1) await systemClock.sleep(5)
+    await until('a gap', () => gaps === 1)
     await sql.notify('c', 'two')
-    while (received.length < 2) await systemClock.sleep(5)
+    await until('the second payload', () => received.length === 2)
     assert.deepEqual(received, ['one', 'two'])
     await listener.unlisten()
   })

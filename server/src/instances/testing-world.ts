@@ -12,6 +12,7 @@ import { syncCatalogue } from '../images/store.ts'
 import { systemClock } from '../lib/clock.ts'
 import { silentLog } from '../lib/log.ts'
 import { pools } from '../reconcilers.ts'
+import { until } from '../testing/until.ts'
 
 export type World = TestApp & {
   engine: Engine
@@ -80,13 +81,9 @@ export async function createWorld(
       throw new Error(`${id} does not become ${status}`)
     },
     async reach(id, status, call = callTest) {
-      const deadline = performance.now() + 20_000
-      for (;;) {
-        const { body } = await call('GET', `/v2/instances/${id}`)
-        if (body.status === status) return body
-        if (performance.now() > deadline) throw new Error(`${id} is ${body.status}, not ${status}`)
-        await systemClock.sleep(10)
-      }
+      const get = async () => (await call('GET', `/v2/instances/${id}`)).body
+      await until(`${id} is ${status}`, async () => (await get()).status === status)
+      return get()
     },
     async tenant() {
       const made = await createTestTenant(deps)

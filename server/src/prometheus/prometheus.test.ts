@@ -8,6 +8,7 @@ import { caller, createTestApp, createTestKey } from '../http/testing.ts'
 import { systemClock } from '../lib/clock.ts'
 import { StartupError } from '../lib/errors.ts'
 import { silentLog } from '../lib/log.ts'
+import { until } from '../testing/until.ts'
 import { collectMetrics, engineObserver } from './collectors.ts'
 import { listenForPrometheus } from './listener.ts'
 
@@ -61,7 +62,7 @@ describe('/metrics', { timeout: 240_000 }, () => {
   test('reports claims, passes, failures and the queue of the engine', async () => {
     const { sql, metrics } = deps
     const { environment_id } = live.principal
-    let looks = 0
+    let passes = 0
     const engine = createEngine({
       sql,
       clock: systemClock,
@@ -71,7 +72,7 @@ describe('/metrics', { timeout: 240_000 }, () => {
       observer: engineObserver(metrics),
       reconcilers: {
         counted: async () => {
-          if (looks++ === 0) throw new Error('a test')
+          if (passes++ === 0) throw new Error('a test')
           return { after_seconds: 3600 }
         },
       },
@@ -80,9 +81,9 @@ describe('/metrics', { timeout: 240_000 }, () => {
     await engine.start()
     await wake(sql, 'counted', 'a', environment_id)
     await wake(sql, 'other', 'b', environment_id)
-    while ((await value('cloudnexus_engine_queue{kind="counted",state="later"}')) !== 1 || looks < 2) {
-      await systemClock.sleep(10)
-    }
+    await until('the second pass is counted', async () => {
+      return passes >= 2 && (await value('cloudnexus_engine_queue{kind="counted",state="later"}')) === 1
+    })
     assert.equal(await value('cloudnexus_engine_queue{kind="other",state="due"}'), 1)
     assert.equal(await value('cloudnexus_engine_claims_total{kind="counted"}'), 2)
     assert.equal(await value('cloudnexus_engine_failures_total{kind="counted"}'), 1)

@@ -7,6 +7,7 @@ import { systemClock } from '../lib/clock.ts'
 import { DatabaseUnavailableError } from '../lib/errors.ts'
 import { type Log, silentLog } from '../lib/log.ts'
 import { systemRandom } from '../lib/random.ts'
+import { until } from '../testing/until.ts'
 import { createRequestLog } from './recorder.ts'
 import type { NewRequest, NewSpan } from './row.ts'
 import { rotateDays } from './store.ts'
@@ -78,7 +79,7 @@ describe('the recorder', { timeout: 240_000 }, () => {
     const { state, sql: counted } = fragile()
     const log = recorder({ sql: counted })
     for (let i = 0; i < 400; i++) log.request(request(), true)
-    while ((await rows()) < 400) await systemClock.sleep(10)
+    await until('400 rows', async () => (await rows()) >= 400)
     // The first day of a new database: the insert fails, the partition is created, the insert is retried.
     assert.ok(state.statements <= 3, `${state.statements}`)
     assert.equal(log.counts().written, 400)
@@ -121,7 +122,7 @@ describe('the recorder', { timeout: 240_000 }, () => {
     log.request(request(), true)
     await log.flush()
     state.lost = 'never'
-    while ((await rows()) < 1) await systemClock.sleep(20)
+    await until('a row', async () => (await rows()) >= 1)
     assert.equal(log.counts().queued, 0)
   })
 

@@ -5,6 +5,7 @@ import { after, before, describe, test } from 'node:test'
 import { caller, createTestKey } from '../http/testing.ts'
 import { createWorld, type World } from '../instances/testing-world.ts'
 import { systemClock } from '../lib/clock.ts'
+import { until } from '../testing/until.ts'
 
 const BODY = { region: 'us-east-1', plan: 'micro-1x', image: 'micro-linux' }
 
@@ -23,12 +24,14 @@ const list = async (query: string, as = call): Promise<any[]> => {
 /** Creates an instance with this X-Request-ID and advances time until its guest is ready. */
 async function createRunning(requestId: string): Promise<any> {
   const { body } = await call('POST', '/v2/instances', BODY, { 'x-request-id': requestId })
-  while ((await spans(requestId)).every((span) => span.kind !== 'boot')) await systemClock.sleep(10)
+  await untilSpan(requestId, 'boot')
   await world.advance(20)
   return world.reach(body.id, 'running')
 }
 const trace = async (id: string): Promise<any> => (await call('GET', `/v2/requests/${id}`)).body
 const spans = async (id: string): Promise<any[]> => (await trace(id)).spans
+const untilSpan = (id: string, kind: string) =>
+  until(`${id} has a span ${kind}`, async () => (await spans(id)).some((span) => span.kind === kind))
 
 describe('the request log', { timeout: 120_000 }, () => {
   test('finds a request immediately after its response, by ID and by X-Request-ID', async () => {
@@ -148,7 +151,7 @@ describe('the request log', { timeout: 120_000 }, () => {
     const { id } = await createRunning('life')
     const before = (await spans('life')).length
     await call('POST', `/v2/instances/${id}/actions/stop`, undefined, { 'x-request-id': 'halt' })
-    while ((await spans('halt')).every((span) => span.kind !== 'shutdown')) await systemClock.sleep(10)
+    await untilSpan('halt', 'shutdown')
     await world.advance(5)
     await world.reach(id, 'stopped')
     const kinds = (await spans('halt')).filter((span) => span.kind !== 'transaction').map((span) => span.name)
@@ -161,7 +164,7 @@ describe('the request log', { timeout: 120_000 }, () => {
     const tags = { simulate: 'no_capacity' }
     const { body } = await call('POST', '/v2/instances', { ...BODY, tags }, { 'x-request-id': 'full' })
     await world.reach(body.id, 'failed')
-    while ((await spans('full')).length < 5) await systemClock.sleep(10)
+    await until('the trace is complete', async () => (await spans('full')).length >= 5)
     const step = (await spans('full')).find((span) => span.name === 'create')
     assert.deepEqual([step.status, step.detail], ['failed', { code: 'host_full' }])
   })
@@ -169,21 +172,21 @@ describe('the request log', { timeout: 120_000 }, () => {
   test('a recovery and a guest that powers off belong to no request', async () => {
     const tags = { simulate: 'crash_once' }
     const { body } = await call('POST', '/v2/instances', { ...BODY, tags }, { 'x-request-id': 'crashes' })
-    const told = async () =>
-      (await world.owner`select type from events where resource_id = ${body.id}`).map((e) => e.type)
-    while (!(await told()).includes('instance.recovered')) {
+    await until('the instance has recovered', async () => {
       await world.advance(5)
-      await systemClock.sleep(10)
-    }
+      const events = await world.owner`
+        select from events where resource_id = ${body.id} and type = 'instance.recovered'`
+      return events.count > 0
+    })
     const names = (await spans('crashes')).map((span) => span.name)
     assert.equal(names.filter((name) => name === 'start').length, 1)
     assert.ok(!names.includes('instance.recovering') && !names.includes('instance.recovered'))
 
     const off = await call('POST', '/v2/instances', { ...BODY, tags: { simulate: 'guest_powers_off' } })
-    while ((await call('GET', `/v2/instances/${off.body.id}`)).body.status !== 'stopped') {
+    await until('the guest has powered off', async () => {
       await world.advance(5)
-      await systemClock.sleep(10)
-    }
+      return (await call('GET', `/v2/instances/${off.body.id}`)).body.status === 'stopped'
+    })
     const [event] = await world.owner`
       select request_id from events where resource_id = ${off.body.id} and type = 'instance.stopped'`
     assert.equal(event!.request_id, null)
@@ -278,11 +281,8 @@ describe('the request log', { timeout: 120_000 }, () => {
       socket.write(`${head.join('\r\n')}\r\n\r\n`)
       await systemClock.sleep(200)
       socket.destroy()
-      for (;;) {
-        const { status, body } = await call('GET', `/v2/requests/${id}`)
-        if (status === 200) return body
-        await systemClock.sleep(10)
-      }
+      await until('the request is recorded', async () => (await call('GET', `/v2/requests/${id}`)).status === 200)
+      return (await call('GET', `/v2/requests/${id}`)).body
     }
     const left = await leave(`/v2/instances/${body.id}?wait_for=terminated&timeout=30`, 'left')
     assert.deepEqual([left.aborted, left.resource], [true, body.id])
