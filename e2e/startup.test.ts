@@ -1,15 +1,19 @@
 /** Start: one line for each mistake of the operator, and several installations on one host. */
 import assert from 'node:assert/strict'
-import { spawnSync } from 'node:child_process'
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { spawn, spawnSync } from 'node:child_process'
+import { once } from 'node:events'
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
+import { atMost, systemClock } from '../server/src/lib/clock.ts'
 import { until } from '../server/src/testing/until.ts'
 import { ControlPlane } from './control-plane.ts'
 
 const ROOT = join(import.meta.dirname, '..')
 const MAIN = join(ROOT, 'server/src/main.ts')
+/** Moments of a SIGTERM, from the start of the process until after the start of the engine. */
+const MOMENTS_MS = [150, 300, 450, 600, 750, 900, 1_100, 1_300, 1_600, 2_000]
 
 let plane: ControlPlane
 let folder: string
@@ -75,6 +79,31 @@ describe('start', { timeout: 300_000 }, () => {
       await Promise.all([plane.waitFor(a.id, 'running'), other.waitFor(b.id, 'running')])
       assert.equal((await plane.call('GET', `/v2/instances/${b.id}`)).status, 404)
       assert.equal((await plane.call('GET', '/v2/instances', undefined, other.credentials.live_key)).status, 401)
+    } finally {
+      await other.teardown()
+    }
+  })
+
+  test('SIGTERM during the start ends the process in order, and the next start works', async () => {
+    const other = await ControlPlane.create()
+    try {
+      await other.end('SIGTERM')
+      for (const ms of MOMENTS_MS) {
+        const args = [MAIN, '--data-dir', other.data_dir, '--port', String(other.port)]
+        const child = spawn(process.execPath, args, { stdio: ['ignore', 'ignore', 'pipe'] })
+        let errors = ''
+        child.stderr.on('data', (chunk) => (errors += chunk))
+        const ended = once(child, 'close')
+        await systemClock.sleep(ms)
+        child.kill('SIGTERM')
+        const [code, signal] = (await atMost(systemClock, 10_000, ended)) ?? ['no exit within ten seconds']
+        // Before the process handles signals, it has opened nothing.
+        assert.ok(code === 0 || signal === 'SIGTERM', `after ${ms} ms: ${code} ${signal}\n${errors}`)
+        const lines = errors.split('\n').filter((line) => line !== '' && !/"level":30/.test(line))
+        assert.deepEqual(lines, [], `after ${ms} ms`)
+        assert.ok(!existsSync(join(other.data_dir, 'postgres/postmaster.pid')), `after ${ms} ms PostgreSQL still runs`)
+      }
+      await other.start()
     } finally {
       await other.teardown()
     }

@@ -58,19 +58,22 @@ const RESOLVE_MS = 900
 
 type Start = { settings: Settings; log: Log; shutdown: Shutdown }
 
-/** Starts everything; resolves with the banner once requests are served and the engine runs. */
+/** Starts everything; resolves with the banner once requests are served and the engine runs. Rejects when a shutdown begins. */
 export async function startControlPlane(settings: Settings, log: Log, shutdown: Shutdown): Promise<string> {
   const begin = clock.monotonic()
   const start = { settings, log, shutdown }
   const files = await openFiles(settings)
   const { config, installation, credentials, sshKey } = files
+  shutdown.signal.throwIfAborted()
   const { database, image } = await openDatabaseAndImage(start, files)
+  shutdown.signal.throwIfAborted()
   const { sql, owner } = database
   const limits = limitsOf(config.capacity, hostFacts(config.data_dir))
   const live = await createLiveDriver(start, files, limits, image)
   const test = createSimulatedDriver({ sql, seed: installation.seed })
   const drivers = [live, test]
   for (const driver of drivers) shutdown.add(`driver ${driver.name}`, () => driver.close())
+  shutdown.signal.throwIfAborted()
 
   const public_addresses = config.public_addresses ?? installation.loopback_block
   await openFirstProject(owner, random, {
@@ -82,6 +85,7 @@ export async function startControlPlane(settings: Settings, log: Log, shutdown: 
   })
   await owner.begin((tx) => syncCatalogue(tx, CATALOGUE))
   await owner.end()
+  shutdown.signal.throwIfAborted()
 
   const stopping = new AbortController()
   const deps = await createDeps(start, files, sql, { live, test }, stopping.signal)
@@ -221,7 +225,9 @@ async function serve(
     throw listenError(error, config.host, config.port)
   })
 
+  shutdown.signal.throwIfAborted()
   await Promise.all(drivers.map((driver) => driver.adopt()))
+  shutdown.signal.throwIfAborted()
   for (const driver of drivers) watchDriver(deps, engine, driver)
   readiness.adopted()
   await engine.start()

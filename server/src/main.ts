@@ -32,8 +32,9 @@ async function run(): Promise<void> {
   try {
     enableCompileCache(COMPILE_CACHE)
     const { startControlPlane } = await import('./control-plane.ts')
-    process.stdout.write(await startControlPlane(settings, log, shutdown))
+    process.stdout.write(await shutdown.start(() => startControlPlane(settings, log, shutdown)))
   } catch (error) {
+    if (shutdown.signal.aborted) return // A stop has ended the start.
     process.stderr.write(`${explain(error)}\n`)
     await shutdown.stop(1)
   }
