@@ -48,11 +48,18 @@ export const RULES: Rule[] = [
         : [],
   },
   {
-    name: 'lib and db import no other part',
-    samples: [['lib/id.ts', "import { wake } from '../engine/work.ts'"]],
+    name: 'lib and db import no other part, and their tests only the shared test kit',
+    samples: [
+      ['lib/id.ts', "import { wake } from '../engine/work.ts'"],
+      ['lib/id.ts', "import { until } from '../testing/until.ts'"],
+      ['db/sql.test.ts', "import { wake } from '../engine/work.ts'"],
+    ],
     faults: (file) =>
       /^(lib|db)\//.test(file.path)
-        ? file.imports.map((each) => each.from).filter((from) => isOurs(from) && !/^(lib|db)\//.test(from))
+        ? file.imports
+            .map((each) => each.from)
+            .filter((from) => isOurs(from) && !/^(lib|db)\//.test(from))
+            .filter((from) => !(isTestCode(file.path) && from.startsWith('testing/')))
         : [],
   },
   {
