@@ -9,7 +9,7 @@ import { openWorld } from './world.ts'
 
 const { SIMULATE_SEED, SIMULATE_SEEDS, SIMULATE_STEPS, SIMULATE_MUTANT, SIMULATE_RECEIVERS } = process.env
 const first = Number(SIMULATE_SEED ?? 1)
-const count = Number(SIMULATE_SEEDS ?? 50)
+const count = Number(SIMULATE_SEEDS ?? 20)
 const steps = Number(SIMULATE_STEPS ?? 200)
 const mutant = SIMULATE_MUTANT ? MUTANTS[SIMULATE_MUTANT as MutantName] : undefined
 const receivers = SIMULATE_RECEIVERS !== 'false'
