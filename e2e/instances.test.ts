@@ -124,7 +124,7 @@ after(async () => {
   rmSync(folder, { recursive: true, force: true })
 })
 
-describe('first light', { timeout: 600_000 }, () => {
+describe('instances', { timeout: 600_000 }, () => {
   test('the banner lists URLs and paths, and only the owner can read the credentials', () => {
     const banner = readFileSync(log, 'utf8')
     for (const part of [`http://127.0.0.1:${port}`, 'us-east-1', 'credentials.json', 'PostgreSQL', 'ssh']) {
@@ -150,10 +150,10 @@ describe('first light', { timeout: 600_000 }, () => {
         image: 'micro-linux',
         network: { subnet_id: 'sub_8f7e6d5c4b', assign_public_ip: true },
         tags: { env: 'production', app: 'api-server' },
-        name: 'first-light',
+        name: 'api-1',
         user_data: '#!/bin/sh\necho ran >> /root/user-data-ran\n',
       })
-      const given = ['Content-Type: application/json', 'X-Request-ID: first-light']
+      const given = ['Content-Type: application/json', 'X-Request-ID: request-1']
       const { status, body: created, headers } = await curl('POST', '/v2/instances', { body, headers: given })
       assert.equal(status, 201)
       assert.deepEqual(Object.keys(created).slice(0, 7), [
@@ -175,7 +175,7 @@ describe('first light', { timeout: 600_000 }, () => {
     })
 
     await t.test('its trace covers the request until ready, and the durations add up', async () => {
-      const { body: trace } = await curl('GET', '/v2/requests/first-light')
+      const { body: trace } = await curl('GET', '/v2/requests/request-1')
       assert.deepEqual([trace.method, trace.status, trace.resource], ['POST', 201, id])
       const kinds = trace.spans.map((span: any) => span.kind)
       for (const kind of ['call', 'transaction', 'step', 'boot', 'ready', 'event'])
@@ -188,12 +188,12 @@ describe('first light', { timeout: 600_000 }, () => {
     })
 
     await t.test('SSH with the key prints the host name, and the user data has run', async () => {
-      assert.equal(await ssh(instance, 'hostname'), 'first-light')
+      assert.equal(await ssh(instance, 'hostname'), 'api-1')
       await until('user data has run', async () => (await ssh(instance, 'cat /root/user-data-ran || true')) === 'ran')
     })
 
     await t.test('the console log can be read', async () => {
-      assert.match((await curl('GET', `/v2/instances/${id}/console_log`)).body, /first-light|ready/i)
+      assert.match((await curl('GET', `/v2/instances/${id}/console_log`)).body, /api-1|ready/i)
       const tail = (await curl('GET', `/v2/instances/${id}/console_log?tail=2`)).body as string
       assert.ok(tail.trim().split('\n').length <= 2)
     })
@@ -253,7 +253,7 @@ describe('first light', { timeout: 600_000 }, () => {
       const ended = new Promise((resolve) => npm.once('exit', resolve))
       process.kill(-npm.pid!, 'SIGTERM') // like Ctrl-C: npm and its child processes
       await ended
-      assert.equal(await ssh(instance, 'hostname'), 'first-light')
+      assert.equal(await ssh(instance, 'hostname'), 'api-1')
       await start()
       assert.equal((await curl('GET', `/v2/instances/${id}`)).body.status, 'running')
       assert.equal(await ssh(instance, 'cat /proc/sys/kernel/random/boot_id'), boot)
