@@ -39,7 +39,9 @@ const codes = Array.from({ length: count }, async (_, job) => {
   const env = {
     ...process.env,
     TEST_DATABASE_URL: server.url,
-    ...{ SIMULATE_SEEDS: `${to - from}`, SIMULATE_SEED: `${Number(seed) + from}`, SIMULATE_STEPS: steps },
+    SIMULATE_SEEDS: `${to - from}`,
+    SIMULATE_SEED: `${Number(seed) + from}`,
+    SIMULATE_STEPS: steps,
     ...(values['no-receivers'] && { SIMULATE_RECEIVERS: 'false' }),
     ...(mutant && { SIMULATE_MUTANT: mutant }),
   }

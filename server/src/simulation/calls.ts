@@ -75,7 +75,10 @@ export const CALLS: Record<string, Call> = {
     make: ({ client, random, seconds }) => {
       const name = `${client.mode}-${++client.created}`
       const body: Body = {
-        ...{ region: 'us-east-1', plan: pick(random, PLANS), image: 'micro-linux', name },
+        region: 'us-east-1',
+        plan: pick(random, PLANS),
+        image: 'micro-linux',
+        name,
         ready_timeout_seconds: 20 + random.integer(40),
         auto_recovery: chance(random, 80),
         termination_protection: chance(random, 10),

@@ -37,20 +37,20 @@ export const newClient = (tenant: Tenant): Client => {
 /** Records an instance as a response shows it. Returns a violation: a decreasing version or an impossible change of status. */
 export function observe(client: Client, shown: Body): string | null {
   const { id, status, version } = shown as { id: string; status: Status; version: number }
-  const known = client.instances.get(id)
+  const previous = client.instances.get(id)
   client.instances.set(id, { status, version })
-  if (!known) return null
-  if (version < known.version) return `${id} had version ${known.version} and then ${version}`
-  if (version === known.version && status !== known.status) {
-    return `version ${version} of ${id} was ${known.status} and ${status}`
+  if (!previous) return null
+  if (version < previous.version) return `${id} had version ${previous.version} and then ${version}`
+  if (version === previous.version && status !== previous.status) {
+    return `version ${version} of ${id} was ${previous.status} and ${status}`
   }
-  return reachable(known.status).has(status) ? null : `${id} was ${known.status} and then ${status}`
+  return reachable(previous.status).has(status) ? null : `${id} was ${previous.status} and then ${status}`
 }
 
 const reaches = new Map<Status, Set<Status>>()
 function reachable(from: Status): Set<Status> {
-  const known = reaches.get(from)
-  if (known) return known
+  const cached = reaches.get(from)
+  if (cached) return cached
   const found = new Set([from])
   for (const status of found) for (const next of MOVES[status]) found.add(next)
   reaches.set(from, found)

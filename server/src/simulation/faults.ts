@@ -39,7 +39,7 @@ export type Tick = {
   fault: Fault | null
   /** The fault and its point, for the history; null while it has not occurred. */
   faultAt: string | null
-  isDead: boolean
+  processEnded: boolean
   /** Number of open transactions. A pause within one would hold locks that the server does not release. */
   open: number
   /** Number of calls in progress. */
@@ -53,7 +53,7 @@ export type Tick = {
 const current = new AsyncLocalStorage<Tick>()
 
 export const newTick = (fault: Fault | null): Tick => {
-  return { points: 0, fault, faultAt: null, isDead: false, open: 0, busy: 0, paused: null, onPause: () => {} }
+  return { points: 0, fault, faultAt: null, processEnded: false, open: 0, busy: 0, paused: null, onPause: () => {} }
 }
 
 /** Runs the body of a tick. Its points are those of this call and of everything that it awaits. */
@@ -71,12 +71,12 @@ export function chooseFault(random: Random, kinds: readonly Fault['kind'][]): Fa
 }
 
 /** A point of the current tick: executes the effect, with the fault of the tick if it occurs here. */
-export async function pass<T>(point: Point, effect: () => Promise<T>): Promise<T> {
+export async function atPoint<T>(point: Point, effect: () => Promise<T>): Promise<T> {
   const tick = current.getStore()
   if (!tick) return effect()
   // A pause holds all concurrent calls of the process.
   if (tick.paused) await tick.paused.resumed
-  if (tick.isDead) throw new Crash()
+  if (tick.processEnded) throw new Crash()
   tick.points++
   const { fault } = tick
   if (!fault || tick.points < fault.at || !fits(fault, tick, point)) return execute(tick, effect)
@@ -88,7 +88,7 @@ export async function pass<T>(point: Point, effect: () => Promise<T>): Promise<T
   }
   if (fault.moment === 'after') await execute(tick, effect)
   if (fault.kind === 'error') throw errorAt(point, fault)
-  tick.isDead = true
+  tick.processEnded = true
   throw new Crash()
 }
 
@@ -124,7 +124,8 @@ function fits({ kind, variant, point }: Fault, tick: Tick, { what }: Point): boo
 async function pause(tick: Tick, isLong: boolean): Promise<void> {
   const { promise: resumed, resolve: resume } = Promise.withResolvers<void>()
   tick.paused = {
-    ...{ isLong, resumed },
+    isLong,
+    resumed,
     resume() {
       tick.paused = null
       resume()
@@ -132,7 +133,7 @@ async function pause(tick: Tick, isLong: boolean): Promise<void> {
   }
   if (tick.busy === 0) tick.onPause()
   await resumed
-  if (tick.isDead) throw new Crash()
+  if (tick.processEnded) throw new Crash()
 }
 
 function errorAt({ what }: Point, { moment, variant }: Fault): Error {

@@ -1,7 +1,7 @@
 /** The control plane's connections with the points of faults.ts and the changes of a mutant. */
 import type { Sql, Transaction } from '../db/database.ts'
 import { type Compiled, compile, createQuery, type Query, Statement } from '../db/sql.ts'
-import { currentTick, pass } from './faults.ts'
+import { atPoint, currentTick } from './faults.ts'
 
 /** How a mutant changes statements. */
 export type Tampering = {
@@ -20,7 +20,7 @@ export function faultySql(inner: Sql, tampering: () => Tampering, committed: () 
   const through = (query: Query) =>
     createQuery((compiled) => {
       const { text, values } = rewritten(compiled)
-      return pass({ what: 'statement' }, () => query.unsafe<object[]>(text, values) as never)
+      return atPoint({ what: 'statement' }, () => query.unsafe<object[]>(text, values) as never)
     })
 
   /** A compiled statement as one that was not executed yet. */
@@ -30,7 +30,7 @@ export function faultySql(inner: Sql, tampering: () => Tampering, committed: () 
   async function begin<T>(body: (tx: Transaction) => T | Promise<T>): Promise<Awaited<T>> {
     let outside: Compiled | null = null
     const tick = currentTick()
-    const result = await pass({ what: 'transaction' }, () => {
+    const result = await atPoint({ what: 'transaction' }, () => {
       if (tick) tick.open++
       const done = inner.begin(async (tx) => {
         const commitWith = (last: Statement<unknown>) => {
@@ -40,7 +40,7 @@ export function faultySql(inner: Sql, tampering: () => Tampering, committed: () 
         }
         const wrapped = Object.assign(through(tx), { transaction: true as const, commitWith })
         const value: Awaited<T> = await (body(wrapped) as T)
-        return pass({ what: 'commit' }, async () => value)
+        return atPoint({ what: 'commit' }, async () => value)
       })
       return done
         .then((value) => {
@@ -52,7 +52,7 @@ export function faultySql(inner: Sql, tampering: () => Tampering, committed: () 
         })
     })
     const late = outside as Compiled | null
-    if (late) await pass({ what: 'statement' }, () => inner.unsafe(late.text, late.values))
+    if (late) await atPoint({ what: 'statement' }, () => inner.unsafe(late.text, late.values))
     return result
   }
 

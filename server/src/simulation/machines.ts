@@ -6,7 +6,7 @@ import type { Failure } from '../drivers/simulated/timing.ts'
 import type { Random } from '../lib/random.ts'
 import { aroundDriver } from '../testing/faulty-driver.ts'
 import { pick } from './chance.ts'
-import { pass } from './faults.ts'
+import { atPoint } from './faults.ts'
 
 const isOn = (machine: ObservedMachine | null) => machine?.power === 'running' || machine?.power === 'paused'
 const runOf = (machine: ObservedMachine | null) => `run ${machine?.run} of ${machine?.started_at?.toISOString()}`
@@ -18,7 +18,7 @@ const runOf = (machine: ObservedMachine | null) => `run ${machine?.run} of ${mac
  */
 export function watchedDriver(inner: Driver, read: Driver['get'], violated: (what: string) => void): Driver {
   const faulty = aroundDriver(inner, async (call, effect) => {
-    return pass({ what: call.method }, async () => {
+    return atPoint({ what: call.method }, async () => {
       if (call.method !== 'start' && call.method !== 'create') return effect()
       const ref = { id: call.id!, environment_id: call.environment_id, now: call.now }
       const before = await read(ref)

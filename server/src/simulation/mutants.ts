@@ -32,17 +32,17 @@ export const MUTANTS = {
     driver: (driver) => ({
       ...driver,
       async get(ref) {
-        const known = cached.get(ref.id)
-        const age_ms = known ? ref.now.getTime() - known.at.getTime() : -1
+        const hit = cached.get(ref.id)
+        const age_ms = hit ? ref.now.getTime() - hit.at.getTime() : -1
         cached.delete(ref.id)
-        if (known && age_ms >= 0 && age_ms < STALE_MS) return known.machine
+        if (hit && age_ms >= 0 && age_ms < STALE_MS) return hit.machine
         const machine = await driver.get(ref)
         cached.set(ref.id, { at: ref.now, machine })
         return machine
       },
       async start(spec, now) {
-        const isKnownOn = cached.get(spec.id)?.machine?.power === 'running'
-        if (!isKnownOn) await driver.kill({ id: spec.id, environment_id: spec.environment_id, now })
+        const isCachedAsOn = cached.get(spec.id)?.machine?.power === 'running'
+        if (!isCachedAsOn) await driver.kill({ id: spec.id, environment_id: spec.environment_id, now })
         await driver.start(spec, now)
       },
     }),

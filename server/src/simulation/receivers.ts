@@ -4,7 +4,7 @@ import { Readable } from 'node:stream'
 import type { ConnectionResponse, OpenConnection } from '../lib/outbound-connection.ts'
 import type { Random } from '../lib/random.ts'
 import { chance, pick } from './chance.ts'
-import { pass } from './faults.ts'
+import { atPoint } from './faults.ts'
 
 /** A request that reached a receiver. `violation`: how it differs from the specification; null if it does not. */
 export type Receipt = { url: string; event: SentEvent; isAccepted: boolean; violation: string | null }
@@ -42,7 +42,7 @@ export type Receivers = {
   heal(): void
   /** The requests that reached receivers since the last call. */
   receipts(): Receipt[]
-  /** Forgets all receivers and requests. */
+  /** Removes all receivers and requests. */
   reset(): void
 }
 
@@ -68,7 +68,7 @@ export function createReceivers(now: () => Date): Receivers {
   return {
     openConnection: (_destination, { observe }) => ({
       request: (url, { headers = {}, body = '' }) =>
-        pass({ what: 'request' }, async () => {
+        atPoint({ what: 'request' }, async () => {
           for (const phase of ['connecting', 'reached', 'ready'] as const) {
             if (phase === 'connecting' || behaviors.get(url.href) !== 'refuses connections') observe?.(phase)
           }

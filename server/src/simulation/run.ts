@@ -69,7 +69,13 @@ export async function beginRun(world: SimulatedWorld, options: Options): Promise
   const losesHints = options.seed % 2 === 0
   world.resync_seconds = losesHints ? RESYNC_SECONDS.losing : RESYNC_SECONDS.counting
   const run: Run = {
-    ...{ world, options, losesHints, faulty: true, overdue: null, ticks: 0, faults: 0 },
+    world,
+    options,
+    losesHints,
+    faulty: true,
+    overdue: null,
+    ticks: 0,
+    faults: 0,
     random: seededRandom(options.seed ^ 0x51ed270b),
     history: createHistory(),
     ledger: createLedger(),

@@ -72,12 +72,12 @@ export function createScript(run: Run) {
     if (fault && fault.kind === 'pause' && !paused) fail(run, 'scenario', `the pass of ${id} has no ${fault.point}`)
   }
 
-  /** Time for all. Workers renew their leases, except one with a paused step. */
+  /** Advances time. Workers renew their leases, except one with a paused step. */
   async function advance(seconds: number): Promise<void> {
     await tick(run, 'time', async () => {
-      await world.pass(seconds)
+      await world.advance(seconds)
       for (const worker of run.workers) if (worker.paused.length === 0) await worker.renew()
-      return `${seconds} s pass`
+      return `${seconds} s`
     })
   }
 

@@ -53,7 +53,7 @@ export async function send(
   )
   const faultAt = sending.faultAt ? ` (${sending.faultAt})` : ''
   if (sending.faultAt) run.faults++
-  if (sending.isDead) {
+  if (sending.processEnded) {
     await restart(run, 0)
     return { response: null, summary: `no response${faultAt}` }
   }

@@ -47,7 +47,7 @@ async function reconcileAll(run: Run, maxTicks: number): Promise<void> {
 
 /** Advances all clocks, also frozen ones. */
 async function advanceAll(run: Run, seconds: number): Promise<void> {
-  await run.world.pass(seconds)
+  await run.world.advance(seconds)
   await run.world.owner`
     update environments set clock_frozen_at = clock_frozen_at + make_interval(secs => ${seconds})
     where clock_frozen_at is not null`

@@ -55,7 +55,7 @@ async function finish(run: Run): Promise<Report> {
   }
 }
 
-/** Small quotas: with few instances in each environment, much happens to each. */
+/** Small quotas: few instances in each environment, so each has many requests and faults. */
 async function limitUse({ world, random }: Run): Promise<void> {
   const quota = { instances: 1 + random.integer(3), vcpus: 2 + random.integer(8), public_ips: 1 + random.integer(2) }
   await world.owner`

@@ -1,4 +1,4 @@
-/** Histories, as many as SIMULATE_SEEDS says (see `npm run simulate`), the same ones again, and the scenarios. */
+/** SIMULATE_SEEDS histories (see `npm run simulate`), repeated histories, and the scenarios. */
 import assert from 'node:assert/strict'
 import { after, test } from 'node:test'
 import { MUTANTS, type MutantName } from './mutants.ts'

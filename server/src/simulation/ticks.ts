@@ -80,7 +80,7 @@ async function checkWake(run: Run, { kind, id, lease, wakes }: Claim): Promise<v
 
 async function advanceTime({ random, world, workers }: Run): Promise<string> {
   const seconds = pick(random, [0.2, 1, 1, 2, 4, 6, 9, 16, 40, ...(chance(random, 5) ? [3_600] : [])])
-  await world.pass(seconds)
+  await world.advance(seconds)
   // A running process renews its leases; a paused one loses them.
   for (const worker of workers) if (worker.paused.length === 0 || chance(random, 15)) await worker.renew()
   return `${seconds} s`

@@ -16,7 +16,7 @@ export type SimulatedClock = Clock & {
   /** Returns to the start, after all timers were called. */
   restart(): void
   /** Advances time and calls due timers in order. */
-  pass(ms: number): void
+  advance(ms: number): void
 }
 
 export function createSimulatedClock(): SimulatedClock {
@@ -24,7 +24,7 @@ export function createSimulatedClock(): SimulatedClock {
   let monotonic = 0
   let timers: { due: number; callback: () => void }[] = []
 
-  function pass(ms: number): void {
+  function advance(ms: number): void {
     at += ms
     monotonic += ms
     const due = timers.filter((timer) => timer.due <= monotonic).sort((a, b) => a.due - b.due)
@@ -52,10 +52,10 @@ export function createSimulatedClock(): SimulatedClock {
       }),
     seconds: () => (at - START) / 1000,
     restart() {
-      pass(BETWEEN_MS)
+      advance(BETWEEN_MS)
       at = START
     },
-    pass,
+    advance,
   }
 }
 

@@ -59,7 +59,7 @@ export function startWorker(world: SimulatedWorld, name: string): Worker {
     // No call of a pass that has ended overlaps the next tick.
     else while (tick.busy > 0) await nextTurn()
     const { faultAt, points } = tick
-    return { claimed, faultAt, points, outcome: outcome === null ? 'paused' : tick.isDead ? 'crashed' : outcome }
+    return { claimed, faultAt, points, outcome: outcome === null ? 'paused' : tick.processEnded ? 'crashed' : outcome }
   }
 
   return {
@@ -94,7 +94,7 @@ export function startWorker(world: SimulatedWorld, name: string): Worker {
     async end() {
       held.length = 0
       for (const { tick, done } of paused.splice(0)) {
-        tick.isDead = true
+        tick.processEnded = true
         tick.paused!.resume()
         await done
       }

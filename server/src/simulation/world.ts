@@ -1,6 +1,6 @@
 /** The control plane with simulated time, machines and faults: one app and one database for all histories. */
 import { createApp } from '../app.ts'
-import type { Sql } from '../db/database.ts'
+import type { Sql, Transaction } from '../db/database.ts'
 import type { Notifier } from '../db/notify.ts'
 import type { Deps } from '../deps.ts'
 import type { Driver } from '../drivers/driver.ts'
@@ -51,7 +51,7 @@ export type SimulatedWorld = {
   /** Creates a new installation with two projects from this seed. */
   begin(seed: number, mutant: Mutant | null): Promise<Tenant[]>
   /** Advances the time of the process and of the database. */
-  pass(seconds: number): Promise<void>
+  advance(seconds: number): Promise<void>
   /** Clears the caches of the process, as its end does. */
   clearCaches(): void
   close(): Promise<void>
@@ -84,6 +84,25 @@ const NO_REQUEST_LOG: RequestLog = {
   counts: () => ({ written: 0, sampled_out: 0, dropped_reads: 0, dropped_kept: 0, queued: 0 }),
 }
 
+/** Inserts a new installation with two projects. */
+async function insertInstallation(tx: Transaction, random: Random): Promise<Tenant[]> {
+  await tx`insert into environments (id, mode) values (${SYSTEM_ENVIRONMENT}, 'system')`
+  await tx`insert into address_pools (id, range) values (${`public:live:${REGION}`}, '127.90.1.0/24')`
+  await syncCatalogue(tx, CATALOGUE)
+  await tx`update images set observed_state = 'present'`
+  const tenants: Tenant[] = []
+  for (const name of ['first', 'second']) {
+    const { id: project_id } = await insertProject(tx, random, name)
+    const keys = newProjectKeys(random)
+    const own = { regions: [REGION], keys, key_name: 'key', scopes: PROJECT_SCOPES, pepper: ZEROS }
+    const environments = await ensureProject(tx, random, project_id, own)
+    for (const mode of ['live', 'test'] as const) {
+      tenants.push({ project_id, environment_id: environments[mode], mode, key: keys[mode] })
+    }
+  }
+  return tenants
+}
+
 export async function openWorld(): Promise<SimulatedWorld> {
   const database = await openDatabase()
   const { owner } = database
@@ -106,8 +125,8 @@ export async function openWorld(): Promise<SimulatedWorld> {
     const simulated = createSimulatedDriver({ sql: database.sql, seed })
     simulated.watch((id) => hints.push(id))
     const delegate = () => mutant?.driver?.(simulated) ?? simulated
-    const broken = new Proxy(simulated, { get: (_, name) => delegate()[name as keyof Driver] })
-    const watched = watchedDriver(broken, simulated.get, (what) => doubles.push(what))
+    const mutated = new Proxy(simulated, { get: (_, name) => delegate()[name as keyof Driver] })
+    const watched = watchedDriver(mutated, simulated.get, (what) => doubles.push(what))
     return Object.defineProperty({ ...watched, capacity }, 'resync_seconds', { get: () => world.resync_seconds })
   }
 
@@ -122,7 +141,13 @@ export async function openWorld(): Promise<SimulatedWorld> {
         drivers: { live: driver(1, () => TEST_CAPACITY), test: driver(2, () => null) },
       },
     ],
-    ...{ sql, clock, random, notifier, log: silentLog, requests: NO_REQUEST_LOG, metrics: createMetrics() },
+    sql,
+    clock,
+    random,
+    notifier,
+    log: silentLog,
+    requests: NO_REQUEST_LOG,
+    metrics: createMetrics(),
     keys: createKeyLookup({ sql, clock, pepper: ZEROS }),
     resolve: () => Promise.reject(new Error('the simulation resolves no names')),
     openConnection: receivers.openConnection,
@@ -132,39 +157,30 @@ export async function openWorld(): Promise<SimulatedWorld> {
   await app.ready()
 
   const world: SimulatedWorld = {
-    ...{ app, deps, clock, database, owner, receivers, hints, resync_seconds: 60 },
+    app,
+    deps,
+    clock,
+    database,
+    owner,
+    receivers,
+    hints,
+    resync_seconds: 60,
     checkResponse: createResponseCheck(app.swagger() as never),
     commits: () => commits,
     doubleStarts: () => doubles.splice(0),
-    async begin(seed, plantedMutant) {
+    async begin(seed, chosenMutant) {
       clock.restart()
       await setDatabaseTime(owner, clock)
       await database.clear()
-      mutant = plantedMutant
+      mutant = chosenMutant
       source = seededRandom(seed)
       hints.length = 0
       receivers.reset()
       publish(null)
-      return owner.begin(async (tx) => {
-        await tx`insert into environments (id, mode) values (${SYSTEM_ENVIRONMENT}, 'system')`
-        await tx`insert into address_pools (id, range) values (${`public:live:${REGION}`}, '127.90.1.0/24')`
-        await syncCatalogue(tx, CATALOGUE)
-        await tx`update images set observed_state = 'present'`
-        const tenants: Tenant[] = []
-        for (const name of ['first', 'second']) {
-          const { id: project_id } = await insertProject(tx, random, name)
-          const keys = newProjectKeys(random)
-          const own = { regions: [REGION], keys, key_name: 'key', scopes: PROJECT_SCOPES, pepper: ZEROS }
-          const environments = await ensureProject(tx, random, project_id, own)
-          for (const mode of ['live', 'test'] as const) {
-            tenants.push({ project_id, environment_id: environments[mode], mode, key: keys[mode] })
-          }
-        }
-        return tenants
-      })
+      return owner.begin((tx) => insertInstallation(tx, random))
     },
-    async pass(seconds) {
-      clock.pass(Math.round(seconds * 1000))
+    async advance(seconds) {
+      clock.advance(Math.round(seconds * 1000))
       await setDatabaseTime(owner, clock)
     },
     clearCaches: () => publish(null),
