@@ -48,7 +48,7 @@ import { openSecrets } from './start/secrets.ts'
 import type { Shutdown } from './start/shutdown.ts'
 import { openSshKey } from './start/ssh-key.ts'
 
-// Together less than the ten seconds that a shutdown may take.
+// Together less than the ten seconds that a shutdown may take. The wait for a start in progress (start/shutdown.ts) comes on top.
 const DRAIN_MS = 5_000
 const ENGINE_STOP_MS = 2_000
 const REQUEST_LOG_STOP_MS = 500
