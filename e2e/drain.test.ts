@@ -166,10 +166,16 @@ test('1,000 long polls hold no database connection, take less than 100 MB and en
 
   const begin = performance.now()
   assert.equal((await plane.end('SIGTERM')).code, 0)
+  const stopMs = Math.round(performance.now() - begin)
   const responses = await Promise.all([...early, ...polls])
-  assert.deepEqual([...new Set(responses.map(({ error, status }) => `${error} ${status}`))], ['null 200'])
+  const lost = responses.filter(({ error, status }) => error !== null || status !== 200)
+  assert.deepEqual(
+    lost.slice(0, 3),
+    [],
+    `${lost.length} of ${responses.length} without a response, stopped in ${stopMs} ms`,
+  )
   context.diagnostic(
-    `1,000 polls: ${megabytes.toFixed(1)} MB, connections ${before.open} before and ${during.open} during, none busy; ended in ${Math.round(performance.now() - begin)} ms`,
+    `1,000 polls: ${megabytes.toFixed(1)} MB, connections ${before.open} before and ${during.open} during, none busy; ended in ${stopMs} ms`,
   )
 })
 
