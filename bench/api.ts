@@ -6,7 +6,7 @@
  * `npm run bench api -- --against FOLDER` also runs the control plane of another checkout, which has its dependencies, and
  * compares both: each round measures one after the other, and every second round in the reverse order.
  */
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { parseArgs } from 'node:util'
@@ -68,7 +68,7 @@ async function startSide(checkout?: string): Promise<Side> {
     )
     return instance.status === 'running'
   })
-  return { plane, sql: connect({ url: databaseUrl(plane), max: 2, name: 'bench' }), id: body.id, figures: new Map() }
+  return { plane, sql: connect({ url: plane.database_url, max: 2, name: 'bench' }), id: body.id, figures: new Map() }
 }
 
 async function measure(): Promise<void> {
@@ -138,12 +138,6 @@ function get(side: Side, path: string): Promise<number> {
   return wrk(`${url(side)}${path}`, SECONDS, key(side))
 }
 
-/** The embedded server's socket, read from its PID file. */
-function databaseUrl({ data_dir }: ControlPlane): string {
-  const lines = readFileSync(join(data_dir, 'postgres/postmaster.pid'), 'utf8').split('\n')
-  return `postgres://cloudnexus@/cloudnexus?host=${encodeURIComponent(lines[4]!.trim())}`
-}
-
 /** Brings the number of simulated instances to `count` with copies of one row. */
 async function fill({ sql, id }: Side, count: number): Promise<void> {
   const columns = await sql<{ name: string }[]>`
@@ -168,7 +162,7 @@ async function fill({ sql, id }: Side, count: number): Promise<void> {
 async function pgbench({ plane, id }: Side): Promise<number> {
   const script = join(folder, 'select.sql')
   writeFileSync(script, `select * from instances where id = '${id}';\n`)
-  const host = new URL(databaseUrl(plane).replace('@/', '@x/')).searchParams.get('host')!
+  const host = plane.postgres_host
   const flags = ['-n', '-M', 'prepared', '-c', '8', '-j', '1', '-T', String(SECONDS), '-f', script]
   const out = await run('pgbench', ['-h', host, '-U', 'cloudnexus', ...flags, 'cloudnexus'])
   return Number(/tps = ([\d.]+)/.exec(out)![1])

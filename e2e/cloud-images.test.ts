@@ -8,22 +8,13 @@ import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
 import { until } from '../server/src/testing/until.ts'
 import { ControlPlane, run } from './control-plane.ts'
+import { DOCUMENTED_BODY } from './documented-body.ts'
 import { leftovers } from './leaks.ts'
 import { Mirror } from './mirror.ts'
 
 const FIXTURE = join(import.meta.dirname, '../images/test-fixtures/self-booting.sh')
 const JAMMY = ['jammy/current', 'jammy-server-cloudimg-amd64.img'] as const
 const NOBLE = ['noble/current', 'noble-server-cloudimg-amd64.img'] as const
-const PAGE = `{
-  "region": "us-east-1",
-  "plan": "standard-4x",
-  "image": "ubuntu-22.04-lts",
-  "network": {
-    "subnet_id": "sub_8f7e6d5c4b",
-    "assign_public_ip": true
-  },
-  "tags": {"env": "production", "app": "api-server"}
-}`
 
 const mirror = new Mirror()
 let plane: ControlPlane
@@ -86,7 +77,7 @@ describe('cloud images', { timeout: 1_500_000 }, () => {
     await mirror.publish(...JAMMY, disk)
     await mirror.publish(...NOBLE, disk)
     await mirror.sign(...NOBLE, 'f'.repeat(64))
-    const { status, body } = await plane.call('POST', '/v2/instances', PAGE)
+    const { status, body } = await plane.call('POST', '/v2/instances', DOCUMENTED_BODY)
     assert.equal(status, 201)
     const instance = await plane.waitFor(body.id, 'running', 400)
     assert.match(await ssh(instance, 'nproc; cat /proc/cmdline'), /^4\n/)

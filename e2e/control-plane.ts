@@ -137,13 +137,31 @@ export class ControlPlane {
     return { code: await ended }
   }
 
+  /** The lines of `postmaster.pid` of the embedded PostgreSQL; null when it does not run. */
+  postmaster(): string[] | null {
+    return readIfThere(join(this.data_dir, 'postgres/postmaster.pid'))?.split('\n') ?? null
+  }
+
+  /** Process ID of the embedded PostgreSQL, which must run. */
+  get postgres_pid(): number {
+    return Number(this.postmaster()![0])
+  }
+
+  /** The folder of PostgreSQL's Unix socket. */
+  get postgres_host(): string {
+    return this.postmaster()![4]!.trim()
+  }
+
+  /** Connection string of the superuser of the embedded PostgreSQL, which must run. */
+  get database_url(): string {
+    return `postgres://cloudnexus@/cloudnexus?host=${encodeURIComponent(this.postgres_host)}`
+  }
+
   /** Searches the log and, while PostgreSQL runs, every row of the database for secrets. */
   async assertNoSecrets(): Promise<void> {
     assert.deepEqual(secretsIn(readIfThere(this.log_file) ?? ''), [], 'the log contains a secret')
-    const socket = readIfThere(join(this.data_dir, 'postgres/postmaster.pid'))?.split('\n')[4]?.trim()
-    if (!this.child || !socket) return
-    const url = `postgres://cloudnexus@/cloudnexus?host=${encodeURIComponent(socket)}`
-    const sql = connect({ url, max: 1, name: 'canary' })
+    if (!this.child || this.postmaster() === null) return
+    const sql = connect({ url: this.database_url, max: 1, name: 'canary' })
     await assertNoSecrets(sql).finally(() => sql.end())
   }
 

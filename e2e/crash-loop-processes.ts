@@ -1,7 +1,5 @@
-/** The processes that the crash loop kills: the embedded PostgreSQL, and the QEMU of each guest. */
+/** The QEMU processes that the crash loop kills. */
 import assert from 'node:assert/strict'
-import { readFileSync } from 'node:fs'
-import { join } from 'node:path'
 import { identify } from '../server/src/lib/processes.ts'
 import type { ControlPlane } from './control-plane.ts'
 import { qemuProcesses } from './leaks.ts'
@@ -23,13 +21,3 @@ export function pidOfGuest(plane: ControlPlane, id: string): number {
   assert.equal(pids.length, 1)
   return pids[0]!.pid
 }
-
-/** The process ID of the embedded PostgreSQL. */
-export const postmaster = (plane: ControlPlane): number => Number(postmasterFile(plane)[0])
-
-/** The owner's connection string. */
-export const databaseUrl = (plane: ControlPlane): string =>
-  `postgres://cloudnexus@/cloudnexus?host=${encodeURIComponent(postmasterFile(plane)[4]!.trim())}`
-
-const postmasterFile = (plane: ControlPlane): string[] =>
-  readFileSync(join(plane.data_dir, 'postgres/postmaster.pid'), 'utf8').split('\n')

@@ -16,7 +16,7 @@ import { installProbes } from '../server/src/testing/probes.ts'
 import { until } from '../server/src/testing/until.ts'
 import { ControlPlane } from './control-plane.ts'
 import { Guests } from './crash-loop-guests.ts'
-import { databaseUrl, guestProcesses, pidOfGuest, postmaster } from './crash-loop-processes.ts'
+import { guestProcesses, pidOfGuest } from './crash-loop-processes.ts'
 import { EventReceiver } from './event-receiver.ts'
 import { Journal } from './journal.ts'
 import { leftovers } from './leaks.ts'
@@ -44,7 +44,7 @@ export async function crashLoop(scenario: Scenario): Promise<void> {
   process.stdout.write(`crash loop ${JSON.stringify(scenario)}\n`)
   const { mutant } = scenario
   const plane = await ControlPlane.create(mutant ? { mutant } : {})
-  const owner = connect({ url: databaseUrl(plane), max: 2, name: 'crash-loop' })
+  const owner = connect({ url: plane.database_url, max: 2, name: 'crash-loop' })
   await installProbes(owner)
   const receiver = await EventReceiver.start(plane, owner)
   const watch = new Watch(owner, plane.data_dir)
@@ -132,7 +132,7 @@ class CrashLoop {
 
   async #kill(kill: Kill, before: Map<string, string>): Promise<void> {
     const { plane } = this.#parts
-    if (kill === 'PostgreSQL') return void process.kill(postmaster(plane), 'SIGKILL')
+    if (kill === 'PostgreSQL') return void process.kill(plane.postgres_pid, 'SIGKILL')
     if (kill === 'QEMU') return this.#wait('a guest was killed', () => this.#killGuest())
     await plane.end('SIGKILL')
     for (const [id, process] of guestProcesses(plane)) if (before.has(id)) assert.equal(process, before.get(id))

@@ -1,14 +1,16 @@
 /**
  * A restart under load drops no request: the control plane responds to every request that it has started to read, ends long
- * polls early and exits by itself. Long polls are cheap. Machines are simulated.
+ * polls early and exits by itself. Long polls are cheap. Machines are simulated. The last test needs a database that does
+ * not respond: SIGSTOP pauses PostgreSQL.
  */
 import assert from 'node:assert/strict'
 import { readFileSync } from 'node:fs'
 import { Agent, type IncomingMessage, request } from 'node:http'
-import { join } from 'node:path'
+import type { Socket } from 'node:net'
 import { after, before, test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { connect } from '../server/src/db/database.ts'
+import { identify } from '../server/src/lib/processes.ts'
 import { until } from '../server/src/testing/until.ts'
 import { ControlPlane } from './control-plane.ts'
 
@@ -31,27 +33,28 @@ after(() => plane?.teardown())
 const agent = new Agent({ keepAlive: true })
 after(() => agent.destroy())
 let count = 0
-/** Requests that this process has not yet written to the kernel. */
-const unsent = new Set<string>()
+/** Requests without a response; their connections once this process has written them to the kernel. */
+const pending = new Map<string, Socket | null>()
 
 /** Sends one request; `error` is set if there was no complete response. */
 function send(method: string, path: string, key: string, body?: { name: string }): Promise<Outcome> {
   const id = `drain-${++count}`
   const outcome: Outcome = { id, name: body?.name ?? null, status: null, body: null, error: null }
   return new Promise((resolve) => {
-    const failed = (error: NodeJS.ErrnoException) => {
-      unsent.delete(id)
-      resolve({ ...outcome, error: error.code ?? error.message })
+    const end = (result: Partial<Outcome>) => {
+      pending.delete(id)
+      resolve({ ...outcome, ...result })
     }
-    unsent.add(id)
+    const failed = (error: NodeJS.ErrnoException) => end({ error: error.code ?? error.message })
+    pending.set(id, null)
     const headers = { authorization: `Bearer ${key}`, 'x-request-id': id, 'content-type': 'application/json' }
     const sent = request({ port: plane.port, host: '127.0.0.1', method, path, headers, agent }, (response) => {
       read(response).then((text) => {
         const isJson = response.headers['content-type']?.includes('json')
-        resolve({ ...outcome, status: response.statusCode!, body: isJson ? JSON.parse(text) : text })
+        end({ status: response.statusCode!, body: isJson ? JSON.parse(text) : text })
       }, failed)
     })
-    sent.on('finish', () => unsent.delete(id))
+    sent.on('finish', () => pending.has(id) && pending.set(id, sent.socket))
     sent.on('error', failed)
     sent.end(body && JSON.stringify(body))
   })
@@ -90,7 +93,7 @@ test(`${RESTARTS} restarts under 50 requests a second`, { timeout: 300_000 }, as
       send('GET', `/v2/instances/${first.id}?wait_for=terminated&timeout=60`, key),
     )
     const followed = send('GET', `/v2/instances/${first.id}/console_log?follow=true`, key)
-    await until('they all wait', () => allTaken(LONG_POLLS + 1))
+    await until('the control plane has read all requests', allTaken)
     await loaded()
     const begin = performance.now()
     assert.equal((await plane.end('SIGTERM')).code, 0)
@@ -136,7 +139,7 @@ test('1,000 long polls hold no database connection, take less than 100 MB and en
   const key = plane.credentials.test_key
   const body = { name: 'awaited', region: 'us-east-1', plan: 'micro-1x', image: 'micro-linux' }
   const { body: instance } = await send('POST', '/v2/instances', key, body)
-  const sql = connect({ url: databaseUrl(), max: 1, name: 'e2e' })
+  const sql = connect({ url: plane.database_url, max: 1, name: 'e2e' })
   const connections = async () => {
     const [row] = await sql`
       select count(*)::int as open, count(*) filter (where state <> 'idle')::int as busy from pg_stat_activity
@@ -146,11 +149,11 @@ test('1,000 long polls hold no database connection, take less than 100 MB and en
   const poll = () => send('GET', `/v2/instances/${instance.id}?wait_for=terminated&timeout=60`, key)
   // The first 100 polls warm up the process; their memory does not count.
   const early = Array.from({ length: 100 }, poll)
-  await until('100 long polls wait', () => allTaken(100))
+  await until('100 long polls wait', allTaken)
   await sleep(500)
   const before = { rss: residentBytes(), ...(await connections()) }
   const polls = Array.from({ length: 1_000 }, poll)
-  await until('1,100 long polls wait', () => allTaken(1_100))
+  await until('1,100 long polls wait', allTaken)
   // The engine polls the database now and then, so wait for a moment without a busy connection.
   let seen = await connections()
   await until('no database connection is busy', async () => {
@@ -179,27 +182,62 @@ test('1,000 long polls hold no database connection, take less than 100 MB and en
   )
 })
 
+test('with a database that does not respond, a stop ends in ten seconds and each request gets a response', {
+  timeout: 300_000,
+}, async () => {
+  if (!plane.child) await plane.start()
+  const key = plane.credentials.test_key
+  const { body: instance } = await send('POST', '/v2/instances', key, {
+    ...{ name: 'awaited', region: 'us-east-1', plan: 'micro-1x', image: 'micro-linux' },
+  })
+  const path = `/v2/instances/${instance.id}`
+  const polls = Array.from({ length: 10 }, () => send('GET', `${path}?wait_for=terminated&timeout=60`, key))
+  await until('ten long polls wait', allTaken)
+  await sleep(500)
+
+  const postgres = plane.postgres_pid
+  const processes = [postgres, ...childrenOf(postgres)]
+  for (const pid of processes) process.kill(pid, 'SIGSTOP')
+  try {
+    const blocked = [send('GET', '/v2/instances?limit=7', key), send('POST', `${path}/actions/stop`, key)]
+    await until('the requests wait for the database', allTaken)
+    const begin = performance.now()
+    assert.equal((await plane.end('SIGTERM')).code, 0)
+    const stopMs = performance.now() - begin
+    assert.ok(stopMs < STOP_MS, `${stopMs} ms`)
+    for (const { error, status, body } of await Promise.all(polls)) {
+      assert.deepEqual([error, status, body?.id], [null, 200, instance.id])
+    }
+    for (const { error, status, body } of await Promise.all(blocked)) {
+      assert.deepEqual([error, status, body?.code], [null, 503, 'unavailable'])
+    }
+  } finally {
+    for (const pid of processes) process.kill(pid, 'SIGCONT')
+  }
+  await until('PostgreSQL has ended', () => identify(postgres) === null)
+})
+
+function childrenOf(pid: number): number[] {
+  return readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').trim().split(' ').map(Number)
+}
+
 function residentBytes(): number {
   const status = readFileSync(`/proc/${plane.child!.pid}/status`, 'utf8')
   return Number(/VmRSS:\s+(\d+) kB/.exec(status)![1]) * 1024
 }
 
 /**
- * Whether the control plane has accepted at least `least` connections and read every request. Requests in kernel buffers are
- * lost when a server exits. A connection that was not accepted has no inode in the table.
+ * Whether the control plane has accepted the connection of each request without a response, and has read the request.
+ * Requests in kernel buffers are lost when a server exits. A connection that was not accepted has no inode in the table, or
+ * is not in it at all: a full queue of connections drops them, and the client's kernel retries after a second.
  */
-function allTaken(least: number): boolean {
-  if (unsent.size > 0) return false
+function allTaken(): boolean {
   const port = plane.port.toString(16).toUpperCase().padStart(4, '0')
-  const connections = readFileSync('/proc/net/tcp', 'utf8')
-    .split('\n')
-    .map((line) => line.trim().split(/\s+/))
-    .filter(([, local, , state]) => local?.endsWith(`:${port}`) && state === '01')
-  return connections.length >= least && connections.every((f) => f[9] !== '0' && f[4]!.endsWith(':00000000'))
-}
-
-/** The URL of the embedded server's socket. */
-function databaseUrl(): string {
-  const lines = readFileSync(join(plane.data_dir, 'postgres/postmaster.pid'), 'utf8').split('\n')
-  return `postgres://cloudnexus@/cloudnexus?host=${encodeURIComponent(lines[4]!.trim())}`
+  const taken = new Set<number>()
+  for (const line of readFileSync('/proc/net/tcp', 'utf8').split('\n')) {
+    const [, local, remote, state, queues, , , , , inode] = line.trim().split(/\s+/)
+    if (!local?.endsWith(`:${port}`) || state !== '01' || inode === '0' || !queues!.endsWith(':00000000')) continue
+    taken.add(Number.parseInt(remote!.split(':')[1]!, 16))
+  }
+  return [...pending.values()].every((socket) => socket !== null && taken.has(socket.localPort!))
 }

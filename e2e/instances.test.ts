@@ -10,6 +10,7 @@ import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
 import { until } from '../server/src/testing/until.ts'
 import { freePort, run } from './control-plane.ts'
+import { DOCUMENTED_BODY } from './documented-body.ts'
 import { leftovers } from './leaks.ts'
 
 const ROOT = join(import.meta.dirname, '..')
@@ -270,25 +271,10 @@ describe('instances', { timeout: 600_000 }, () => {
   })
 
   test('the documented request returns 201 on a fresh installation', async () => {
-    const page = readPage()
-    const { status, body } = await curl('POST', '/v2/instances', { body: page })
+    const { status, body } = await curl('POST', '/v2/instances', { body: DOCUMENTED_BODY })
     assert.equal(status, 201)
     assert.deepEqual([body.status, body.plan, body.image], ['provisioning', 'standard-4x', 'ubuntu-22.04-lts'])
     await curl('DELETE', `/v2/instances/${body.id}`)
     await reach(body.id, 'terminated')
   })
 })
-
-/** The documented body of "Create an Instance". */
-function readPage(): string {
-  return `{
-  "region": "us-east-1",
-  "plan": "standard-4x",
-  "image": "ubuntu-22.04-lts",
-  "network": {
-    "subnet_id": "sub_8f7e6d5c4b",
-    "assign_public_ip": true
-  },
-  "tags": {"env": "production", "app": "api-server"}
-}`
-}

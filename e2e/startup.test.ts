@@ -7,6 +7,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
 import { atMost, systemClock } from '../server/src/lib/clock.ts'
+import { identify } from '../server/src/lib/processes.ts'
 import { until } from '../server/src/testing/until.ts'
 import { ControlPlane } from './control-plane.ts'
 
@@ -103,6 +104,31 @@ describe('start', { timeout: 300_000 }, () => {
         assert.deepEqual(lines, [], `after ${ms} ms`)
         assert.ok(!existsSync(join(other.data_dir, 'postgres/postmaster.pid')), `after ${ms} ms PostgreSQL still runs`)
       }
+      await other.start()
+    } finally {
+      await other.teardown()
+    }
+  })
+
+  test('SIGTERM while PostgreSQL starts ends PostgreSQL too, also when it does not respond', async () => {
+    const other = await ControlPlane.create()
+    try {
+      await other.end('SIGKILL')
+      process.kill(other.postgres_pid, 'SIGKILL')
+      await until('PostgreSQL has ended', () => identify(other.postgres_pid) === null)
+      const killed = other.postgres_pid
+      const child = spawn(process.execPath, [MAIN, '--data-dir', other.data_dir, '--port', String(other.port)])
+      const ended = once(child, 'close')
+      await until('PostgreSQL starts', () => ![killed, 0].includes(Number(other.postmaster()?.[0] ?? 0)))
+      const postgres = other.postgres_pid
+      process.kill(postgres, 'SIGSTOP')
+      try {
+        child.kill('SIGTERM')
+        assert.deepEqual(await atMost(systemClock, 10_000, ended), [0, null])
+      } finally {
+        process.kill(postgres, 'SIGCONT')
+      }
+      await until('PostgreSQL has ended', () => identify(postgres) === null)
       await other.start()
     } finally {
       await other.teardown()

@@ -12,7 +12,8 @@ export async function generateOpenapi(): Promise<string> {
     public_url: 'http://127.0.0.1:8080',
   }
   const notifier = { onChange() {} }
-  const deps = { config, clock, log, random, notifier, secrets: {}, regions: [] } as unknown as Deps
+  const { signal: stopping } = new AbortController()
+  const deps = { config, clock, log, random, notifier, stopping, secrets: {}, regions: [] } as unknown as Deps
   const app = await createApp(deps, { ready: async () => [] })
   await app.ready()
   const document = app.swagger()

@@ -132,7 +132,7 @@ function handleExpectAndConnect(app: App, methods: Methods, newRequestId: NewId)
 
 /** One hook per stage, because each further hook adds to the time of every request. */
 function handleRequests(app: App, deps: Deps, timeouts: Timeouts, newRequestId: NewId, recorded: boolean): void {
-  const responseDeadline = createResponseDeadline(deps.clock, timeouts)
+  const responseDeadline = createResponseDeadline(deps, timeouts)
   const limits = createRateLimits(deps)
   const authenticate = createAuthentication({ keys: deps.keys, limits, usage: createKeyUsage(deps) })
   const recorder = recorded ? requestRecorder(app, deps) : null

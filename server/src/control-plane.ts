@@ -48,11 +48,14 @@ import { openSecrets } from './start/secrets.ts'
 import type { Shutdown } from './start/shutdown.ts'
 import { openSshKey } from './start/ssh-key.ts'
 
-// Together less than the ten seconds that a shutdown may take. The wait for a start in progress (start/shutdown.ts) comes on top.
-const DRAIN_MS = 5_000
-const ENGINE_STOP_MS = 2_000
+// Limits of the shutdown steps; see start/shutdown.ts.
+/** Longer than the deadlines of pending bodies and responses, see http/deadlines.ts. */
+const DRAIN_MS = 4_500
+const ENGINE_STOP_MS = 1_500
 const REQUEST_LOG_STOP_MS = 500
-const DATABASE_STOP_MS = 2_000
+const SMALL_STOP_MS = 100
+/** Connections that wait to be accepted. The kernel drops more, and their clients retry after a second. */
+const BACKLOG = 4_096
 /** Of each attempt to resolve a name. */
 const RESOLVE_MS = 900
 
@@ -72,7 +75,7 @@ export async function startControlPlane(settings: Settings, log: Log, shutdown: 
   const live = await createLiveDriver(start, files, limits, image)
   const test = createSimulatedDriver({ sql, seed: installation.seed })
   const drivers = [live, test]
-  for (const driver of drivers) shutdown.add(`driver ${driver.name}`, () => driver.close())
+  for (const driver of drivers) shutdown.add(`driver ${driver.name}`, SMALL_STOP_MS, () => driver.close())
   shutdown.signal.throwIfAborted()
 
   const public_addresses = config.public_addresses ?? installation.loopback_block
@@ -126,10 +129,7 @@ async function openFiles(settings: Settings) {
 /** Opens the database while the built-in image is built, which takes time at the first start only. */
 async function openDatabaseAndImage({ log, shutdown }: Start, { config, installation, secrets }: Files) {
   const logins = { installation_id: installation.id, database_key: secrets.database_key }
-  const opening = openDatabase(config, logins, { clock, log }).then((database) => {
-    shutdown.add('database', () => database.stop(DATABASE_STOP_MS))
-    return database
-  })
+  const opening = openDatabase(config, logins, { clock, log, closing: shutdown })
   const building = ensureMicroLinux(config.data_dir, (line) => process.stderr.write(`cloudnexus: ${line}\n`))
   // Both run to their end, so that the shutdown after a failure of one leaves no process of the other behind.
   await Promise.allSettled([opening, building])
@@ -173,7 +173,7 @@ async function createDeps(
   await notifier.start()
   // Not bound to a tenant: one batch holds rows of many.
   const requests = createRequestLog({ sql, clock, random, log, days: config.request_log_days })
-  shutdown.add('request log', () => requests.stop(REQUEST_LOG_STOP_MS))
+  shutdown.add('request log', REQUEST_LOG_STOP_MS, (ms) => requests.stop(ms))
   const metrics = createMetrics()
   collectMetrics({ metrics, sql, clock, requests })
   return {
@@ -205,23 +205,23 @@ async function serve(
   const { config, sql, metrics, notifier } = deps
   const worker = `${hostname()}:${process.pid}:${installation.id}`
   const engine = createEngines({ sql, clock, log, worker, observer: engineObserver(metrics) }, pools(deps))
-  shutdown.add('engine', () => engine.stop(ENGINE_STOP_MS))
+  shutdown.add('engine', ENGINE_STOP_MS, (ms) => engine.stop(ms))
   const readiness = createReadiness({ sql, engine, clock })
   const schemas = createRouteSchemas()
   const app = await createApp(deps, { ready: readiness.check, schemas })
-  shutdown.add('requests', async () => {
+  shutdown.add('requests', DRAIN_MS, async (ms) => {
     stopping.abort()
     const closed = app.close()
     await notifier.stop()
-    await atMost(clock, DRAIN_MS, closed)
+    await atMost(clock, ms, closed)
     app.server.closeAllConnections()
   })
   if (config.metrics_listen !== null) {
     const listener = await listenForPrometheus(metrics, config.metrics_listen)
-    shutdown.add('metrics', async () => void listener.close().closeAllConnections())
+    shutdown.add('metrics', SMALL_STOP_MS, async () => void listener.close().closeAllConnections())
   }
   removeIncomplete(config)
-  await app.listen({ host: config.host, port: config.port }).catch((error: NodeJS.ErrnoException) => {
+  await app.listen({ host: config.host, port: config.port, backlog: BACKLOG }).catch((error: NodeJS.ErrnoException) => {
     throw listenError(error, config.host, config.port)
   })
 

@@ -34,7 +34,11 @@ async function run(): Promise<void> {
     const { startControlPlane } = await import('./control-plane.ts')
     process.stdout.write(await shutdown.start(() => startControlPlane(settings, log, shutdown)))
   } catch (error) {
-    if (shutdown.signal.aborted) return // A stop has ended the start.
+    if (shutdown.signal.aborted) {
+      // A stop has ended the start.
+      if (error !== shutdown.signal.reason) log.info({ error: explain(error) }, 'the start failed while it was stopped')
+      return
+    }
     process.stderr.write(`${explain(error)}\n`)
     await shutdown.stop(1)
   }

@@ -7,99 +7,128 @@
  * users cannot enter.
  */
 import { spawn, spawnSync } from 'node:child_process'
-import { existsSync, mkdirSync, openSync, readFileSync, renameSync, rmSync, statSync, symlinkSync } from 'node:fs'
+import {
+  closeSync,
+  existsSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+} from 'node:fs'
 import { createRequire } from 'node:module'
 import { userInfo } from 'node:os'
 import { basename, dirname, join } from 'node:path'
 import type { Clock } from '../lib/clock.ts'
 import { StartupError } from '../lib/errors.ts'
 import type { Log } from '../lib/log.ts'
-import { commandLine, identify, type ProcessIdentity, signal } from '../lib/processes.ts'
+import { commandLine, identify, isAlive, type ProcessIdentity, signal } from '../lib/processes.ts'
 
 /** The major version of the embedded server; it cannot open data directories of another one. */
 const MAJOR_VERSION = '18'
 const USER = 'cloudnexus'
+const START_MS = 30_000
 const LOG_LIMIT_BYTES = 16 * 2 ** 20
 
 export type EmbeddedPostgres = {
+  /** Starts or adopts the server of the data directory, and keeps it running until `stop`. */
+  start(): Promise<void>
   /** Connection string of the named database. */
   url(database: string): string
-  /** Stops the server; after `deadlineMs`, immediately. The data stays. */
+  /** Stops the server, also during its start; after `deadlineMs`, immediately. The data stays. */
   stop(deadlineMs: number): Promise<void>
 }
 
 type Options = { data_dir: string; run_dir: string; log: Log; clock: Clock; settings?: Record<string, string> }
 
-/** Starts or adopts the server of this data directory and keeps it running until `stop`. */
-export async function startEmbeddedPostgres(options: Options): Promise<EmbeddedPostgres> {
+/** The server of this data directory; it does not run before `start`. */
+export function createEmbeddedPostgres(options: Options): EmbeddedPostgres {
   const { clock, log } = options
   const data = join(options.data_dir, 'postgres')
-  const native = nativeFolder()
-  linkLibraries(native)
-  mkdirSync(options.run_dir, { recursive: true, mode: 0o700 })
-  if (!existsSync(data)) initialise(native, data)
-  const version = readFileSync(join(data, 'PG_VERSION'), 'utf8').trim()
-  if (version !== MAJOR_VERSION) {
-    throw new StartupError(
-      `${data} belongs to PostgreSQL ${version}, but this release runs ${MAJOR_VERSION}. Start the release that created it, or set another --data-dir.`,
-    )
+  const stopping = new AbortController()
+  let server: ProcessIdentity | null = null
+  /** The start, then the supervision; it ends when `stopping` aborts. */
+  let work: Promise<unknown> = Promise.resolve()
+
+  async function open(): Promise<void> {
+    const native = nativeFolder()
+    linkLibraries(native)
+    mkdirSync(options.run_dir, { recursive: true, mode: 0o700 })
+    if (!existsSync(data)) initialise(native, data)
+    const version = readFileSync(join(data, 'PG_VERSION'), 'utf8').trim()
+    if (version !== MAJOR_VERSION) {
+      throw new StartupError(
+        `${data} belongs to PostgreSQL ${version}, but this release runs ${MAJOR_VERSION}. Start the release that created it, or set another --data-dir.`,
+      )
+    }
+    await launch(native)
+    stopping.signal.throwIfAborted()
   }
 
-  let server = findServer(data)
-  let stopping = false
-  if (server) log.info({ pid: server.pid }, 'adopted the running PostgreSQL')
-  else server = await launch()
-
-  async function launch(): Promise<ProcessIdentity> {
+  /** Resolves once the server accepts connections, or when `stopping` aborts. */
+  async function launch(native: string): Promise<void> {
     const logFile = join(options.data_dir, 'postgres.log')
-    if (existsSync(logFile) && statSync(logFile).size > LOG_LIMIT_BYTES) rmSync(logFile)
-    const deadline = clock.monotonic() + 30_000
+    const deadline = clock.monotonic() + START_MS
     // After kill -9 the lock of the old server stays for a moment, so a start can need several attempts.
-    for (;;) {
-      const out = openSync(logFile, 'a', 0o600)
-      const settings = { ...DEFAULTS, unix_socket_directories: options.run_dir, ...options.settings }
-      const flags = Object.entries(settings).flatMap(([name, value]) => ['-c', `${name}=${value}`])
-      const [command, args] = unprivileged(join(native, 'bin/postgres'), ['-D', data, ...flags])
-      const child = spawn(command, args, { detached: true, stdio: ['ignore', out, out], env: environment() })
-      child.on('error', (error) => log.error({ error: error.message }, 'cannot start PostgreSQL'))
-      child.unref()
-      while (child.exitCode === null && child.signalCode === null) {
-        const found = findServer(data)
-        if (found && isReady(data)) return found
+    while (!stopping.signal.aborted) {
+      const running = findServer(data)
+      if (running) log.info({ pid: running.pid }, 'adopted the running PostgreSQL')
+      server = running ?? spawnServer(native, logFile)
+      while (server && isAlive(server) && !stopping.signal.aborted) {
+        if (readyPid(data) === server.pid) return
         if (clock.monotonic() > deadline) break
-        await clock.sleep(20)
+        await clock.sleep(20, stopping.signal)
       }
       if (clock.monotonic() > deadline) {
         throw new StartupError(`PostgreSQL does not start; see the end of ${logFile}.\n${lastLines(logFile)}`)
       }
-      await clock.sleep(200)
+      await clock.sleep(200, stopping.signal)
     }
+  }
+
+  function spawnServer(native: string, logFile: string): ProcessIdentity | null {
+    if (existsSync(logFile) && statSync(logFile).size > LOG_LIMIT_BYTES) rmSync(logFile)
+    const out = openSync(logFile, 'a', 0o600)
+    const settings = { ...DEFAULTS, unix_socket_directories: options.run_dir, ...options.settings }
+    const flags = Object.entries(settings).flatMap(([name, value]) => ['-c', `${name}=${value}`])
+    const [command, args] = unprivileged(join(native, 'bin/postgres'), ['-D', data, ...flags])
+    const child = spawn(command, args, { detached: true, stdio: ['ignore', out, out], env: environment() })
+    closeSync(out)
+    child.on('error', (error) => log.error({ error: error.message }, 'cannot start PostgreSQL'))
+    child.unref()
+    return child.pid === undefined ? null : identify(child.pid)
   }
 
   async function supervise(): Promise<void> {
-    while (!stopping) {
-      await clock.sleep(250)
-      if (stopping || (server && identify(server.pid)?.start_time === server.start_time)) continue
+    for (;;) {
+      await clock.sleep(250, stopping.signal)
+      if (stopping.signal.aborted) return
+      if (server && isAlive(server)) continue
       log.error({}, 'PostgreSQL has exited; restarting it')
-      server = null
-      server = await launch().catch((error: Error) => {
-        log.error({ error: error.message }, 'PostgreSQL does not start')
-        return null
-      })
-      if (server) log.info({ pid: server.pid }, 'PostgreSQL has restarted')
+      await launch(nativeFolder()).then(
+        () => log.info({ pid: server?.pid }, 'PostgreSQL has restarted'),
+        (error: Error) => log.error({ error: error.message }, 'PostgreSQL does not start'),
+      )
     }
   }
-  const supervisor = supervise()
 
   return {
+    async start() {
+      const opening = open()
+      work = opening.catch(() => {})
+      await opening
+      work = supervise()
+    },
     url: (database) => `postgres://${USER}@/${database}?host=${encodeURIComponent(options.run_dir)}`,
     async stop(deadlineMs) {
-      stopping = true
-      await supervisor
+      const deadline = clock.monotonic() + deadlineMs
+      stopping.abort()
+      await work
       if (!server) return
       signal(server, 'SIGINT')
-      const deadline = clock.monotonic() + deadlineMs
-      while (identify(server.pid)?.start_time === server.start_time) {
+      while (isAlive(server)) {
         if (clock.monotonic() > deadline) return signal(server, 'SIGQUIT')
         await clock.sleep(20)
       }
@@ -134,11 +163,13 @@ export function findServer(data: string): ProcessIdentity | null {
   return args[0]?.endsWith('postgres') && args.includes(data) ? identify(pid) : null
 }
 
-function isReady(data: string): boolean {
+/** The process ID of the server that accepts connections, or null. */
+function readyPid(data: string): number | null {
   try {
-    return readFileSync(join(data, 'postmaster.pid'), 'utf8').split('\n')[7]?.trim() === 'ready'
+    const lines = readFileSync(join(data, 'postmaster.pid'), 'utf8').split('\n')
+    return lines[7]?.trim() === 'ready' ? Number(lines[0]) : null
   } catch {
-    return false
+    return null
   }
 }
 

@@ -2,7 +2,7 @@
  * Deadlines for connections and requests. A connection is closed when its headers or body arrive too slowly, when the
  * response is not read, or when it is idle. A handler that exceeds the deadline of its route gets a 503 response.
  *
- * On shutdown, pending bodies have a short deadline and long polls end early with the current state.
+ * On shutdown, pending bodies and responses have a short deadline, and long polls end early with the current state.
  */
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import type { Clock } from '../lib/clock.ts'
@@ -24,6 +24,8 @@ export const TIMEOUTS = {
   check_ms: 5_000,
   /** For a pending body once shutdown has begun. */
   stopping_body_ms: 3_000,
+  /** For a pending response once shutdown has begun: a client gets a 503 instead of a closed connection. */
+  stopping_response_ms: 4_000,
 }
 export type Timeouts = typeof TIMEOUTS
 
@@ -37,6 +39,8 @@ export function limitBodyTime(
   const { raw } = request
   if (raw.method === 'GET' || raw.method === 'HEAD' || raw.complete) return
   const end = (error: ApiError) => {
+    // The body has arrived but is not read to its end, as that of a request without one: the deadline of the response applies.
+    if (raw.complete) return
     // The reader of the body gets the error and sends the response. Without a reader the response has been sent already.
     if (raw.listenerCount('error') === 0) raw.destroy()
     else raw.emit('error', error)
@@ -66,11 +70,16 @@ export type ResponseDeadline = {
   onResponse(reply: FastifyReply): void
 }
 
-/** Sends 503 for handlers that exceed their deadline. Their work is not cancelled. */
-export function createResponseDeadline(clock: Clock, timeouts: Timeouts): ResponseDeadline {
+/** Sends 503 for handlers that exceed their deadline, or that of a shutdown. Their work is not cancelled. */
+export function createResponseDeadline(
+  { clock, stopping }: { clock: Clock; stopping: AbortSignal },
+  timeouts: Timeouts,
+): ResponseDeadline {
   // A set, so that completed requests can be garbage-collected before the next check.
   const recent = new Set<FastifyReply>()
+  const slow = new Set<FastifyReply>()
   let isScheduled = false
+  stopping.addEventListener('abort', () => clock.after(timeouts.stopping_response_ms, endAll))
 
   function check(): void {
     isScheduled = false
@@ -78,15 +87,23 @@ export function createResponseDeadline(clock: Clock, timeouts: Timeouts): Respon
       if (reply.sent || reply.raw.destroyed) continue
       const { response_deadline_ms, body_deadline_ms = 0 } = reply.routeOptions.config
       const deadline = Math.max(response_deadline_ms ?? timeouts.response_ms, body_deadline_ms)
-      const timer = clock.after(deadline - BATCH_MS, () => sendTimeout(reply))
-      reply.raw.once('close', timer.cancel)
+      const timer = clock.after(deadline - BATCH_MS, () => sendTimeout(reply, TOO_LONG))
+      slow.add(reply)
+      reply.raw.once('close', () => {
+        timer.cancel()
+        slow.delete(reply)
+      })
     }
     recent.clear()
   }
 
-  function sendTimeout(reply: FastifyReply): void {
+  function endAll(): void {
+    for (const reply of [...recent, ...slow]) sendTimeout(reply, RESTARTING)
+  }
+
+  function sendTimeout(reply: FastifyReply, reason: string): void {
     if (reply.sent || reply.raw.headersSent) return
-    const detail = 'The request took too long. It may still complete: check the resource before you retry.'
+    const detail = `${reason} The request may still complete: check the resource before you retry.`
     void reply.send(new ApiError('unavailable', detail, { headers: { 'retry-after': '5' } }))
   }
 
@@ -117,6 +134,8 @@ export function detachAbort(request: FastifyRequest['raw'], stopping: AbortSigna
   return { signal: controller.signal, done }
 }
 
+const TOO_LONG = 'The request took too long.'
+const RESTARTING = 'The service is restarting.'
 const BODY_TIMEOUT = 'The request body did not arrive in time. Send it faster.'
 
 function shuttingDown(): ApiError {

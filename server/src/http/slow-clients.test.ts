@@ -30,6 +30,10 @@ const probes: Resource = {
       stuck.emit('entered')
       return once(stuck, 'release').then(() => ({}))
     })
+    app.post('/v2/stuck', { config, schema: { ...schema, operationId: 'stuckWrite' } }, async () => {
+      stuck.emit('entered')
+      return await new Promise<never>(() => {})
+    })
     app.post(
       '/v2/body',
       { config, schema: { ...schema, operationId: 'body', body: Type.Object({}) } },
@@ -52,6 +56,7 @@ const app = await createApp(
       keep_alive_ms: 300,
       check_ms: 50,
       stopping_body_ms: 100,
+      stopping_response_ms: 150,
     },
   },
 )
@@ -135,6 +140,13 @@ describe('a slow handler', { timeout: 120_000 }, () => {
     await new Promise(setImmediate)
   })
 
+  test('gets a 503 response for a write without a body', async () => {
+    const { socket, ended } = open()
+    socket.write(request('POST /v2/stuck', 'Content-Length: 0', 'Connection: close'))
+    const text = await ended
+    assert.deepEqual([status(text), codeOf(text)], [503, 'unavailable'])
+  })
+
   test('logs no error when the client disconnects', async () => {
     const { socket } = open()
     const entered = once(stuck, 'entered')
@@ -151,13 +163,17 @@ describe('a slow handler', { timeout: 120_000 }, () => {
 })
 
 describe('shutdown', { timeout: 120_000 }, () => {
-  test('responses close their connections, and a pending body gets 503', async () => {
+  test('responses close their connections, and a pending body or response gets 503', async () => {
     const body = open()
     body.socket.write(request('POST /v2/body', 'Content-Type: application/json', 'Content-Length: 1000'))
     const waiting = open()
     const entered = once(stuck, 'entered')
     waiting.socket.write(request('GET /v2/stuck'))
     await entered
+    const late = open()
+    const lateEntered = once(stuck, 'entered')
+    late.socket.write(request('POST /v2/stuck', 'Content-Length: 0'))
+    await lateEntered
     stopping.abort()
     stuck.emit('release')
     const finished = await waiting.ended
@@ -165,5 +181,9 @@ describe('shutdown', { timeout: 120_000 }, () => {
     assert.match(finished, /connection: close/i)
     const text = await body.ended
     assert.deepEqual([status(text), codeOf(text)], [503, 'unavailable'])
+    const lateText = await late.ended
+    assert.deepEqual([status(lateText), codeOf(lateText)], [503, 'unavailable'])
+    assert.match(lateText, /restarting/)
+    assert.match(lateText, /connection: close/i)
   })
 })

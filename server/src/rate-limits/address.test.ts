@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
+import { createManualClock } from '../testing/manual-clock.ts'
 import { clientOf, createAddressLimit, createAttempts } from './address.ts'
-import { createManualClock } from './testing.ts'
 
 const policy = { rate_per_second: 20 / 60, burst: 20 }
 const setup = () => {

@@ -8,16 +8,10 @@ import fc from 'fast-check'
 import { createTestDatabase } from '../db/testing.ts'
 import { systemClock } from '../lib/clock.ts'
 import { DatabaseUnavailableError } from '../lib/errors.ts'
+import { createManualClock, type ManualClock } from '../testing/manual-clock.ts'
 import type { Policy } from './gcra.ts'
 import { type BucketExchange, type BucketStore, createBucketStore } from './store.ts'
-import {
-  createIdealBucket,
-  createManualClock,
-  createMemoryStore,
-  createProcesses,
-  type ManualClock,
-  type Process,
-} from './testing.ts'
+import { createIdealBucket, createMemoryStore, createProcesses, type Process } from './testing.ts'
 
 const { sql, owner } = await createTestDatabase()
 const EPSILON = 0.01

@@ -18,6 +18,8 @@ export type Options = {
   steps: number
   /** Whether clients create webhooks, which are sent to receivers. Default: true. */
   receivers?: boolean
+  /** Whether a script replaces the random ticks. */
+  isScenario?: boolean
   /** The mutant that the history should detect. */
   mutant?: Mutant
 }
@@ -54,9 +56,11 @@ const RESYNC_SECONDS = { losing: 30, counting: 3_600 }
 export class SimulationFailure extends Error {
   readonly violations: readonly Violation[]
   constructor(run: Run, violations: readonly Violation[]) {
-    const { seed, steps, receivers = true } = run.options
+    const { seed, steps, receivers = true, isScenario } = run.options
     const found = violations.slice(0, 10).map(({ invariant, what }) => `${invariant}: ${what}`)
-    const again = `npm run simulate -- --seed ${seed} --steps ${steps}${receivers ? '' : ' --no-receivers'}`
+    const again = isScenario
+      ? 'npm test -- server/src/simulation/simulation.test.ts'
+      : `npm run simulate -- --seed ${seed} --steps ${steps}${receivers ? '' : ' --no-receivers'}`
     super(
       `${found.join('\n')}\n\nThe last of ${run.ticks} ticks:\n${run.history.tail(40).join('\n')}\n\nAgain: ${again}`,
     )

@@ -2,6 +2,7 @@
  * Scripted histories: a scenario names each request, each pass, each fault and each advance of time, in place of the random
  * choices of a seed. So it keeps its meaning when the simulation changes. Every step is a tick that checks all invariants.
  */
+import { LEASE_SECONDS } from '../engine/work.ts'
 import { type Attempt, observe, type Response } from './client.ts'
 import type { Fault, Point } from './faults.ts'
 import type { Mutant } from './mutants.ts'
@@ -24,19 +25,18 @@ export type Script = ReturnType<typeof createScript>
 
 type At = 'before' | 'after'
 /** The step pauses before this point, until the script resumes it. */
-export const pauseBefore = (point: Point['what']): Fault => faultAt('pause', 'before', point)
+export const pauseBefore = (point: Point['what']): Fault => at('pause', 'before', point)
 /** The process ends before or after this point. */
-export const crash = (moment: At, point: Point['what']): Fault => faultAt('crash', moment, point)
+export const crash = (moment: At, point: Point['what']): Fault => at('crash', moment, point)
 /** The caller gets an error before or after the effect of this point. */
-export const error = (moment: At, point: Point['what']): Fault => faultAt('error', moment, point)
+export const error = (moment: At, point: Point['what']): Fault => at('error', moment, point)
 
 /** `variant` 4 is a pause that lasts longer than a lease; of an error it is a timeout. */
-function faultAt(kind: Fault['kind'], moment: At, point: Point['what']): Fault {
+function at(kind: Fault['kind'], moment: At, point: Point['what']): Fault {
   return { kind, at: 1, moment, variant: 4, point }
 }
 
 const MAX_SECONDS = 600
-const LEASE_EXPIRES_AFTER_SECONDS = 16
 
 /** The steps of a script. The client is that of the first test environment; workers are numbered 0 and 1. */
 export function createScript(run: Run) {
@@ -66,10 +66,10 @@ export function createScript(run: Run) {
       if (!isHeld()) await worker.claim()
       const claimed = isHeld()
       if (!claimed) fail(run, 'scenario', `${id} is not due`)
-      return passLine(run, worker, await worker.begin(claimed, fault))
+      const result = await worker.begin(claimed, fault)
+      if (fault && result.faultAt === null) fail(run, 'scenario', `the pass of ${id} has no ${fault.point}`)
+      return passLine(run, worker, result)
     })
-    const paused = worker.paused.some(({ claimed }) => claimed.id === id)
-    if (fault && fault.kind === 'pause' && !paused) fail(run, 'scenario', `the pass of ${id} has no ${fault.point}`)
   }
 
   /** Advances time. Workers renew their leases, except one with a paused step. */
@@ -121,6 +121,6 @@ export function createScript(run: Run) {
       if (row?.power !== power) fail(run, 'scenario', `the machine of ${id} is ${row?.power}, not ${power}`)
     },
     /** Advances time until the lease of a paused step has expired. */
-    expireLease: () => advance(LEASE_EXPIRES_AFTER_SECONDS),
+    expireLease: () => advance(LEASE_SECONDS + 1),
   }
 }

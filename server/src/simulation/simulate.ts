@@ -29,7 +29,7 @@ export async function simulate(world: SimulatedWorld, options: Options): Promise
 
 /** Runs a scenario: its script in place of random ticks, and then the end of every history. Rejects like `simulate`. */
 export async function simulateScenario(world: SimulatedWorld, scenario: Scenario, mutant?: Mutant): Promise<Report> {
-  const run = await beginRun(world, { seed: 1, steps: 0, ...(mutant && { mutant }) })
+  const run = await beginRun(world, { seed: 1, steps: 0, isScenario: true, ...(mutant && { mutant }) })
   await scenario.play(createScript(run))
   return finish(run)
 }

@@ -7,7 +7,7 @@ import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
 import type { Config } from '../config.ts'
 import { connect, type Sql } from '../db/database.ts'
-import { type EmbeddedPostgres, startEmbeddedPostgres } from '../db/embedded.ts'
+import { createEmbeddedPostgres, type EmbeddedPostgres } from '../db/embedded.ts'
 import { withLogin } from '../db/roles.ts'
 import { newKey } from '../keys/format.ts'
 import { systemClock } from '../lib/clock.ts'
@@ -16,6 +16,7 @@ import { silentLog } from '../lib/log.ts'
 import { systemRandom } from '../lib/random.ts'
 import { openDatabase } from './database.ts'
 import { openFirstProject } from './first-project.ts'
+import { createSteps } from './shutdown.ts'
 
 const log = silentLog
 const clock = systemClock
@@ -28,7 +29,8 @@ before(async () => {
   writeFileSync(hba_file, 'local all cloudnexus trust\nlocal all all scram-sha-256\n')
   chmodSync(hba_file, 0o644)
   const settings = { fsync: 'off', hba_file, log_statement: 'all' }
-  server = await startEmbeddedPostgres({ data_dir: dir, run_dir: dir, log, clock, settings })
+  server = createEmbeddedPostgres({ data_dir: dir, run_dir: dir, log, clock, settings })
+  await server.start()
   admin = connect({ url: server.url('postgres'), max: 1, name: 'admin' })
 })
 after(async () => {
@@ -55,8 +57,16 @@ const settings = (urls: Partial<Config>) => ({
   ...urls,
 })
 const logins = (id: string, key = 1) => ({ installation_id: id, database_key: new Uint8Array(32).fill(key) })
-const open = (urls: Partial<Config>, id = 'aaaa', key = 1) =>
-  openDatabase(settings(urls), logins(id, key), { clock, log })
+const open = async (urls: Partial<Config>, id = 'aaaa', key = 1) => {
+  const closing = createSteps(clock, log)
+  const stop = () => closing.run(5_000)
+  try {
+    return { ...(await openDatabase(settings(urls), logins(id, key), { clock, log, closing })), stop }
+  } catch (error) {
+    await stop()
+    throw error
+  }
+}
 /** The one-line message with which opening the database fails. */
 async function rejection(urls: Partial<Config>, id?: string): Promise<string> {
   const error = await open(urls, id).then(
@@ -107,7 +117,7 @@ describe('opening the database', { timeout: 120_000 }, () => {
     await assertWorks(database)
     const [role] = await database.sql`select current_user as engine`
     assert.equal(role!.engine, 'cn_engine_aaaa')
-    await database.stop(1_000)
+    await database.stop()
 
     const written = readFileSync(join(dir, 'postgres.log'), 'utf8')
     assert.match(written, /create role "cn_app_aaaa" login password 'SCRAM-SHA-256/)
@@ -117,10 +127,10 @@ describe('opening the database', { timeout: 120_000 }, () => {
     }
 
     const again = await open({ database_url: url })
-    await again.stop(1_000)
+    await again.stop()
     const other = await open({ database_url: url }, 'aaaa', 2)
     assert.equal((await other.sql.as('env_x')`select 1`).count, 1, 'a lost secret is replaced')
-    await other.stop(1_000)
+    await other.stop()
 
     // The first owner created the groups; the owner of another database needs a grant.
     const second = await ownedDatabase('createrole')
@@ -129,14 +139,14 @@ describe('opening the database', { timeout: 120_000 }, () => {
     await admin.unsafe(`grant cn_app, cn_engine to ${second.owner} with admin option`)
     const secondDatabase = await open({ database_url: second.url }, 'bbbb')
     await assertWorks(secondDatabase)
-    await secondDatabase.stop(1_000)
+    await secondDatabase.stop()
   })
 
   test('works with a superuser', async () => {
     await admin.unsafe('create database super')
     const database = await open({ database_url: server.url('super') }, 'cccc')
     await assertWorks(database)
-    await database.stop(1_000)
+    await database.stop()
   })
 
   test('works with three roles that the operator created, and rejects unsuitable ones', async () => {
@@ -149,7 +159,7 @@ describe('opening the database', { timeout: 120_000 }, () => {
     const database = await open({ database_url: url, database_app_url, database_engine_url })
     await assertWorks(database)
     assert.equal((await database.sql`select current_user as u`)[0]!.u, 'custom_engine')
-    await database.stop(1_000)
+    await database.stop()
 
     const swapped = await rejection({
       database_url: url,

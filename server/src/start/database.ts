@@ -1,11 +1,12 @@
 import type { Config } from '../config.ts'
-import { connect, type Sql } from '../db/database.ts'
-import { type EmbeddedPostgres, startEmbeddedPostgres } from '../db/embedded.ts'
+import { type Connect, connect, type Sql } from '../db/database.ts'
+import { createEmbeddedPostgres, type EmbeddedPostgres } from '../db/embedded.ts'
 import { migrate } from '../db/migrate.ts'
 import { type Group, groupsExist, missingPrivileges, openRoles, roleMisconfiguration } from '../db/roles.ts'
 import type { Clock } from '../lib/clock.ts'
 import { StartupError } from '../lib/errors.ts'
 import type { Log } from '../lib/log.ts'
+import type { Steps } from './shutdown.ts'
 
 const NAME = 'cloudnexus'
 /** The first version with UNIQUE NULLS NOT DISTINCT. */
@@ -14,6 +15,10 @@ const OLDEST_VERSION = 15
 const TENANT_CONNECTIONS = 40
 const ENGINE_CONNECTIONS = 20
 const OWNER_CONNECTIONS = 2
+/** For busy connections at shutdown. */
+const CONNECTIONS_STOP_MS = 500
+/** For the checkpoint at shutdown; afterwards the server stops without one and recovers at its next start. */
+const POSTGRES_STOP_MS = 2_000
 
 export type Database = {
   /** The engine's role, and with `as` the tenants' role. */
@@ -22,50 +27,56 @@ export type Database = {
   owner: Sql
   /** Version and location for the banner, without a password. */
   description: string
-  /** Closes the connections and stops the embedded server. */
-  stop(deadlineMs: number): Promise<void>
 }
 
 type Settings = Pick<Config, 'database_url' | 'database_app_url' | 'database_engine_url' | 'data_dir' | 'run_dir'>
 /** The installation whose login roles they are, and the secret of their passwords. */
 type Logins = { installation_id: string; database_key: Uint8Array }
 
-/** Opens the embedded server or the given one, runs the migrations and checks the roles. */
+/**
+ * Opens the embedded server or the given one, runs the migrations and checks the roles. Adds the steps to `closing` that
+ * close what it opens, each as soon as there is something to close.
+ */
 export async function openDatabase(
   settings: Settings,
   logins: Logins,
-  { clock, log }: { clock: Clock; log: Log },
+  { clock, log, closing }: { clock: Clock; log: Log; closing: Pick<Steps, 'add'> },
 ): Promise<Database> {
-  const { database_url: given, data_dir, run_dir } = settings
-  const embedded = given ? null : await startEmbeddedPostgres({ data_dir, run_dir, clock, log })
-  if (embedded) await createIfMissing(embedded)
-  const url = given ?? embedded!.url(NAME)
-  const owner = connect({ url, max: OWNER_CONNECTIONS, name: NAME })
-  let sql: Sql | null = null
-  const stop = async (deadlineMs: number) => {
-    await Promise.all([owner.end({ timeout: 2 }), sql?.end({ timeout: 2 })])
-    await embedded?.stop(deadlineMs)
+  const { database_url: given } = settings
+  const url = given ?? (await openEmbedded(settings, { clock, log, closing }))
+  const pools: Sql[] = []
+  closing.add('database connections', CONNECTIONS_STOP_MS, (ms) =>
+    Promise.all(pools.map((pool) => pool.end({ timeout: ms / 1000 }))),
+  )
+  const open = (options: Connect): Sql => {
+    pools.push(connect(options))
+    return pools.at(-1)!
   }
-  try {
-    const version = await serverVersion(owner, given)
-    await checkPrivileges(owner, settings)
-    const count = await migrate(owner)
-    if (count > 0) log.info({ migrations: count }, 'migrated the database')
-    const urls = await urlsOf(owner, url, settings, logins)
-    const tenants = { url: urls.cn_app, max: TENANT_CONNECTIONS }
-    sql = connect({ url: urls.cn_engine, max: ENGINE_CONNECTIONS, name: NAME, tenants })
-    await checkRole(sql, 'cn_engine', 'DATABASE_ENGINE_URL')
-    await checkRole(sql.as('none'), 'cn_app', 'DATABASE_APP_URL')
-    return {
-      sql,
-      owner,
-      stop,
-      description: given ? `PostgreSQL ${version}, ${locationOf(given)}` : `PostgreSQL ${version}, embedded`,
-    }
-  } catch (error) {
-    await stop(5_000)
-    throw error
-  }
+
+  const owner = open({ url, max: OWNER_CONNECTIONS, name: NAME })
+  const version = await serverVersion(owner, given)
+  await checkPrivileges(owner, settings)
+  const count = await migrate(owner)
+  if (count > 0) log.info({ migrations: count }, 'migrated the database')
+  const urls = await urlsOf(owner, url, settings, logins)
+  const tenants = { url: urls.cn_app, max: TENANT_CONNECTIONS }
+  const sql = open({ url: urls.cn_engine, max: ENGINE_CONNECTIONS, name: NAME, tenants })
+  await checkRole(sql, 'cn_engine', 'DATABASE_ENGINE_URL')
+  await checkRole(sql.as('none'), 'cn_app', 'DATABASE_APP_URL')
+  const description = given ? `PostgreSQL ${version}, ${locationOf(given)}` : `PostgreSQL ${version}, embedded`
+  return { sql, owner, description }
+}
+
+/** Starts the embedded server and creates its database; returns the connection string. */
+async function openEmbedded(
+  { data_dir, run_dir }: Settings,
+  { clock, log, closing }: { clock: Clock; log: Log; closing: Pick<Steps, 'add'> },
+): Promise<string> {
+  const server = createEmbeddedPostgres({ data_dir, run_dir, clock, log })
+  closing.add('PostgreSQL', POSTGRES_STOP_MS, (ms) => server.stop(ms))
+  await server.start()
+  await createIfMissing(server)
+  return server.url(NAME)
 }
 
 /** Rejects, before any write, an owner that cannot create the roles if they do not exist. */

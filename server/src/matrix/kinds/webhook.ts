@@ -33,7 +33,7 @@ const workflows: Workflow[] = [
 export const webhook: Kind = {
   name: 'webhook',
   path: '/v2/webhooks',
-  scopes: ['webhooks:read', 'webhooks:write', 'instances:read', 'deployments:read', 'scaling:read'],
+  scopes: ['webhooks:read', 'webhooks:write', 'instances:read'],
   states: (owner, ids) => owner<{ id: string; state: string }[]>`
     select w.id, case when w.observed_disabled_reason is not null then 'disabled'
         when count(d.id) = 0 then 'idle'
