@@ -38,7 +38,17 @@ describe('route schemas', () => {
   test('every route of the API has schemas that can be compiled', async () => {
     const schemas = createRouteSchemas()
     const notifier = { onChange() {} }
-    const deps = { config: testConfig, clock, log, random, notifier, secrets: {}, regions: [] } as unknown as Deps
+    const { signal: stopping } = new AbortController()
+    const deps = {
+      config: testConfig,
+      clock,
+      log,
+      random,
+      notifier,
+      stopping,
+      secrets: {},
+      regions: [],
+    } as unknown as Deps
     const app = await createApp(deps, { ready: async () => [], schemas })
     await app.ready()
     app.swagger()
