@@ -9,7 +9,7 @@ import { after, before, describe, test } from 'node:test'
 import { until } from '../server/src/testing/until.ts'
 import { ControlPlane, run } from './control-plane.ts'
 import { DOCUMENTED_BODY } from './documented-body.ts'
-import { leftovers } from './leaks.ts'
+import { leftovers, qemuProcesses } from './leaks.ts'
 import { Mirror } from './mirror.ts'
 
 const FIXTURE = join(import.meta.dirname, '../images/test-fixtures/self-booting.sh')
@@ -117,9 +117,12 @@ describe('cloud images', { timeout: 1_500_000 }, () => {
       await fails('image_source_unreachable')
       await mirror.start()
     })
-    await t.test('runs after the mirror is repaired', async () => {
+    await t.test('starts after the mirror is repaired', async () => {
       await again()
-      await plane.waitFor(id, 'running', 400)
+      // The publisher's disk is that of the test before, which waits until it has booted.
+      const isOurs = ({ command }: { command: string }) => command.includes(id)
+      await until('the machine starts', () => qemuProcesses(plane.data_dir).some(isOurs), 120)
+      assert.equal((await plane.call('GET', '/v2/images/ubuntu-24.04-lts')).body.status, 'available')
     })
   })
 })
