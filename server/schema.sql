@@ -306,6 +306,18 @@ create table images (
   constraint images_ready_signal_check CHECK (ready_signal = ANY (ARRAY['guest'::text, 'process'::text]))
 );
 
+create table installation (
+  is_only boolean default true not null,
+  id text not null,
+  secrets_digest bytea not null,
+  directory_mark text not null,
+  data_dir text not null,
+  host text not null,
+  started_at timestamp with time zone not null,
+  constraint installation_pkey PRIMARY KEY (is_only),
+  constraint installation_is_only_check CHECK (is_only)
+);
+
 create table instances (
   id text not null,
   environment_id text not null,
@@ -1121,6 +1133,10 @@ create policy tenant_changes on images as permissive for update to cn_app using 
 create policy tenant_reads on images as permissive for select to cn_app using (((environment_id IS NULL) OR (environment_id = current_environment_id())));
 
 create policy tenant_removes on images as permissive for delete to cn_app using ((environment_id = current_environment_id()));
+
+alter table installation enable and force row level security;
+
+create policy installation on installation as permissive for all to current_user, cn_engine using (true);
 
 alter table instances enable and force row level security;
 

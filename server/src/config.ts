@@ -22,7 +22,10 @@ export type Config = Omit<Settings, 'public_url'> & {
 }
 
 /** What the command line requests. */
-export type Invocation = { kind: 'run'; settings: Settings } | { kind: 'help' } | { kind: 'version' }
+export type Invocation =
+  | { kind: 'run'; settings: Settings; take_over: boolean }
+  | { kind: 'help' }
+  | { kind: 'version' }
 
 type Environment = Record<string, string | undefined>
 
@@ -72,7 +75,8 @@ export function readConfig(args: string[], env: Environment = process.env, readF
 
   const dataDir = resolve(String(given.get('data_dir') ?? SETTINGS.data_dir.default))
   given.set('data_dir', dataDir)
-  return { kind: 'run', settings: merge(given, readFile(join(dataDir, 'config.json'))) }
+  const settings = merge(given, readFile(join(dataDir, 'config.json')))
+  return { kind: 'run', settings, take_over: values['take-over'] === true }
 }
 
 function merge(given: Map<string, unknown>, file: ConfigFile): Settings {
@@ -96,6 +100,7 @@ function readFlags(args: string[]): { values: Record<string, string | boolean | 
   const options: Record<string, { type: 'string' | 'boolean' }> = {
     help: { type: 'boolean' },
     version: { type: 'boolean' },
+    'take-over': { type: 'boolean' },
   }
   for (const { flag } of SETTING_LIST) if (flag) options[flag.slice(2)] = { type: 'string' }
   const { values, tokens } = parseArgs({ args, options, strict: false, tokens: true })

@@ -59,18 +59,23 @@ const BACKLOG = 4_096
 /** Of each attempt to resolve a name. */
 const RESOLVE_MS = 900
 
-type Start = { settings: Settings; log: Log; shutdown: Shutdown }
+/** `take_over`: the data directory may take over the database of the one that it is a copy of. */
+type Start = { settings: Settings; take_over: boolean; log: Log; shutdown: Shutdown }
 
 /** Starts everything; resolves with the banner once requests are served and the engine runs. Rejects when a shutdown begins. */
-export async function startControlPlane(settings: Settings, log: Log, shutdown: Shutdown): Promise<string> {
+export async function startControlPlane(start: Start): Promise<string> {
   const begin = clock.monotonic()
-  const start = { settings, log, shutdown }
+  const { settings, log, shutdown } = start
   const files = await openFiles(settings)
   const { config, installation, credentials, sshKey } = files
   shutdown.signal.throwIfAborted()
   const { database, image } = await openDatabaseAndImage(start, files)
   shutdown.signal.throwIfAborted()
   const { sql, owner } = database
+  database.ownership.watch((reason) => {
+    log.error({ reason }, 'the database was taken over; stopping')
+    void shutdown.stop(1)
+  })
   const limits = limitsOf(config.capacity, hostFacts(config.data_dir))
   const live = await createLiveDriver(start, files, limits, image)
   const test = createSimulatedDriver({ sql, seed: installation.seed })
@@ -127,9 +132,8 @@ async function openFiles(settings: Settings) {
 }
 
 /** Opens the database while the built-in image is built, which takes time at the first start only. */
-async function openDatabaseAndImage({ log, shutdown }: Start, { config, installation, secrets }: Files) {
-  const logins = { installation_id: installation.id, database_key: secrets.database_key }
-  const opening = openDatabase(config, logins, { clock, log, closing: shutdown })
+async function openDatabaseAndImage({ log, shutdown, take_over }: Start, { config, installation, secrets }: Files) {
+  const opening = openDatabase(config, { installation, secrets, take_over }, { clock, log, closing: shutdown })
   const building = ensureMicroLinux(config.data_dir, (line) => process.stderr.write(`cloudnexus: ${line}\n`))
   // Both run to their end, so that the shutdown after a failure of one leaves no process of the other behind.
   await Promise.allSettled([opening, building])

@@ -20,7 +20,7 @@ async function run(): Promise<void> {
   const invocation = parse()
   if (invocation.kind === 'help') return void process.stdout.write(helpText())
   if (invocation.kind === 'version') return void process.stdout.write(`${readVersion()}\n`)
-  const { settings } = invocation
+  const { settings, take_over } = invocation
   const log = createLog({ level: settings.log_level, pretty: process.stderr.isTTY })
   // The control plane continues when the reader of its output closes the pipe.
   for (const stream of [process.stdout, process.stderr]) stream.on('error', () => {})
@@ -32,7 +32,7 @@ async function run(): Promise<void> {
   try {
     enableCompileCache(COMPILE_CACHE)
     const { startControlPlane } = await import('./control-plane.ts')
-    process.stdout.write(await shutdown.start(() => startControlPlane(settings, log, shutdown)))
+    process.stdout.write(await shutdown.start(() => startControlPlane({ settings, take_over, log, shutdown })))
   } catch (error) {
     if (shutdown.signal.aborted) {
       // A stop has ended the start.

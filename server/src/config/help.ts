@@ -17,6 +17,10 @@ export function helpText(): string {
           `${s.description} (default: ${defaultText(s)}; variable: ${s.env})`,
         ],
       ),
+      [
+        '--take-over',
+        'Start a copy of a data directory whose original is gone permanently: it becomes the owner of the database',
+      ],
       ['--help', 'Print this text'],
       ['--version', 'Print the version of this release'],
     ]),

@@ -4,6 +4,7 @@
  * When the server is killed in the middle of a transaction, the transaction rejects and its connection is discarded; none
  * of its statements can run on another connection.
  */
+import { createHash } from 'node:crypto'
 import pg from 'pg'
 import { queryBound } from './bound-query.ts'
 import { queryAndCommit } from './last-statement.ts'
@@ -102,12 +103,15 @@ function rowsOf(result: pg.QueryResult | pg.QueryResult[]): Rows<unknown[]> {
   return Object.assign(last.rows, { count: last.rowCount ?? 0, command: last.command })
 }
 
-/** With a name, node-postgres prepares a statement once per connection. */
+/**
+ * With a name, node-postgres prepares a statement once per connection. The name is a digest of the text, so that it can never
+ * mean another statement, whatever prepared it on the server's side of the connection.
+ */
 function nameOf(names: Map<string, string>, text: string): { name?: string } {
   const known = names.get(text)
   if (known) return { name: known }
   if (names.size >= MAX_PREPARED) return {}
-  const name = `s${names.size}`
+  const name = `cn_${createHash('sha256').update(text).digest('base64url')}`
   names.set(text, name)
   return { name }
 }

@@ -1,6 +1,7 @@
 import pg from 'pg'
 import { systemClock } from '../lib/clock.ts'
 import { CONNECT_TIMEOUT_MS } from './pools.ts'
+import { pinSession } from './session.ts'
 
 const RECONNECT_MS = 250
 
@@ -21,6 +22,7 @@ export function createListening(config: pg.ClientConfig) {
       for (const one of [...subscriptions]) if (one.channel === channel) one.notified(payload ?? '')
     })
     await fresh.connect()
+    await pinSession(fresh)
     // Registered only now: a refused connection also ends, and its caller retries.
     fresh.once('end', () => void reopen())
     for (const channel of new Set([...subscriptions].map((one) => one.channel))) await subscribe(fresh, channel)

@@ -1,6 +1,8 @@
 /** Pools of node-postgres, and which of its errors mean that the database is unavailable. */
+import './environment.ts'
 import pg from 'pg'
 import { DatabaseUnavailableError } from '../lib/errors.ts'
+import { pinSession } from './session.ts'
 
 const BIGINT = 20
 export const CONNECT_TIMEOUT_MS = 10_000
@@ -16,7 +18,12 @@ export function poolConfig(url: string, name: string): pg.PoolConfig {
 }
 
 export function createPool(config: pg.PoolConfig): pg.Pool {
-  const pool = new pg.Pool({ ...config, connectionTimeoutMillis: CONNECT_TIMEOUT_MS, idleTimeoutMillis: 60_000 })
+  const pool = new pg.Pool({
+    ...config,
+    connectionTimeoutMillis: CONNECT_TIMEOUT_MS,
+    idleTimeoutMillis: 60_000,
+    onConnect: pinSession,
+  })
   pool.on('error', () => {}) // an idle connection was lost; the pool has removed it
   return pool
 }

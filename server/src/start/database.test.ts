@@ -11,12 +11,10 @@ import { createEmbeddedPostgres, type EmbeddedPostgres } from '../db/embedded.ts
 import { withLogin } from '../db/roles.ts'
 import { newKey } from '../keys/format.ts'
 import { systemClock } from '../lib/clock.ts'
-import { StartupError } from '../lib/errors.ts'
 import { silentLog } from '../lib/log.ts'
 import { systemRandom } from '../lib/random.ts'
-import { openDatabase } from './database.ts'
 import { openFirstProject } from './first-project.ts'
-import { createSteps } from './shutdown.ts'
+import { createDataDir, openForTest, rejectionOf, secretsOf } from './testing.ts'
 
 const log = silentLog
 const clock = systemClock
@@ -48,35 +46,13 @@ async function ownedDatabase(attributes: string): Promise<{ name: string; owner:
   await admin.unsafe(`create database ${name} owner ${owner}`)
   return { name, owner, url: withLogin(server.url(name), owner, 'p@ss') }
 }
-const settings = (urls: Partial<Config>) => ({
-  database_url: null,
-  database_app_url: null,
-  database_engine_url: null,
-  data_dir: dir,
-  run_dir: dir,
-  ...urls,
-})
-const logins = (id: string, key = 1) => ({ installation_id: id, database_key: new Uint8Array(32).fill(key) })
-const open = async (urls: Partial<Config>, id = 'aaaa', key = 1) => {
-  const closing = createSteps(clock, log)
-  const stop = () => closing.run(5_000)
-  try {
-    return { ...(await openDatabase(settings(urls), logins(id, key), { clock, log, closing })), stop }
-  } catch (error) {
-    await stop()
-    throw error
-  }
-}
+const data_dir = createDataDir()
+const open = (urls: Partial<Config>, id = 'aaaa', key = 1) => openForTest(urls, { data_dir, id, key })
 /** The one-line message with which opening the database fails. */
-async function rejection(urls: Partial<Config>, id?: string): Promise<string> {
-  const error = await open(urls, id).then(
-    () => assert.fail('the database was opened'),
-    (error: unknown) => error,
-  )
-  assert.ok(error instanceof StartupError, String(error))
-  assert.equal(error.message.split('\n').length, 1)
-  assert.doesNotMatch(error.message, /p@ss|p%40ss/)
-  return error.message
+async function rejection(urls: Partial<Config>, id = 'aaaa'): Promise<string> {
+  const message = await rejectionOf(urls, { data_dir, id })
+  assert.doesNotMatch(message, /p@ss|p%40ss/)
+  return message
 }
 /** Asserts that the first start's writes, permitted reads and rejected ones behave as expected. */
 async function assertWorks(database: Awaited<ReturnType<typeof open>>): Promise<void> {
@@ -122,7 +98,7 @@ describe('opening the database', { timeout: 120_000 }, () => {
     const written = readFileSync(join(dir, 'postgres.log'), 'utf8')
     assert.match(written, /create role "cn_app_aaaa" login password 'SCRAM-SHA-256/)
     for (const name of ['cn_app_aaaa', 'cn_engine_aaaa']) {
-      const password = createHmac('sha256', logins('aaaa').database_key).update(name).digest('base64url')
+      const password = createHmac('sha256', secretsOf({}).database_key).update(name).digest('base64url')
       assert.ok(!written.includes(password))
     }
 
