@@ -38,6 +38,8 @@ type Options = {
   open?: boolean
   uid?: number
   boot_id_file?: string
+  umask?: string
+  folder?: string
   mutant?: MutantName
   checkout?: string
 }
@@ -61,12 +63,13 @@ export class ControlPlane {
     this.data_dir = dataDir
     this.port = port
     this.env = env
-    const { uid, boot_id_file, mutant, checkout = ROOT } = options
+    const { uid, boot_id_file, mutant, umask, checkout = ROOT } = options
     this.checkout = checkout
     this.mutant = mutant ? mutantArguments(mutant) : []
     const user = uid === undefined ? [] : ['setpriv', '--reuid', `${uid}`, '--regid', `${uid}`, '--clear-groups', '--']
     const boot = boot_id_file === undefined ? [] : ['unshare', '--mount', 'sh', '-c', WITH_BOOT_ID, 'sh', boot_id_file]
-    this.node = [...boot, ...user, process.execPath]
+    const mask = umask === undefined ? [] : ['sh', '-c', `umask ${umask} && exec "$@"`, 'sh']
+    this.node = [...mask, ...boot, ...user, process.execPath]
   }
 
   /**
@@ -76,10 +79,12 @@ export class ControlPlane {
    * @param boot_id_file replaces the host's boot ID for the control plane; requires root
    * @param mutant runs this mutant of the control plane
    * @param checkout runs the control plane of this folder instead, which has its dependencies
+   * @param umask of the process
+   * @param folder name of the data directory
    * @param open whether every user can reach the data directory; otherwise machines reach it through their namespace
    */
   static async create(options: Options = {}): Promise<ControlPlane> {
-    const dataDir = join(mkdtempSync(join(tmpdir(), 'cn-e2e-')), 'data')
+    const dataDir = join(mkdtempSync(join(tmpdir(), 'cn-e2e-')), options.folder ?? 'data')
     if (options.open) chmodSync(dirname(dataDir), 0o711)
     const { images_dir, image } = await testImage()
     mkdirSync(join(dataDir, 'images'), { recursive: true })

@@ -104,7 +104,8 @@ make_initrd() {
   for module in "${essential[@]}" "${useful[@]}"; do
     modprobe -C /dev/null -d "$tree" -S "$version" --show-depends "$module" 2>/dev/null || echo "absent $module"
   done | awk '!seen[$0]++' >"$work/modules"
-  while read -r how path _; do
+  # A line is `insmod PATH`, and the path can contain spaces.
+  while read -r how path; do
     case $how in
       builtin) ;;
       absent) [[ " ${useful[*]} " == *" $path "* ]] || die "kernel $version has no driver $path" ;;

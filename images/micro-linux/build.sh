@@ -67,13 +67,18 @@ for applet in acpid httpd init ip nc switch_root syslogd udhcpc usleep vi wget; 
 done
 
 # add_program FILE PATH: adds a program and its shared libraries, from the downloaded packages or, if they do not contain a
-# library, from the host, which has the same release.
+# library, from the host, which has the same release. LD_LIBRARY_PATH is relative, because colons and semicolons separate
+# its folders.
 add_program() {
-  local library
   install -D -m 755 "$1" "$root$2"
-  LD_LIBRARY_PATH=$packages/usr/lib/x86_64-linux-gnu ldd "$1" | grep -o '/[^ ]*' | while read -r library; do
-    install -D -m 755 "$library" "$root/usr/lib/x86_64-linux-gnu/$(basename "$library")"
-  done
+  (
+    cd "$packages"
+    LD_LIBRARY_PATH=usr/lib/x86_64-linux-gnu ldd "$1" | awk '$2 == "=>" { print $3 } $1 ~ /^\// { print $1 }' |
+      while read -r library; do
+        [[ -f $library ]] || die "the library $library of $2 is missing"
+        install -D -m 755 "$library" "$root/usr/lib/x86_64-linux-gnu/$(basename "$library")"
+      done
+  )
 }
 add_program "$packages/usr/sbin/dropbear" /usr/bin/dropbear
 add_program "$packages/usr/bin/dropbearkey" /usr/bin/dropbearkey

@@ -131,9 +131,13 @@ async function openFiles(settings: Settings) {
   return { config, installation, secrets, sshKey, credentials }
 }
 
-/** Opens the database while the built-in image is built, which takes time at the first start only. */
+/**
+ * Opens the database, and builds the built-in image at the first start: at the same time if the database is embedded, and
+ * afterwards if it is the operator's, which may have to be corrected first.
+ */
 async function openDatabaseAndImage({ log, shutdown, take_over }: Start, { config, installation, secrets }: Files) {
   const opening = openDatabase(config, { installation, secrets, take_over }, { clock, log, closing: shutdown })
+  if (config.database_url !== null) await opening
   const building = ensureMicroLinux(config.data_dir, (line) => process.stderr.write(`cloudnexus: ${line}\n`))
   // Both run to their end, so that the shutdown after a failure of one leaves no process of the other behind.
   await Promise.allSettled([opening, building])

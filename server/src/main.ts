@@ -14,6 +14,8 @@ import { createShutdown } from './start/shutdown.ts'
 /** Where this user cannot write it, Node compiles everything at each start. */
 const COMPILE_CACHE = join(import.meta.dirname, '../../node_modules/.cache/compile')
 
+// A stricter mask would hide images and sockets from the users that machines run as. Private files have modes of their own.
+process.umask(0o022)
 await run()
 
 async function run(): Promise<void> {

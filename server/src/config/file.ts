@@ -1,8 +1,9 @@
 /** Reads and validates <data-dir>/config.json. */
-import { readFileSync } from 'node:fs'
+import { statSync } from 'node:fs'
 import { type TSchema, Type } from 'typebox'
 import { Value } from 'typebox/value'
 import { StartupError } from '../lib/errors.ts'
+import { readFileOrNull } from '../lib/files.ts'
 import { closest } from './closest.ts'
 import { type Group, isSetting, type PartialValues, setValueAt, valueAt } from './setting.ts'
 import { SETTING_LIST, SETTINGS } from './settings.ts'
@@ -13,15 +14,20 @@ const ConfigFile = schemaOf(SETTINGS)
 
 /** Reads the file; returns {} when it does not exist. Throws a StartupError with one line for each mistake. */
 export function readConfigFile(file: string): ConfigFile {
-  let text: string
-  try {
-    text = readFileSync(file, 'utf8')
-  } catch (error) {
-    const { code } = error as NodeJS.ErrnoException
-    if (code === 'ENOENT' || code === 'ENOTDIR') return {}
-    throw new StartupError(`Cannot read ${file} (${code}).`)
+  const text = readFileOrNull(file)
+  if (text === null) return {}
+  const values = parseConfigFile(file, text)
+  if (hasPassword(values) && (statSync(file).mode & 0o077) !== 0) {
+    throw new StartupError(`${file} contains a password and other users can read it. Run: chmod 600 ${file}`)
   }
-  return parseConfigFile(file, text)
+  return values
+}
+
+/** Whether a connection string contains a password, before the host or as a parameter. */
+function hasPassword({ database_url, database_app_url, database_engine_url }: ConfigFile): boolean {
+  return [database_url, database_app_url, database_engine_url].some(
+    (url) => typeof url === 'string' && /^\w+:\/\/[^@/?]*:[^@/?]+@|[?&]password=/.test(url),
+  )
 }
 
 /** The text of config.json → its values; throws a StartupError with one line for each mistake. */

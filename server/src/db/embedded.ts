@@ -57,7 +57,7 @@ export function createEmbeddedPostgres(options: Options): EmbeddedPostgres {
     linkLibraries(native)
     mkdirSync(options.run_dir, { recursive: true, mode: 0o700 })
     if (!existsSync(data)) initialise(native, data)
-    const version = readFileSync(join(data, 'PG_VERSION'), 'utf8').trim()
+    const version = versionOf(data)
     if (version !== MAJOR_VERSION) {
       throw new StartupError(
         `${data} belongs to PostgreSQL ${version}, but this release runs ${MAJOR_VERSION}. Start the release that created it, or set another --data-dir.`,
@@ -170,6 +170,15 @@ function readyPid(data: string): number | null {
     return lines[7]?.trim() === 'ready' ? Number(lines[0]) : null
   } catch {
     return null
+  }
+}
+
+function versionOf(data: string): string {
+  try {
+    return readFileSync(join(data, 'PG_VERSION'), 'utf8').trim()
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException
+    throw new StartupError(`${data} is damaged: PG_VERSION cannot be read (${code}). Restore it from a backup.`)
   }
 }
 

@@ -24,7 +24,7 @@ const OTHER: Record<string, string> = {
   row_security: 'off',
   search_path: 'pg_temp',
   standard_conforming_strings: 'off',
-  statement_timeout: '10min',
+  statement_timeout: '5ms',
   transaction_timeout: '10min',
   transform_null_equals: 'on',
 }

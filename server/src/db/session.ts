@@ -32,8 +32,8 @@ const VALUES = Object.entries(SESSION_SETTINGS)
   .join(', ')
 const TIMEOUT_MS = 10_000
 
-/** One message. `role` is not in pg_settings: a role can have another one as its default. */
-const STATEMENTS = `set role none;
+/** One message; without a timeout first. `role` is not in pg_settings: a role can have another one as its default. */
+const STATEMENTS = `set statement_timeout = 0; set role none;
   select set_config(name, value, false) from (values ${VALUES}) wanted (name, value)
   join pg_catalog.pg_settings using (name) where setting is distinct from value`
 

@@ -1,4 +1,4 @@
-import { mkdirSync, readdirSync, realpathSync, statfsSync } from 'node:fs'
+import { accessSync, constants, mkdirSync, readdirSync, realpathSync, statfsSync, statSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { StartupError } from '../lib/errors.ts'
 import { INSTALLATION_FILE } from './installation.ts'
@@ -18,6 +18,7 @@ export function openDataDir(given: string): string {
     makeFolder(given)
     const folder = realpathSync(given)
     const entries = readdirSync(folder)
+    checkAccess(folder, entries)
     if (!entries.includes(INSTALLATION_FILE) && entries.some((name) => !ALLOWED_BEFORE.test(name))) {
       throw new StartupError(
         `${folder} is not empty and is not a CloudNexus data directory. Set another one with --data-dir.`,
@@ -28,6 +29,24 @@ export function openDataDir(given: string): string {
     if (error instanceof StartupError) throw error
     const reason = (error as NodeJS.ErrnoException).code
     throw new StartupError(`Cannot use the data directory ${given} (${reason}). Set another one with --data-dir.`)
+  }
+}
+
+/** A data directory stays with the user that created it: PostgreSQL rejects files of another one. */
+function checkAccess(folder: string, entries: string[]): void {
+  const user = process.getuid!()
+  const uid = entries.includes(INSTALLATION_FILE) ? statSync(join(folder, INSTALLATION_FILE)).uid : user
+  if (uid !== user) {
+    throw new StartupError(
+      `${folder} belongs to the user with the ID ${uid}, and this is the user ${user}. Start as that user, or set another --data-dir.`,
+    )
+  }
+  try {
+    accessSync(folder, constants.W_OK | constants.X_OK)
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException
+    const why = code === 'EROFS' ? 'is on a read-only file system' : `is not writable for the user ${user}`
+    throw new StartupError(`${folder} ${why}. Set another --data-dir.`)
   }
 }
 

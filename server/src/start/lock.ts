@@ -18,7 +18,7 @@ export type Holder = ProcessIdentity & { url: string | null }
 
 /** Locks the directory until this process ends; throws a StartupError that names the process that holds the lock. */
 export function lockDataDir(folder: string): { announce(url: string): void } {
-  const file = openSync(join(folder, NAME), 'a+', 0o600)
+  const file = openLock(join(folder, NAME))
   const { status, error } = spawnSync('flock', ['--nonblock', '3'], { stdio: ['ignore', 'ignore', 'ignore', file] })
   if (error) throw new StartupError('The program flock is missing on this host: install util-linux.')
   if (status !== 0) {
@@ -34,6 +34,17 @@ export function lockDataDir(folder: string): { announce(url: string): void } {
   }
   write(null)
   return { announce: write }
+}
+
+function openLock(file: string): number {
+  try {
+    return openSync(file, 'a+', 0o600)
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException
+    throw new StartupError(
+      `Cannot open ${file} (${code}). Make it a regular file that this user can write, or remove it.`,
+    )
+  }
 }
 
 /** The running control plane of a data directory, or null. */

@@ -14,7 +14,7 @@ import {
 import { join } from 'node:path'
 import type { MachineImage } from '../drivers/driver.ts'
 import { StartupError } from '../lib/errors.ts'
-import { readFileOrNull } from './files.ts'
+import { readFileOrNull } from '../lib/files.ts'
 
 const RECIPES = join(import.meta.dirname, '../../../images')
 /** The image that every installation has; it also tests the accelerator. */
@@ -33,9 +33,18 @@ export async function ensureMicroLinux(dataDir: string, report: (line: string) =
   // An image without a digest was placed there by the operator, and stays.
   const isCurrent = isBuilt && (readFileOrNull(join(folder, DIGEST_FILE)) ?? digest) === digest
   if (!isBuilt || (!isCurrent && !hasInstances(dataDir))) await build(folder, digest, report)
-  const manifest = JSON.parse(readFileSync(join(folder, 'manifest.json'), 'utf8')) as MachineImage
-  const { boot, seed, ready_signal } = manifest
+  const { boot, seed, ready_signal } = readManifest(join(folder, 'manifest.json'))
   return { id: MICRO_LINUX.id, folder: MICRO_LINUX.id, boot, seed, ready_signal }
+}
+
+function readManifest(file: string): MachineImage {
+  try {
+    const manifest = JSON.parse(readFileOrNull(file) ?? '') as MachineImage | null
+    if (manifest?.seed && manifest.ready_signal) return manifest
+  } catch (error) {
+    if (error instanceof StartupError) throw error
+  }
+  throw new StartupError(`${file} is damaged. Restore the folder from a backup: disks of instances depend on it.`)
 }
 
 async function build(folder: string, digest: string, report: (line: string) => void): Promise<void> {

@@ -3,12 +3,12 @@
  * the temporary folder. Its path is stored in the data directory, because running machines keep their sockets there, even
  * if the next start has another environment.
  */
-import { chmodSync, existsSync, lstatSync, mkdirSync, readdirSync, readFileSync } from 'node:fs'
+import { chmodSync, existsSync, lstatSync, mkdirSync, readdirSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { userRuntimeFolder } from '../config.ts'
 import { StartupError } from '../lib/errors.ts'
-import { readFileOrNull, writePrivateFile } from './files.ts'
+import { readFileOrNull, writePrivateFile } from '../lib/files.ts'
 
 const PREFIX = 'cloudnexus-'
 const CLAIM = 'installation.json'
@@ -58,7 +58,7 @@ export function claimedBlocks(): string[] {
 
 function readClaim(folder: string): { id?: string; loopback_block?: string } | null {
   try {
-    return JSON.parse(readFileSync(join(folder, CLAIM), 'utf8')) as { id?: string; loopback_block?: string }
+    return JSON.parse(readFileOrNull(join(folder, CLAIM)) ?? '{}') as { id?: string; loopback_block?: string }
   } catch {
     return null
   }

@@ -1,8 +1,9 @@
+import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 import { StartupError } from '../lib/errors.ts'
+import { readFileOrNull, writePrivateFile } from '../lib/files.ts'
 import type { Random } from '../lib/random.ts'
 import type { Secrets } from '../lib/secrets.ts'
-import { readFileOrNull, writePrivateFile } from './files.ts'
 
 /** Secrets in every secrets.json; if one is missing, the file is damaged. */
 const ORIGINAL = ['pepper', 'cursor_key', 'seal_key'] as const
@@ -14,6 +15,10 @@ const LENGTH = 32
 export function openSecrets(folder: string, random: Random): Secrets {
   const file = join(folder, 'secrets.json')
   const text = readFileOrNull(file)
+  if (text === null && existsSync(join(folder, 'credentials.json'))) {
+    // The first start writes the secrets before the credentials.
+    throw new StartupError(`${file} is missing. Restore it from a backup: without it no API key works.`)
+  }
   const found = text === null ? {} : parse(file, text)
   const missing = [...ORIGINAL, ...LATER].filter((name) => !found[name])
   for (const name of missing) found[name] = random.bytes(LENGTH)

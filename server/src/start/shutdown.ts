@@ -63,7 +63,7 @@ export function createSteps(clock: Clock, log: Log): Steps {
   }
 }
 
-/** Handles SIGINT and SIGTERM. */
+/** Handles SIGINT, SIGTERM and SIGHUP. */
 export function createShutdown(clock: Clock, log: Log, exit = process.exit as (code: number) => void): Shutdown {
   const steps = createSteps(clock, log)
   const aborter = new AbortController()
@@ -79,7 +79,7 @@ export function createShutdown(clock: Clock, log: Log, exit = process.exit as (c
     exit(exitCode)
   }
 
-  for (const signal of ['SIGINT', 'SIGTERM'] as const) {
+  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
     process.on(signal, () => {
       if (!aborter.signal.aborted) log.info({ signal }, 'stopping')
       void stop(0)

@@ -1,6 +1,8 @@
 import { generateKeyPairSync } from 'node:crypto'
-import { existsSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { StartupError } from '../lib/errors.ts'
+import { readFileOrNull } from '../lib/files.ts'
 import type { Random } from '../lib/random.ts'
 
 const TYPE = 'ssh-ed25519'
@@ -19,7 +21,19 @@ export function openSshKey(dataDir: string, random: Random): { private_key_file:
     writeFileSync(join(fresh, 'id_ed25519.pub'), `${public_key}\n`, { mode: 0o644 })
     renameSync(fresh, folder)
   }
-  return { private_key_file: file, public_key: readFileSync(`${file}.pub`, 'utf8').trim() }
+  const public_key = readFileOrNull(`${file}.pub`)?.trim() ?? ''
+  if (!existsSync(file) || !isKey(public_key)) {
+    throw new StartupError(
+      `The key pair in ${folder} is damaged. Restore it from a backup, or delete the folder to create a new one.`,
+    )
+  }
+  return { private_key_file: file, public_key }
+}
+
+/** One line in the format of OpenSSH. */
+function isKey(text: string): boolean {
+  const [type, blob = ''] = text.split(' ')
+  return /^[\x20-\x7e]+$/.test(text) && Buffer.from(blob, 'base64').subarray(4).toString('latin1').startsWith(`${type}`)
 }
 
 /**
