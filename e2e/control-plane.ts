@@ -39,6 +39,7 @@ type Options = {
   uid?: number
   boot_id_file?: string
   umask?: string
+  descriptors?: number
   folder?: string
   mutant?: MutantName
   checkout?: string
@@ -63,13 +64,14 @@ export class ControlPlane {
     this.data_dir = dataDir
     this.port = port
     this.env = env
-    const { uid, boot_id_file, mutant, umask, checkout = ROOT } = options
+    const { uid, boot_id_file, mutant, umask, descriptors, checkout = ROOT } = options
     this.checkout = checkout
     this.mutant = mutant ? mutantArguments(mutant) : []
     const user = uid === undefined ? [] : ['setpriv', '--reuid', `${uid}`, '--regid', `${uid}`, '--clear-groups', '--']
     const boot = boot_id_file === undefined ? [] : ['unshare', '--mount', 'sh', '-c', WITH_BOOT_ID, 'sh', boot_id_file]
     const mask = umask === undefined ? [] : ['sh', '-c', `umask ${umask} && exec "$@"`, 'sh']
-    this.node = [...mask, ...boot, ...user, process.execPath]
+    const limit = descriptors === undefined ? [] : ['prlimit', `--nofile=${descriptors}:${descriptors}`]
+    this.node = [...limit, ...mask, ...boot, ...user, process.execPath]
   }
 
   /**
@@ -80,6 +82,7 @@ export class ControlPlane {
    * @param mutant runs this mutant of the control plane
    * @param checkout runs the control plane of this folder instead, which has its dependencies
    * @param umask of the process
+   * @param descriptors how many the process may have open
    * @param folder name of the data directory
    * @param open whether every user can reach the data directory; otherwise machines reach it through their namespace
    */

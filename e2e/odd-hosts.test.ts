@@ -14,6 +14,7 @@ import {
   rmSync,
   writeFileSync,
 } from 'node:fs'
+import { connect, type Socket } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
@@ -207,5 +208,40 @@ describe('a control plane that npm started', { timeout: 300_000 }, () => {
     process.kill(pid, 'SIGHUP')
     await until('the control plane has ended', () => identify(pid) === null, 15)
     assert.equal(plane.postmaster(), null)
+  })
+})
+
+describe('too few descriptors', { timeout: 300_000 }, () => {
+  test('300 idle connections do not end a healthy guest, and requests are served', async () => {
+    const starved = await ControlPlane.create({ descriptors: 256 })
+    const sockets: Socket[] = []
+    try {
+      const { body } = await starved.call('POST', '/v2/instances', INSTANCE)
+      const before = await starved.waitFor(body.id, 'running')
+      for (let i = 0; i < 300; i++) {
+        sockets.push(connect({ port: starved.port, host: '127.0.0.1' }).on('error', () => {}))
+      }
+      await until(
+        'connections are closed',
+        () => sockets.filter((socket) => socket.destroyed || socket.closed).length > 200,
+      )
+      for (const socket of sockets.splice(0, 10)) socket.destroy()
+      for (let i = 0; i < 20; i++) {
+        const { status } = await starved.call('PATCH', `/v2/instances/${body.id}`, { tags: { n: `${i}` } })
+        assert.equal(status, 200)
+      }
+      const after = await starved.waitFor(body.id, 'running')
+      assert.equal(after.started_at, before.started_at)
+      const { body: events } = await starved.call('GET', '/v2/events?limit=100')
+      const types = events.data.map(({ type }: { type: string }) => type)
+      assert.deepEqual(
+        types.filter((type: string) => /crash|recover/.test(type)),
+        [],
+      )
+      assert.doesNotMatch(readFileSync(starved.log_file, 'utf8'), /PostgreSQL has exited|EMFILE/)
+    } finally {
+      for (const socket of sockets) socket.destroy()
+      await starved.teardown()
+    }
   })
 })

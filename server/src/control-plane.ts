@@ -2,6 +2,7 @@
  * The composition root. Everything is opened here, each part as soon as what it needs is open; whatever can be refused is
  * refused first, before anything is created or takes time.
  */
+import type { Server } from 'node:http'
 import { hostname } from 'node:os'
 import { join } from 'node:path'
 import { createApp } from './app.ts'
@@ -15,6 +16,7 @@ import { QemuDriver } from './drivers/qemu/driver.ts'
 import { createSimulatedDriver } from './drivers/simulated/driver.ts'
 import { createEngines } from './engine/pools.ts'
 import { WORK_CHANNEL } from './engine/work.ts'
+import { connectionLimits, limitConnections } from './http/connections.ts'
 import { compileWhenIdle, createRouteSchemas } from './http/lazy-schemas.ts'
 import { CATALOGUE } from './images/catalog.ts'
 import { syncCatalogue } from './images/store.ts'
@@ -22,6 +24,7 @@ import { removeIncomplete } from './images/upload.ts'
 import { createKeyLookup } from './keys/store.ts'
 import { atMost, systemClock as clock } from './lib/clock.ts'
 import { StartupError } from './lib/errors.ts'
+import { isAllowedFrom } from './lib/ip.ts'
 import type { Log } from './lib/log.ts'
 import { createMetrics } from './lib/metrics.ts'
 import { openConnection } from './lib/outbound-connection.ts'
@@ -36,7 +39,7 @@ import { openCredentials } from './start/credentials.ts'
 import { checkDiskSpace, openDataDir } from './start/data-dir.ts'
 import { openDatabase } from './start/database.ts'
 import { openFirstProject } from './start/first-project.ts'
-import { hostFacts, type Limits, limitsOf, machineUid } from './start/host.ts'
+import { descriptorLimit, hostFacts, type Limits, limitsOf, machineUid } from './start/host.ts'
 import { type Installation, openInstallation } from './start/installation.ts'
 import { checkListenAddress, defaultPublicUrl, listenError, sshPort } from './start/listen-address.ts'
 import { lockDataDir } from './start/lock.ts'
@@ -56,6 +59,8 @@ const REQUEST_LOG_STOP_MS = 500
 const SMALL_STOP_MS = 100
 /** Connections that wait to be accepted. The kernel drops more, and their clients retry after a second. */
 const BACKLOG = 4_096
+/** Between two log lines about refused connections. */
+const REFUSED_LOG_MS = 10_000
 /** Of each attempt to resolve a name. */
 const RESOLVE_MS = 900
 
@@ -202,6 +207,18 @@ async function createDeps(
   }
 }
 
+/** Closes connections beyond what the descriptors of this process allow; logs it once in a while. */
+function boundConnections(server: Server, { trusted_proxies }: Config, log: Log): void {
+  let lastLogged = Number.NEGATIVE_INFINITY
+  const isProxy = (address: string) => isAllowedFrom(trusted_proxies, address)
+  const refused = (address: string, open: number) => {
+    if (clock.monotonic() - lastLogged < REFUSED_LOG_MS) return
+    lastLogged = clock.monotonic()
+    log.warn({ address, open }, 'closed a connection: too many are open')
+  }
+  limitConnections(server, connectionLimits(descriptorLimit()), isProxy, refused)
+}
+
 /** Listens, adopts the machines that run, and starts the engine. */
 async function serve(
   { shutdown, log }: Start,
@@ -228,6 +245,7 @@ async function serve(
     const listener = await listenForPrometheus(metrics, config.metrics_listen)
     shutdown.add('metrics', SMALL_STOP_MS, async () => void listener.close().closeAllConnections())
   }
+  boundConnections(app.server, config, log)
   removeIncomplete(config)
   await app.listen({ host: config.host, port: config.port, backlog: BACKLOG }).catch((error: NodeJS.ErrnoException) => {
     throw listenError(error, config.host, config.port)

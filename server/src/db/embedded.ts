@@ -24,7 +24,7 @@ import { basename, dirname, join } from 'node:path'
 import type { Clock } from '../lib/clock.ts'
 import { StartupError } from '../lib/errors.ts'
 import type { Log } from '../lib/log.ts'
-import { commandLine, identify, isAlive, type ProcessIdentity, signal } from '../lib/processes.ts'
+import { commandLine, identify, isAlive, type ProcessIdentity, signal, whileAlive } from '../lib/processes.ts'
 
 /** The major version of the embedded server; it cannot open data directories of another one. */
 const MAJOR_VERSION = '18'
@@ -105,7 +105,7 @@ export function createEmbeddedPostgres(options: Options): EmbeddedPostgres {
     for (;;) {
       await clock.sleep(250, stopping.signal)
       if (stopping.signal.aborted) return
-      if (server && isAlive(server)) continue
+      if (server && !hasEnded(server)) continue
       log.error({}, 'PostgreSQL has exited; restarting it')
       await launch(nativeFolder()).then(
         () => log.info({ pid: server?.pid }, 'PostgreSQL has restarted'),
@@ -136,6 +136,15 @@ export function createEmbeddedPostgres(options: Options): EmbeddedPostgres {
   }
 }
 
+/** False also if the process cannot be observed now. */
+function hasEnded(server: ProcessIdentity): boolean {
+  try {
+    return !isAlive(server)
+  } catch {
+    return false
+  }
+}
+
 const DEFAULTS: Record<string, string> = {
   listen_addresses: '',
   unix_socket_permissions: '0700',
@@ -153,12 +162,9 @@ function environment(): NodeJS.ProcessEnv {
 
 /** The server that `postmaster.pid` names, if it is a live server of this data directory. */
 export function findServer(data: string): ProcessIdentity | null {
-  let pid: number
-  try {
-    pid = Number(readFileSync(join(data, 'postmaster.pid'), 'utf8').split('\n')[0])
-  } catch {
-    return null
-  }
+  const text = whileAlive(() => readFileSync(join(data, 'postmaster.pid'), 'utf8'))
+  if (text === null) return null
+  const pid = Number(text.split('\n')[0])
   const args = commandLine(pid)
   return args[0]?.endsWith('postgres') && args.includes(data) ? identify(pid) : null
 }

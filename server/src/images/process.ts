@@ -1,7 +1,7 @@
 import { spawn } from 'node:child_process'
 import { closeSync, mkdirSync, openSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { identify, isAlive, type ProcessIdentity } from '../lib/processes.ts'
+import { identify, isAlive, type ProcessIdentity, whileAlive } from '../lib/processes.ts'
 import { writeAtomically } from './importer/files.ts'
 
 const MAIN = join(import.meta.dirname, 'importer/main.ts')
@@ -24,11 +24,18 @@ export function startImporter(jobDir: string): void {
   }
 }
 
-/** The live importer of a job directory, or null. */
+/** The live importer of a job directory, or null. Throws if neither can be said. */
 export function runningImporter(jobDir: string): ProcessIdentity | null {
+  const text = whileAlive(() => readFileSync(identityFile(jobDir), 'utf8'))
+  if (text === null) return null
+  const recorded = parse(text)
+  return recorded && isAlive(recorded) ? recorded : null
+}
+
+/** Null for a file that a crash of the host has left incomplete: then no importer has survived. */
+function parse(text: string): ProcessIdentity | null {
   try {
-    const recorded = JSON.parse(readFileSync(identityFile(jobDir), 'utf8')) as ProcessIdentity
-    return isAlive(recorded) ? recorded : null
+    return JSON.parse(text) as ProcessIdentity
   } catch {
     return null
   }

@@ -14,6 +14,12 @@ export function hostFacts(dataDir: string): HostFacts {
   return { cores: availableParallelism(), memory_bytes: totalmem(), free_disk_bytes: freeBytes(dataDir) }
 }
 
+/** How many descriptors this process may have open. Node has raised the soft limit to the hard one. */
+export function descriptorLimit(limits = readFileSync('/proc/self/limits', 'utf8')): number {
+  const [, soft = ''] = /^Max open files\s+(\S+)/m.exec(limits) ?? []
+  return soft === 'unlimited' ? Number.MAX_SAFE_INTEGER : Number(soft)
+}
+
 /**
  * The capacity of the host for all instances together. By default, an eighth of the memory (at least 512 MiB) is reserved
  * for the host, and four times the free disk space can be allocated, because disks are sparse.

@@ -9,7 +9,7 @@ import { spawnSync } from 'node:child_process'
 import { ftruncateSync, openSync, readFileSync, writeSync } from 'node:fs'
 import { join } from 'node:path'
 import { StartupError } from '../lib/errors.ts'
-import { identify, isAlive, type ProcessIdentity } from '../lib/processes.ts'
+import { identify, isAlive, type ProcessIdentity, whileAlive } from '../lib/processes.ts'
 
 const NAME = 'lock'
 
@@ -49,9 +49,15 @@ function openLock(file: string): number {
 
 /** The running control plane of a data directory, or null. */
 export function readHolder(folder: string): Holder | null {
+  const text = whileAlive(() => readFileSync(join(folder, NAME), 'utf8'))
+  const holder = text === null ? null : parse(text)
+  return holder && isAlive(holder) ? holder : null
+}
+
+/** Null for a file without content: a process was killed between locking and writing. */
+function parse(text: string): Holder | null {
   try {
-    const holder = JSON.parse(readFileSync(join(folder, NAME), 'utf8')) as Holder
-    return isAlive(holder) ? holder : null
+    return JSON.parse(text) as Holder
   } catch {
     return null
   }

@@ -4,7 +4,7 @@
  */
 import { readdir, readFile } from 'node:fs/promises'
 import type { Clock } from '../../lib/clock.ts'
-import { identify, isAlive, type ProcessIdentity } from '../../lib/processes.ts'
+import { identify, isAlive, meansGone, type ProcessIdentity } from '../../lib/processes.ts'
 
 /** Poll interval for the end of a process. */
 const POLL_MS = 5
@@ -38,7 +38,7 @@ export function folderOf(commandLine: string[]): string | null {
 
 /** The process of the machine in this folder by its PID file, verified by its command line. */
 export async function findByPidFile(pidFile: string, folder: string): Promise<ProcessIdentity | null> {
-  const pid = Number((await readFile(pidFile, 'utf8').catch(() => '')).trim())
+  const pid = Number((await readIfThere(pidFile)).trim())
   const found = identify(pid)
   return found && folderOf(await commandLineOf(pid)) === folder ? found : null
 }
@@ -57,5 +57,13 @@ export async function findMachineProcesses(instances: string): Promise<{ folder:
 }
 
 async function commandLineOf(pid: number): Promise<string[]> {
-  return (await readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '')).split('\0')
+  return (await readIfThere(`/proc/${pid}/cmdline`)).split('\0')
+}
+
+/** Empty if the file does not exist, or its process has ended; any other error says nothing and is thrown. */
+function readIfThere(file: string): Promise<string> {
+  return readFile(file, 'utf8').catch((error: unknown) => {
+    if (meansGone(error)) return ''
+    throw error
+  })
 }

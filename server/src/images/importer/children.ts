@@ -5,6 +5,7 @@
 import type { ChildProcess } from 'node:child_process'
 import { readdirSync, readFileSync, realpathSync } from 'node:fs'
 import { systemClock } from '../../lib/clock.ts'
+import { meansGone } from '../../lib/processes.ts'
 
 const MARK = 'CLOUDNEXUS_IMPORT'
 const MAX_SCANS = 100
@@ -61,8 +62,11 @@ function isMarked(pid: string, mark: string): boolean {
   if (Number(pid) === process.pid) return false
   try {
     return readFileSync(`/proc/${pid}/environ`, 'utf8').split('\0').includes(mark)
-  } catch {
-    return false // exited, or owned by another user
+  } catch (error) {
+    // It has exited, or is owned by another user, whose environment is not readable. Any other error says nothing.
+    const isForeign = ['EACCES', 'EPERM'].includes((error as NodeJS.ErrnoException).code ?? '')
+    if (isForeign || meansGone(error)) return false
+    throw error
   }
 }
 
