@@ -3,8 +3,8 @@
  * a database, and pgbench on the same PostgreSQL server. Quote the ratios: absolute figures differ from machine to
  * machine and from minute to minute.
  *
- * `npm run bench api -- --against FOLDER` also runs the control plane of another checkout, which has its dependencies, and
- * compares both: each round measures one after the other, and every second round in the reverse order.
+ * `npm run bench api -- --against FOLDER` compares this control plane with that of another checkout, which has its
+ * dependencies, in short slices that alternate between both; see lib/pairs.ts.
  */
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -14,10 +14,14 @@ import Fastify from 'fastify'
 import { ControlPlane, run } from '../e2e/control-plane.ts'
 import { connect, type Sql } from '../server/src/db/database.ts'
 import { until } from '../server/src/testing/until.ts'
+import { comparePairs, type Request } from './lib/pairs.ts'
 import { median } from './lib/statistics.ts'
 import { wrk } from './lib/wrk.ts'
 
 const ROUNDS = Number(process.env.ROUNDS ?? 5)
+const PAIRS = Number(process.env.PAIRS ?? 150)
+/** After each slice of creates the engine has work, which takes longer than the slice. */
+const CREATE_PAIRS = Math.ceil(PAIRS / 2)
 const SECONDS = 3
 /** Rate limits that are enforced and measured, but never reached. */
 const PLENTY = { rate_per_second: 1_000_000, burst: 1_000_000 }
@@ -29,7 +33,7 @@ const INSTANCE = {
   network: { assign_public_ip: true },
 }
 
-/** A control plane, its database, its first instance, and what was measured: requests per second of each round. */
+/** A control plane, its database, its first instance, and requests per second of each round. */
 type Side = { plane: ControlPlane; sql: Sql; id: string; figures: Map<string, number[]> }
 
 const { against } = parseArgs({ args: process.argv.slice(3), options: { against: { type: 'string' } } }).values
@@ -39,10 +43,16 @@ const bare = Fastify()
 bare.get('/', async () => ({ id: 'inst_3x9y2z1a0b', status: 'running', region: 'us-east-1', plan: 'micro-1x' }))
 await bare.listen({ port: 0, host: '127.0.0.1' })
 try {
-  sides.push(await startSide())
-  if (against !== undefined) sides.push(await startSide(resolve(against)))
-  await measure()
-  report()
+  const side = await startSide()
+  sides.push(side)
+  if (against === undefined) {
+    await measure(side)
+    report(side)
+  } else {
+    const other = await startSide(resolve(against))
+    sides.push(other)
+    await compare(side, other)
+  }
 } finally {
   await bare.close()
   for (const { plane, sql } of sides) {
@@ -71,53 +81,67 @@ async function startSide(checkout?: string): Promise<Side> {
   return { plane, sql: connect({ url: plane.database_url, max: 2, name: 'bench' }), id: body.id, figures: new Map() }
 }
 
-async function measure(): Promise<void> {
-  await eachSide(0, (side) => fill(side, 1_000))
+async function measure(side: Side): Promise<void> {
+  await fill(side, 1_000)
   for (let i = 0; i < ROUNDS; i++) {
-    await eachSide(i, async (side) => {
-      record(side, 'bare Fastify route', await wrk(bare.listeningOrigin, SECONDS))
-      record(side, 'pgbench select', await pgbench(side))
-      record(side, 'GET one', await get(side, `/v2/instances/${side.id}`))
-      record(side, 'list of 20 among 1,000', await get(side, '/v2/instances'))
-    })
+    record(side, 'bare Fastify route', await wrk(bare.listeningOrigin, SECONDS))
+    record(side, 'pgbench select', await pgbench(side))
+    record(side, 'GET one', await get(side, `/v2/instances/${side.id}`))
+    record(side, 'list of 20 among 1,000', await get(side, '/v2/instances'))
   }
-  await eachSide(0, (side) => fill(side, 100_000))
+  await fill(side, 100_000)
   for (let i = 0; i < ROUNDS; i++) {
-    await eachSide(i, async (side) => {
-      record(side, 'list of 20 among 100,000', await get(side, '/v2/instances'))
-      record(side, 'GET one among 100,000', await get(side, `/v2/instances/${side.id}`))
-      record(side, 'bare Fastify route', await wrk(bare.listeningOrigin, SECONDS))
-    })
+    record(side, 'list of 20 among 100,000', await get(side, '/v2/instances'))
+    record(side, 'GET one among 100,000', await get(side, `/v2/instances/${side.id}`))
+    record(side, 'bare Fastify route', await wrk(bare.listeningOrigin, SECONDS))
   }
   for (let i = 0; i < ROUNDS; i++) {
-    await eachSide(i, async (side) => {
-      record(side, 'POST', await wrk(`${url(side)}/v2/instances`, SECONDS, key(side), JSON.stringify(INSTANCE)))
-      await until('the engine is idle', async () => {
-        const rows = await side.sql`select from instances where status = 'provisioning' limit 1`
-        return rows.count === 0
-      })
-    })
+    record(side, 'POST', await wrk(`${url(side)}/v2/instances`, SECONDS, key(side), JSON.stringify(INSTANCE)))
+    await untilIdle(side)
   }
 }
 
-/** Runs the work on each side, in the reverse order in every second round. */
-async function eachSide(round: number, work: (side: Side) => Promise<void>): Promise<void> {
-  for (const side of round % 2 === 0 ? sides : sides.toReversed()) await work(side)
+/** Compares both sides request by request, and prints each figure as a part of the other side's. */
+async function compare(side: Side, other: Side): Promise<void> {
+  const body = JSON.stringify(INSTANCE)
+  const figures: { name: string; count: number; path: (side: Side) => string; body?: string }[] = [
+    { name: 'GET one among 1,000', count: 1_000, path: ({ id }) => `/v2/instances/${id}` },
+    { name: 'list of 20 among 1,000', count: 1_000, path: () => '/v2/instances' },
+    { name: 'GET one among 100,000', count: 100_000, path: ({ id }) => `/v2/instances/${id}` },
+    { name: 'list of 20 among 100,000', count: 100_000, path: () => '/v2/instances' },
+    { name: 'POST', count: 100_000, path: () => '/v2/instances', body },
+  ]
+  for (const { name, count, path, body } of figures) {
+    await fill(side, count)
+    await fill(other, count)
+    const target = (of: Side) => {
+      const request: Request = { path: path(of), key: key(of), ...(body && { body }) }
+      return { origin: url(of), request, ...(body && { rest: () => untilIdle(of) }) }
+    }
+    const found = await comparePairs([target(side), target(other)], body ? CREATE_PAIRS : PAIRS)
+    const [own, before] = found.rates.map((rate) => rate.toFixed(0))
+    process.stdout.write(
+      `api: ${name.padEnd(26)} ${found.ratio.toFixed(3)} of the other checkout (95 %: ${found.low.toFixed(3)}–${found.high.toFixed(3)}, ${found.pairs} pairs; ${own}/s and ${before}/s)\n`,
+    )
+  }
+}
+
+async function untilIdle({ sql }: Side): Promise<void> {
+  await until('the engine is idle', async () => {
+    const rows = await sql`select from instances where status = 'provisioning' limit 1`
+    return rows.count === 0
+  })
 }
 
 function record({ figures }: Side, name: string, value: number): void {
   figures.set(name, [...(figures.get(name) ?? []), value])
 }
 
-function report(): void {
-  const [{ figures }, other] = sides as [Side, Side?]
+function report({ figures }: Side): void {
   const base = median(figures.get('bare Fastify route')!)
   for (const [name, values] of figures) {
-    const before = other?.figures.get(name)
-    const ratios = before?.map((value, i) => values[i]! / value)
     process.stdout.write(
-      `api: ${name.padEnd(26)} ${median(values).toFixed(0).padStart(7)}/s  ${(median(values) / base).toFixed(2)} of the bare route` +
-        (ratios ? `  ${median(ratios).toFixed(3)} of ${median(before!).toFixed(0)}/s before\n` : '\n'),
+      `api: ${name.padEnd(26)} ${median(values).toFixed(0).padStart(7)}/s  ${(median(values) / base).toFixed(2)} of the bare route\n`,
     )
   }
   const cost = median(figures.get('list of 20 among 1,000')!) / median(figures.get('list of 20 among 100,000')!)

@@ -1,11 +1,12 @@
 /**
  * What every commit must pass beside the tests: types, style and the length of functions (biome.json), file sizes, words, no
- * unused exports, files or dependencies (knip.json), fresh generated files, and a strict ruleset for the API description
- * (redocly.yaml).
+ * unused exports, files or dependencies (knip.json), licences and advisories of the dependencies, fresh generated files, and
+ * a strict ruleset for the API description (redocly.yaml).
  */
 import { spawn } from 'node:child_process'
 import { existsSync, globSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { dependencyFaults } from './check-dependencies.ts'
 import { generateAll } from './generated.ts'
 import { checkFiles } from './words/check.ts'
 
@@ -24,6 +25,7 @@ const CHECKS: Record<string, () => Promise<string[]>> = {
   contract: () => tool('redocly', ['lint', 'openapi.json', '--format=stylish', '--max-problems=50'], LINT_OFFLINE),
   unused: () => tool('knip', ['--no-progress']),
   words: async () => checkFiles(root),
+  dependencies: () => dependencyFaults(root, (line) => process.stdout.write(`note ${line}\n`)),
   sizes: async () => sizeFaults(sourceFiles()),
   generated: async () => {
     const stale = (await generateAll()).filter(({ path, text }) => readOrNull(path) !== text)
