@@ -42,6 +42,8 @@ grant insert, select, update (name) on projects to cn_app;
 
 grant delete, insert, select, update on rate_limits to cn_engine;
 
+grant insert, select, update on readiness to cn_engine;
+
 grant insert, select, update on recoveries to cn_app;
 
 grant delete, select (detected_at, environment_id) on recoveries to cn_engine;
@@ -425,6 +427,13 @@ create unlogged table rate_limits (
   lent integer not null,
   lent_before integer not null,
   constraint rate_limits_pkey PRIMARY KEY (bucket)
+);
+
+create table readiness (
+  is_only boolean default true not null,
+  checked_at timestamp with time zone not null,
+  constraint readiness_pkey PRIMARY KEY (is_only),
+  constraint readiness_is_only_check CHECK (is_only)
 );
 
 create table recoveries (
@@ -1161,6 +1170,10 @@ create policy tenant on projects as permissive for all to cn_app using ((id = ( 
 alter table rate_limits enable and force row level security;
 
 create policy installation on rate_limits as permissive for all to current_user, cn_engine using (true);
+
+alter table readiness enable and force row level security;
+
+create policy installation on readiness as permissive for all to current_user, cn_engine using (true);
 
 alter table recoveries enable and force row level security;
 

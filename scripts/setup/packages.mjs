@@ -27,6 +27,7 @@ const TEST = {
   curl: 'curl',
   gnupg: 'gpg',
   python3: 'python3',
+  systemd: 'systemd-analyze',
 }
 /** `postgresql` also installs a server, which the benchmarks do not use: no smaller package has pgbench. */
 const BENCH = { ...TEST, wrk: 'wrk', postgresql: 'pgbench' }

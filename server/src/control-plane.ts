@@ -36,7 +36,7 @@ import { pools, wakeAtStart, watchDriver } from './reconcilers.ts'
 import { createRequestLog } from './requests/recorder.ts'
 import { banner } from './start/banner.ts'
 import { openCredentials } from './start/credentials.ts'
-import { checkDiskSpace, openDataDir } from './start/data-dir.ts'
+import { checkDiskSpace, freeBytes, openDataDir } from './start/data-dir.ts'
 import { openDatabase } from './start/database.ts'
 import { openFirstProject } from './start/first-project.ts'
 import { descriptorLimit, hostFacts, type Limits, limitsOf, machineUid } from './start/host.ts'
@@ -231,7 +231,7 @@ async function serve(
   const worker = `${hostname()}:${process.pid}:${installation.id}`
   const engine = createEngines({ sql, clock, log, worker, observer: engineObserver(metrics) }, pools(deps))
   shutdown.add('engine', ENGINE_STOP_MS, (ms) => engine.stop(ms))
-  const readiness = createReadiness({ sql, engine, clock })
+  const readiness = createReadiness({ sql, engine, clock, freeBytes: () => freeBytes(config.data_dir) })
   const schemas = createRouteSchemas()
   const app = await createApp(deps, { ready: readiness.check, schemas })
   shutdown.add('requests', DRAIN_MS, async (ms) => {

@@ -27,7 +27,7 @@ export function serviceRoutes(app: App, ready: () => Promise<Readiness[]>): void
       config: { scope: 'none', limits: [] },
       schema: {
         operationId: 'getReadiness',
-        summary: 'Check readiness of database, engine and drivers',
+        summary: 'Check readiness of database, disk, engine and drivers',
         tags: ['Service'],
         response: {
           200: Type.Object(
