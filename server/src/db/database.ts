@@ -40,12 +40,14 @@ export type Connect = {
   name: string
   /** The pool for `as`, with a role in cn_app. */
   tenants?: { url: string; max: number }
+  /** In place of the usual schema, for a test whose functions replace those of the server. */
+  search_path?: string
 }
 
 /** Opens connections when they are first used; throws only when a statement is executed. */
-export function connect({ url, max, name, tenants }: Connect): Sql {
-  const pool = createPool({ ...poolConfig(url, name), max })
-  const tenantPool = tenants && createPool({ ...poolConfig(tenants.url, name), max: tenants.max })
+export function connect({ url, max, name, tenants, search_path }: Connect): Sql {
+  const pool = createPool({ ...poolConfig(url, name), max }, search_path)
+  const tenantPool = tenants && createPool({ ...poolConfig(tenants.url, name), max: tenants.max }, search_path)
   const listening = createListening(poolConfig(url, name))
   const { run, runBound, transaction } = createExecutor()
   let ending: Promise<unknown> | null = null

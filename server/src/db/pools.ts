@@ -17,12 +17,12 @@ export function poolConfig(url: string, name: string): pg.PoolConfig {
   return { connectionString: url, application_name: name, types } as pg.PoolConfig
 }
 
-export function createPool(config: pg.PoolConfig): pg.Pool {
+export function createPool(config: pg.PoolConfig, searchPath?: string): pg.Pool {
   const pool = new pg.Pool({
     ...config,
     connectionTimeoutMillis: CONNECT_TIMEOUT_MS,
     idleTimeoutMillis: 60_000,
-    onConnect: pinSession,
+    onConnect: (client) => pinSession(client, searchPath),
   })
   pool.on('error', () => {}) // an idle connection was lost; the pool has removed it
   return pool

@@ -27,18 +27,23 @@ export const SESSION_SETTINGS: Readonly<Record<string, string>> = {
   transform_null_equals: 'off',
 }
 
-const VALUES = Object.entries(SESSION_SETTINGS)
-  .map(([name, value]) => `('${name}', '${value}')`)
-  .join(', ')
 const TIMEOUT_MS = 10_000
 
 /** One message; without a timeout first. `role` is not in pg_settings: a role can have another one as its default. */
-const STATEMENTS = `set statement_timeout = 0; set role none;
-  select set_config(name, value, false) from (values ${VALUES}) wanted (name, value)
-  join pg_catalog.pg_settings using (name) where setting is distinct from value`
+const statementsFor = (settings: Readonly<Record<string, string>>): string => {
+  const values = Object.entries(settings).map(([name, value]) => `('${name}', '${value}')`)
+  return `set statement_timeout = 0; set role none;
+    select set_config(name, value, false) from (values ${values.join(', ')}) wanted (name, value)
+    join pg_catalog.pg_settings using (name) where setting is distinct from value`
+}
+const STATEMENTS = statementsFor(SESSION_SETTINGS)
 
-/** Sets the session of a new connection, before its first statement. */
-export async function pinSession(client: pg.ClientBase): Promise<void> {
-  const query = { text: STATEMENTS, query_timeout: TIMEOUT_MS }
+/**
+ * Sets the session of a new connection, before its first statement.
+ * @param searchPath in place of the usual one, for a test whose functions replace those of the server
+ */
+export async function pinSession(client: pg.ClientBase, searchPath?: string): Promise<void> {
+  const text = searchPath === undefined ? STATEMENTS : statementsFor({ ...SESSION_SETTINGS, search_path: searchPath })
+  const query = { text, query_timeout: TIMEOUT_MS }
   await client.query(query)
 }

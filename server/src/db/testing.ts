@@ -22,7 +22,7 @@ export type TestDatabase = {
  * Creates a database for one test file, copied from a migrated template. It uses the server that the test command
  * started (TEST_DATABASE_URL); a file that runs alone starts its own.
  */
-export async function createTestDatabase(options: { max?: number } = {}): Promise<TestDatabase> {
+export async function createTestDatabase(options: { max?: number; search_path?: string } = {}): Promise<TestDatabase> {
   const server = process.env.TEST_DATABASE_URL ?? (await ownServer())
   const template = await ensureTemplate(server)
   const name = `t_${Buffer.from(systemRandom.bytes(8)).toString('hex')}`
@@ -30,10 +30,12 @@ export async function createTestDatabase(options: { max?: number } = {}): Promis
   await admin.unsafe(`create database ${name} template ${template}`)
   const url = withDatabase(server, name)
   const max = options.max ?? 10
-  const owner = connect({ url, max, name: 'test-owner' })
+  const { search_path } = options
+  const path = search_path === undefined ? {} : { search_path }
+  const owner = connect({ url, max, name: 'test-owner', ...path })
   // Through the database that all test files share: roles belong to the cluster, but locks to a database.
   const urls = await openRoles(admin, url, 'test', new Uint8Array(32))
-  const sql = connect({ url: urls.cn_engine, max, name: 'test', tenants: { url: urls.cn_app, max } })
+  const sql = connect({ url: urls.cn_engine, max, name: 'test', tenants: { url: urls.cn_app, max }, ...path })
   owners.set(sql, owner)
   cleanups.push(async () => {
     await assertNoSecrets(owner)

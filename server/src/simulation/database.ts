@@ -100,7 +100,6 @@ const PREPARATION = `
     loop
       execute format('alter table %s set (autovacuum_enabled = false)', found.relation);
     end loop;
-    execute format('alter database %I set search_path = simulated, pg_catalog, public', current_database());
   end $$`
 
 export type SimulatedDatabase = {
@@ -114,7 +113,7 @@ export type SimulatedDatabase = {
 }
 
 export async function openDatabase(): Promise<SimulatedDatabase> {
-  const { url, sql, owner } = await createTestDatabase({ max: 1 })
+  const { url, sql, owner } = await createTestDatabase({ max: 1, search_path: 'simulated, pg_catalog, public' })
   const setup = connect({ url, max: 1, name: 'simulation' })
   await setup.unsafe(PREPARATION)
   const clearing = await statementsToClear(setup)
