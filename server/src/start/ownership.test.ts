@@ -5,7 +5,7 @@ import { before, describe, test } from 'node:test'
 import type { Sql } from '../db/database.ts'
 import { createTestDatabase } from '../db/testing.ts'
 import { until } from '../testing/until.ts'
-import { decide, type Owner } from './ownership.ts'
+import { decide, isSameMark, type Owner } from './ownership.ts'
 import { createDataDir, type Opening, openForTest, rejectionOf } from './testing.ts'
 
 let admin: Sql
@@ -99,7 +99,7 @@ describe('one database', { timeout: 120_000 }, () => {
     assert.equal((await interrupt()).count, 1)
     await until('the lock is taken again', async () => (await interrupt()).count === 1)
     assert.deepEqual(lost, [])
-    await opened.owner`update installation set directory_mark = 'other', data_dir = '/other'`
+    await opened.owner`update installation set directory_mark = 'other:1', data_dir = '/other'`
     await until('the loss is reported', async () => {
       await interrupt()
       return lost.length > 0
@@ -109,11 +109,16 @@ describe('one database', { timeout: 120_000 }, () => {
   })
 })
 
+test('a mark without a creation time is compared by its inode', () => {
+  assert.ok(isSameMark('1:5', '1:5') && isSameMark('1:', '1:5') && isSameMark('1:5', '1:'))
+  assert.ok(!isSameMark('1:5', '1:6') && !isSameMark('1:5', '2:5') && !isSameMark('1:', '2:'))
+})
+
 test('decides by the ID, the secrets and the mark', () => {
-  const own: Owner = { id: 'a', secrets_digest: 's', directory_mark: '1', data_dir: '/d', host: 'h' }
+  const own: Owner = { id: 'a', secrets_digest: 's', directory_mark: '1:1', data_dir: '/d', host: 'h' }
   assert.equal(decide(null, own, false, false).kind, 'take')
   assert.equal(decide({ ...own, data_dir: '/old', host: 'old' }, own, false, false).kind, 'same')
-  const copied = { ...own, directory_mark: '2' }
+  const copied = { ...own, directory_mark: '2:2' }
   assert.equal(decide(copied, own, false, false).kind, 'refuse')
   assert.equal(decide(copied, own, true, false).kind, 'take')
   assert.equal(decide(copied, own, false, true).kind, 'take')

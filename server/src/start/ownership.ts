@@ -51,10 +51,19 @@ function digestOf({ pepper, seal_key }: Secrets): string {
   return createHash('sha256').update('cloudnexus installation').update(pepper).update(seal_key).digest('hex')
 }
 
-/** The inode of a file that is never written again, and when it was created: both differ in a copy, not after a rename. */
+/**
+ * The inode of a file that is never written again, and when it was created: both differ in a copy, and not after a rename. A
+ * file system without creation times reports that of the last change in its place, which is left out.
+ */
 function directoryMark(dataDir: string): string {
-  const { ino, birthtimeNs } = statSync(join(dataDir, INSTALLATION_FILE), { bigint: true })
-  return `${ino}:${birthtimeNs}`
+  const { ino, birthtimeNs, ctimeNs } = statSync(join(dataDir, INSTALLATION_FILE), { bigint: true })
+  return `${ino}:${birthtimeNs === ctimeNs || birthtimeNs <= 0n ? '' : birthtimeNs}`
+}
+
+/** Whether two marks are of the same file. Exported for its test. */
+export function isSameMark(one: string, other: string): boolean {
+  const [[inode, created], [otherInode, otherCreated]] = [one.split(':'), other.split(':')]
+  return inode === otherInode && (created === '' || otherCreated === '' || created === otherCreated)
 }
 
 export type Decision = { kind: 'same' } | { kind: 'take' } | { kind: 'refuse'; reason: string }
@@ -176,7 +185,8 @@ async function tryLock(client: pg.Client): Promise<boolean> {
   return (await client.query(`select pg_try_advisory_lock(${LOCK}) as locked`)).rows[0].locked
 }
 
-const isSame = (stored: Owner | null, own: Owner) => stored?.directory_mark === own.directory_mark
+const isSame = (stored: Owner | null, own: Owner) =>
+  stored !== null && isSameMark(stored.directory_mark, own.directory_mark)
 
 function isRunning(stored: Owner | null, own: Owner): string {
   const other = stored && !isSame(stored, own) ? `: ${stored.data_dir} on ${stored.host}` : ''
