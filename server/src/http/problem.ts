@@ -95,6 +95,11 @@ export function toApiError(thrown: unknown): ApiError {
     const detail = 'The database is unavailable. Retry the request.'
     return new ApiError('unavailable', detail, { headers: { 'retry-after': '2' }, cause: thrown })
   }
+  const lacking = EXHAUSTED[error.code ?? '']
+  if (lacking) {
+    const detail = `${lacking} Free some on the host, then retry.`
+    return new ApiError('unavailable', detail, { headers: { 'retry-after': '30' }, cause: thrown })
+  }
   const known = FASTIFY_ERRORS[error.code ?? '']
   if (known) return new ApiError(known[0], known[1], { cause: thrown })
   if (error.statusCode !== undefined && error.statusCode >= 400 && error.statusCode < 500) {
@@ -117,9 +122,21 @@ const FASTIFY_ERRORS: Record<string, [ErrorCode, string]> = {
   FST_ERR_BAD_URL: ['bad_request', BAD_ESCAPE],
 }
 
+const FULL_DISK = 'The disk of the host is full.'
+/** Errors of the system and SQLSTATEs of PostgreSQL: the host lacks something, and the request is not at fault. */
+const EXHAUSTED: Record<string, string> = {
+  ENOSPC: FULL_DISK,
+  EDQUOT: FULL_DISK,
+  '53100': FULL_DISK,
+  EMFILE: 'The service has too few file descriptors.',
+  ENFILE: 'The host has too few file descriptors.',
+  ENOMEM: 'The host has too little memory.',
+  '53200': 'The database has too little memory.',
+}
+
 /** The database is unavailable, or reports a conflict that a retry resolves. */
 function isDatabaseUnavailable(error: { code?: string }): boolean {
-  return error instanceof DatabaseUnavailableError || /^(40001|40P01|55P03)$/.test(error.code ?? '')
+  return error instanceof DatabaseUnavailableError || /^(40001|40P01|55P03|25006)$/.test(error.code ?? '')
 }
 
 function describe(thrown: unknown): string {
