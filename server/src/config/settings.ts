@@ -125,7 +125,7 @@ export const SETTINGS = {
       type: bytes(0),
       env: 'CLOUDNEXUS_DISK_BYTES',
       default: null,
-      default_text: 'four times the free space, because disks are sparse',
+      default_text: 'four times the space that is free or used by instances, because disks are sparse',
       description: 'Disk space for instances',
     }),
   },

@@ -1,17 +1,42 @@
-import { readFileSync } from 'node:fs'
+import { type Dirent, lstatSync, readdirSync, readFileSync } from 'node:fs'
 import { availableParallelism, totalmem } from 'node:os'
+import { join } from 'node:path'
 import type { Settings } from '../config.ts'
 import { freeBytes } from './data-dir.ts'
 import type { Installation } from './installation.ts'
 
 const GIB = 2 ** 30
+/** Of `st_blocks`, whatever the file system's own block size. */
+const BLOCK_BYTES = 512
 
-export type HostFacts = { cores: number; memory_bytes: number; free_disk_bytes: number }
+/** `disk_bytes`: what is free for instances, or used by them already. */
+export type HostFacts = { cores: number; memory_bytes: number; disk_bytes: number }
 export type Limits = { vcpus: number; memory_bytes: number; disk_bytes: number }
 
 /** The resources of this host. */
-export function hostFacts(dataDir: string): HostFacts {
-  return { cores: availableParallelism(), memory_bytes: totalmem(), free_disk_bytes: freeBytes(dataDir) }
+export function hostFacts(dataDir: string, free = freeBytes): HostFacts {
+  const disk_bytes = free(dataDir) + usedBytes(join(dataDir, 'instances'))
+  return { cores: availableParallelism(), memory_bytes: totalmem(), disk_bytes }
+}
+
+/** The bytes that the files of a folder occupy on disk; 0 if it does not exist. A file that vanishes meanwhile is left out. */
+export function usedBytes(folder: string): number {
+  let used = 0
+  for (const entry of readdirIfThere(folder)) {
+    const path = join(folder, entry.name)
+    if (entry.isDirectory()) used += usedBytes(path)
+    else used += (lstatSync(path, { throwIfNoEntry: false })?.blocks ?? 0) * BLOCK_BYTES
+  }
+  return used
+}
+
+function readdirIfThere(folder: string): Dirent[] {
+  try {
+    return readdirSync(folder, { withFileTypes: true })
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return []
+    throw error
+  }
 }
 
 /** How many descriptors this process may have open. Node has raised the soft limit to the hard one. */
@@ -22,14 +47,15 @@ export function descriptorLimit(limits = readFileSync('/proc/self/limits', 'utf8
 
 /**
  * The capacity of the host for all instances together. By default, an eighth of the memory (at least 512 MiB) is reserved
- * for the host, and four times the free disk space can be allocated, because disks are sparse.
+ * for the host, and four times the disk space that is free or used by instances can be allocated, because disks are sparse.
+ * So the capacity does not shrink with every start while instances fill their disks.
  */
 export function limitsOf(capacity: Settings['capacity'], host: HostFacts): Limits {
   const reserve = Math.max(GIB / 2, Math.floor(host.memory_bytes / 8))
   return {
     vcpus: host.cores * capacity.vcpus_per_core,
     memory_bytes: capacity.memory_bytes ?? Math.max(0, host.memory_bytes - reserve),
-    disk_bytes: capacity.disk_bytes ?? 4 * host.free_disk_bytes,
+    disk_bytes: capacity.disk_bytes ?? 4 * host.disk_bytes,
   }
 }
 
