@@ -9,7 +9,7 @@ import { after, before, describe, test } from 'node:test'
 import { atMost, systemClock } from '../server/src/lib/clock.ts'
 import { identify } from '../server/src/lib/processes.ts'
 import { until } from '../server/src/testing/until.ts'
-import { ControlPlane } from './control-plane.ts'
+import { ControlPlane, run } from './control-plane.ts'
 
 const ROOT = join(import.meta.dirname, '..')
 const MAIN = join(ROOT, 'server/src/main.ts')
@@ -55,6 +55,23 @@ describe('start', { timeout: 300_000 }, () => {
 
   test('rejects a second start on the same data directory', () => {
     assert.match(refused(['--data-dir', plane.data_dir, '--port', '0']), new RegExp(String(plane.port)))
+  })
+
+  test('rejects a copy of a data directory, whether the original runs or not', async () => {
+    const other = await ControlPlane.create()
+    try {
+      const copy = join(folder, 'copy')
+      const start = ['--data-dir', copy, '--port', '0']
+      await run('cp', ['-a', '--', other.data_dir, copy])
+      assert.match(refused(start), /is a copy of .*, whose control plane runs \(process \d+\)/)
+      await other.end('SIGTERM')
+      rmSync(copy, { recursive: true })
+      await run('cp', ['-a', '--', other.data_dir, copy])
+      assert.match(refused(start), /is a copy of the data directory .* start once with --take-over/)
+      assert.ok(!existsSync(join(copy, 'postgres/postmaster.pid')))
+    } finally {
+      await other.teardown()
+    }
   })
 
   test('rejects a data directory of a newer version, and a directory that is no data directory', () => {

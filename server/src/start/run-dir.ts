@@ -9,6 +9,7 @@ import { join } from 'node:path'
 import { userRuntimeFolder } from '../config.ts'
 import { StartupError } from '../lib/errors.ts'
 import { readFileOrNull, writePrivateFile } from '../lib/files.ts'
+import { readHolder } from './lock.ts'
 
 const PREFIX = 'cloudnexus-'
 const CLAIM = 'installation.json'
@@ -30,11 +31,22 @@ export function openRunDir(installation: { id: string; loopback_block: string },
   if (!found.isDirectory() || found.uid !== uid || (found.mode & 0o022) !== 0) {
     throw new StartupError(`${folder} is not a folder that only this user can write to. Remove it and start again.`)
   }
+  rejectCopy(folder, dataDir)
   chmodSync(folder, mode)
   const { id, loopback_block } = installation
   writePrivateFile(join(folder, CLAIM), `${JSON.stringify({ id, loopback_block, data_dir: dataDir })}\n`)
   if (stored !== folder) writePrivateFile(join(dataDir, PATH_FILE), `${folder}\n`)
   return folder
+}
+
+/** A copy of a data directory has the same ID, and with it the sockets of the machines that the original runs. */
+function rejectCopy(folder: string, dataDir: string): void {
+  const original = readClaim(folder)?.data_dir
+  const holder = original && original !== dataDir ? readHolder(original) : null
+  if (holder === null) return
+  throw new StartupError(
+    `${dataDir} is a copy of ${original}, whose control plane runs (process ${holder.pid}). Stop it first, or set another --data-dir.`,
+  )
 }
 
 /** The run folder of the last start, which may no longer exist; null before the first start. */
@@ -56,9 +68,11 @@ export function claimedBlocks(): string[] {
     .flatMap((name) => readClaim(join(parent, name))?.loopback_block ?? [])
 }
 
-function readClaim(folder: string): { id?: string; loopback_block?: string } | null {
+type Claim = { id?: string; loopback_block?: string; data_dir?: string }
+
+function readClaim(folder: string): Claim | null {
   try {
-    return JSON.parse(readFileOrNull(join(folder, CLAIM)) ?? '{}') as { id?: string; loopback_block?: string }
+    return JSON.parse(readFileOrNull(join(folder, CLAIM)) ?? '{}') as Claim
   } catch {
     return null
   }
