@@ -15,13 +15,13 @@ import {
   rmSync,
   writeFileSync,
 } from 'node:fs'
-import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { connect } from '../server/src/db/database.ts'
 import { assertNoSecrets, secretsIn } from '../server/src/db/testing-canary.ts'
 import { testImage } from '../server/src/drivers/qemu/testing.ts'
 import { type CheckResponse, createResponseCheck } from '../server/src/http/testing-responses.ts'
+import { freePort } from '../server/src/testing/free-port.ts'
 import { until } from '../server/src/testing/until.ts'
 import { type MutantName, mutantArguments } from './mutants.ts'
 
@@ -228,15 +228,6 @@ export type ApiResponse = { status: number; headers: Headers; body: any }
 
 function readIfThere(file: string): string | null {
   return existsSync(file) ? readFileSync(file, 'utf8') : null
-}
-
-/** A port that is free now. */
-export async function freePort(): Promise<number> {
-  const server = createServer()
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
-  const { port } = server.address() as { port: number }
-  await new Promise((resolve) => server.close(resolve))
-  return port
 }
 
 /** Runs a program. Throws with its output when it fails or exceeds the timeout. */

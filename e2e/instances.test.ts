@@ -8,8 +8,9 @@ import { existsSync, mkdtempSync, openSync, readFileSync, rmSync, statSync, writ
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
+import { freePort } from '../server/src/testing/free-port.ts'
 import { until } from '../server/src/testing/until.ts'
-import { freePort, run } from './control-plane.ts'
+import { run } from './control-plane.ts'
 import { DOCUMENTED_BODY } from './documented-body.ts'
 import { leftovers } from './leaks.ts'
 

@@ -20,8 +20,9 @@ import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
 import { atMost, systemClock } from '../server/src/lib/clock.ts'
 import { identify } from '../server/src/lib/processes.ts'
+import { freePort } from '../server/src/testing/free-port.ts'
 import { until } from '../server/src/testing/until.ts'
-import { ControlPlane, freePort } from './control-plane.ts'
+import { ControlPlane } from './control-plane.ts'
 
 const ROOT = join(import.meta.dirname, '..')
 const MAIN = join(ROOT, 'server/src/main.ts')

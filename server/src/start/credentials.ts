@@ -32,7 +32,8 @@ export function openCredentials(dataDir: string, publicUrl: string, random: Rand
 type Keys = Pick<Credentials, 'live_key' | 'test_key'>
 
 function parse(file: string, text: string): Keys {
-  const advice = 'Restore it from a backup, or delete it to create new keys.'
+  const advice =
+    'Restore it from a backup, or delete it to create new keys; the old ones stay valid until you delete them.'
   let found: Partial<Keys> | null
   try {
     found = JSON.parse(text) as Partial<Keys> | null

@@ -1,28 +1,14 @@
 /** One database belongs to one data directory, on real databases. */
 import assert from 'node:assert/strict'
 import { cpSync, renameSync, rmSync } from 'node:fs'
-import { before, describe, test } from 'node:test'
+import { describe, test } from 'node:test'
+import pg from 'pg'
 import type { Sql } from '../db/database.ts'
-import { createTestDatabase } from '../db/testing.ts'
 import { until } from '../testing/until.ts'
 import { decide, isSameMark, type Owner } from './ownership.ts'
-import { createDataDir, type Opening, openForTest, rejectionOf } from './testing.ts'
+import { createDatabases, createDataDir, type Opening, openForTest, rejectionOf } from './testing.ts'
 
-let admin: Sql
-let server: string
-before(async () => {
-  const { owner, url } = await createTestDatabase()
-  admin = owner
-  server = url
-})
-
-let made = 0
-async function database(): Promise<string> {
-  const name = `owned_${process.pid}_${made++}`
-  await admin.unsafe(`create database ${name}`)
-  return server.replace(/\/[^/?]*(\?|$)/, `/${name}$1`)
-}
-
+const { admin, create: database } = await createDatabases()
 const rejection = (database_url: string, of: Opening) => rejectionOf({ database_url }, of)
 
 const digest = async (sql: Sql) =>
@@ -55,6 +41,22 @@ describe('one database', { timeout: 120_000 }, () => {
       const reason = await rejection(database_url, { ...other, take_over })
       assert.match(reason, /belongs to another data directory \(installation aaaa\): .* Use another database/)
     }
+  })
+
+  test('is opened after a first start that was killed before it stored the owner', async () => {
+    const database_url = await database()
+    const killed = new pg.Client({ connectionString: database_url })
+    await killed.connect()
+    await killed.query('select pg_advisory_lock(7202603)')
+    const opening = openForTest({ database_url }, { data_dir: createDataDir() })
+    await until('the start waits for the lock', async () => {
+      const waiting = await admin`
+        select from pg_stat_activity where query like 'select pg_try_advisory_lock%'
+          and datname = ${new URL(database_url.replace('@/', '@x/')).pathname.slice(1)}`
+      return waiting.count > 0
+    })
+    await killed.end()
+    await (await opening).stop()
   })
 
   test('is refused to a data directory whose secrets were replaced', async () => {

@@ -116,7 +116,8 @@ export async function openOwnership({ url, own, take_over, clock, log }: Options
     // The server may not have ended the session of a control plane that was killed a moment ago.
     while (!(await tryLock(on))) {
       const other = await readOwner(on)
-      if (!isSame(other, own) || clock.monotonic() > deadline) throw new StartupError(isRunning(other, own))
+      const isOther = other !== null && !isSame(other, own)
+      if (isOther || clock.monotonic() > deadline) throw new StartupError(isRunning(other, own))
       await clock.sleep(RETRY_MS)
     }
     const stored = await readOwner(on)

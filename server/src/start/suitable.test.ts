@@ -1,32 +1,15 @@
 /** Databases that cannot be used are rejected by one line that says what to change, and nothing is written in them. */
 import assert from 'node:assert/strict'
-import { before, describe, test } from 'node:test'
+import { describe, test } from 'node:test'
 import fc from 'fast-check'
-import { connect, type Sql } from '../db/database.ts'
+import { connect } from '../db/database.ts'
 import { withLogin } from '../db/roles.ts'
-import { createTestDatabase } from '../db/testing.ts'
 import { poolSizes, unsuitable } from './suitable.ts'
-import { createDataDir, openForTest, rejectionOf } from './testing.ts'
+import { createDatabases, createDataDir, openForTest, rejectionOf } from './testing.ts'
 import { startPgBouncer } from './testing-pgbouncer.ts'
 
-let admin: Sql
-let server: string
-before(async () => {
-  const { owner, url } = await createTestDatabase()
-  admin = owner
-  server = url
-})
-const urlOf = (name: string) => server.replace(/\/[^/?]*(\?|$)/, `/${name}$1`)
+const { admin, url: server, urlOf, create: database } = await createDatabases()
 const data_dir = createDataDir()
-
-let made = 0
-/** Creates an empty database with these options, runs the statements on it, and returns its connection string. */
-async function database(options = '', statements: (name: string) => string[] = () => []): Promise<string> {
-  const name = `suitable_${process.pid}_${made++}`
-  await admin.unsafe(`create database ${name} ${options}`)
-  for (const statement of statements(name)) await admin.unsafe(statement)
-  return urlOf(name)
-}
 
 const rejection = (database_url: string) => rejectionOf({ database_url }, { data_dir })
 const alter = (setting: string) => (name: string) => [`alter database ${name} set ${setting}`]

@@ -1,10 +1,10 @@
 /** PgBouncer for tests: Debian's package, downloaded and unpacked, never installed, because that would start a service. */
 import { execFileSync, spawn } from 'node:child_process'
 import { existsSync, globSync, mkdirSync, mkdtempSync, renameSync, rmSync, writeFileSync } from 'node:fs'
-import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { connect } from '../db/database.ts'
+import { freePort } from '../testing/free-port.ts'
 import { until } from '../testing/until.ts'
 
 /** Starts a pooler for these users in front of the server with this socket folder, on a port of 127.0.0.1. */
@@ -67,12 +67,4 @@ function unpack(): string {
   }
   renameSync(fresh, folder)
   return folder
-}
-
-async function freePort(): Promise<number> {
-  const server = createServer()
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
-  const { port } = server.address() as { port: number }
-  await new Promise((resolve) => server.close(resolve))
-  return port
 }

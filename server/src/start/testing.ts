@@ -5,6 +5,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after } from 'node:test'
 import type { Config } from '../config.ts'
+import { createTestDatabase } from '../db/testing.ts'
 import { systemClock as clock } from '../lib/clock.ts'
 import { StartupError } from '../lib/errors.ts'
 import { silentLog as log } from '../lib/log.ts'
@@ -41,6 +42,25 @@ export async function openForTest(urls: Partial<Config>, { data_dir, id = 'aaaa'
   } catch (error) {
     await stop()
     throw error
+  }
+}
+
+/** Creates empty databases on the server of the tests. */
+export async function createDatabases() {
+  const { owner: admin, url } = await createTestDatabase()
+  let made = 0
+  const urlOf = (name: string) => url.replace(/\/[^/?]*(\?|$)/, `/${name}$1`)
+  return {
+    admin,
+    url,
+    urlOf,
+    /** Creates a database with these options, runs the statements on it, and returns its connection string. */
+    async create(options = '', statements: (name: string) => string[] = () => []): Promise<string> {
+      const name = `start_${process.pid}_${made++}`
+      await admin.unsafe(`create database ${name} ${options}`)
+      for (const statement of statements(name)) await admin.unsafe(statement)
+      return urlOf(name)
+    },
   }
 }
 

@@ -1,11 +1,11 @@
 /** Runs the receivers in examples/ as separate programs and sends them real deliveries. */
 import assert from 'node:assert/strict'
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process'
-import { type AddressInfo, createServer } from 'node:net'
 import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
 import { createWorld, type World } from '../instances/testing-world.ts'
 import { systemClock } from '../lib/clock.ts'
+import { freePort } from '../testing/free-port.ts'
 import { eventually } from './testing.ts'
 
 const FOLDER = join(import.meta.dirname, '../../../examples')
@@ -17,15 +17,6 @@ before(async () => {
   world = await createWorld()
 })
 after(() => world?.stop())
-
-/** A port that is free at this moment. */
-async function freePort(): Promise<number> {
-  const server = createServer()
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
-  const { port } = server.address() as AddressInfo
-  await new Promise((resolve) => server.close(resolve))
-  return port
-}
 
 async function testExample(command: string, file: string): Promise<void> {
   const { callTest: call } = world
