@@ -180,6 +180,7 @@ export class ControlPlane {
 
   private async remove(): Promise<void> {
     await this.end('SIGTERM')
+    const { id } = JSON.parse(readFileSync(join(this.data_dir, 'installation.json'), 'utf8'))
     const [command, ...before] = this.node
     await run(command!, [
       ...before,
@@ -189,6 +190,8 @@ export class ControlPlane {
       '--yes',
     ])
     rmSync(dirname(this.data_dir), { recursive: true, force: true })
+    if (process.getuid?.() === 0)
+      assert.ok(!(await run('nft', ['list', 'tables'])).includes(id), 'a packet filter is left')
   }
 
   /** Calls the API, by default with the live key. The response must match the OpenAPI document of the control plane. */

@@ -13,6 +13,7 @@ const START = {
   cpio: 'cpio',
   kmod: 'depmod',
   gpgv: 'gpgv',
+  nftables: 'nft',
   fakeroot: 'fakeroot',
   dpkg: 'dpkg-deb',
   'openssh-client': 'ssh-keygen',

@@ -13,6 +13,7 @@ import type { Deps, Region } from './deps.ts'
 import type { Driver } from './drivers/driver.ts'
 import { proveAccelerator } from './drivers/qemu/accelerator.ts'
 import { QemuDriver } from './drivers/qemu/driver.ts'
+import { openEgress } from './drivers/qemu/egress.ts'
 import { createSimulatedDriver } from './drivers/simulated/driver.ts'
 import { createEngines } from './engine/pools.ts'
 import { WORK_CHANNEL } from './engine/work.ts'
@@ -41,7 +42,14 @@ import { openDatabase } from './start/database.ts'
 import { openFirstProject } from './start/first-project.ts'
 import { descriptorLimit, hostFacts, type Limits, limitsOf, machineUid } from './start/host.ts'
 import { type Installation, openInstallation } from './start/installation.ts'
-import { checkListenAddress, defaultPublicUrl, listenError, sshPort } from './start/listen-address.ts'
+import {
+  checkListenAddress,
+  checkProxies,
+  defaultPublicUrl,
+  listenError,
+  ownPorts,
+  sshPort,
+} from './start/listen-address.ts'
 import { lockDataDir } from './start/lock.ts'
 import { checkPrograms, findProgram } from './start/programs.ts'
 import { createReadiness } from './start/readiness.ts'
@@ -106,6 +114,7 @@ export async function startControlPlane(start: Start): Promise<string> {
   return banner({
     config,
     hypervisor: live.hypervisor(),
+    isolation: live.isolation(),
     database: database.description,
     limits,
     public_addresses,
@@ -156,15 +165,24 @@ async function createLiveDriver(
   image: Awaited<ReturnType<typeof ensureMicroLinux>>,
 ): Promise<QemuDriver> {
   const { data_dir, run_dir } = config
-  const qemu = {
-    data_dir,
-    run_dir,
-    images_dir: join(data_dir, 'images'),
+  const network = {
     installation_id: installation.id,
-    qemu_binary: findProgram('qemu-system-x86_64')!,
     service_uid: machineUid(installation),
     multicast_group: installation.multicast_group,
     multicast_port_base: installation.multicast_port_base,
+  }
+  const filter = { ...network, refused_ports: ownPorts(config), allow: config.guest_allow }
+  const egress = await openEgress(filter).catch((error: Error) => {
+    throw new StartupError(`The packet filter for guests could not be set (${error.message}). Start again.`)
+  })
+  checkProxies(config.trusted_proxies, egress.unfiltered_reason)
+  const qemu = {
+    ...network,
+    data_dir,
+    run_dir,
+    images_dir: join(data_dir, 'images'),
+    qemu_binary: findProgram('qemu-system-x86_64')!,
+    egress,
     log,
     clock,
   }

@@ -7,6 +7,7 @@ import { join, resolve } from 'node:path'
 import { createInterface } from 'node:readline/promises'
 import { parseArgs } from 'node:util'
 import { findServer } from './db/embedded.ts'
+import { removeEgress } from './drivers/qemu/egress.ts'
 import { endAllMachines } from './drivers/qemu/teardown.ts'
 import { systemClock as clock } from './lib/clock.ts'
 import { StartupError } from './lib/errors.ts'
@@ -45,6 +46,8 @@ async function teardown(args: string[]): Promise<void> {
   await endImporters(folder)
   const runDir = storedRunDir(folder)
   const ended = await endAllMachines(folder, runDir ?? folder)
+  if (process.getuid?.() === 0)
+    await removeEgress(id).catch((error) => print(`the packet filter for guests was not removed: ${error.message}`))
   print(`${ended.length} virtual ${ended.length === 1 ? 'machine' : 'machines'} ended`)
   const database = findServer(join(folder, 'postgres'))
   if (database) await end('PostgreSQL', database, 'SIGINT')

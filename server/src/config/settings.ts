@@ -163,6 +163,20 @@ export const SETTINGS = {
     default_text: LOOPBACK_ONLY,
     description: 'IP addresses outside the public internet from which images can be downloaded',
   }),
+  guest_allow: setting({
+    type: ranges,
+    env: 'CLOUDNEXUS_GUEST_ALLOW',
+    default: [],
+    description:
+      'IP addresses outside the public internet that guests can reach, such as a package mirror. Guests never reach the API at an IP address of this host',
+  }),
+  allow_unfiltered_guests: setting({
+    type: onOff,
+    env: 'CLOUDNEXUS_ALLOW_UNFILTERED_GUESTS',
+    default: false,
+    description:
+      'Whether all projects can run live instances where what guests send cannot be filtered; otherwise only the first project can. In config.json: true or false',
+  }),
   webhook_allow: setting({
     type: ranges,
     env: 'CLOUDNEXUS_WEBHOOK_ALLOW',

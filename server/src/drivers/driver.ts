@@ -103,11 +103,20 @@ export type Capacity = { vcpus: number; memory_bytes: number; disk_bytes: number
 /** A hypervisor and why its accelerator was chosen, for the banner and `/v2/regions`. */
 export type Hypervisor = { name: string; accelerator: 'kvm' | 'tcg' | 'none'; reason: string }
 
+/** How guests are separated from the host and its networks, for the banner and `/v2/regions`. */
+export type Isolation = {
+  /** `filtered`: guests reach the public internet, DNS and what the operator allows, and nothing else. */
+  egress: 'filtered' | 'unfiltered'
+  reason: string
+}
+
 export interface Driver {
   readonly name: 'simulated' | 'qemu' | 'incus'
   /** Interval at which unchanged machines are observed again. `watch` announces changes much earlier. */
   readonly resync_seconds: number
   hypervisor(): Hypervisor
+  /** Null if there are no guests (simulated driver). */
+  isolation(): Isolation | null
   capacity(): Capacity
   /** All machines. Throws if the list could be incomplete. */
   list(): Promise<{ id: string }[]>

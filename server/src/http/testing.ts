@@ -65,7 +65,13 @@ const ZEROS = new Uint8Array(32)
 /** A driver without machines, for routes that only read its name, hypervisor and capacity. */
 function idleDriver(name: Driver['name'], capacity: Capacity): Driver {
   const hypervisor = { name: name === 'qemu' ? 'QEMU' : 'simulated', accelerator: 'none' as const, reason: 'a test' }
-  return { name, resync_seconds: 60, hypervisor: () => hypervisor, capacity: () => capacity } as Driver
+  return {
+    name,
+    resync_seconds: 60,
+    hypervisor: () => hypervisor,
+    isolation: () => null,
+    capacity: () => capacity,
+  } as Driver
 }
 
 /** A notifier without listeners: tests of routes read rows. */

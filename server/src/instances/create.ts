@@ -9,10 +9,11 @@ import { environmentNow } from '../db/environment-now.ts'
 import type { Deps } from '../deps.ts'
 import { ensureImport } from '../images/store.ts'
 import type { Principal } from '../keys/principal.ts'
+import { ApiError } from '../lib/errors.ts'
 import { newId } from '../lib/id.ts'
 import { CapacityExhausted } from '../lib/insufficient-capacity.ts'
 import { seal } from '../lib/secret-box.ts'
-import { reserveCapacity } from '../regions/store.ts'
+import { isOpenTo, reserveCapacity, unfilteredMessage } from '../regions/store.ts'
 import { initialFields } from './fields.ts'
 import { type InstanceSpec, resolveCreate } from './resolve.ts'
 import type { InstanceRow } from './row.ts'
@@ -48,8 +49,8 @@ export type Origin = {
 export type CreateContext = Pick<Deps, 'config' | 'random' | 'secrets'> & InstanceContext
 
 /**
- * Creates all of these instances, or none. Throws BudgetExceeded, CapacityExhausted, and QuotaExceeded at the end of the
- * transaction.
+ * Creates all of these instances, or none. Throws BudgetExceeded, CapacityExhausted, `invalid_state` where the region is not
+ * open to the project, and QuotaExceeded at the end of the transaction.
  */
 export async function insertInstances(
   tx: Transaction,
@@ -61,7 +62,10 @@ export async function insertInstances(
   const budget = await reserveBudget(tx, context.config, origin.budget_id, { instances: specs.length, vcpus })
   for (const group of groupBy(specs, ({ region }) => region.id)) {
     const plans = group.map(({ plan }) => plan)
-    await reserveCapacity(tx, context.config, group[0]!.region, origin.mode, null, plans)
+    const { region } = group[0]!
+    if (!(await isOpenTo(tx, context.config, region, origin)))
+      throw new ApiError('invalid_state', unfilteredMessage(region.id))
+    await reserveCapacity(tx, context.config, region, origin.mode, null, plans)
   }
   if (origin.mode === 'live') {
     for (const id of new Set(specs.map(({ image }) => image.id))) await ensureImport(tx, context.outbox, id)

@@ -27,7 +27,7 @@ export async function previewWrite(
 ): Promise<Outcome> {
   const { before, after, status } = rows
   const region = deps.regions.find((each) => each.id === after.region)!
-  const { hypervisor, capacity } = await showRegion(tx, region, owner.mode)
+  const { hypervisor, capacity } = await showRegion(tx, deps.config, region, owner)
   const { used, quotas } = await readUse(tx, deps, owner)
   const image = await availability(tx, after.image_id, owner.mode)
   const steps = stepsBetween(before, after, image.present)

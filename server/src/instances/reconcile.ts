@@ -14,8 +14,9 @@ import type { Reconcile } from '../engine/loop.ts'
 import type { Claim } from '../engine/work.ts'
 import { withOutbox } from '../events/outbox.ts'
 import { availability, ensureImport } from '../images/store.ts'
+import { isOpenTo, unfilteredMessage } from '../regions/store.ts'
 import { columnsAfter, columnsAfterFailure, decide, type Step } from './decide.ts'
-import { driverOf } from './driver-of.ts'
+import { driverOf, regionOf } from './driver-of.ts'
 import { TERMINATED_TTL_SECONDS } from './present.ts'
 import { type InstanceRow, isTerminating } from './row.ts'
 import { specOf } from './spec.ts'
@@ -109,6 +110,7 @@ async function execute(
       await driver.create(await spec(), ref.now)
       return 0
     case 'start':
+      await requireOpenRegion(deps, row)
       await driver.start(await spec(), ref.now)
       return 0
     case 'power_down':
@@ -130,6 +132,13 @@ async function execute(
       await driver.delete(ref)
       return 0
   }
+}
+
+/** A host that no longer filters what guests send starts only those of the operator's project. Throws InvalidSpecError. */
+async function requireOpenRegion(deps: Deps, row: InstanceRow): Promise<void> {
+  const region = regionOf(deps, row)
+  if (await isOpenTo(deps.sql.as(row.environment_id), deps.config, region, row)) return
+  throw new InvalidSpecError('unfiltered_host', unfilteredMessage(region.id))
 }
 
 /** Shortens the interval for a guest that is booting, or to the time at which the driver expects a change. */

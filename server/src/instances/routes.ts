@@ -62,7 +62,11 @@ function collectionRoutes(app: App, deps: Deps): void {
   app.post(
     '/v2/instances',
     {
-      config: { scope: 'instances:write', limits: ['creates', 'writes'], problems: ['capacity_exhausted'] },
+      config: {
+        scope: 'instances:write',
+        limits: ['creates', 'writes'],
+        problems: ['capacity_exhausted', 'invalid_state'],
+      },
       schema: {
         operationId: 'createInstance',
         summary: 'Create an instance',

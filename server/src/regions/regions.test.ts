@@ -50,6 +50,7 @@ test('a live key sees hypervisor and capacity, a test key no limit', async () =>
     name: 'This host',
     status: 'available',
     hypervisor,
+    isolation: null,
     capacity: { total: TEST_CAPACITY, used },
   }
   assert.deepEqual(body, { data: [shown], pagination: { next_cursor: null, has_more: false } })

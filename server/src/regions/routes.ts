@@ -22,9 +22,8 @@ export const regions: Resource = {
         },
       },
       async (request, reply) => {
-        const { environment_id, mode } = request.principal
-        const sql = deps.sql.as(environment_id)
-        const shown = deps.regions.map((region) => showRegion(sql, region, mode))
+        const sql = deps.sql.as(request.principal.environment_id)
+        const shown = deps.regions.map((region) => showRegion(sql, deps.config, region, request.principal))
         return sendFixedPage(deps, request, reply, await Promise.all(shown))
       },
     )

@@ -13,6 +13,7 @@ import {
   sumOf,
 } from '../lib/capacity.ts'
 import { CapacityExhausted } from '../lib/insufficient-capacity.ts'
+import { belongsToOperator } from '../projects/store.ts'
 import type { Region } from './schema.ts'
 
 /** What the live instances of a region have reserved, those of all tenants, except one of them. */
@@ -25,14 +26,38 @@ export async function usedCapacity(query: Query, region: string, except: string 
 /** A region as a key of this mode sees it. */
 export async function showRegion(
   query: Query,
+  config: IsolationSettings,
   region: ServedRegion,
-  mode: Principal['mode'],
+  owner: Owner,
 ): Promise<Static<typeof Region>> {
-  const driver = region.drivers[mode]
+  const driver = region.drivers[owner.mode]
   const total = driver.capacity()
   const capacity = total && { total, used: await usedCapacity(query, region.id) }
-  return { id: region.id, name: region.name, status: 'available', hypervisor: driver.hypervisor(), capacity }
+  const status = (await isOpenTo(query, config, region, owner)) ? 'available' : 'unavailable'
+  const [hypervisor, isolation] = [driver.hypervisor(), driver.isolation()]
+  return { id: region.id, name: region.name, status, hypervisor, isolation, capacity }
 }
+
+type IsolationSettings = Pick<Config, 'allow_unfiltered_guests'>
+type Owner = Pick<Principal, 'environment_id' | 'mode'>
+
+/**
+ * Whether instances of this environment may run in a region: where what guests send is not filtered, only those of the
+ * operator's project, unless the operator allows others.
+ */
+export async function isOpenTo(
+  query: Query,
+  config: IsolationSettings,
+  region: ServedRegion,
+  { environment_id, mode }: Owner,
+): Promise<boolean> {
+  if (config.allow_unfiltered_guests || region.drivers[mode].isolation()?.egress !== 'unfiltered') return true
+  return belongsToOperator(query, environment_id)
+}
+
+/** What `isOpenTo` means for a user, and what to do. */
+export const unfilteredMessage = (region: string) =>
+  `${region} does not filter what guests send, so only the project of its operator can run live instances there. The operator can install nftables and run the control plane as root, or set allow_unfiltered_guests.`
 
 /**
  * Checks that instances of these plans fit, and that they still fit when the transaction commits: transactions that

@@ -1,13 +1,14 @@
 import { isIP } from 'node:net'
 import { isLoopback } from '../config/types.ts'
 import type { Config, Plan } from '../config.ts'
-import type { Hypervisor } from '../drivers/driver.ts'
+import type { Hypervisor, Isolation } from '../drivers/driver.ts'
 import { MACHINE_OVERHEAD_BYTES } from '../lib/capacity.ts'
 import type { Limits } from './host.ts'
 
 export type BannerFacts = {
   config: Config
   hypervisor: Hypervisor
+  isolation: Isolation
   database: string
   limits: Limits
   public_addresses: string
@@ -39,6 +40,7 @@ export function banner(facts: BannerFacts): string {
       `${facts.public_addresses}${isLoopback(facts.public_addresses.split('/')[0]!) ? ', reachable from this host' : ''}`,
     ],
     ['SSH', sshLine(facts)],
+    ...guestRows(facts),
     ['Webhooks', `to the public internet by HTTPS${config.webhook_allow.map((range) => ` and to ${range}`).join('')}`],
     ['Images', `from the public internet${config.image_allow.map((range) => ` and ${range}`).join('')}`],
   ]
@@ -79,6 +81,19 @@ function firstInstance({ config, credentials_file }: BannerFacts): string {
 function sshLine({ ssh_key_file, ssh_port }: BannerFacts): string {
   const port = ssh_port === 22 ? '' : `-p ${ssh_port} `
   return `ssh -i ${quote(ssh_key_file)} -o StrictHostKeyChecking=accept-new ${port}root@PUBLIC_IP`
+}
+
+/** What guests reach, and who can create them. */
+function guestRows({ config, isolation }: BannerFacts): [string, string][] {
+  const allowed = config.guest_allow.map((range) => ` and ${range}`).join('')
+  if (isolation.egress === 'filtered') return [['Guests', `reach the public internet, DNS${allowed}`]]
+  const who = config.allow_unfiltered_guests
+    ? 'all projects can create live instances (allow_unfiltered_guests)'
+    : 'only the first project can create live instances'
+  return [
+    ['Guests', 'NOT ISOLATED: they reach the services and private networks of this host'],
+    ['', `${isolation.reason}; ${who}`],
+  ]
 }
 
 function planNote(plan: Plan, limits: Limits): [string, string][] {

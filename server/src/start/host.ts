@@ -2,6 +2,7 @@ import { type Dirent, lstatSync, readdirSync, readFileSync } from 'node:fs'
 import { availableParallelism, totalmem } from 'node:os'
 import { join } from 'node:path'
 import type { Settings } from '../config.ts'
+import { MACHINE_USERS } from '../drivers/qemu/users.ts'
 import { freeBytes } from './data-dir.ts'
 import type { Installation } from './installation.ts'
 
@@ -73,7 +74,7 @@ export function machineUid(
     .split('\n')
     .map((line) => line.trim().split(/\s+/).map(Number))
   const isMapped = ranges.some(
-    ([first = 0, , count = 0]) => first <= first_machine_uid && first_machine_uid + 60_000 <= first + count,
+    ([first = 0, , count = 0]) => first <= first_machine_uid && first_machine_uid + MACHINE_USERS <= first + count,
   )
   return isRoot && isMapped ? first_machine_uid : null
 }

@@ -5,6 +5,7 @@
 import { createHash } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { MACHINE_USERS } from '../drivers/qemu/users.ts'
 import { StartupError } from '../lib/errors.ts'
 import { readFileOrNull, writePrivateFile } from '../lib/files.ts'
 import type { Random } from '../lib/random.ts'
@@ -76,7 +77,7 @@ export function freeBlock(id: string, taken: Set<string>): string {
   throw new StartupError('No loopback block is free on this host. Set a range with CLOUDNEXUS_PUBLIC_ADDRESSES.')
 }
 
-/** User IDs are from a range that no system assigns (above those of systemd's containers), 60,000 for each installation. */
+/** User IDs are from a range that no system assigns (above those of systemd's containers), MACHINE_USERS for each installation. */
 function numbersOf(
   id: string,
 ): Pick<Installation, 'multicast_group' | 'multicast_port_base' | 'first_machine_uid' | 'seed'> {
@@ -84,7 +85,7 @@ function numbersOf(
   return {
     multicast_group: `239.${digest[2]}.${digest[3]}.1`,
     multicast_port_base: 20_000 + (digest.readUInt16BE(4) % 10_000),
-    first_machine_uid: 1_900_000_000 + (digest.readUInt16BE(6) % 4_000) * 60_000,
+    first_machine_uid: 1_900_000_000 + (digest.readUInt16BE(6) % 4_000) * MACHINE_USERS,
     seed: digest.readUInt32BE(8),
   }
 }

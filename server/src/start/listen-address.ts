@@ -1,6 +1,8 @@
 import { createServer } from 'node:net'
 import { type NetworkInterfaceInfo, networkInterfaces } from 'node:os'
+import type { Config } from '../config.ts'
 import { StartupError } from '../lib/errors.ts'
+import { contains, isAllowedFrom } from '../lib/ip.ts'
 
 /** Interfaces of containers and bridges, which other machines cannot reach. */
 const VIRTUAL = /^(docker|br-|veth|virbr|tap|tun|cni|flannel|incus|lxd)/
@@ -39,6 +41,32 @@ function outsideAddress(interfaces: NodeJS.Dict<NetworkInterfaceInfo[]>): string
     .flatMap(([, addresses]) => addresses ?? [])
     .filter(({ internal, address }) => !internal && !address.startsWith('fe80:'))
   return (all.find(({ family }) => family === 'IPv4') ?? all[0])?.address ?? '127.0.0.1'
+}
+
+/** The TCP ports on which the control plane listens. */
+export function ownPorts({ port, metrics_listen }: Pick<Config, 'port' | 'metrics_listen'>): number[] {
+  return metrics_listen === null ? [port] : [port, Number(metrics_listen.slice(metrics_listen.lastIndexOf(':') + 1))]
+}
+
+/**
+ * Throws a StartupError if a trusted proxy has an IP address of this host while guests are not filtered: a guest connects to
+ * the API from such an address, and could claim the IP address of any client.
+ */
+export function checkProxies(
+  trusted: readonly string[],
+  unfilteredReason: string | null,
+  interfaces = networkInterfaces(),
+): void {
+  if (unfilteredReason === null) return
+  const own = Object.values(interfaces).flatMap((addresses) => addresses ?? [])
+  const local = ['127.0.0.1', '::1', ...own.map(({ address }) => address)]
+  const proxy = trusted.find(
+    (range) => contains('127.0.0.0/8', range) || local.some((address) => isAllowedFrom([range], address)),
+  )
+  if (proxy === undefined) return
+  throw new StartupError(
+    `trusted_proxies contains ${proxy}, an IP address of this host, from which guests reach the API: ${unfilteredReason}. Remove it, or run as root with nftables.`,
+  )
 }
 
 /** The host port for the SSH servers of machines in this range: 2222 if this process cannot listen on port 22. */

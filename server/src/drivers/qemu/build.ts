@@ -26,10 +26,8 @@ import {
 import { checkNetwork } from './network/user.ts'
 import { runProgram } from './run-program.ts'
 import { writeSeed } from './seed.ts'
+import { MACHINE_USERS } from './users.ts'
 import { confinementOf, viewOf } from './view.ts'
-
-/** Number of user IDs for machines, starting at `service_uid`. */
-const MAX_USERS = 60_000
 
 /**
  * Creates disk and seed in a folder with a scratch name and renames it, so that a machine exists completely or not at all.
@@ -79,7 +77,7 @@ async function freeNumber(host: Host): Promise<number> {
   const ids = (await readdir(instancesFolder(host))).filter((name) => isId('inst', name))
   const machines = await Promise.all(ids.map((id) => readMachine(machinePaths(host, id))))
   const used = new Set(machines.map((machine) => machine?.uid_number))
-  for (let number = 0; number < MAX_USERS; number++) if (!used.has(number)) return number
+  for (let number = 0; number < MACHINE_USERS; number++) if (!used.has(number)) return number
   throw new Error('no user ID is free')
 }
 

@@ -8,7 +8,7 @@ import { mkdir, readdir, rename, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { isId } from '../../lib/id.ts'
 import { hostBootId } from '../../lib/processes.ts'
-import type { Capacity, Driver, Hypervisor, MachineRef, MachineSpec, ObservedMachine } from '../driver.ts'
+import type { Capacity, Driver, Hypervisor, Isolation, MachineRef, MachineSpec, ObservedMachine } from '../driver.ts'
 import { DamagedDiskError, InvalidSpecError, NotFoundError, TransientError } from '../driver.ts'
 import { buildMachine, findDamage, growDisk } from './build.ts'
 import { boundFile, boundReadyFile, readTail } from './console-log.ts'
@@ -68,6 +68,13 @@ export class QemuDriver implements Driver {
     const user =
       service_uid === null ? 'machines run as the user of the control plane' : 'each machine runs as a separate user'
     return { ...accelerator, reason: `${accelerator.reason}; ${user}, ${SCOPE_REASONS[scope]}` }
+  }
+
+  isolation(): Isolation {
+    const { unfiltered_reason } = this.#host.egress
+    return unfiltered_reason === null
+      ? { egress: 'filtered', reason: 'nftables filters what guests send' }
+      : { egress: 'unfiltered', reason: `what guests send is not filtered: ${unfiltered_reason}` }
   }
 
   capacity(): Capacity {
@@ -252,6 +259,14 @@ export class QemuDriver implements Driver {
     throw new DamagedDiskError('disk_damaged', message, damage)
   }
 
+  async #ensureEgress(): Promise<void> {
+    const { egress, log } = this.#host
+    const wasSet = await egress.ensure().catch((error) => {
+      log.error({ error: String(error) }, 'the packet filter for guests cannot be set')
+    })
+    if (wasSet) log.warn({}, 'the packet filter for guests was changed or removed; it is set again')
+  }
+
   #locked<T>(id: string, work: (found: Machine | null) => Promise<T>, thorough = false): Promise<T> {
     return this.#locks.run(id, async () => work(await findMachine(this.#host, id, thorough)))
   }
@@ -284,10 +299,11 @@ export class QemuDriver implements Driver {
     this.#changed(id)
   }
 
-  /** Keeps the logs that a guest or QEMU writes within bounds. */
+  /** Keeps the logs that a guest or QEMU writes within bounds, and the rules for what guests send in force. */
   #scheduleUpkeep(): void {
     if (this.#closed) return
     this.#upkeep = this.#host.clock.after(UPKEEP_MS, async () => {
+      if (this.#monitors.paths().length > 0) await this.#ensureEgress()
       for (const { console, log, ready } of this.#monitors.paths())
         await Promise.all([boundFile(console), boundFile(log), boundReadyFile(ready)]).catch((error) =>
           this.#host.log.warn({ error: String(error) }, 'log cannot be truncated'),

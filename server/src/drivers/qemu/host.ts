@@ -1,6 +1,7 @@
 import type { Clock } from '../../lib/clock.ts'
 import type { Log } from '../../lib/log.ts'
 import type { Capacity, Hypervisor } from '../driver.ts'
+import type { Egress } from './egress.ts'
 import type { Network } from './network/network.ts'
 import type { Scope } from './scope.ts'
 
@@ -16,11 +17,13 @@ export type QemuOptions = {
   /** The result of `proveAccelerator`. */
   accelerator: Hypervisor
   qemu_binary: string
-  /** First of a range of user IDs, one per machine; null when the control plane is not root. */
+  /** First of MACHINE_USERS user IDs, one per machine; null when the control plane is not root. */
   service_uid: number | null
   /** Segment N of the private networks is port `multicast_port_base` + N of this multicast group. */
   multicast_group: string
   multicast_port_base: number
+  /** The filter of what guests send. */
+  egress: Egress
   limits: NonNullable<Capacity>
   log: Log
   clock: Clock

@@ -23,6 +23,7 @@ export async function startMachine(
   now: Date,
 ): Promise<ChildProcess & { identity: ProcessIdentity }> {
   const paths = machinePaths(host, spec.id)
+  await host.egress.ensure()
   await growDisk(host, machine, spec.disk_bytes)
   const ports = await host.network.plan(spec)
   const view = await viewOf(host, { ...machine, image: spec.image })

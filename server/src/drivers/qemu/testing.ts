@@ -1,5 +1,5 @@
 /** Shared by the tests with real guests: an image, and a world of separate folders and IP addresses with its removal. */
-import { createHash, randomInt } from 'node:crypto'
+import { createHash, randomBytes, randomInt } from 'node:crypto'
 import { chmod, mkdir, mkdtemp, readFile, rm, stat } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
@@ -9,9 +9,11 @@ import { silentLog } from '../../lib/log.ts'
 import { systemRandom } from '../../lib/random.ts'
 import type { Driver, MachineImage, MachineSpec, ObservedMachine } from '../driver.ts'
 import { QemuDriver } from './driver.ts'
+import { openEgress, removeEgress } from './egress.ts'
 import type { QemuOptions } from './host.ts'
 import { runProgram } from './run-program.ts'
 import { endAllMachines } from './teardown.ts'
+import { MACHINE_USERS } from './users.ts'
 
 const REPOSITORY = join(import.meta.dirname, '../../../..')
 const MIB = 1024 * 1024
@@ -56,13 +58,18 @@ export type World = {
   remove(): Promise<void>
 }
 
-/** First user ID of machines, above all accounts of a typical host. */
+/** First user ID of machines, above all accounts of a typical host and below those of installations. */
 const TEST_UID = 1_700_000_000
 const isRoot = process.getuid?.() === 0
 
-/** An empty world with an adopted driver. `closed`: other users have no access to its data folder. */
-export async function makeWorld(changes: Partial<QemuOptions> & { closed?: boolean } = {}): Promise<World> {
-  const { closed = false, ...given } = changes
+type Changes = Partial<QemuOptions> & { closed?: boolean; refused_ports?: number[]; guest_allow?: string[] }
+
+/**
+ * An empty world with an adopted driver, with user IDs and, as root, an egress filter of its own. `closed`: other users
+ * have no access to its data folder.
+ */
+export async function makeWorld(changes: Changes = {}): Promise<World> {
+  const { closed = false, refused_ports = [], guest_allow = [], ...given } = changes
   const { images_dir, image } = await testImage()
   const root = await mkdtemp(join(tmpdir(), 'cn-'))
   const data_dir = join(root, 'data')
@@ -70,16 +77,20 @@ export async function makeWorld(changes: Partial<QemuOptions> & { closed?: boole
   await chmod(root, 0o711)
   await mkdir(data_dir, { mode: closed ? 0o700 : 0o711 })
   const [block, third] = [randomInt(64, 128), randomInt(256)]
+  const network = {
+    installation_id: `test-${randomBytes(4).toString('hex')}`,
+    service_uid: isRoot ? TEST_UID + randomInt(3000) * MACHINE_USERS : null,
+    multicast_group: `230.${block}.${third}.1`,
+    multicast_port_base: 20000,
+  }
   const options: QemuOptions = {
+    ...network,
     data_dir,
     run_dir,
     images_dir,
-    installation_id: 'test',
     qemu_binary: 'qemu-system-x86_64',
     accelerator: { name: 'QEMU', accelerator: 'tcg', reason: 'test' },
-    service_uid: isRoot ? TEST_UID : null,
-    multicast_group: `230.${block}.${third}.1`,
-    multicast_port_base: 20000,
+    egress: given.egress ?? (await openEgress({ ...network, refused_ports, allow: guest_allow })),
     limits: { vcpus: 16, memory_bytes: 8192 * MIB, disk_bytes: 1024 ** 4 },
     log: silentLog,
     clock: systemClock,
@@ -124,6 +135,7 @@ export async function makeWorld(changes: Partial<QemuOptions> & { closed?: boole
   const remove = async () => {
     for (const driver of drivers) await driver.close()
     await endAllMachines(data_dir, run_dir)
+    if (isRoot) await removeEgress(options.installation_id)
     await rm(root, { recursive: true, force: true })
   }
   const publicAddress = () => `127.${block}.${third}.${++addresses}`

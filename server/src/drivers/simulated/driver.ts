@@ -58,6 +58,7 @@ export function createSimulatedDriver(options: { sql: Sql; seed: number; boot?: 
     name: 'simulated',
     resync_seconds: 3600,
     hypervisor: () => ({ name: 'simulated', accelerator: 'none', reason: 'Test environments use simulated machines.' }),
+    isolation: () => null,
     capacity: () => null,
     list: store.list,
     async get(ref) {

@@ -3,8 +3,8 @@
  * internet, and the guest's ports are forwarded from a loopback address of the host that no other machine has. The second
  * device is the private network: guests of a segment exchange frames over a multicast port on the loopback interface.
  *
- * Limits: the guest can reach the host's 127.0.0.1 through its gateway (QEMU has no option to prevent it), and any local
- * process can join a multicast port. A bridge would have neither limit, but needs root.
+ * Limits: the guest can reach what the host reaches, and the host's 127.0.0.1 through its gateway, unless egress.ts filters
+ * that (QEMU has no option for it); any local process can join a multicast port.
  */
 import { createHash } from 'node:crypto'
 import { createServer, isIPv4 } from 'node:net'
