@@ -14,6 +14,7 @@ import type { Driver } from './drivers/driver.ts'
 import { proveAccelerator } from './drivers/qemu/accelerator.ts'
 import { QemuDriver } from './drivers/qemu/driver.ts'
 import { openEgress } from './drivers/qemu/egress.ts'
+import { openScope } from './drivers/qemu/scope.ts'
 import { createSimulatedDriver } from './drivers/simulated/driver.ts'
 import { createEngines } from './engine/pools.ts'
 import { WORK_CHANNEL } from './engine/work.ts'
@@ -183,6 +184,7 @@ async function createLiveDriver(
     images_dir: join(data_dir, 'images'),
     qemu_binary: findProgram('qemu-system-x86_64')!,
     egress,
+    scope: await openScope(installation.id),
     log,
     clock,
   }

@@ -8,6 +8,7 @@ import { createInterface } from 'node:readline/promises'
 import { parseArgs } from 'node:util'
 import { findServer } from './db/embedded.ts'
 import { removeEgress } from './drivers/qemu/egress.ts'
+import { removeScope } from './drivers/qemu/scope.ts'
 import { endAllMachines } from './drivers/qemu/teardown.ts'
 import { systemClock as clock } from './lib/clock.ts'
 import { StartupError } from './lib/errors.ts'
@@ -48,6 +49,7 @@ async function teardown(args: string[]): Promise<void> {
   const ended = await endAllMachines(folder, runDir ?? folder)
   if (process.getuid?.() === 0)
     await removeEgress(id).catch((error) => print(`the packet filter for guests was not removed: ${error.message}`))
+  await removeScope(id)
   print(`${ended.length} virtual ${ended.length === 1 ? 'machine' : 'machines'} ended`)
   const database = findServer(join(folder, 'postgres'))
   if (database) await end('PostgreSQL', database, 'SIGINT')

@@ -107,6 +107,8 @@ export type Hypervisor = { name: string; accelerator: 'kvm' | 'tcg' | 'none'; re
 export type Isolation = {
   /** `filtered`: guests reach the public internet, DNS and what the operator allows, and nothing else. */
   egress: 'filtered' | 'unfiltered'
+  /** Whether cgroups limit the threads, memory and CPU weight of each machine. */
+  process_limits: 'cgroup' | 'none'
   reason: string
 }
 

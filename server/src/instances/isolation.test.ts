@@ -6,8 +6,8 @@ import { createSimulatedDriver } from '../drivers/simulated/driver.ts'
 import { type Call, caller } from '../http/testing.ts'
 import { createWorld, type World } from './testing-world.ts'
 
-const FILTERED: Isolation = { egress: 'filtered', reason: 'a test' }
-const UNFILTERED: Isolation = { egress: 'unfiltered', reason: 'a test' }
+const FILTERED: Isolation = { egress: 'filtered', process_limits: 'cgroup', reason: 'a test' }
+const UNFILTERED: Isolation = { egress: 'unfiltered', process_limits: 'none', reason: 'a test' }
 const BODY = { region: 'us-east-1', plan: 'micro-1x', image: 'micro-linux' }
 
 let world: World

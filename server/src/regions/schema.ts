@@ -8,6 +8,10 @@ const Isolation = Type.Object(
       ['filtered', 'unfiltered'],
       'What guests can reach. `filtered`: the public internet, DNS and what the operator allows. `unfiltered`: also the services and private networks of the host.',
     ),
+    process_limits: OneOf(
+      ['cgroup', 'none'],
+      'Whether cgroups limit the threads, the memory and the CPU weight of the process of each machine.',
+    ),
     reason: Type.String({ description: 'How guests are isolated.', examples: ['nftables filters what guests send'] }),
   },
   { description: 'How guests are isolated from the host and its networks.', additionalProperties: false },

@@ -61,12 +61,12 @@ async function fill(host: Host, spec: MachineSpec, machine: MachineFile, base: s
   await mkdir(scratch, { mode: 0o710 })
   await createOverlay(paths.disk, base, spec.disk_bytes)
   await chmod(paths.disk, 0o600)
-  const written = [paths.console, paths.ready, paths.pid_file]
-  for (const file of written) await writeFile(file, '', { mode: 0o600, flag: 'wx' })
+  for (const file of [paths.console, paths.ready, paths.pid_file])
+    await writeFile(file, '', { mode: 0o600, flag: 'wx' })
   const seed = await writeSeed(spec, scratch)
   if (host.service_uid !== null) {
     const uid = host.service_uid + machine.uid_number
-    for (const path of [paths.disk, ...written, ...seed]) await chown(path, uid, uid)
+    for (const path of [paths.disk, paths.pid_file, ...seed]) await chown(path, uid, uid)
     await chown(scratch, 0, uid)
   }
   await writeJson(paths.machine_file, machine)

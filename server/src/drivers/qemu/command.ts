@@ -25,6 +25,10 @@ export type CommandHost = {
 
 const MIB = 1024 * 1024
 const SANDBOX = 'on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny'
+/** Sizes of the buffers for what a guest writes to its console and to its ready port; powers of two. */
+export const BUFFER_BYTES = { console: MIB, ready: 64 * 1024 }
+/** ID of the ready port in QEMU's events. */
+export const READY_PORT = 'ready'
 /** The files that images such as `micro-linux` read through fw_cfg. */
 export const FW_CFG_NAMES = ['instance-id', 'hostname', 'ssh-keys', 'user-data', 'network'] as const
 
@@ -55,7 +59,7 @@ export function qemuCommand(
     ...['-smp', `${spec.vcpus}`, '-m', `${spec.memory_bytes / MIB}`],
     ...bootArguments(spec.image, host.image_folder),
     ...monitorArguments(paths),
-    ...consoleArguments(paths),
+    ...outputArguments(),
     ...diskArguments(spec, paths, join(host.image_folder, 'disk.qcow2')),
     ...network.netdevs.flatMap((netdev) => ['-netdev', JSON.stringify(netdev)]),
     ...network.devices.flatMap(device),
@@ -107,14 +111,15 @@ function monitorArguments(paths: MachinePaths): string[] {
   ])
 }
 
-/** Both files are opened in append mode, so that they can be truncated while QEMU writes. */
-function consoleArguments(paths: MachinePaths): string[] {
+/** What the guest writes stays in buffers of fixed size, from which output.ts reads it. */
+function outputArguments(): string[] {
+  const buffer = (id: keyof typeof BUFFER_BYTES) => ['-chardev', `ringbuf,${list({ id, size: `${BUFFER_BYTES[id]}` })}`]
   return [
-    ...['-chardev', `file,${list({ id: 'console', path: paths.console, append: 'on' })}`],
+    ...buffer('console'),
     ...['-serial', 'chardev:console'],
-    ...['-chardev', `file,${list({ id: 'ready', path: paths.ready, append: 'on' })}`],
+    ...buffer('ready'),
     ...device({ driver: 'virtio-serial-pci' }),
-    ...device({ driver: 'virtserialport', chardev: 'ready', name: 'cloudnexus.ready' }),
+    ...device({ driver: 'virtserialport', id: READY_PORT, chardev: 'ready', name: 'cloudnexus.ready' }),
   ]
 }
 

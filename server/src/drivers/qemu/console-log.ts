@@ -1,10 +1,7 @@
 import { constants } from 'node:fs'
 import { type FileHandle, open } from 'node:fs/promises'
 
-/** A log that exceeds `max_bytes` is truncated to its last `keep_bytes`. */
-const LOG_BOUNDS = { max_bytes: 8 * 1024 * 1024, keep_bytes: 4 * 1024 * 1024 }
-
-/** The last bytes of a file; empty if it does not exist. Never follows a link, because QEMU's user can write the file. */
+/** The last bytes of a file; empty if it does not exist. Follows no link. */
 export async function readTail(path: string, bytes: number): Promise<Buffer> {
   const result = await withFile(path, constants.O_RDONLY, async (file, size) => tail(file, size, bytes))
   return result ?? Buffer.alloc(0)
@@ -27,23 +24,30 @@ export async function readEnd(
   })
 }
 
-/**
- * Truncates a file that its writer has open in append mode. Lines that are written meanwhile may be lost or end up before
- * the kept part, which is acceptable for a flooded log.
- */
-export async function boundFile(path: string, bounds = LOG_BOUNDS): Promise<void> {
-  await withFile(path, constants.O_RDWR | constants.O_APPEND, async (file, size) => {
-    if (size <= bounds.max_bytes) return
-    const kept = await tail(file, size, bounds.keep_bytes)
-    await file.truncate(0)
-    await file.write(kept.subarray(kept.indexOf(10) + 1))
-  })
+export type FileBounds = {
+  /** A file that would exceed this size is truncated. */
+  max_bytes: number
+  /** How much of its end is kept. */
+  keep_bytes: number
+  /** How much of its beginning is kept, in whole lines. */
+  head_bytes?: number
 }
 
-/** Truncates a ready file, in which the guest writes a line per boot and per heartbeat, and keeps its first line. */
-export async function boundReadyFile(path: string, maxBytes = 64 * 1024): Promise<void> {
-  await withFile(path, constants.O_RDWR, async (file, size) => {
-    if (size > maxBytes) await file.truncate(1024)
+/**
+ * Appends to a file and keeps it within its bounds. It is truncated in place, because the QEMU of an older release writes
+ * to it, too.
+ */
+export async function appendBounded(path: string, data: Buffer, bounds: FileBounds): Promise<void> {
+  const flags = constants.O_RDWR | constants.O_APPEND | (data.length > 0 ? constants.O_CREAT : 0)
+  await withFile(path, flags, async (file, size) => {
+    if (size + data.length <= bounds.max_bytes) return void (data.length > 0 && (await file.write(data)))
+    const { head_bytes = 0, keep_bytes } = bounds
+    const { buffer, bytesRead } = await file.read(Buffer.alloc(head_bytes), 0, head_bytes, 0)
+    const start = buffer.subarray(0, bytesRead)
+    const head = start.subarray(0, start.lastIndexOf(10) + 1)
+    const end = Buffer.concat([await tail(file, size, keep_bytes), data]).subarray(-keep_bytes)
+    await file.truncate(0)
+    await file.write(Buffer.concat([head, end.subarray(end.indexOf(10) + 1)]))
   })
 }
 
@@ -56,7 +60,7 @@ async function tail(file: FileHandle, size: number, bytes: number): Promise<Buff
 async function withFile<T>(path: string, flags: number, use: (file: FileHandle, size: number) => Promise<T>) {
   let file: FileHandle
   try {
-    file = await open(path, flags | constants.O_NOFOLLOW | constants.O_NONBLOCK)
+    file = await open(path, flags | constants.O_NOFOLLOW | constants.O_NONBLOCK, 0o600)
   } catch (error) {
     if (['ENOENT', 'ELOOP'].includes((error as NodeJS.ErrnoException).code ?? '')) return null
     throw error

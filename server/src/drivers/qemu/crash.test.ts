@@ -16,10 +16,13 @@ const ROUNDS = 4
 /** A control plane that runs the lifecycle of machines in a loop, from any state. */
 const CONTROL_PLANE = `
   import { QemuDriver } from '${new URL('./driver.ts', import.meta.url)}'
+  import { unfiltered } from '${new URL('./egress.ts', import.meta.url)}'
+  import { openScope } from '${new URL('./scope.ts', import.meta.url)}'
   import { systemClock } from '${new URL('../../lib/clock.ts', import.meta.url)}'
   import { silentLog } from '${new URL('../../lib/log.ts', import.meta.url)}'
   const { options, specs } = JSON.parse(process.argv[1])
-  const driver = new QemuDriver({ ...options, clock: systemClock, log: silentLog })
+  const [scope, egress] = [await openScope(options.installation_id), unfiltered('a test')]
+  const driver = new QemuDriver({ ...options, scope, egress, clock: systemClock, log: silentLog })
   await driver.adopt()
   console.log('adopted')
   const now = systemClock.now()
@@ -40,7 +43,7 @@ const CONTROL_PLANE = `
 `
 
 async function killOnce(world: World, specs: MachineSpec[]): Promise<void> {
-  const { clock: _clock, log: _log, ...options } = world.options
+  const { clock: _clock, log: _log, egress: _egress, scope: _scope, ...options } = world.options
   const argv = ['--input-type=module', '-e', CONTROL_PLANE, '--', JSON.stringify({ options, specs })]
   const child = spawn(process.execPath, argv, { stdio: ['ignore', 'pipe', 'inherit'] })
   const ended = once(child, 'exit')

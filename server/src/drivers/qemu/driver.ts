@@ -11,7 +11,7 @@ import { hostBootId } from '../../lib/processes.ts'
 import type { Capacity, Driver, Hypervisor, Isolation, MachineRef, MachineSpec, ObservedMachine } from '../driver.ts'
 import { DamagedDiskError, InvalidSpecError, NotFoundError, TransientError } from '../driver.ts'
 import { buildMachine, findDamage, growDisk } from './build.ts'
-import { boundFile, boundReadyFile, readTail } from './console-log.ts'
+import { readTail } from './console-log.ts'
 import type { Host, QemuOptions } from './host.ts'
 import { KeyedLock } from './keyed-lock.ts'
 import { isReachable } from './launch.ts'
@@ -37,8 +37,8 @@ import {
 } from './machine-files.ts'
 import { Monitors } from './monitors.ts'
 import { userNetwork } from './network/user.ts'
+import { Output } from './output.ts'
 import { findMachineProcesses } from './process.ts'
-import { detectScope, removeCgroup, SCOPE_REASONS } from './scope.ts'
 import { startMachine } from './start.ts'
 
 const MAX_CONCURRENT_ADOPTIONS = 8
@@ -59,22 +59,27 @@ export class QemuDriver implements Driver {
   constructor(options: QemuOptions) {
     checkRoots(options)
     if (!/^[a-z0-9][a-z0-9-]{0,31}$/.test(options.installation_id)) throw new Error('installation_id is malformed')
-    this.#host = { ...options, network: userNetwork(options), scope: 'none' }
-    this.#monitors = new Monitors(options.clock, options.log, (id) => this.#changed(id))
+    this.#host = { ...options, network: userNetwork(options), output: new Output(options.log) }
+    this.#monitors = new Monitors(this.#host, (id) => this.#changed(id))
   }
 
   hypervisor(): Hypervisor {
     const { accelerator, service_uid, scope } = this.#host
     const user =
       service_uid === null ? 'machines run as the user of the control plane' : 'each machine runs as a separate user'
-    return { ...accelerator, reason: `${accelerator.reason}; ${user}, ${SCOPE_REASONS[scope]}` }
+    return { ...accelerator, reason: `${accelerator.reason}; ${user}, ${scope.reason}` }
   }
 
   isolation(): Isolation {
-    const { unfiltered_reason } = this.#host.egress
-    return unfiltered_reason === null
-      ? { egress: 'filtered', reason: 'nftables filters what guests send' }
-      : { egress: 'unfiltered', reason: `what guests send is not filtered: ${unfiltered_reason}` }
+    const { egress, scope } = this.#host
+    const process_limits = scope.limits
+    return egress.unfiltered_reason === null
+      ? { egress: 'filtered', process_limits, reason: 'nftables filters what guests send' }
+      : {
+          egress: 'unfiltered',
+          process_limits,
+          reason: `what guests send is not filtered: ${egress.unfiltered_reason}`,
+        }
   }
 
   capacity(): Capacity {
@@ -90,7 +95,7 @@ export class QemuDriver implements Driver {
     return this.#locked(id, async (found) => {
       if (!found) return null
       if (found.process) this.#monitors.attach(id, found.paths, found.process)
-      return observe(id, found, () => this.#monitors.monitorState(id), this.#host.clock)
+      return observe(id, found, () => this.#monitors.monitorState(id), this.#host)
     })
   }
 
@@ -115,9 +120,9 @@ export class QemuDriver implements Driver {
         if (found.run && found.run.run > spec.run) throw stale(spec.id)
         if (found.process) throw stillRunning(spec.id)
         await this.#checkAfterReboot(found.machine, found.run)
-        const child = await startMachine(this.#host, spec, found.machine, now)
+        const { child, identity, messages } = await startMachine(this.#host, spec, found.machine, now)
         child.once('exit', () => this.#childEnded(spec.id))
-        this.#monitors.attach(spec.id, found.paths, child.identity)
+        this.#monitors.attach(spec.id, found.paths, identity, messages)
       },
       true,
     )
@@ -138,7 +143,7 @@ export class QemuDriver implements Driver {
     return this.#locked(
       id,
       async (found) => {
-        if (found?.process) await endProcess(found, 'stopped', this.#host.clock)
+        if (found?.process) await endProcess(found, 'stopped', this.#host)
       },
       true,
     )
@@ -192,18 +197,19 @@ export class QemuDriver implements Driver {
     return this.#locks.run(id, async () => {
       const found = await findMachineToDelete(this.#host, id)
       this.#monitors.remove(id)
-      if (found?.process) await endProcess(found, 'stopped', this.#host.clock)
+      if (found?.process) await endProcess(found, 'stopped', this.#host)
       const { directory, sockets } = machinePaths(this.#host, id)
       await rm(sockets, { recursive: true, force: true })
       // The rename is atomic; the sweep removes what a crash leaves behind.
       if (found?.machine) await rename(directory, scratchName(directory, 'old'))
       await rm(directory, { recursive: true, force: true })
       await this.#sweep(id)
-      await removeCgroup(this.#host.installation_id, id)
+      await this.#host.scope.remove(id)
     })
   }
 
-  consoleLog({ id }: MachineRef, tailBytes: number): Promise<Uint8Array> {
+  async consoleLog({ id }: MachineRef, tailBytes: number): Promise<Uint8Array> {
+    await this.#monitors.collect(id)
     return readTail(machinePaths(this.#host, id).console, tailBytes)
   }
 
@@ -213,12 +219,11 @@ export class QemuDriver implements Driver {
   }
 
   async adopt(): Promise<void> {
-    const { run_dir, service_uid, log, installation_id } = this.#host
+    const { run_dir, service_uid, log } = this.#host
     await mkdir(instancesFolder(this.#host), { recursive: true, mode: 0o711 })
     await mkdir(run_dir, { recursive: true, mode: 0o711 })
     if (service_uid !== null && !(await isReachable(run_dir)))
       throw new Error(`run_dir must be accessible to all users, because each machine runs as its own user: ${run_dir}`)
-    this.#host.scope = await detectScope(installation_id, process.getuid?.() === 0)
     await this.#sweep(null)
     const ids = (await this.list()).map(({ id }) => id)
     const counts = { machines: ids.length, running: 0 }
@@ -293,21 +298,17 @@ export class QemuDriver implements Driver {
     const { paths, run } = (await findMachine(this.#host, id).catch(() => null)) ?? {}
     if (paths && run && run.ended === null) {
       this.#monitors.recordFailure(id, at)
-      const log = (await readTail(paths.log, 2000)).toString('utf8')
+      const log = await this.#monitors.messages(id, paths)
       this.#host.log.warn({ instance: id, run: run.run, qemu_log: log }, 'machine process exited')
     }
     this.#changed(id)
   }
 
-  /** Keeps the logs that a guest or QEMU writes within bounds, and the rules for what guests send in force. */
+  /** Keeps the rules for what guests send in force. */
   #scheduleUpkeep(): void {
     if (this.#closed) return
     this.#upkeep = this.#host.clock.after(UPKEEP_MS, async () => {
-      if (this.#monitors.paths().length > 0) await this.#ensureEgress()
-      for (const { console, log, ready } of this.#monitors.paths())
-        await Promise.all([boundFile(console), boundFile(log), boundReadyFile(ready)]).catch((error) =>
-          this.#host.log.warn({ error: String(error) }, 'log cannot be truncated'),
-        )
+      if (this.#monitors.size > 0) await this.#ensureEgress()
       this.#scheduleUpkeep()
     })
   }

@@ -1,15 +1,16 @@
 import assert from 'node:assert/strict'
-import { appendFile, mkdtemp, rm, truncate, writeFile } from 'node:fs/promises'
+import { appendFile, mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { test } from 'node:test'
 import fc from 'fast-check'
-import { boundReadyFile } from './console-log.ts'
+import { appendBounded } from './console-log.ts'
 import {
   afterPause,
   afterReset,
   type HeartbeatLine,
   HUNG_AFTER_MS,
+  hasSignaledReady,
   isHung,
   NO_HEARTBEAT,
   readHeartbeatFile,
@@ -65,10 +66,27 @@ test('reads the last line and a mark that changes with each line; null without a
     assert.equal((await readHeartbeatFile(file))?.alive, false)
     // A flooded file is truncated anywhere; the next line still counts.
     await writeFile(file, `ready 0123\n${'alive\n'.repeat(20_000)}`)
-    await boundReadyFile(file)
-    await truncate(file, 1021)
-    await appendFile(file, 'alive\n')
+    await appendBounded(file, Buffer.from('bye\nalive\n'), { max_bytes: 100, keep_bytes: 50, head_bytes: 20 })
     assert.equal((await readHeartbeatFile(file))?.alive, true)
+    assert.equal(await hasSignaledReady(file), true)
+  } finally {
+    await rm(folder, { recursive: true })
+  }
+})
+
+test('a guest is ready after its line, or after a heartbeat where the line was lost', async () => {
+  const folder = await mkdtemp(join(tmpdir(), 'ready-'))
+  const file = join(folder, 'ready')
+  const isReady = async (text: string) => {
+    await writeFile(file, text)
+    return hasSignaledReady(file)
+  }
+  try {
+    assert.equal(await hasSignaledReady(file), false)
+    for (const text of ['ready 0123\n', 'ready 0123\r\nalive\n', 've\nalive\n', 'noise\nready 1\n'])
+      assert.equal(await isReady(text), true, text)
+    for (const text of ['', 'ready', 'ready 0123', 'already 1\n', 'alive', 'not alive\n', 'bye\n'])
+      assert.equal(await isReady(text), false, text)
   } finally {
     await rm(folder, { recursive: true })
   }

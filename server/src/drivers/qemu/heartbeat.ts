@@ -1,7 +1,7 @@
 /**
  * Detects guests that hang. The agent in a guest writes the line `alive` to the ready port every ten seconds, and `bye`
- * when it is stopped, so that a guest that shuts down or reboots is not reported. QEMU writes the lines to a file, whose
- * size is bounded. A guest hangs if its last line is `alive` and no line follows for more than three intervals. A guest
+ * when it is stopped, so that a guest that shuts down or reboots is not reported. The lines are in the ready file, whose
+ * size is bounded (output.ts). A guest hangs if its last line is `alive` and no line follows for more than three intervals. A guest
  * without the agent is never reported.
  *
  * Only silence that the driver has observed counts: it starts at the first check, whatever the age of the file, and a
@@ -22,9 +22,9 @@ export type Heartbeat = { mark: string; silent_ms: number }
 
 export const NO_HEARTBEAT: Heartbeat = { mark: '', silent_ms: 0 }
 
-/** Whether the guest of this run has signaled that it is ready. */
+/** Whether the guest of this run has signaled that it is ready. It sends no heartbeat before that. */
 export async function hasSignaledReady(path: string): Promise<boolean> {
-  return /^ready [!-~]+\r?\n/.test(await readHead(path, 128))
+  return /^(ready [!-~]+|alive)\r?\n/m.test(await readHead(path, 256))
 }
 
 /** Reads the last line of the file; null if the file does not exist. */

@@ -3,6 +3,7 @@ import type { Log } from '../../lib/log.ts'
 import type { Capacity, Hypervisor } from '../driver.ts'
 import type { Egress } from './egress.ts'
 import type { Network } from './network/network.ts'
+import type { Output } from './output.ts'
 import type { Scope } from './scope.ts'
 
 export type QemuOptions = {
@@ -24,10 +25,12 @@ export type QemuOptions = {
   multicast_port_base: number
   /** The filter of what guests send. */
   egress: Egress
+  /** The separation of machines, and their limits. */
+  scope: Scope
   limits: NonNullable<Capacity>
   log: Log
   clock: Clock
 }
 
 /** The host, as the functions of this folder use it. */
-export type Host = QemuOptions & { network: Network; scope: Scope }
+export type Host = QemuOptions & { network: Network; output: Output }

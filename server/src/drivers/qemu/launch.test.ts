@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict'
-import { mkdir, mkdtemp, readFile, rm } from 'node:fs/promises'
+import { once } from 'node:events'
+import { type FileHandle, mkdir, mkdtemp, open, readFile, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { test } from 'node:test'
@@ -10,7 +11,7 @@ import { confine, isReachable, spawnDetached } from './launch.ts'
 import { killProcess } from './process.ts'
 import { startError } from './start.ts'
 
-const none = { uid: null, group: null, binds: [], systemd_unit: null }
+const none = { uid: null, group: null, binds: [], scope: [] }
 
 test('returns the command unchanged without a confinement', () => {
   assert.deepEqual(confine(['qemu', '-x'], none), ['qemu', '-x'])
@@ -27,7 +28,7 @@ test('a separate user has one capability and cannot gain more', () => {
 
 test('nests scope, namespace and user in this order and passes paths as parameters', () => {
   const from = '/root/$(reboot)"\'; '
-  const argv = confine(['qemu'], { uid: 7, group: null, binds: [{ from, to: '/run/x' }], systemd_unit: 'a.scope' })
+  const argv = confine(['qemu'], { uid: 7, group: null, binds: [{ from, to: '/run/x' }], scope: ['systemd-run', '--'] })
   const order = ['systemd-run', 'unshare', 'sh', 'setpriv', 'qemu'].map((word) => argv.indexOf(word))
   assert.deepEqual(
     order,
@@ -37,11 +38,14 @@ test('nests scope, namespace and user in this order and passes paths as paramete
   assert.ok(argv.includes(from))
 })
 
-test('a started program has its own session, an empty environment and a file for its output', async () => {
+test('a started program has its own session, an empty environment and a descriptor for its output', async () => {
   const folder = await mkdtemp(join(tmpdir(), 'launch-'))
+  let file: FileHandle | null = null
   try {
     const log = join(folder, 'log')
-    const child = await spawnDetached(['sh', '-c', 'env; echo up; exec sleep 1000'], log)
+    file = await open(log, 'a')
+    const { fd } = file
+    const child = await spawnDetached(['sh', '-c', 'env; echo up; exec sleep 1000'], fd)
     for (let attempt = 0; !(await readFile(log, 'utf8')).includes('up\n'); attempt++) {
       assert.ok(attempt < 1000)
       await systemClock.sleep(10)
@@ -57,8 +61,11 @@ test('a started program has its own session, an empty environment and a file for
       ['LANG', 'PATH'],
     )
     await killProcess(identify(child.pid)!, 5000, systemClock)
-    await assert.rejects(spawnDetached(['/nonexistent/program'], log), TransientError)
+    const [code] = await once(await spawnDetached(['/nonexistent/program'], fd), 'exit')
+    assert.equal(code, 127)
+    assert.match(await readFile(log, 'utf8'), /\/nonexistent\/program: not found/)
   } finally {
+    await file?.close()
     await rm(folder, { recursive: true })
   }
 })

@@ -1,13 +1,13 @@
 /**
  * Starts QEMU so that it outlives the control plane and is confined. It gets its own session (so that signals to the
- * control plane's terminal or process group do not reach it), files instead of pipes, an empty environment and, if the
+ * control plane's terminal or process group do not reach it), no pipe to the control plane, an empty environment and, if the
  * control plane is root, its own user whose only capability is to bind low ports. If that user has no access to the data
  * folder (for example in a home directory with mode 0700), QEMU runs in a private mount namespace in which the two folders
  * it needs are bound below the run folder. Every program of the chain replaces itself by the next (exec), so the process
  * ID does not change and the command line names the machine from the start.
  */
 import { type ChildProcess, spawn } from 'node:child_process'
-import { type FileHandle, open, stat } from 'node:fs/promises'
+import { stat } from 'node:fs/promises'
 import { dirname } from 'node:path'
 import { CapacityError, TransientError } from '../driver.ts'
 import { PROGRAM_ENVIRONMENT } from './run-program.ts'
@@ -19,23 +19,22 @@ export type Confinement = {
   group: number | null
   /** Folders to bind in a private mount namespace; without any, there is no namespace. */
   binds: { from: string; to: string }[]
-  /** Name of the systemd scope, if it runs in one. */
-  systemd_unit: string | null
+  /** The start of the command, which puts the program in a systemd scope; or empty. */
+  scope: string[]
 }
 
 /** A constant script: all variable values are positional parameters, which a shell does not parse. */
 const BIND_AND_EXEC = 'while [ "$1" != -- ]; do mount --bind -- "$1" "$2" || exit 1; shift 2; done; shift; exec "$@"'
 
 /** The command that runs a command confined. Pure. */
-export function confine(argv: string[], { uid, group, binds, systemd_unit }: Confinement): string[] {
+export function confine(argv: string[], { uid, group, binds, scope }: Confinement): string[] {
   const inner = uid === null ? argv : [...asUser(uid, group), ...argv]
   const pairs = binds.flatMap(({ from, to }) => [from, to])
   const bound =
     binds.length === 0
       ? inner
       : ['unshare', '--mount', '--propagation', 'private', 'sh', '-c', BIND_AND_EXEC, 'sh', ...pairs, '--', ...inner]
-  const scope = ['systemd-run', '--scope', '--quiet', '--collect', `--unit=${systemd_unit}`, '--']
-  return systemd_unit === null ? bound : [...scope, ...bound]
+  return [...scope, ...bound]
 }
 
 function asUser(uid: number, group: number | null): string[] {
@@ -50,24 +49,23 @@ function asUser(uid: number, group: number | null): string[] {
   ]
 }
 
-/** Starts a program that outlives this process and appends its output to a file. Resolves when it has started. */
-export async function spawnDetached(argv: string[], logFile: string): Promise<ChildProcess & { pid: number }> {
-  const [program, ...args] = argv
-  const log: FileHandle = await open(logFile, 'a', 0o600)
+/** Node would make the descriptor blocking if it were one of the first three of the program. */
+const WITH_OUTPUT = 'exec "$@" >&3 2>&3 3>&-'
+
+/** Starts a program that outlives this process and writes its output to a descriptor. Resolves when it has started. */
+export async function spawnDetached(argv: string[], output: number): Promise<ChildProcess & { pid: number }> {
   try {
-    const child = spawn(program!, args, {
+    const child = spawn('sh', ['-c', WITH_OUTPUT, 'sh', ...argv], {
       cwd: '/',
       env: PROGRAM_ENVIRONMENT,
       detached: true,
-      stdio: ['ignore', log.fd, log.fd],
+      stdio: ['ignore', 'ignore', 'ignore', output],
     })
     await new Promise<void>((resolve, reject) => child.once('spawn', resolve).once('error', reject))
     child.unref()
     return child as ChildProcess & { pid: number }
   } catch (error) {
     throw spawnError(error as NodeJS.ErrnoException)
-  } finally {
-    await log.close()
   }
 }
 

@@ -66,6 +66,7 @@ export function machinePaths(roots: Roots, id: string, directory = join(instance
     ready: join(directory, 'ready'),
     log: join(directory, 'qemu.log'),
     sockets,
+    messages: join(sockets, 'messages'),
     control: join(sockets, 'qmp-control.sock'),
     monitor: join(sockets, 'qmp-monitor.sock'),
   }

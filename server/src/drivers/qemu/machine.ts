@@ -9,6 +9,7 @@ import { hostBootId, isAlive, type ProcessIdentity } from '../../lib/processes.t
 import { type MachinePower, type ObservedMachine, TransientError, type Trouble } from '../driver.ts'
 import { hasFreeSpace } from './disk.ts'
 import { hasSignaledReady } from './heartbeat.ts'
+import type { Host } from './host.ts'
 import {
   instancesFolder,
   type MachineFile,
@@ -84,14 +85,21 @@ export async function withControl<T>(paths: MachinePaths, clock: Clock, work: (c
 
 /**
  * Ends the process permanently and records how it ended. The record is written first: if the control plane is killed in
- * between, the machine is still running and the call is repeated. QEMU is requested to quit, so that it flushes the
- * disk, and killed after a timeout.
+ * between, the machine is still running and the call is repeated. The rest of the console is read, and QEMU is requested
+ * to quit, so that it flushes the disk; it is killed after a timeout.
  */
-export async function endProcess(found: Machine, ended: 'off' | 'stopped', clock: Clock): Promise<void> {
+export async function endProcess(
+  found: Machine,
+  ended: 'off' | 'stopped',
+  { clock, output }: Pick<Host, 'clock' | 'output'>,
+): Promise<void> {
   const { paths, run, process } = found
   if (run && run.ended === null) await writeJson(paths.run_file, { ...run, ended })
   if (!process) return
-  const quits = await withControl(paths, clock, (client) => client.execute('quit', {}, CONTROL_MS)).catch(() => null)
+  const quits = await withControl(paths, clock, async (client) => {
+    await output.collect(client, paths)
+    await client.execute('quit', {}, CONTROL_MS)
+  }).catch(() => null)
   if (quits && (await waitForEnd(process, QUIT_MS, clock))) return
   if (await killProcess(process, KILL_MS, clock)) return
   throw new TransientError('still_running', 'The machine is still running.', `process ${process.pid} survives SIGKILL`)
@@ -108,18 +116,20 @@ const STATUSES: Record<string, PowerState> = {
   shutdown: { power: 'off', trouble: null },
 }
 
-/** Observes the power state of a machine. QEMU pauses when its guest has powered off; such a process is ended here. */
-async function observePower(found: Machine, clock: Clock): Promise<PowerState> {
+/** Observes the power state of a machine, and reads what its guest has written before. QEMU pauses when its guest has powered off; such a process is ended here. */
+async function observePower(found: Machine, host: Pick<Host, 'clock' | 'output'>): Promise<PowerState> {
   const { paths, run, process } = found
+  const { clock, output } = host
   if (!process) return powerWithoutProcess(run)
   const reply = await withControl(paths, clock, async (client) => {
+    await output.collect(client, paths)
     const status = await client.execute('query-status', {}, CONTROL_MS)
     const state = STATUSES[(status as { status?: string }).status ?? 'running'] ?? STATUSES.running!
     return state.trouble === 'disk_error' ? await diskTrouble(client, paths) : state
   }).catch(() => null)
   if (!reply && !isAlive(process)) return powerWithoutProcess(run)
   const state = reply?.result ?? STATUSES.running!
-  if (state.power === 'off') await endProcess(found, 'off', clock)
+  if (state.power === 'off') await endProcess(found, 'off', host)
   return state
 }
 
@@ -142,10 +152,10 @@ export async function observe(
   id: string,
   found: Machine,
   readMonitor: () => Promise<MonitorState>,
-  clock: Clock,
+  host: Pick<Host, 'clock' | 'output'>,
 ): Promise<ObservedMachine> {
   const { machine, run, paths } = found
-  const { power, trouble: reported } = await observePower(found, clock)
+  const { power, trouble: reported } = await observePower(found, host)
   const monitor = await readMonitor()
   const trouble = power === 'running' && monitor.hung ? 'hang' : reported
   const down = trouble !== null || power === 'crashed'

@@ -130,6 +130,15 @@ describe('real machines', () => {
     assert.equal((await stat(mine!.paths.sockets)).mode & 0o777, 0o700)
   })
 
+  test('the process of a machine is in its own cgroup, with limits', async (context) => {
+    const { scope, installation_id } = world.options
+    if (scope.limits === 'none') return context.skip('this host has no cgroup with limits')
+    const { process } = (await findMachine(world.options, one!.id))!
+    const lines = (await readFile(`/proc/${process!.pid}/cgroup`, 'utf8')).split('\n')
+    const own = lines.filter((line) => line.includes(`cloudnexus-${installation_id}`) && line.includes(one!.id))
+    assert.ok(own.length > 0, lines.join())
+  })
+
   test('the lock of QEMU prevents a second writer on the disk', async () => {
     await assert.rejects(runProgram(growCommand(machinePaths(world.options, one!.id).disk, 2 ** 31)), /lock/)
     await assert.rejects(driver.resizeDisk({ ...one!, disk_bytes: 2 ** 31 }), TransientError)

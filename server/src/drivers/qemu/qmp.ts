@@ -18,6 +18,10 @@ export class QmpCommandError extends Error {
 export class QmpConnectionError extends Error {
   override name = 'QmpConnectionError'
 }
+/** QEMU accepted the connection and did not respond in time. */
+export class QmpTimeoutError extends QmpConnectionError {
+  override name = 'QmpTimeoutError'
+}
 
 const MAX_LINE_BYTES = 1024 * 1024
 const MAX_OPEN_COMMANDS = 16
@@ -42,14 +46,14 @@ export class QmpClient {
     this.#clock = clock
     this.#greeting.promise.catch(() => {})
     socket.on('data', (chunk: Buffer) => this.#receive(chunk))
-    socket.on('error', (error) => this.#fail(error.message, error))
+    socket.on('error', (error) => this.#fail(new QmpConnectionError(error.message, { cause: error })))
     socket.on('close', () => this.#fail('connection closed'))
   }
 
   /** Connects and leaves capabilities negotiation mode, within one deadline. */
   static async connect(path: string, deadlineMs: number, clock: Clock): Promise<QmpClient> {
     const client = new QmpClient(connect(path), clock)
-    const timer = clock.after(deadlineMs, () => client.#fail(`not ready within ${deadlineMs} ms`))
+    const timer = clock.after(deadlineMs, () => client.#fail(new QmpTimeoutError(`not ready within ${deadlineMs} ms`)))
     try {
       await client.#greeting.promise
       await client.execute('qmp_capabilities', {}, deadlineMs)
@@ -65,7 +69,9 @@ export class QmpClient {
     if (this.#pending.size >= MAX_OPEN_COMMANDS) return Promise.reject(new QmpConnectionError('too many open commands'))
     const id = this.#next++
     const { promise, resolve, reject } = Promise.withResolvers<unknown>()
-    const timer = this.#clock.after(deadlineMs, () => this.#fail(`${command}: no reply within ${deadlineMs} ms`))
+    const timer = this.#clock.after(deadlineMs, () =>
+      this.#fail(new QmpTimeoutError(`${command}: no reply within ${deadlineMs} ms`)),
+    )
     this.#pending.set(id, { resolve, reject, timer })
     this.#socket.write(`${JSON.stringify({ execute: command, arguments: args, id })}\n`)
     return promise
@@ -111,9 +117,9 @@ export class QmpClient {
     else pending.resolve(reply.value)
   }
 
-  #fail(reason: string, cause?: Error): void {
+  #fail(reason: string | QmpConnectionError): void {
     if (this.#failure) return
-    this.#failure = new QmpConnectionError(reason, { cause })
+    this.#failure = typeof reason === 'string' ? new QmpConnectionError(reason) : reason
     this.#rest = []
     this.#socket.destroy()
     this.#greeting.reject(this.#failure)

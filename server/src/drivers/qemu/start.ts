@@ -4,24 +4,20 @@ import { identify, type ProcessIdentity } from '../../lib/processes.ts'
 import { AddressInUseError, CapacityError, type MachineSpec, TransientError } from '../driver.ts'
 import { growDisk } from './build.ts'
 import { qemuCommand } from './command.ts'
-import { readTail } from './console-log.ts'
 import { checkImageFile } from './disk.ts'
 import type { Host } from './host.ts'
 import { confine, spawnDetached } from './launch.ts'
 import { type MachineFile, machinePaths, type RunFile, type StartFile, writeJson } from './machine-files.ts'
-import { enterCgroup } from './scope.ts'
+import { Messages } from './messages.ts'
 import { confinementOf, viewOf } from './view.ts'
+
+export type Started = { child: ChildProcess; identity: ProcessIdentity; messages: Messages }
 
 /**
  * Starts a machine that has no process. The order of the steps makes a kill at any line safe: `starting.json` is written
  * before the process exists, and the process is found by its command line from its start.
  */
-export async function startMachine(
-  host: Host,
-  spec: MachineSpec,
-  machine: MachineFile,
-  now: Date,
-): Promise<ChildProcess & { identity: ProcessIdentity }> {
+export async function startMachine(host: Host, spec: MachineSpec, machine: MachineFile, now: Date): Promise<Started> {
   const paths = machinePaths(host, spec.id)
   await host.egress.ensure()
   await growDisk(host, machine, spec.disk_bytes)
@@ -41,16 +37,22 @@ export async function startMachine(
   const started_at = now.toISOString()
   const start: StartFile = { run, disk, started_at, vcpus, memory_bytes, public_ip, ports, ended: null }
   await writeJson(paths.start_file, start)
-  const systemd_unit = host.scope === 'systemd' ? `cloudnexus-${host.installation_id}-${spec.id}-${run}.scope` : null
-  const confinement = confinementOf(host, machine, view, { group: await kvmGroup(host), systemd_unit })
-  const child = await spawnDetached(confine(command, confinement), paths.log)
-  if (host.scope === 'cgroup') await enterCgroup(host.installation_id, spec.id, child.pid)
-  const identity = identify(child.pid)
-  if (!identity) throw startError((await readTail(paths.log, 2000)).toString('utf8'))
-  const file: RunFile = { ...start, process: identity }
-  await writeJson(paths.run_file, file)
-  await rm(paths.start_file, { force: true })
-  return Object.assign(child, { identity })
+  await host.scope.prepare(spec.id, spec)
+  const scope = host.scope.command(spec.id, run, spec)
+  const confinement = confinementOf(host, machine, view, { group: await kvmGroup(host), scope })
+  const messages = await Messages.create(paths)
+  try {
+    const child = await spawnDetached(confine(command, confinement), messages.fd)
+    const identity = identify(child.pid)
+    if (!identity) throw startError(await messages.collect())
+    const file: RunFile = { ...start, process: identity }
+    await writeJson(paths.run_file, file)
+    await rm(paths.start_file, { force: true })
+    return { child, identity, messages }
+  } catch (error) {
+    await messages.close()
+    throw error
+  }
 }
 
 /** The group of /dev/kvm, which becomes the only supplementary group of the machine's user. */

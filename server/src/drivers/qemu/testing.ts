@@ -12,6 +12,7 @@ import { QemuDriver } from './driver.ts'
 import { openEgress, removeEgress } from './egress.ts'
 import type { QemuOptions } from './host.ts'
 import { runProgram } from './run-program.ts'
+import { openScope, removeScope } from './scope.ts'
 import { endAllMachines } from './teardown.ts'
 import { MACHINE_USERS } from './users.ts'
 
@@ -91,6 +92,7 @@ export async function makeWorld(changes: Changes = {}): Promise<World> {
     qemu_binary: 'qemu-system-x86_64',
     accelerator: { name: 'QEMU', accelerator: 'tcg', reason: 'test' },
     egress: given.egress ?? (await openEgress({ ...network, refused_ports, allow: guest_allow })),
+    scope: given.scope ?? (await openScope(network.installation_id)),
     limits: { vcpus: 16, memory_bytes: 8192 * MIB, disk_bytes: 1024 ** 4 },
     log: silentLog,
     clock: systemClock,
@@ -136,6 +138,7 @@ export async function makeWorld(changes: Changes = {}): Promise<World> {
     for (const driver of drivers) await driver.close()
     await endAllMachines(data_dir, run_dir)
     if (isRoot) await removeEgress(options.installation_id)
+    await removeScope(options.installation_id)
     await rm(root, { recursive: true, force: true })
   }
   const publicAddress = () => `127.${block}.${third}.${++addresses}`
