@@ -18,7 +18,7 @@ export class QmpCommandError extends Error {
 export class QmpConnectionError extends Error {
   override name = 'QmpConnectionError'
 }
-/** QEMU accepted the connection and did not respond in time. */
+/** QEMU listens, and did not respond in time. */
 export class QmpTimeoutError extends QmpConnectionError {
   override name = 'QmpTimeoutError'
 }
@@ -46,7 +46,11 @@ export class QmpClient {
     this.#clock = clock
     this.#greeting.promise.catch(() => {})
     socket.on('data', (chunk: Buffer) => this.#receive(chunk))
-    socket.on('error', (error) => this.#fail(new QmpConnectionError(error.message, { cause: error })))
+    socket.on('error', (error: NodeJS.ErrnoException) => {
+      // EAGAIN: QEMU has not accepted earlier connections, and its queue is full (unix(7)).
+      const Kind = error.code === 'EAGAIN' ? QmpTimeoutError : QmpConnectionError
+      this.#fail(new Kind(error.message, { cause: error }))
+    })
     socket.on('close', () => this.#fail('connection closed'))
   }
 
