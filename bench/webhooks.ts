@@ -45,6 +45,7 @@ const deps: Deps = {
   ...{ config: testConfig, sql, clock, random, log, metrics: createMetrics(), regions: [] },
   secrets: { pepper: secret, cursor_key: secret, seal_key: secret, database_key: secret },
   resolve: async () => [],
+  imageSpaceBytes: () => Number.MAX_SAFE_INTEGER,
   openConnection,
   notifier: createNotifier(sql, clock, WORK_CHANNEL),
   requests: createRequestLog({ sql, clock, random, log, days: 14 }),

@@ -41,6 +41,7 @@ type Options = {
   umask?: string
   descriptors?: number
   folder?: string
+  parent?: string
   mutant?: MutantName
   checkout?: string
 }
@@ -84,10 +85,11 @@ export class ControlPlane {
    * @param umask of the process
    * @param descriptors how many the process may have open
    * @param folder name of the data directory
+   * @param parent where its folder is created, instead of the folder for temporary files
    * @param open whether every user can reach the data directory; otherwise machines reach it through their namespace
    */
   static async create(options: Options = {}): Promise<ControlPlane> {
-    const dataDir = join(mkdtempSync(join(tmpdir(), 'cn-e2e-')), options.folder ?? 'data')
+    const dataDir = join(mkdtempSync(join(options.parent ?? tmpdir(), 'cn-e2e-')), options.folder ?? 'data')
     if (options.open) chmodSync(dirname(dataDir), 0o711)
     const { images_dir, image } = await testImage()
     mkdirSync(join(dataDir, 'images'), { recursive: true })

@@ -32,7 +32,7 @@ grant insert, select, update on idempotency_keys to cn_app;
 
 grant delete, select on idempotency_keys to cn_engine;
 
-grant delete, insert, select, update (name, observed_error, observed_import, observed_manifest, observed_progress, observed_state, wanted_gone, wanted_import) on images to cn_app;
+grant delete, insert, select, update (name, observed_error, observed_import, observed_manifest, observed_progress, observed_state, reserved_bytes, wanted_gone, wanted_import) on images to cn_app;
 
 grant delete, insert, select, update on instances to cn_app;
 
@@ -121,6 +121,8 @@ grant execute on function recovery_turn(of_instance text, boot text, at_once int
 grant execute on function refuse_change() to public;
 
 grant execute on function refuse_over_quota() to public;
+
+grant execute on function reserved_image_bytes() to cn_app;
 
 grant execute on function set_project_quota(of_project text, of_mode text, new_quota jsonb) to cn_app;
 
@@ -237,6 +239,8 @@ create table environment_heads (
   audit_sequence bigint default 0 not null,
   audit_hash bytea default decode(repeat('00'::text, 32), 'hex'::text) not null,
   webhooks integer default 0 not null,
+  used_images bigint default 0 not null,
+  used_image_bytes bigint default 0 not null,
   constraint environment_heads_pkey PRIMARY KEY (environment_id),
   constraint environment_heads_environment_id_fkey FOREIGN KEY (environment_id) REFERENCES environments(id)
 );
@@ -301,11 +305,13 @@ create table images (
   observed_progress jsonb,
   observed_error jsonb,
   observed_manifest jsonb,
+  reserved_bytes bigint default 0 not null,
   constraint images_pkey PRIMARY KEY (id),
   constraint images_environment_id_name_key UNIQUE NULLS NOT DISTINCT (environment_id, name),
   constraint images_environment_id_fkey FOREIGN KEY (environment_id) REFERENCES environments(id),
   constraint images_observed_state_check CHECK (observed_state = ANY (ARRAY['absent'::text, 'importing'::text, 'present'::text, 'failed'::text])),
-  constraint images_ready_signal_check CHECK (ready_signal = ANY (ARRAY['guest'::text, 'process'::text]))
+  constraint images_ready_signal_check CHECK (ready_signal = ANY (ARRAY['guest'::text, 'process'::text])),
+  constraint images_reserved_bytes_check CHECK (reserved_bytes >= 0)
 );
 
 create table installation (
@@ -1025,6 +1031,16 @@ CREATE OR REPLACE FUNCTION public.refuse_over_quota()
  RETURNS integer
  LANGUAGE plpgsql
 AS $function$ begin raise exception 'the project would use more than it may' using errcode = 'CN001'; end $function$;
+
+CREATE OR REPLACE FUNCTION public.reserved_image_bytes()
+ RETURNS bigint
+ LANGUAGE sql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+    select coalesce(sum(i.reserved_bytes), 0)::bigint from public.images i
+    where i.reserved_bytes > 0 and (i.observed_state <> 'present' or i.observed_import < i.wanted_import)
+  $function$;
 
 CREATE OR REPLACE FUNCTION public.set_project_quota(of_project text, of_mode text, new_quota jsonb)
  RETURNS void

@@ -50,6 +50,7 @@ const deps: Deps = {
   ...{ config, sql, clock, random, log, metrics: createMetrics() },
   resolve: async () => [],
   openConnection,
+  imageSpaceBytes: () => Number.MAX_SAFE_INTEGER,
   secrets: { pepper: secret, cursor_key: secret, seal_key: secret, database_key: secret },
   regions: [{ id: 'us-east-1', name: 'This host', drivers: { live: driver, test: driver } }],
   notifier: {

@@ -21,7 +21,7 @@ import { WORK_CHANNEL } from './engine/work.ts'
 import { connectionLimits, limitConnections } from './http/connections.ts'
 import { compileWhenIdle, createRouteSchemas } from './http/lazy-schemas.ts'
 import { CATALOGUE } from './images/catalog.ts'
-import { syncCatalogue } from './images/store.ts'
+import { releaseInterruptedUploads, syncCatalogue } from './images/store.ts'
 import { removeIncomplete } from './images/upload.ts'
 import { createKeyLookup } from './keys/store.ts'
 import { atMost, systemClock as clock } from './lib/clock.ts'
@@ -41,7 +41,7 @@ import { openCredentials } from './start/credentials.ts'
 import { checkDiskSpace, freeBytes, openDataDir } from './start/data-dir.ts'
 import { openDatabase } from './start/database.ts'
 import { openFirstProject } from './start/first-project.ts'
-import { descriptorLimit, hostFacts, type Limits, limitsOf, machineUid } from './start/host.ts'
+import { descriptorLimit, hostFacts, imageSpaceBytes, type Limits, limitsOf, machineUid } from './start/host.ts'
 import { type Installation, openInstallation } from './start/installation.ts'
 import {
   checkListenAddress,
@@ -106,6 +106,7 @@ export async function startControlPlane(start: Start): Promise<string> {
     ssh_public_key: sshKey.public_key,
   })
   await owner.begin((tx) => syncCatalogue(tx, CATALOGUE))
+  await owner.begin((tx) => releaseInterruptedUploads(tx))
   await owner.end()
   shutdown.signal.throwIfAborted()
 
@@ -221,6 +222,7 @@ async function createDeps(
     metrics,
     stopping,
     openConnection,
+    imageSpaceBytes: () => imageSpaceBytes(config.data_dir),
     regions: [{ ...config.region, drivers }],
     keys: createKeyLookup({ sql, clock, pepper: secrets.pepper }),
     resolve: createResolve(RESOLVE_MS),

@@ -27,6 +27,8 @@ export type Deps = {
   /** Opens connections to the checked IP addresses. */
   openConnection: OpenConnection
   log: Log
+  /** Free bytes on the disk of the host, and those that images in progress have written. */
+  imageSpaceBytes: () => number
   secrets: Secrets
   regions: Region[]
   /** Notifies engines (`announce`) and waiting requests (`changed`) in all processes, after a commit. */

@@ -134,7 +134,7 @@ export const SETTINGS = {
       type: quota,
       default: {},
       description:
-        'Quota of a project in its live environment: instances, vcpus, memory_bytes, disk_bytes, public_ips. A quota that is absent or null has no limit',
+        'Quota of a project in its live environment: instances, vcpus, memory_bytes, disk_bytes, public_ips, images, image_bytes. A quota that is absent or null has no limit',
     }),
     test: setting({
       type: quota,

@@ -160,7 +160,8 @@ function addUse(tx: Query, use: Use) {
   return tx`, used_instances = used_instances + ${use.instances}::bigint, used_vcpus = used_vcpus + ${use.vcpus}::bigint,
     used_memory_bytes = used_memory_bytes + ${use.memory_bytes}::bigint,
     used_disk_bytes = used_disk_bytes + ${use.disk_bytes}::bigint,
-    used_public_ips = used_public_ips + ${use.public_ips}::bigint`
+    used_public_ips = used_public_ips + ${use.public_ips}::bigint, used_images = used_images + ${use.images}::bigint,
+    used_image_bytes = used_image_bytes + ${use.image_bytes}::bigint`
 }
 
 /** What `lackingQuota` says, as a condition. The names are ours. */
@@ -202,7 +203,7 @@ async function quotaExceeded(tx: Query, deps: OutboxDeps, owner: Owner, use: Use
   const { used, quotas } = await readUse(tx, deps, owner)
   const name = lackingQuota(quotas, used, use) ?? QUOTA_NAMES.find((each) => use[each] > 0)!
   const limit = quotas[name]
-  const detail = `The quota of the project is ${limit} ${name}. It uses ${used[name]}, and this request needs ${use[name]} more. Terminate an instance, or ask the operator for a larger quota.`
+  const detail = `The quota of the project is ${limit} ${name}. It uses ${used[name]}, and this request needs ${use[name]} more. ${/^image/.test(name) ? 'Delete an image' : 'Terminate an instance'}, or ask the operator for a larger quota.`
   return new QuotaExceeded(detail, {
     scope: 'quota',
     resource: name,
@@ -221,7 +222,8 @@ export async function readUse(
 ): Promise<{ used: Use; quotas: Quotas }> {
   const [head] = await query<(Use & { quota: Partial<Quotas> })[]>`
     select used_instances as instances, used_vcpus as vcpus, used_memory_bytes as memory_bytes,
-      used_disk_bytes as disk_bytes, used_public_ips as public_ips, quota
+      used_disk_bytes as disk_bytes, used_public_ips as public_ips, used_images as images,
+      used_image_bytes as image_bytes, quota
     from environment_heads where environment_id = ${environment_id}`
   const { quota, ...used } = head!
   return { used, quotas: effectiveQuotas(deps.config.quotas[mode], quota) }

@@ -74,7 +74,7 @@ function addHeaders(method: string, operation: Operation, codes: CodesByStatus):
     if (status === '201') names.push('Location')
     if (status < '300' && schema?.$ref) names.push(isPage(schema) ? 'Link' : 'ETag')
     if (status === '401') names.push('WWW-Authenticate')
-    if (status === '503') names.push('Retry-After')
+    if (status === '503' || status === '507') names.push('Retry-After')
     response.headers = {
       ...response.headers,
       ...Object.fromEntries(names.map((name) => [name, { $ref: `#/components/headers/${name}` }])),

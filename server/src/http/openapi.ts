@@ -85,7 +85,7 @@ function problemsOf(route: Route): Set<ErrorCode> {
   if (route.schema?.body) codes.push('malformed_json', 'validation_failed')
   if (route.schema?.body || raw_body) codes.push('request_timeout', 'payload_too_large', 'unsupported_media_type')
   if (route.method === 'POST') codes.push('idempotency_in_flight', 'idempotency_key_reused')
-  return new Set([...codes, ...problems, 'internal_error', 'unavailable'])
+  return new Set([...codes, ...problems, 'internal_error', 'unavailable', 'insufficient_storage'])
 }
 
 /** The missing parts of a route's declaration; empty when it is complete. */

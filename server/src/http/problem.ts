@@ -95,6 +95,7 @@ export function toApiError(thrown: unknown): ApiError {
     const detail = 'The database is unavailable. Retry the request.'
     return new ApiError('unavailable', detail, { headers: { 'retry-after': '2' }, cause: thrown })
   }
+  if (isFullDisk(error)) return fullDisk(thrown)
   const lacking = EXHAUSTED[error.code ?? '']
   if (lacking) {
     const detail = `${lacking} Free some on the host, then retry.`
@@ -122,12 +123,18 @@ const FASTIFY_ERRORS: Record<string, [ErrorCode, string]> = {
   FST_ERR_BAD_URL: ['bad_request', BAD_ESCAPE],
 }
 
-const FULL_DISK = 'The disk of the host is full.'
+/** The disk of the host, or that of the database, is full. */
+function isFullDisk({ code }: { code?: string }): boolean {
+  return code === 'ENOSPC' || code === 'EDQUOT' || code === '53100'
+}
+
+function fullDisk(cause: unknown): ApiError {
+  const detail = 'The disk of the host is full. Free some space on the host, then retry.'
+  return new ApiError('insufficient_storage', detail, { headers: { 'retry-after': '30' }, cause })
+}
+
 /** Errors of the system and SQLSTATEs of PostgreSQL: the host lacks something, and the request is not at fault. */
 const EXHAUSTED: Record<string, string> = {
-  ENOSPC: FULL_DISK,
-  EDQUOT: FULL_DISK,
-  '53100': FULL_DISK,
   EMFILE: 'The service has too few file descriptors.',
   ENFILE: 'The host has too few file descriptors.',
   ENOMEM: 'The host has too little memory.',

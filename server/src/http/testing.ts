@@ -118,6 +118,7 @@ export async function createTestApp(overrides: (sql: Sql) => Partial<Deps> = () 
     // Tests make no requests to other hosts.
     resolve: () => Promise.reject(new Error('tests do not resolve names')),
     openConnection,
+    imageSpaceBytes: () => Number.MAX_SAFE_INTEGER,
     log,
     secrets,
     regions: [region],

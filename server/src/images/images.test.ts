@@ -266,7 +266,7 @@ describe('deletion', () => {
     assert.equal((await call('POST', '/v2/images', fromUrl('short-lived'))).status, 201)
     assert.equal((await row(body.id)).wanted_gone, true)
     assert.equal(await isWoken(body.id), environment_id)
-    assert.equal(await purgeImage(sql, body.id), true)
+    assert.equal(await sql.begin((tx) => purgeImage(tx, body.id)), true)
     assert.equal(await loadImage(sql, body.id), null)
   })
 

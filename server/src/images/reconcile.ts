@@ -12,11 +12,15 @@ import type { Reconcile } from '../engine/loop.ts'
 import { record } from '../engine/record.ts'
 import type { Claim } from '../engine/work.ts'
 import type { Outbox } from '../events/outbox.ts'
+import { usedBytes } from '../lib/files.ts'
+import { InsufficientCapacity, QuotaExceeded } from '../lib/insufficient-capacity.ts'
 import { signal } from '../lib/processes.ts'
 import { killLeftovers } from './importer/children.ts'
+import { readGrant, writeGrant } from './importer/grant.ts'
 import { readStatus, writeJob } from './importer/job-files.ts'
 import { jobOf } from './job.ts'
 import { runningImporter, startImporter } from './process.ts'
+import { reserveBytes, settleBytes } from './reserve.ts'
 import type { ImageRow } from './row.ts'
 import { loadImage, lockImage, purgeImage, recordImport } from './store.ts'
 
@@ -24,6 +28,8 @@ import { loadImage, lockImage, purgeImage, recordImport } from './store.ts'
 const POLL_INTERVAL_SECONDS = 1
 /** Interval at which the purge of a deleted image is retried while terminated instances refer to it. */
 const PURGE_INTERVAL_SECONDS = 3600
+/** What a recipe writes, at most: a system with its packages, and a disk made of it. */
+const RECIPE_BYTES = 2 * 2 ** 30
 /** Number of starts after which an importer that dies without a result has failed. */
 const MAX_STARTS = 5
 
@@ -42,11 +48,12 @@ export function imageReconciler(
     const row = await loadImage(deps.sql, claimed.id)
     if (!row) return { after_seconds: null }
     const folders = foldersOf(deps.config, row.id)
-    if (row.wanted_gone) return remove(deps, importer, row, folders)
+    if (row.wanted_gone) return remove(deps, importer, claimed, row, folders)
     if (row.wanted_import === 0 && !existsSync(folders.final)) return { after_seconds: null }
     if (existsSync(folders.final)) {
       const manifest = JSON.parse(readFileSync(join(folders.final, 'manifest.json'), 'utf8'))
-      await recordObserved(deps, claimed, row, { state: 'present', progress: null, error: null, manifest })
+      const occupied = usedBytes(folders.final)
+      await recordObserved(deps, claimed, row, { state: 'present', progress: null, error: null, manifest }, occupied)
       rmSync(folders.job, { recursive: true, force: true })
       return { after_seconds: null }
     }
@@ -69,6 +76,8 @@ async function followImport(deps: ImageDeps, importer: Importer, claimed: Claim,
     // A retry keeps only the partial download, which may be resumed.
     rmSync(join(folders.job, 'status.json'), { force: true })
     writeJob(folders.job, jobOf(deps.config, row, folders.upload))
+    const needed = row.source.kind === 'recipe' ? RECIPE_BYTES : row.reserved_bytes
+    if (!(await reserveFor(deps, importer, claimed, row, folders, needed))) return { after_seconds: null }
     await recordObserved(deps, claimed, row, { state: 'importing', progress: null, error: null, manifest: null })
     importer.start(folders.job)
     return { after_seconds: POLL_INTERVAL_SECONDS }
@@ -82,9 +91,7 @@ async function followImport(deps: ImageDeps, importer: Importer, claimed: Claim,
   }
   if (status?.state === 'failed' && status.error) {
     deps.log.warn({ image: row.id, code: status.error.code, error: status.error.message }, 'import failed')
-    await recordObserved(deps, claimed, row, { state: 'failed', progress: null, error: status.error, manifest: null })
-    rmSync(folders.job, { recursive: true, force: true })
-    rmSync(folders.upload, { force: true })
+    await recordFailure(deps, claimed, row, folders, status.error)
     return { after_seconds: null }
   }
   if (!importer.running(folders.job)) {
@@ -99,6 +106,8 @@ async function followImport(deps: ImageDeps, importer: Importer, claimed: Claim,
     importer.start(folders.job)
     throw new Error(`the importer of ${row.id} had died and was restarted`)
   }
+  const needed = status?.needed_bytes ?? 0
+  if (!(await reserveFor(deps, importer, claimed, row, folders, needed))) return { after_seconds: null }
   const progress = status && {
     phase: status.phase,
     percent: status.progress === null ? null : Math.round(status.progress * 100),
@@ -109,21 +118,81 @@ async function followImport(deps: ImageDeps, importer: Importer, claimed: Claim,
   return { after_seconds: POLL_INTERVAL_SECONDS }
 }
 
+/**
+ * Reserves what an import is going to occupy, and grants it. False if that is refused: then the import has failed. The
+ * grant is written after the reservation is stored, also by the pass after a crash in between.
+ */
+async function reserveFor(
+  deps: ImageDeps,
+  importer: Importer,
+  claimed: Claim,
+  row: ImageRow,
+  folders: Folders,
+  needed: number,
+): Promise<boolean> {
+  const lock = (tx: Transaction) => lockImage(tx, row.id)
+  try {
+    if (needed > row.reserved_bytes)
+      await record(deps, claimed, lock, (tx, outbox, locked) => reserveBytes(tx, outbox, deps, locked, needed))
+  } catch (error) {
+    if (!(error instanceof InsufficientCapacity)) throw error
+    await endImporter(importer, folders)
+    const code = error instanceof QuotaExceeded ? 'image_quota_exceeded' : 'image_disk_full'
+    await recordFailure(deps, claimed, row, folders, { code, message: error.message })
+    return false
+  }
+  const granted = Math.max(needed, row.reserved_bytes)
+  if (granted > readGrant(folders.job)) writeGrant(folders.job, granted)
+  return true
+}
+
+/** Records a failed import, and removes its files and its reservation. */
+async function recordFailure(
+  deps: ImageDeps,
+  claimed: Claim,
+  row: ImageRow,
+  folders: Folders,
+  error: NonNullable<Import['error']>,
+): Promise<void> {
+  rmSync(folders.job, { recursive: true, force: true })
+  rmSync(folders.upload, { force: true })
+  await recordObserved(deps, claimed, row, { state: 'failed', progress: null, error, manifest: null }, 0)
+}
+
 type Import = Parameters<typeof recordImport>[2]
 
-/** Records the observed state, and wakes waiting instances when the import has ended. */
-async function recordObserved(deps: ImageDeps, claimed: Claim, row: ImageRow, observed: Import): Promise<void> {
+/**
+ * Records the observed state, and wakes waiting instances when the import has ended.
+ * @param occupied the bytes that the image occupies from now on; absent while that changes
+ */
+async function recordObserved(
+  deps: ImageDeps,
+  claimed: Claim,
+  row: ImageRow,
+  observed: Import,
+  occupied?: number,
+): Promise<void> {
   const lock = (tx: Transaction) => lockImage(tx, row.id)
-  await record(deps, claimed, lock, async (tx, outbox) => {
+  await record(deps, claimed, lock, async (tx, outbox, locked) => {
     await recordImport(tx, row, observed)
+    if (occupied !== undefined) await settleBytes(tx, outbox, locked, occupied)
     if (observed.state !== 'importing') await deps.onImportEnd(tx, outbox, row.id)
   })
 }
 
-async function remove(deps: Deps, importer: Importer, row: ImageRow, folders: Folders) {
-  const running = importer.running(folders.job)
-  if (running) signal(running, 'SIGTERM')
-  if (existsSync(folders.job)) await killLeftovers(folders.job)
+async function remove(deps: ImageDeps, importer: Importer, claimed: Claim, row: ImageRow, folders: Folders) {
+  await endImporter(importer, folders)
   for (const path of [folders.job, folders.final, folders.upload]) rmSync(path, { recursive: true, force: true })
-  return { after_seconds: (await purgeImage(deps.sql, row.id)) ? null : PURGE_INTERVAL_SECONDS }
+  const lock = (tx: Transaction) => lockImage(tx, row.id)
+  const purged = await record(deps, claimed, lock, async (tx, outbox, locked) => {
+    await settleBytes(tx, outbox, locked, 0)
+    return purgeImage(tx, row.id)
+  })
+  return { after_seconds: purged === false ? PURGE_INTERVAL_SECONDS : null }
+}
+
+async function endImporter(importer: Importer, { job }: Folders): Promise<void> {
+  const running = importer.running(job)
+  if (running) signal(running, 'SIGTERM')
+  if (existsSync(job)) await killLeftovers(job)
 }

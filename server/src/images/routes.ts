@@ -1,19 +1,17 @@
 import { Type } from 'typebox'
 import type { Deps } from '../deps.ts'
-import { rawBody } from '../http/body.ts'
 import { sendObject } from '../http/etag.ts'
 import { sendPage } from '../http/list.ts'
-import { Id, NoContent, ref } from '../http/schemas.ts'
+import { NoContent, ref } from '../http/schemas.ts'
 import type { App, Resource } from '../http/types.ts'
 import { notFound } from '../lib/errors.ts'
-import { changed, created, removed, write } from '../writes/write.ts'
+import { created, removed, write } from '../writes/write.ts'
 import { Image, ImageCreate, ImagePage, imageFilters } from './schema.ts'
 import { showImage } from './show.ts'
-import { checkAwaitsContent, createImage, deleteImage, listImages, readImage, receiveContent } from './store.ts'
-import { receiveUpload } from './upload.ts'
+import { createImage, deleteImage, listImages, readImage } from './store.ts'
+import { uploadRoute } from './upload-route.ts'
 
 const tags = ['Images']
-const UPLOAD_DEADLINE_MS = 6 * 3600 * 1000
 const params = Type.Object({
   id: Type.String({
     pattern: '^[a-z0-9][a-z0-9._-]{0,62}$',
@@ -84,7 +82,7 @@ function writeRoutes(app: App, deps: Deps): void {
   app.post(
     '/v2/images',
     {
-      config: { scope: 'images:write', problems: ['already_exists'] },
+      config: { scope: 'images:write', problems: ['already_exists', 'capacity_exhausted'] },
       schema: {
         operationId: 'createImage',
         summary: 'Add an image',
@@ -120,44 +118,5 @@ function writeRoutes(app: App, deps: Deps): void {
         const { principal, params, headers } = request
         return removed(showImage(await deleteImage(tx, outbox, principal, params.id, headers['if-match'])))
       }),
-  )
-}
-
-function uploadRoute(app: App, deps: Deps): void {
-  app.put(
-    '/v2/images/:id/content',
-    {
-      config: {
-        scope: 'images:write',
-        raw_body: true,
-        body_deadline_ms: UPLOAD_DEADLINE_MS,
-        problems: ['conflict', 'capacity_exhausted'],
-      },
-      schema: {
-        operationId: 'uploadImage',
-        summary: 'Upload the content of an image',
-        description:
-          'Uploads the content of an image that was added with `source` "upload". The import starts when the upload is complete.',
-        tags,
-        params: Type.Object({ id: Id('img', 'ID of the image.') }),
-        response: { 202: ref(Image) },
-      },
-    },
-    async (request, reply) => {
-      const { principal, params, req_id } = request
-      const sql = deps.sql.as(principal.environment_id)
-      const row = await readImage(sql, principal.environment_id, params.id)
-      if (!row) throw notFound('image', params.id)
-      checkAwaitsContent(row)
-      const upload = await receiveUpload(deps.config, row.id, req_id, rawBody(request))
-      try {
-        return await write(deps, request, reply, async (tx, outbox) => {
-          const { before, after } = await receiveContent(tx, outbox, principal, row.id, upload.put)
-          return changed(202, row.id, showImage(before), showImage(after))
-        })
-      } finally {
-        upload.discard()
-      }
-    },
   )
 }

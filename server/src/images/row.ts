@@ -20,6 +20,8 @@ export type ImageRow = {
   observed_progress: ImageProgress | null
   observed_error: { code: string; message: string } | null
   observed_manifest: ImageManifest | null
+  /** What the image occupies on the disk of the host, or may occupy while it is uploaded and imported. */
+  reserved_bytes: number
 }
 
 /** Progress of an import, as the API returns it. */

@@ -10,6 +10,7 @@ import { ApiError, notFound } from '../lib/errors.ts'
 import { isId, newId } from '../lib/id.ts'
 import type { CatalogImage } from './catalog.ts'
 import { checkSource } from './check-source.ts'
+import { reserveBytes } from './reserve.ts'
 import type { ImageProgress, ImageRow } from './row.ts'
 import type { ImageCreate } from './schema.ts'
 import { showImage } from './show.ts'
@@ -105,6 +106,7 @@ export async function createImage(
     const detail = `An image with the name ${body.name} already exists. Choose another name, or delete that image first.`
     throw new ApiError('already_exists', detail)
   }
+  outbox.use.images += 1
   if (source.kind === 'upload') return row
   // Simulated machines need no image file.
   if (mode === 'test') return setPresent(tx, row.id)
@@ -120,13 +122,16 @@ async function setPresent(tx: Transaction, id: string): Promise<ImageRow> {
 /**
  * Records a complete upload and requests its import. Throws `conflict` if the image already has its content.
  * @param put moves the file to the importer; called while the row is locked
+ * @param bytes what the upload has reserved, which stays reserved for the import, and nothing else
  */
 export async function receiveContent(
   tx: Transaction,
   outbox: Outbox,
+  deps: Pick<Deps, 'imageSpaceBytes'>,
   { environment_id, mode }: Principal,
   id: string,
   put: () => void,
+  bytes: number,
 ): Promise<{ before: ImageRow; after: ImageRow }> {
   const [row] = await tx<ImageRow[]>`
     select * from images where id = ${id} and environment_id = ${environment_id} and not wanted_gone
@@ -134,6 +139,7 @@ export async function receiveContent(
   if (!row) throw notFound('image', id)
   checkAwaitsContent(row)
   if (mode === 'test') return { before: row, after: await setPresent(tx, id) }
+  await reserveBytes(tx, outbox, deps, row, bytes)
   put()
   await requestImport(tx, outbox, row.id, environment_id)
   return { before: row, after: (await loadImage(tx, id))! }
@@ -173,19 +179,37 @@ export async function deleteImage(
   }
   // The row is purged when its files are deleted and no instance refers to it. Its name is free immediately.
   await tx`update images set wanted_gone = true, name = id where id = ${row.id}`
+  outbox.use.images -= 1
   outbox.wakes.push({ kind: 'image', id: row.id, environment_id })
   return row
 }
 
 /** Purges the row of a deleted image; returns false while an instance refers to it. */
-export async function purgeImage(query: Query, id: string): Promise<boolean> {
-  const purged = await query`
+export async function purgeImage(tx: Transaction, id: string): Promise<boolean> {
+  const purged = await tx`
     delete from images where id = ${id} and wanted_gone
       and not exists (select from instances where image_id = ${id})`
   return purged.count > 0
 }
 
-/** Writes the observed state of the import that `row` wants. */
+/**
+ * Releases what uploads have reserved that a stop or a crash has interrupted; called at start, by the owner of the tables.
+ */
+export async function releaseInterruptedUploads(query: Query): Promise<void> {
+  await query`
+    with interrupted as (
+      select id, environment_id, reserved_bytes from images
+      where reserved_bytes > 0 and observed_import = wanted_import and observed_state in ('absent', 'failed')
+        and not wanted_gone for no key update
+    ), released as (
+      update images i set reserved_bytes = 0 from interrupted where i.id = interrupted.id
+    )
+    update environment_heads h set used_image_bytes = h.used_image_bytes - each.bytes
+    from (select environment_id, sum(reserved_bytes) as bytes from interrupted group by environment_id) as each
+    where h.environment_id = each.environment_id`
+}
+
+/** Writes the observed state of the import that `row` wants. `reserveBytes` writes what the image occupies. */
 export async function recordImport(
   tx: Transaction,
   row: Pick<ImageRow, 'id' | 'wanted_import'>,

@@ -47,6 +47,7 @@ export const CATALOGUE = {
   headers_too_large: [431, 'The request headers are too large'],
   internal_error: [500, 'Internal server error'],
   unavailable: [503, 'Service unavailable'],
+  insufficient_storage: [507, 'The disk of the host is full'],
 } as const satisfies Record<string, readonly [number, string]>
 
 export type ErrorCode = keyof typeof CATALOGUE

@@ -1,9 +1,23 @@
-/** The small files of a data directory. */
-import { closeSync, constants, fstatSync, fsyncSync, openSync, readFileSync, renameSync, writeFileSync } from 'node:fs'
-import { dirname } from 'node:path'
+/** The files of a data directory. */
+import {
+  closeSync,
+  constants,
+  type Dirent,
+  fstatSync,
+  fsyncSync,
+  lstatSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  writeFileSync,
+} from 'node:fs'
+import { dirname, join } from 'node:path'
 import { StartupError } from './errors.ts'
 
 const LIMIT_BYTES = 2 ** 20
+/** Of `st_blocks`, whatever the file system's own block size. */
+const BLOCK_BYTES = 512
 
 /**
  * Writes a file atomically, readable only by its owner: after a crash it has the old or the new content. Throws a
@@ -55,5 +69,25 @@ export function readFileOrNull(file: string): string | null {
     return readFileSync(handle, 'utf8')
   } finally {
     closeSync(handle)
+  }
+}
+
+/** The bytes that the files of a folder occupy on disk; 0 if it does not exist. A file that vanishes meanwhile is left out. */
+export function usedBytes(folder: string): number {
+  let used = 0
+  for (const entry of readdirIfThere(folder)) {
+    const path = join(folder, entry.name)
+    if (entry.isDirectory()) used += usedBytes(path)
+    else used += (lstatSync(path, { throwIfNoEntry: false })?.blocks ?? 0) * BLOCK_BYTES
+  }
+  return used
+}
+
+function readdirIfThere(folder: string): Dirent[] {
+  try {
+    return readdirSync(folder, { withFileTypes: true })
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return []
+    throw error
   }
 }

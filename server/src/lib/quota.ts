@@ -2,7 +2,15 @@
 import type { Size } from './capacity.ts'
 
 /** What is counted, in the order in which exceeded quotas are reported. */
-export const QUOTA_NAMES = ['instances', 'vcpus', 'memory_bytes', 'disk_bytes', 'public_ips'] as const
+export const QUOTA_NAMES = [
+  'instances',
+  'vcpus',
+  'memory_bytes',
+  'disk_bytes',
+  'public_ips',
+  'images',
+  'image_bytes',
+] as const
 export type QuotaName = (typeof QUOTA_NAMES)[number]
 
 /** Amounts in use; a difference may be negative. */
@@ -11,7 +19,7 @@ export type Use = Record<QuotaName, number>
 export type Quotas = Record<QuotaName, number | null>
 
 /** A new object at each call, because callers add to it. */
-export const nothingUsed = (): Use => ({ instances: 0, vcpus: 0, memory_bytes: 0, disk_bytes: 0, public_ips: 0 })
+export const nothingUsed = (): Use => Object.fromEntries(QUOTA_NAMES.map((name) => [name, 0])) as Use
 
 /** The usage of an instance: its desired state, from its creation until it is terminated. */
 export function useOf(row: {
@@ -23,6 +31,7 @@ export function useOf(row: {
 }): Use {
   if (row.terminated_at) return nothingUsed()
   return {
+    ...nothingUsed(),
     instances: 1,
     vcpus: row.wanted_vcpus,
     memory_bytes: row.wanted_memory_bytes,
@@ -52,9 +61,11 @@ export function effectiveQuotas(configured: Partial<Quotas>, own: Partial<Quotas
   return Object.fromEntries(QUOTA_NAMES.map((name) => [name, pick(name)])) as Quotas
 }
 
+const sizeOf = ({ vcpus, memory_bytes, disk_bytes }: Size): Size => ({ vcpus, memory_bytes, disk_bytes })
+
 /** The plans of which one more instance is within the quotas. */
 export function fittingPlans<P extends Size & { id: string }>(plans: P[], quotas: Quotas, used: Use): string[] {
   return plans
-    .filter((plan) => lackingQuota(quotas, used, { ...plan, instances: 1, public_ips: 0 }) === null)
+    .filter((plan) => lackingQuota(quotas, used, { ...nothingUsed(), ...sizeOf(plan), instances: 1 }) === null)
     .map((plan) => plan.id)
 }

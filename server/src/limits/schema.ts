@@ -9,7 +9,10 @@ export const Limits = Type.Object(
     quotas: Type.Array(
       Type.Object(
         {
-          name: OneOf(QUOTA_NAMES, 'What the quota limits, over all instances that are not terminated.'),
+          name: OneOf(
+            QUOTA_NAMES,
+            'What the quota limits: instances that are not terminated, or images that were added. `image_bytes`: what images occupy on the disk of the host, or have reserved there for their upload and import.',
+          ),
           limit: amount('Limit of the project in this environment; null if only the capacity of the host limits it.'),
           used: Type.Integer({ description: 'Current usage.' }),
           remaining: amount('Limit minus usage; null if there is no limit.'),

@@ -132,6 +132,7 @@ export async function openWorld(): Promise<SimulatedWorld> {
 
   const receivers = createReceivers(clock.now)
   const deps: Deps = {
+    imageSpaceBytes: () => Number.MAX_SAFE_INTEGER,
     config: { ...testConfig, rate_limits: { ...testConfig.rate_limits, enabled: false } },
     secrets: { pepper: ZEROS, cursor_key: ZEROS, seal_key: ZEROS, database_key: ZEROS },
     regions: [

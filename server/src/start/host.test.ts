@@ -3,7 +3,8 @@ import { mkdirSync, mkdtempSync, rmSync, truncateSync, writeFileSync } from 'nod
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, test } from 'node:test'
-import { descriptorLimit, hostFacts, limitsOf, usedBytes } from './host.ts'
+import { usedBytes } from '../lib/files.ts'
+import { descriptorLimit, hostFacts, limitsOf } from './host.ts'
 
 const MIB = 2 ** 20
 const folder = mkdtempSync(join(tmpdir(), 'cloudnexus-host-'))

@@ -1,15 +1,13 @@
-import { type Dirent, lstatSync, readdirSync, readFileSync } from 'node:fs'
+import { readFileSync } from 'node:fs'
 import { availableParallelism, totalmem } from 'node:os'
 import { join } from 'node:path'
 import type { Settings } from '../config.ts'
 import { MACHINE_USERS } from '../drivers/qemu/users.ts'
+import { usedBytes } from '../lib/files.ts'
 import { freeBytes } from './data-dir.ts'
 import type { Installation } from './installation.ts'
 
 const GIB = 2 ** 30
-/** Of `st_blocks`, whatever the file system's own block size. */
-const BLOCK_BYTES = 512
-
 /** `disk_bytes`: what is free for instances, or used by them already. */
 export type HostFacts = { cores: number; memory_bytes: number; disk_bytes: number }
 export type Limits = { vcpus: number; memory_bytes: number; disk_bytes: number }
@@ -20,24 +18,9 @@ export function hostFacts(dataDir: string, free = freeBytes): HostFacts {
   return { cores: availableParallelism(), memory_bytes: totalmem(), disk_bytes }
 }
 
-/** The bytes that the files of a folder occupy on disk; 0 if it does not exist. A file that vanishes meanwhile is left out. */
-export function usedBytes(folder: string): number {
-  let used = 0
-  for (const entry of readdirIfThere(folder)) {
-    const path = join(folder, entry.name)
-    if (entry.isDirectory()) used += usedBytes(path)
-    else used += (lstatSync(path, { throwIfNoEntry: false })?.blocks ?? 0) * BLOCK_BYTES
-  }
-  return used
-}
-
-function readdirIfThere(folder: string): Dirent[] {
-  try {
-    return readdirSync(folder, { withFileTypes: true })
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return []
-    throw error
-  }
+/** Free bytes for images: what is free, and what uploads and imports in progress have written. */
+export function imageSpaceBytes(dataDir: string): number {
+  return freeBytes(dataDir) + usedBytes(join(dataDir, 'uploads')) + usedBytes(join(dataDir, 'imports'))
 }
 
 /** How many descriptors this process may have open. Node has raised the soft limit to the hard one. */

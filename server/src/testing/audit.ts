@@ -82,9 +82,12 @@ async function addresses(owner: Query, environmentId: string): Promise<string[]>
 /** I3: the usage of quotas and budgets is the sum of the rows. */
 async function sums(owner: Query, environmentId: string): Promise<string[]> {
   const [usage] = await owner<{ used: number[]; sum: number[] }[]>`
-    select array[h.used_instances, h.used_vcpus, h.used_memory_bytes, h.used_disk_bytes, h.used_public_ips]::float8[] as used,
+    select array[h.used_instances, h.used_vcpus, h.used_memory_bytes, h.used_disk_bytes, h.used_public_ips,
+        h.used_images, h.used_image_bytes]::float8[] as used,
       array[count(i.id), coalesce(sum(i.wanted_vcpus), 0), coalesce(sum(i.wanted_memory_bytes), 0),
-        coalesce(sum(i.wanted_disk_bytes), 0), count(i.wanted_public_ip)]::float8[] as sum
+        coalesce(sum(i.wanted_disk_bytes), 0), count(i.wanted_public_ip),
+        (select count(*) from images m where m.environment_id = h.environment_id and not m.wanted_gone),
+        (select coalesce(sum(m.reserved_bytes), 0) from images m where m.environment_id = h.environment_id)]::float8[] as sum
     from environment_heads h left join instances i on i.environment_id = h.environment_id and i.terminated_at is null
     where h.environment_id = ${environmentId} group by h.environment_id`
   const budgets = await owner<{ id: string; used: number[]; sum: number[] }[]>`

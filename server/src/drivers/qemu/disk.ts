@@ -5,6 +5,8 @@ import { runProgram } from './run-program.ts'
 
 /** Free space below which no machine is created, because running guests and PostgreSQL write to the same disk. */
 const RESERVE_BYTES = 512 * 1024 * 1024
+/** Free space below which guests are paused, so that PostgreSQL can write. They are resumed above RESERVE_BYTES. */
+const PAUSE_BELOW_BYTES = 256 * 1024 * 1024
 
 /** Throws CapacityError if the file system of this folder is nearly full. */
 export async function checkFreeSpace(folder: string): Promise<void> {
@@ -15,6 +17,9 @@ export async function checkFreeSpace(folder: string): Promise<void> {
 
 /** Whether the file system of this folder has enough free space for a new machine. */
 export const hasFreeSpace = async (folder: string): Promise<boolean> => (await freeBytes(folder)) >= RESERVE_BYTES
+
+/** Whether guests must be paused, because the file system of this folder is nearly full. */
+export const isNearlyFull = async (folder: string): Promise<boolean> => (await freeBytes(folder)) < PAUSE_BELOW_BYTES
 
 async function freeBytes(folder: string): Promise<number> {
   const { bavail, bsize } = await statfs(folder)

@@ -12,6 +12,7 @@ import type { Capacity, Driver, Hypervisor, Isolation, MachineRef, MachineSpec, 
 import { DamagedDiskError, InvalidSpecError, NotFoundError, TransientError } from '../driver.ts'
 import { buildMachine, findDamage, growDisk } from './build.ts'
 import { readTail } from './console-log.ts'
+import { isNearlyFull } from './disk.ts'
 import type { Host, QemuOptions } from './host.ts'
 import { KeyedLock } from './keyed-lock.ts'
 import { isReachable } from './launch.ts'
@@ -43,6 +44,8 @@ import { startMachine } from './start.ts'
 
 const MAX_CONCURRENT_ADOPTIONS = 8
 const UPKEEP_MS = 10_000
+/** A guest writes at most a few hundred MiB in this time. */
+const DISK_GUARD_MS = 500
 
 export class QemuDriver implements Driver {
   readonly name = 'qemu'
@@ -54,6 +57,7 @@ export class QemuDriver implements Driver {
   readonly #lost: string[] = []
   #changed: (id: string) => void = () => {}
   #upkeep: { cancel(): void } | null = null
+  #diskGuard: { cancel(): void } | null = null
   #closed = false
 
   constructor(options: QemuOptions) {
@@ -154,7 +158,7 @@ export class QemuDriver implements Driver {
       if (!found?.process) return
       const resumed = await withControl(found.paths, this.#host.clock, async (client) => {
         const { status } = (await client.execute('query-status', {}, CONTROL_MS)) as { status?: string }
-        if (status !== 'io-error') return
+        if (status !== 'io-error' && status !== 'paused') return
         await client.execute('cont', {}, CONTROL_MS)
         this.#monitors.recordResume(id)
       })
@@ -242,11 +246,13 @@ export class QemuDriver implements Driver {
     await Promise.all(Array.from({ length: MAX_CONCURRENT_ADOPTIONS }, adoptNext))
     log.info({ ...counts, hypervisor: this.hypervisor() }, 'machines adopted')
     this.#scheduleUpkeep()
+    this.#scheduleDiskGuard()
   }
 
   async close(): Promise<void> {
     this.#closed = true
     this.#upkeep?.cancel()
+    this.#diskGuard?.cancel()
     this.#monitors.close()
     this.#changed = () => {}
   }
@@ -302,6 +308,23 @@ export class QemuDriver implements Driver {
       this.#host.log.warn({ instance: id, run: run.run, qemu_log: log }, 'machine process exited')
     }
     this.#changed(id)
+  }
+
+  /**
+   * Pauses all guests while the disk of the host is nearly full. They could fill it, because their disks are sparse, and
+   * PostgreSQL could no longer record anything. The reconciler resumes them when space is free again.
+   */
+  #scheduleDiskGuard(): void {
+    if (this.#closed) return
+    this.#diskGuard = this.#host.clock.after(DISK_GUARD_MS, async () => {
+      const isFull = await isNearlyFull(instancesFolder(this.#host)).catch(() => false)
+      if (isFull) {
+        const paused = await this.#monitors.pauseAll()
+        if (paused > 0)
+          this.#host.log.error({ machines: paused }, 'the disk of the host is nearly full: guests are paused')
+      }
+      this.#scheduleDiskGuard()
+    })
   }
 
   /** Keeps the rules for what guests send in force. */

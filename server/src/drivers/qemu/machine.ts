@@ -125,12 +125,18 @@ async function observePower(found: Machine, host: Pick<Host, 'clock' | 'output'>
     await output.collect(client, paths)
     const status = await client.execute('query-status', {}, CONTROL_MS)
     const state = STATUSES[(status as { status?: string }).status ?? 'running'] ?? STATUSES.running!
+    if (state.power === 'paused' && state.trouble === null) return pausedByUs(paths)
     return state.trouble === 'disk_error' ? await diskTrouble(client, paths) : state
   }).catch(() => null)
   if (!reply && !isAlive(process)) return powerWithoutProcess(run)
   const state = reply?.result ?? STATUSES.running!
   if (state.power === 'off') await endProcess(found, 'off', host)
   return state
+}
+
+/** A guest is paused while the disk of the host is nearly full, and can be resumed when space is free again. */
+async function pausedByUs(paths: MachinePaths): Promise<PowerState> {
+  return { power: 'paused', trouble: (await hasFreeSpace(paths.directory)) ? 'disk_error' : 'disk_full' }
 }
 
 /** A write that failed for lack of space can be repeated when space is free again. */

@@ -38,6 +38,7 @@ const FIRST_RETRY_MS = 10
 const LAST_RETRY_MS = 1000
 const MAX_ATTEMPTS = 60
 const END_MS = 2000
+const COMMAND_MS = 1000
 /** After the guest has opened the ready port: when to read it. The event that it was closed can be a second late. */
 const READY_DELAYS_MS = [0, 5, 10, 20, 40, 80, 160, 320, 640]
 
@@ -120,6 +121,12 @@ export class Monitors {
   async collect(id: string): Promise<void> {
     const open = this.#open.get(id)
     if (open) await this.#collect(id, open)
+  }
+
+  /** Pauses all guests that run. Returns how many. */
+  async pauseAll(): Promise<number> {
+    const paused = await Promise.all([...this.#open.values()].map(({ client }) => (client ? pause(client) : false)))
+    return paused.filter(Boolean).length
   }
 
   /** The last messages of QEMU. */
@@ -275,5 +282,16 @@ export class Monitors {
     const before = open.heartbeat
     open.heartbeat = updateHeartbeat(before, sign, elapsed)
     if (isHung(before) !== isHung(open.heartbeat)) this.#changed(id)
+  }
+}
+
+/** True if the guest was running. */
+async function pause(client: QmpClient): Promise<boolean> {
+  try {
+    const { running } = (await client.execute('query-status', {}, COMMAND_MS)) as { running?: boolean }
+    if (running) await client.execute('stop', {}, COMMAND_MS)
+    return running === true
+  } catch {
+    return false
   }
 }

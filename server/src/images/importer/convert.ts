@@ -3,10 +3,11 @@
  * with the format, the file and `backing: null`, so that the source cannot name another file.
  */
 import { chmodSync, closeSync, mkdirSync, openSync, rmSync, statfsSync } from 'node:fs'
-import { constants, open } from 'node:fs/promises'
+import { constants, open, stat } from 'node:fs/promises'
 import { dirname } from 'node:path'
 import { diskFull, ImportError } from './errors.ts'
 import { syncDirectory } from './files.ts'
+import type { Grant } from './grant.ts'
 import { HEAD_BYTES, type Inspection, inspectImage, TAIL_BYTES } from './header.ts'
 import { jobPaths } from './job-files.ts'
 import type { Reporter } from './reporter.ts'
@@ -17,33 +18,37 @@ const MIN_BYTES_PER_SECOND = 8 << 20
 const MIN_CPU_SECONDS = 60
 const MAX_CPU_SECONDS = 6 * 3600
 const MIN_FREE_BYTES = 16 << 20
+/** On what qemu-img measures; for clusters that it writes in another order or twice. */
+const MEASURE_MARGIN = 1.02
+const MIN_DISK_BYTES = 1 << 20
 
 /** Converts a source file to `output/disk.qcow2` (mode 0444) and returns its format and size. Throws ImportError. */
 export async function convertImage(
   jobDir: string,
   sourcePath: string,
-  maxVirtualSizeBytes: number,
+  { max_virtual_size_bytes, grant }: { max_virtual_size_bytes: number; grant: Grant },
   reporter: Reporter,
 ): Promise<Inspection> {
   requireTool('qemu-img')
   const paths = jobPaths(jobDir)
   reporter.phase('converting', 'converting the image')
   rmSync(paths.output, { recursive: true, force: true })
-  const inspection = await inspectFile(sourcePath, maxVirtualSizeBytes)
+  const inspection = await inspectFile(sourcePath, max_virtual_size_bytes)
   mkdirSync(paths.output, { mode: 0o755 })
   closeSync(openSync(paths.disk, 'wx', 0o600))
 
-  const run = (args: string[], extra: Partial<ToolRun> & Pick<ToolRun, 'files'>) =>
-    runTool({ jobDir, tool: 'qemu-img', args, ...limitsFor(inspection), ...extra })
+  const run: Run = (args, extra) => runTool({ jobDir, tool: 'qemu-img', args, ...limitsFor(inspection), ...extra })
   const source = describe(inspection.format)
   if (inspection.format === 'qcow2') {
     const checked = await run(['check', '-f', 'qcow2', source], { files: [{ path: sourcePath }] })
     // Exit code 3: leaked clusters, which are not copied.
     if (checked.code !== 0 && checked.code !== 3) throw unreadable(checked, 'it is damaged or truncated')
   }
+  const diskBytes = await measure(run, inspection, source, sourcePath)
+  await grant.need((await stat(sourcePath)).size + diskBytes)
   const converted = await run(['convert', '-p', '-f', inspection.format, '-O', 'qcow2', source, fileArgument(1)], {
     files: [{ path: sourcePath }, { path: paths.disk, write: true }],
-    fileBytes: Math.ceil(inspection.virtual_size_bytes * 1.01) + (64 << 20),
+    fileBytes: diskBytes,
     onOutput: (text) => {
       const percent = text.match(/\((\d+\.\d+)\/100%\)\s*$/)?.[1]
       if (percent !== undefined) reporter.fraction(Number(percent) / 100)
@@ -60,6 +65,20 @@ export async function convertImage(
   }
   await finish(paths.disk)
   return inspection
+}
+
+type Run = (args: string[], extra: Partial<ToolRun> & Pick<ToolRun, 'files'>) => Promise<ToolResult>
+
+/**
+ * How large the converted disk can become. Clusters of the source may share their data, or be compressed, so its size says
+ * nothing; neither does the virtual size, of which most images use a small part.
+ */
+async function measure(run: Run, { format }: Inspection, source: string, path: string): Promise<number> {
+  const measured = await run(['measure', '--output=json', '-f', format, '-O', 'qcow2', source], { files: [{ path }] })
+  if (measured.code !== 0) throw unreadable(measured, 'its size cannot be determined')
+  const { required } = JSON.parse(measured.stdout) as { required?: unknown }
+  if (typeof required !== 'number') throw new Error(`qemu-img measure returned ${measured.stdout}`)
+  return Math.ceil(required * MEASURE_MARGIN) + MIN_DISK_BYTES
 }
 
 /** Reads the header of a file and checks it. Throws ImportError. */

@@ -3,6 +3,7 @@
 import type { OutboundPolicy } from '../../lib/outbound.ts'
 import { type OutboundResponse, requestOutbound } from '../../lib/outbound-request.ts'
 import { ImportError, RetryableError } from './errors.ts'
+import { type Grant, STEP_BYTES } from './grant.ts'
 import type { jobPaths } from './job-files.ts'
 import { openPart, type Part } from './part.ts'
 import type { Reporter } from './reporter.ts'
@@ -11,12 +12,14 @@ import { type Watch, withRetries } from './retry.ts'
 import { sourceName } from './source.ts'
 
 export type Limits = { allowed_addresses: string[]; stall_timeout_seconds: number; max_bytes: number }
+/** The limits of a file on disk, which may occupy what is granted. */
+type FileLimits = Limits & { grant: Grant }
 
 /** Downloads a file and moves it to `paths.source` when its checksum is verified. Throws ImportError. */
 export async function downloadVerified(
   url: string,
   sha256: string,
-  limits: Limits,
+  limits: FileLimits,
   paths: ReturnType<typeof jobPaths>,
   reporter: Reporter,
 ): Promise<void> {
@@ -49,7 +52,7 @@ export async function downloadVerified(
   }
 }
 
-async function downloadRest(url: string, part: Part, limits: Limits, reporter: Reporter): Promise<void> {
+async function downloadRest(url: string, part: Part, limits: FileLimits, reporter: Reporter): Promise<void> {
   if (part.offset > 0 && part.offset === part.meta.length) return
   await withRetries(sourceName(url), limits.stall_timeout_seconds * 1000, async (watch) => {
     const validator = part.offset > 0 ? resumeValidator(part.meta) : null
@@ -71,7 +74,7 @@ async function receive(
   response: OutboundResponse,
   url: string,
   part: Part,
-  limits: Limits,
+  limits: FileLimits,
   watch: Watch,
   reporter: Reporter,
 ): Promise<void> {
@@ -84,14 +87,22 @@ async function receive(
     limits.max_bytes,
   )
   if (complete) return
+  if (total !== null) await granted(limits, total, watch)
   if (start === 0) await part.restart(meta)
   for await (const chunk of response.body) {
     if (part.offset + chunk.length > limits.max_bytes) throw tooLarge(source, null, limits.max_bytes)
     watch.progress()
+    const end = part.offset + chunk.length
+    if (total === null) await granted(limits, Math.ceil(end / STEP_BYTES) * STEP_BYTES, watch)
     await part.append(chunk)
     reporter.bytes(part.offset, total)
   }
   if (total !== null && part.offset !== total) throw new RetryableError('the connection was closed early')
+}
+
+/** Waits until the file may occupy this many bytes. The wait is no silence of the source. */
+async function granted({ grant }: FileLimits, bytes: number, watch: Watch): Promise<void> {
+  await watch.paused(grant.need(bytes))
 }
 
 /** Downloads a small file into memory. Throws ImportError. */

@@ -7,6 +7,7 @@ import { convertImage } from './convert.ts'
 import { downloadVerified } from './download.ts'
 import { asImportError, ImportError } from './errors.ts'
 import { syncDirectory } from './files.ts'
+import { createGrant, type Grant } from './grant.ts'
 import type { Job, PublisherJob, UploadJob, UrlJob } from './job.ts'
 import { jobPaths, readJob, readStatus } from './job-files.ts'
 import { writeManifest } from './manifest.ts'
@@ -36,8 +37,11 @@ export async function runImport(jobDir: string, writeLog: (line: string) => void
 }
 
 async function importDisk(jobDir: string, job: Exclude<Job, { kind: 'recipe' }>, reporter: Reporter): Promise<void> {
-  const sourcePath = job.kind === 'upload' ? await checkUpload(job, reporter) : await download(jobDir, job, reporter)
-  const { format, virtual_size_bytes } = await convertImage(jobDir, sourcePath, job.max_virtual_size_bytes, reporter)
+  const grant = createGrant(jobDir, reporter)
+  const sourcePath =
+    job.kind === 'upload' ? await checkUpload(job, reporter) : await download(jobDir, job, grant, reporter)
+  const limits = { max_virtual_size_bytes: job.max_virtual_size_bytes, grant }
+  const { format, virtual_size_bytes } = await convertImage(jobDir, sourcePath, limits, reporter)
   reporter.log('converted', { format, virtual_size_bytes })
   writeManifest(jobPaths(jobDir).manifest, {
     format: 'qcow2',
@@ -49,11 +53,11 @@ async function importDisk(jobDir: string, job: Exclude<Job, { kind: 'recipe' }>,
   })
 }
 
-async function download(jobDir: string, job: UrlJob | PublisherJob, reporter: Reporter): Promise<string> {
+async function download(jobDir: string, job: UrlJob | PublisherJob, grant: Grant, reporter: Reporter): Promise<string> {
   const paths = jobPaths(jobDir)
   if (existsSync(paths.source)) return paths.source // was renamed after its checksum was verified
   const { url, sha256 } = job.kind === 'url' ? job : await publishedFile(jobDir, job, reporter)
-  await downloadVerified(url, sha256, job, paths, reporter)
+  await downloadVerified(url, sha256, { ...job, grant }, paths, reporter)
   return paths.source
 }
 

@@ -1,4 +1,4 @@
-/** The files of an import. The control plane writes the job and reads the status; the importer writes all others. */
+/** The files of an import. The control plane writes the job and the grant, and reads the status; the importer writes all others. */
 import { mkdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { Value } from 'typebox/value'
@@ -12,6 +12,8 @@ export function jobPaths(jobDir: string) {
   return {
     job: at('job.json'),
     status: at('status.json'),
+    /** How many bytes the import may occupy. */
+    grant: at('grant.json'),
     /** The partial download, and the validators with which it can be resumed. */
     part: at('download.part'),
     meta: at('download.meta.json'),

@@ -13,6 +13,8 @@ export type Reporter = {
   bytes: (done: number, total: number | null) => void
   /** Sets the completed fraction of the phase, 0 to 1, where it is not measured in bytes. */
   fraction: (done: number, message?: string) => void
+  /** Requests that the import may occupy this many bytes in total. */
+  needs: (bytes: number) => void
   log: (message: string, fields?: object) => void
   done: () => void
   failed: (error: ImportError) => void
@@ -64,6 +66,10 @@ export function createReporter(jobDir: string, writeLog: (line: string) => void,
     },
     fraction: (done, message) =>
       update({ progress: Math.min(1, Math.max(0, done)), ...(message && { message }) }, { durable: false }),
+    needs: (bytes) => {
+      update({ needed_bytes: bytes }, { durable: true })
+      log('needs disk space', { bytes })
+    },
     log,
     done: () => {
       update({ state: 'done', progress: 1, message: null }, { durable: true })

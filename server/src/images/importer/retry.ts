@@ -17,8 +17,11 @@ const MAX_BACKOFF_MS = 8000
 const MAX_ATTEMPTS = 200
 const MAX_TOTAL_MS = 24 * 3600 * 1000
 
-/** Passed to each attempt: `signal` aborts it, and it calls `progress` for received bytes. */
-export type Watch = { signal: AbortSignal; progress: () => void }
+/**
+ * Passed to each attempt: `signal` aborts it, and it calls `progress` for received bytes. `paused` waits for something else
+ * than the source, which counts neither as silence nor in the total time.
+ */
+export type Watch = { signal: AbortSignal; progress: () => void; paused: (work: Promise<void>) => Promise<void> }
 
 class StallError extends Error {}
 
@@ -29,21 +32,32 @@ export async function withRetries<T>(
   attempt: (watch: Watch) => Promise<T>,
   clock: Clock = systemClock,
 ): Promise<T> {
-  const start = clock.monotonic()
+  let start = clock.monotonic()
   let lastProgress = start
+  let isPaused = false
   let withoutProgress = 0
   for (let attempts = 1; ; attempts++) {
     const before = lastProgress
     const controller = new AbortController()
     const watchdog = startWatchdog(clock, controller, () => {
+      if (isPaused) return stallMs
       const late = clock.monotonic() - start > MAX_TOTAL_MS
       return late ? 0 : lastProgress + stallMs - clock.monotonic()
     })
     const progress = () => {
       lastProgress = clock.monotonic()
     }
+    const paused = async (work: Promise<void>) => {
+      const begin = clock.monotonic()
+      isPaused = true
+      await work.finally(() => {
+        isPaused = false
+        start += clock.monotonic() - begin
+        progress()
+      })
+    }
     try {
-      return await attempt({ signal: controller.signal, progress })
+      return await attempt({ signal: controller.signal, progress, paused })
     } catch (error) {
       if (controller.signal.reason instanceof StallError) throw stallError(source, stallMs, error)
       if (!isRetryable(error)) throw publicError(source, error)

@@ -15,6 +15,12 @@ export const statusSchema = Type.Object({
   total_bytes: Type.Union([bytes, Type.Null()]),
   message: Type.Union([Type.String(), Type.Null()]),
   error: Type.Union([Type.Object({ code: Type.Enum([...importErrorCodes]), message: Type.String() }), Type.Null()]),
+  needed_bytes: Type.Optional(
+    Type.Integer({
+      minimum: 0,
+      description: 'Bytes that the import is going to occupy in total; it waits for their grant',
+    }),
+  ),
   pid: Type.Integer(),
   updated_at: Type.String({ description: 'RFC 3339, UTC' }),
 })
