@@ -1,12 +1,16 @@
 /**
  * Crashes at random moments, under load. Clients create, stop, start and delete real guests all the time, and write to
  * simulated instances with a journal of what was acknowledged. The control plane, PostgreSQL and the QEMU of a guest are
- * killed -9 in between. What must hold: everything that was acknowledged exists, with exactly one event, and nothing else
+ * killed -9 in between, and the host lacks descriptors, a PostgreSQL that responds, connections to it, or disk space for a
+ * while. What must hold: everything that was acknowledged exists, with exactly one event, and nothing else
  * has one; every desired state is reached in the end; no wake is lost; no guest restarts without a reason; no instance
- * ever has two processes; no response is a 5xx other than 503; and after all guests are deleted nothing is left. The
+ * ever has two processes; no response is a 5xx other than 503 and 507; and after all guests are deleted nothing is left. The
  * invariants of every moment are checked all the time (watch.ts); a violation ends the loop.
  */
 import assert from 'node:assert/strict'
+import { mkdtempSync, rmdirSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { connect, type Sql } from '../server/src/db/database.ts'
 import { systemClock } from '../server/src/lib/clock.ts'
 import { DatabaseUnavailableError } from '../server/src/lib/errors.ts'
@@ -21,6 +25,14 @@ import { EventReceiver } from './event-receiver.ts'
 import { Journal } from './journal.ts'
 import { leftovers } from './leaks.ts'
 import type { MutantName } from './mutants.ts'
+import {
+  fillDisk,
+  mountSmallDisk,
+  pausePostgres,
+  refuseConnections,
+  takeDescriptors,
+  unmountSmallDisk,
+} from './starvation.ts'
 import { type Finding, findingsOf, InvariantViolationError, Watch } from './watch.ts'
 
 export type Scenario = {
@@ -30,11 +42,16 @@ export type Scenario = {
   control_plane_kills: number
   postgres_kills: number
   qemu_kills: number
+  /** What the host lacks for a while, once each. */
+  lacks?: Lack[]
   mutant?: MutantName
 }
-type Kill = 'control plane' | 'PostgreSQL' | 'QEMU'
+type Lack = 'descriptors' | 'a PostgreSQL that responds' | 'connections' | 'disk space'
+type Kill = 'control plane' | 'PostgreSQL' | 'QEMU' | Lack
 
 const MAX_KILLS_OF_ONE = 3
+const LACK_MS = 4_000
+const SMALL_DISK_MIB = 2_600
 
 /**
  * Runs one scenario on a control plane of its own and prints its seed. Throws an InvariantViolationError when a check
@@ -43,12 +60,14 @@ const MAX_KILLS_OF_ONE = 3
 export async function crashLoop(scenario: Scenario): Promise<void> {
   process.stdout.write(`crash loop ${JSON.stringify(scenario)}\n`)
   const { mutant } = scenario
-  const plane = await ControlPlane.create(mutant ? { mutant } : {})
+  const disk = scenario.lacks?.includes('disk space') ? mkdtempSync(join(tmpdir(), 'cn-small-')) : null
+  if (disk) await mountSmallDisk(disk, SMALL_DISK_MIB)
+  const plane = await ControlPlane.create({ ...(mutant && { mutant }), ...(disk && { parent: disk, open: true }) })
   const owner = connect({ url: plane.database_url, max: 2, name: 'crash-loop' })
   await installProbes(owner)
   const receiver = await EventReceiver.start(plane, owner)
   const watch = new Watch(owner, plane.data_dir)
-  const loop = new CrashLoop(scenario, { plane, owner, receiver, watch })
+  const loop = new CrashLoop(scenario, { plane, owner, receiver, watch, disk })
   try {
     await loop.run()
   } catch (error) {
@@ -62,10 +81,12 @@ export async function crashLoop(scenario: Scenario): Promise<void> {
     await owner.end()
     watch.stop()
     await plane.teardown()
+    if (disk) unmountSmallDisk(disk)
+    if (disk) rmdirSync(disk)
   }
 }
 
-type Parts = { plane: ControlPlane; owner: Sql; receiver: EventReceiver; watch: Watch }
+type Parts = { plane: ControlPlane; owner: Sql; receiver: EventReceiver; watch: Watch; disk: string | null }
 
 class CrashLoop {
   readonly #parts: Parts
@@ -87,6 +108,7 @@ class CrashLoop {
       ...Array.from({ length: scenario.control_plane_kills }, () => 'control plane' as const),
       ...Array.from({ length: scenario.postgres_kills }, () => 'PostgreSQL' as const),
       ...Array.from({ length: scenario.qemu_kills }, () => 'QEMU' as const),
+      ...(scenario.lacks ?? []),
     ])
     const working = () => this.#working
     this.#clients = [this.#guests, this.#guests, this.#journal, this.#journal].map((each) => each.client(working))
@@ -134,9 +156,24 @@ class CrashLoop {
     const { plane } = this.#parts
     if (kill === 'PostgreSQL') return void process.kill(plane.postgres_pid, 'SIGKILL')
     if (kill === 'QEMU') return this.#wait('a guest was killed', () => this.#killGuest())
+    if (kill !== 'control plane') return this.#lack(kill)
     await plane.end('SIGKILL')
     for (const [id, process] of guestProcesses(plane)) if (before.has(id)) assert.equal(process, before.get(id))
     await plane.start()
+  }
+
+  /** Lets the host lack something for a while. */
+  async #lack(what: Lack): Promise<void> {
+    const { plane, owner, disk } = this.#parts
+    const take = {
+      descriptors: () => takeDescriptors(plane),
+      'a PostgreSQL that responds': () => pausePostgres(plane),
+      connections: () => refuseConnections(owner),
+      'disk space': () => fillDisk(disk!, 0),
+    }
+    const giveBack = await take[what]()
+    await systemClock.sleep(LACK_MS)
+    await giveBack()
   }
 
   /** Kills the process of a guest that should run, once it is ready. Returns false when there is no such guest. */

@@ -3,27 +3,26 @@
  * healthy is restarted, nothing that was confirmed is lost, and responses say what is wrong.
  */
 import assert from 'node:assert/strict'
-import { spawnSync } from 'node:child_process'
-import { mkdirSync, mkdtempSync, rmSync, statfsSync } from 'node:fs'
+import { mkdirSync, mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
 import { until } from '../server/src/testing/until.ts'
 import { ControlPlane, run } from './control-plane.ts'
 import { machineOf, ssh } from './recovery-scenario.ts'
+import { fillDisk, freeMib, type GiveBack, mountSmallDisk, unmountSmallDisk } from './starvation.ts'
 
 const skip = process.getuid?.() === 0 ? false : 'needs root: mounts a file system'
-const MIB = 2 ** 20
 const SIZE_MIB = 2400
 
 describe('a full disk', { skip }, () => {
   const folder = mkdtempSync(join(tmpdir(), 'cn-full-'))
-  const ballast = join(folder, 'ballast')
+  let giveBack: GiveBack = async () => {}
   let plane: ControlPlane
   let guest: any
   let pid: number
   before(async () => {
-    await run('mount', ['-t', 'tmpfs', '-o', `size=${SIZE_MIB}m,mode=711`, 'cn-full', folder])
+    await mountSmallDisk(folder, SIZE_MIB)
     mkdirSync(join(folder, 'tmp'), { mode: 0o711 })
     plane = await ControlPlane.create({ folder: 'data', open: true, parent: join(folder, 'tmp') })
     const { body } = await plane.call('POST', '/v2/instances', {
@@ -34,21 +33,15 @@ describe('a full disk', { skip }, () => {
     pid = machineOf(plane, guest.id)
   })
   after(async () => {
-    rmSync(ballast, { force: true })
+    await giveBack()
     await plane?.teardown()
-    // Files that this process has open do not keep it.
-    spawnSync('umount', ['--lazy', folder])
+    unmountSmallDisk(folder)
     rmSync(folder, { recursive: true, force: true })
   })
 
-  const freeMib = () => {
-    const { bavail, bsize } = statfsSync(folder)
-    return Math.floor((bavail * bsize) / MIB)
-  }
+  const free = () => freeMib(folder)
   /** Fills the disk until this many MiB are free. */
-  const leave = (mib: number) =>
-    run('fallocate', ['-l', `${(freeMib() - mib) * MIB}`, '-o', `${ballastBytes()}`, ballast])
-  const ballastBytes = () => Number(spawnSync('stat', ['-c', '%s', ballast], { encoding: 'utf8' }).stdout || 0)
+  const leave = async (mib: number) => void (giveBack = await fillDisk(folder, mib))
   const ready = async () => (await fetch(`http://127.0.0.1:${plane.port}/readyz`)).status
   const tag = (value: string) => plane.call('PATCH', `/v2/instances/${guest.id}`, { tags: { value } })
   const stateOf = async () => (await plane.call('GET', `/v2/instances/${guest.id}`)).body
@@ -66,7 +59,7 @@ describe('a full disk', { skip }, () => {
     const out = await run('sh', ['-c', script, 'sh', ...headers, '-w', '\n%{http_code}', url])
     assert.match(out, /"scope":"host".*\n409$/s)
     assert.match(out, /MiB left for images/)
-    assert.ok(freeMib() > 400, `${freeMib()} MiB are free`)
+    assert.ok(free() > 400, `${free()} MiB are free`)
     assert.equal((await tag('after-upload')).status, 200)
     assert.equal(await ready(), 200)
   })
@@ -75,7 +68,7 @@ describe('a full disk', { skip }, () => {
     await leave(400)
     await ssh(plane, guest, '(cat /dev/urandom >/root/junk) >/dev/null 2>&1 </dev/null &')
     await until('the guest is paused', async () => (await stateOf()).status === 'recovering')
-    assert.ok(freeMib() > 64, `${freeMib()} MiB are free`)
+    assert.ok(free() > 64, `${free()} MiB are free`)
     assert.equal((await tag('while-paused')).status, 200)
     assert.equal(await ready(), 503)
     const { status, body } = await plane.call('POST', '/v2/instances', {
@@ -87,7 +80,8 @@ describe('a full disk', { skip }, () => {
       return seen.status === 'failed' ? seen : null
     })
     assert.equal(more.status_reason.code, 'disk_full')
-    rmSync(ballast)
+    await giveBack()
+    giveBack = async () => {}
     await plane.waitFor(guest.id, 'running')
     await ssh(plane, guest, 'killall cat; rm -f /root/junk; true')
     assert.deepEqual([await bootOf(), machineOf(plane, guest.id)], [boot, pid], 'it was resumed, not restarted')
@@ -108,7 +102,8 @@ describe('a full disk', { skip }, () => {
     }
     for (const code of codes) assert.ok([200, 503, 507].includes(code), `${[...codes]}`)
     assert.equal(await ready(), 503)
-    rmSync(ballast)
+    await giveBack()
+    giveBack = async () => {}
     await until('the control plane is ready', async () => (await ready()) === 200)
     await plane.waitFor(guest.id, 'running')
     assert.equal(machineOf(plane, guest.id), pid)

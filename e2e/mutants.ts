@@ -15,9 +15,9 @@ export const MUTANTS = {
     module: 'drivers/qemu/start.ts',
     pieces: [
       [
-        'const child = await spawnDetached(confine(command, confinement), paths.log)\n',
-        'const child = await spawnDetached(confine(command, confinement), paths.log)\n' +
-          '  await spawnDetached(confine(command, confinement), paths.log)\n',
+        'const child = await spawnDetached(confine(command, confinement), messages.fd)\n',
+        'const child = await spawnDetached(confine(command, confinement), messages.fd)\n' +
+          '  await spawnDetached(confine(command, confinement), messages.fd)\n',
       ],
     ],
   },

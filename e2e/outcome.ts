@@ -1,6 +1,6 @@
 /**
- * What a response says about a request while processes are being killed. Only a 503 and a connection that broke leave it
- * open whether the request took effect. Every other 5xx is a defect of the control plane.
+ * What a response says about a request while processes are being killed. Only a 503, a 507 (a full disk) and a connection that
+ * broke leave it open whether the request took effect. Every other 5xx is a defect of the control plane.
  */
 import type { ApiResponse } from './control-plane.ts'
 import { findingsOf, InvariantViolationError } from './watch.ts'
@@ -11,9 +11,9 @@ export type Outcome = 'done' | 'refused' | 'unknown'
 /** The codes of a connection whose other end was killed or does not listen yet. */
 const CONNECTION_ERRORS = new Set(['ECONNREFUSED', 'ECONNRESET', 'EPIPE', 'UND_ERR_SOCKET'])
 
-/** The outcome of a request by the status of its response; throws for a 5xx other than 503. */
+/** The outcome of a request by the status of its response; throws for a 5xx other than 503 and 507. */
 export function outcomeOf(request: string, { status, body }: Pick<ApiResponse, 'status' | 'body'>): Outcome {
-  if (status === 429 || status === 503) return 'unknown'
+  if ([429, 503, 507].includes(status)) return 'unknown'
   if (status >= 500) {
     throw new InvariantViolationError(findingsOf('responses', [`${request}: ${status} ${JSON.stringify(body)}`]))
   }

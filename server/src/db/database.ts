@@ -49,7 +49,7 @@ export function connect({ url, max, name, tenants, search_path }: Connect): Sql 
   const pool = createPool({ ...poolConfig(url, name), max }, search_path)
   const tenantPool = tenants && createPool({ ...poolConfig(tenants.url, name), max: tenants.max }, search_path)
   const listening = createListening(poolConfig(url, name))
-  const { run, runBound, transaction } = createExecutor()
+  const { run, runPooled, runBound, transaction } = createExecutor()
   let ending: Promise<unknown> | null = null
 
   const shared = {
@@ -64,7 +64,7 @@ export function connect({ url, max, name, tenants, search_path }: Connect): Sql 
     },
   }
   const whole: Sql = Object.assign(
-    createQuery((compiled) => run(pool, compiled)),
+    createQuery((compiled) => runPooled(pool, compiled)),
     shared,
     {
       as: bind,

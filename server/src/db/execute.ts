@@ -6,6 +6,7 @@
  */
 import { createHash } from 'node:crypto'
 import pg from 'pg'
+import { DatabaseUnavailableError } from '../lib/errors.ts'
 import { queryBound } from './bound-query.ts'
 import { queryAndCommit } from './last-statement.ts'
 import { checkout, isUnavailable, wrapError } from './pools.ts'
@@ -25,11 +26,25 @@ const MAX_PREPARED = 1_000
 export function createExecutor() {
   const names = new Map<string, string>()
 
-  async function run(target: pg.Pool | pg.PoolClient, { text, values }: Compiled): Promise<Rows<unknown[]>> {
+  async function run(client: pg.PoolClient, { text, values }: Compiled): Promise<Rows<unknown[]>> {
     try {
-      return rowsOf(await target.query(values.length === 0 ? { text } : { text, values, ...nameOf(names, text) }))
+      return rowsOf(await client.query(values.length === 0 ? { text } : { text, values, ...nameOf(names, text) }))
     } catch (error) {
       throw wrapError(error)
+    }
+  }
+
+  /** On a connection of the pool. A server that refuses the connection is unavailable, whatever its reason. */
+  async function runPooled(from: pg.Pool, compiled: Compiled): Promise<Rows<unknown[]>> {
+    const client = await checkout(from)
+    let isSound = true
+    try {
+      return await run(client, compiled)
+    } catch (error) {
+      isSound = !(error instanceof DatabaseUnavailableError)
+      throw error
+    } finally {
+      client.release(!isSound)
     }
   }
 
@@ -94,7 +109,7 @@ export function createExecutor() {
     }
   }
 
-  return { run, runBound, transaction }
+  return { run, runPooled, runBound, transaction }
 }
 
 /** Several statements have several results; returns the last one. */

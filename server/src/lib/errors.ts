@@ -3,8 +3,11 @@ export class StartupError extends Error {}
 
 /** The database is unavailable: connection lost or refused, starting, stopping or full. A retry may succeed. */
 export class DatabaseUnavailableError extends Error {
+  /** SQLSTATE, or the code of the system's error; undefined if there is none. */
+  readonly code: string | undefined
   constructor(cause: unknown) {
     super(`the database does not answer: ${cause instanceof Error ? cause.message : cause}`, { cause })
+    this.code = (cause as { code?: string } | null)?.code
   }
 }
 

@@ -1,4 +1,6 @@
 import assert from 'node:assert/strict'
+import { spawnSync } from 'node:child_process'
+import { closeSync, openSync } from 'node:fs'
 import { Writable } from 'node:stream'
 import { test } from 'node:test'
 import fc from 'fast-check'
@@ -57,4 +59,24 @@ test('redacts keys and user data', () => {
   const { log, text } = capture(false)
   log.warn({ authorization: 'Bearer secret', headers: { authorization: 'secret' }, body: { user_data: 'secret' } }, 'x')
   assert.doesNotMatch(text(), /secret/)
+})
+
+test('a full disk under the log does not end the process', () => {
+  const script = `
+    import { createLog } from '${new URL('./log.ts', import.meta.url)}'
+    const log = createLog({ level: 'info', pretty: false })
+    for (let i = 0; i < 100; i++) log.info({ i }, 'x'.repeat(100_000))
+    setTimeout(() => process.stdout.write('alive'), 50)`
+  const full = openSync('/dev/full', 'w')
+  try {
+    const args = ['--input-type=module', '-e', script]
+    const { status, stdout } = spawnSync(process.execPath, args, {
+      stdio: ['ignore', 'pipe', full],
+      encoding: 'utf8',
+      timeout: 20_000,
+    })
+    assert.deepEqual([status, stdout], [0, 'alive'])
+  } finally {
+    closeSync(full)
+  }
 })

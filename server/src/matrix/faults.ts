@@ -20,6 +20,9 @@ export const FAULTS = {
   killed_after: 'The process is killed immediately after it.',
   run_twice: 'It is executed twice.',
   refused: 'It can never succeed.',
+  no_descriptors: 'The host has no free descriptors (EMFILE), so it has no effect and says nothing.',
+  no_memory: 'The host has no memory (ENOMEM).',
+  no_access: 'The host denies access (EACCES).',
   changed_meanwhile: 'A request changes the desired state during the step.',
 } as const
 export type Fault = keyof typeof FAULTS
@@ -27,14 +30,19 @@ export type Fault = keyof typeof FAULTS
 /** `driver <call>`, or an access of the engine or a reconciler to the database. */
 export type Point = `driver ${string}` | 'importer start' | 'transaction' | 'statement' | 'finish'
 
+/** Errors of the system at a check of /proc, a file or a socket. None of them means that something is gone. */
+const HOST_ERRORS = { no_descriptors: 'EMFILE', no_memory: 'ENOMEM', no_access: 'EACCES' } as const
+const HOST_FAULTS = Object.keys(HOST_ERRORS) as (keyof typeof HOST_ERRORS)[]
+
 /** The faults that a point can have. */
 export function faultsAt(point: Point): Fault[] {
   if (point === 'statement') return ['fails_before']
-  if (point === 'importer start') return ['fails_before', 'fails_after']
-  if (point === 'driver get' || point === 'driver list') return ['fails_before', 'times_out', 'killed_before']
+  if (point === 'importer start') return ['fails_before', 'fails_after', ...HOST_FAULTS]
+  if (point === 'driver get' || point === 'driver list')
+    return ['fails_before', 'times_out', 'killed_before', ...HOST_FAULTS]
   const always: Fault[] = ['fails_before', 'reply_lost', 'killed_before', 'killed_after', 'changed_meanwhile']
   return point.startsWith('driver ')
-    ? [...always, 'fails_after', 'times_out', 'times_out_after', 'run_twice', 'refused']
+    ? [...always, 'fails_after', 'times_out', 'times_out_after', 'run_twice', 'refused', 'no_descriptors']
     : always
 }
 
@@ -88,6 +96,7 @@ export class Faults {
   atSync<T>(point: Point, effect: () => T): T {
     const fault = this.#due(point)
     if (fault === 'fails_before') throw failure()
+    if (isHostFault(fault)) throw hostError(fault)
     const result = effect()
     if (fault === 'fails_after') throw failure()
     return result
@@ -107,6 +116,7 @@ export class Faults {
     const fault = subject && this.#due(point, subject)
     const { attempt = async () => {}, error = failure } = options
     if (!subject || !fault) return effect()
+    if (isHostFault(fault)) throw hostError(fault)
     switch (fault) {
       case 'fails_before':
         await attempt()
@@ -170,6 +180,11 @@ export class Faults {
     return script.fault
   }
 }
+
+const isHostFault = (fault: Fault | null): fault is keyof typeof HOST_ERRORS => fault !== null && fault in HOST_ERRORS
+
+const hostError = (fault: keyof typeof HOST_ERRORS) =>
+  Object.assign(new Error(`${HOST_ERRORS[fault]}: a fault of a test`), { code: HOST_ERRORS[fault] })
 
 /** The error of a driver call. */
 const failure = () => new TransientError('unavailable', 'A fault of a test.')

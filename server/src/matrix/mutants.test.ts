@@ -49,6 +49,18 @@ describe('the matrix detects', () => {
     has(await findings({ driver }, 'start', ['run_twice']), /run 2 was started twice/)
   })
 
+  test('absence from a failed check: a driver that reports a machine that it could not check as missing', async () => {
+    const faulty_driver: Mutant['faulty_driver'] = (real) => ({
+      ...real,
+      get: (ref) =>
+        real.get(ref).catch((error: NodeJS.ErrnoException) => {
+          if (error.code === 'EMFILE') return null
+          throw error
+        }),
+    })
+    assert.notDeepEqual(await findings({ faulty_driver }, 'start', ['no_descriptors']), [])
+  })
+
   test('a lost event: events that are written in a transaction after the commit', async () => {
     const sql = (real: Sql) => withLateOutbox(real)
     const found = await findings({ sql }, 'start', ['killed_after', 'reply_lost'])

@@ -35,6 +35,8 @@ import { lockedDriver } from './machines.ts'
 /** A fault of the product that a test must detect. */
 export type Mutant = {
   driver?: (driver: Driver, owner: Sql) => Driver
+  /** The driver with its faults, as the reconcilers call it. */
+  faulty_driver?: (driver: Driver) => Driver
   /** The reconcilers' connections. */
   sql?: (sql: Sql) => Sql
   /** The engine's connections. */
@@ -91,12 +93,13 @@ export async function createMatrixWorld(mutant: Mutant = {}): Promise<MatrixWorl
   const base = await createTestApp((sql) => {
     const simulated = createSimulatedDriver({ sql, seed: 1 })
     const machines = mutant.driver?.(simulated, ownerOf(sql)) ?? simulated
-    const driver = lockedDriver(machines, async ({ method, id }, effect) => {
+    const faulty = lockedDriver(machines, async ({ method, id }, effect) => {
       const result = await faults.at(`driver ${method}`, effect)
       const claimed = passes.get(id ?? '')
       if (method === 'get' && claimed) await watch.observed?.(claimed, result as ObservedMachine | null)
       return result
     })
+    const driver = mutant.faulty_driver?.(faulty) ?? faulty
     return {
       config: { ...testConfig, data_dir, image_allow: ['127.0.0.0/8'] },
       regions: [{ id: 'us-east-1', name: 'This host', drivers: { live: driver, test: driver } }],
