@@ -19,7 +19,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
 import { atMost, systemClock } from '../server/src/lib/clock.ts'
-import { identify } from '../server/src/lib/processes.ts'
+import { commandLine, identify } from '../server/src/lib/processes.ts'
 import { freePort } from '../server/src/testing/free-port.ts'
 import { until } from '../server/src/testing/until.ts'
 import { ControlPlane } from './control-plane.ts'
@@ -122,6 +122,18 @@ describe('a damaged data directory', { timeout: 300_000 }, () => {
 })
 
 describe('an odd host', { timeout: 600_000 }, () => {
+  const noServer = globSync('/usr/lib/postgresql/*/bin/postgres').length === 0 && 'no PostgreSQL is installed'
+  test('runs an installed PostgreSQL with --postgres system', { skip: noServer }, async () => {
+    const own = await ControlPlane.create({ env: { CLOUDNEXUS_POSTGRES: 'system' } })
+    try {
+      await own.printed(/Database +PostgreSQL \d+\.\d+, system/)
+      assert.match(commandLine(own.postgres_pid)[0]!, /^\/usr\/lib\/postgresql\//)
+      assert.equal((await own.call('POST', '/v2/instances?dry_run=true', INSTANCE)).status, 200)
+    } finally {
+      await own.teardown()
+    }
+  })
+
   test('with a strict umask, and odd characters in the path of the data directory, runs guests', async () => {
     const odd = await ControlPlane.create({ umask: '077', open: true, folder: "my data: a;b,c é#%20'" })
     try {

@@ -47,7 +47,7 @@ test('an unprivileged user can run machines', { timeout: 240_000, skip: skipReas
     const { isolation, status } = (await plane.call('GET', '/v2/regions')).body.data[0]
     assert.deepEqual([isolation.egress, status], ['unfiltered', 'available'])
     assert.match(isolation.reason, /user of the control plane/)
-    assert.match(plane.lastLog(), /Guests +NOT ISOLATED/)
+    await plane.printed(/Guests +NOT ISOLATED/)
     const { live_key } = (await plane.call('POST', '/v2/projects', { name: 'other' })).body
     const other = { region: 'us-east-1', plan: 'micro-1x', image: 'micro-linux' }
     assert.equal((await plane.call('POST', '/v2/instances', other, live_key)).body.code, 'invalid_state')

