@@ -1,9 +1,16 @@
 /** Databases that cannot be used are rejected by one line that says what to change, and nothing is written in them. */
 import assert from 'node:assert/strict'
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { describe, test } from 'node:test'
 import fc from 'fast-check'
 import { connect } from '../db/database.ts'
+import { createEmbeddedPostgres } from '../db/embedded.ts'
 import { withLogin } from '../db/roles.ts'
+import { systemClock } from '../lib/clock.ts'
+import { silentLog } from '../lib/log.ts'
+import { until } from '../testing/until.ts'
 import { poolSizes, unsuitable } from './suitable.ts'
 import { createDatabases, createDataDir, openForTest, rejectionOf } from './testing.ts'
 import { startPgBouncer } from './testing-pgbouncer.ts'
@@ -42,6 +49,35 @@ describe('a database is rejected that', { timeout: 120_000 }, () => {
     assert.match(await rejection(withLogin(await database(), role, 'p')), /allows 14 connections/)
   })
 
+  test('is a standby', async () => {
+    const folder = mkdtempSync(join(tmpdir(), 'cloudnexus-standby-'))
+    const options = { data_dir: folder, run_dir: folder, log: silentLog, clock: systemClock }
+    const primary = createEmbeddedPostgres(options)
+    await primary.start()
+    await primary.stop(5_000)
+    writeFileSync(join(folder, 'postgres/standby.signal'), '')
+    const standby = createEmbeddedPostgres(options)
+    // A standby never becomes ready for writes, for which a start waits.
+    const starting = standby.start().catch(() => {})
+    const url = standby.url('postgres')
+    try {
+      await until('the standby accepts connections', async () => {
+        const sql = connect({ url, max: 1, name: 'standby' })
+        const connected = await sql`select`.then(
+          () => true,
+          () => false,
+        )
+        await sql.end()
+        return connected
+      })
+      assert.match(await rejection(url), /is a standby, which accepts no writes/)
+    } finally {
+      await standby.stop(5_000)
+      await starting
+      rmSync(folder, { recursive: true })
+    }
+  })
+
   test('is behind a pooler in transaction mode; one in session mode is accepted', async () => {
     const name = new URL((await database()).replace('@/', '@x/')).pathname.slice(1)
     const socket = new URL(server.replace('@/', '@x/')).searchParams.get('host')!
@@ -66,7 +102,7 @@ describe('a database is rejected that', { timeout: 120_000 }, () => {
   })
 })
 
-test('a standby and a server that is too old are rejected', () => {
+test('a server that is too old, and a schema that does not exist, are rejected', () => {
   const facts = {
     ...{ version_number: 180_000, version: '18.0', encoding: 'UTF8', is_standby: false, is_read_only: false },
     ...{ replication_role: 'origin', has_schema: true, can_create: true, role: 'r', connection_limit: 97 },

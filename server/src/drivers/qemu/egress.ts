@@ -5,6 +5,7 @@
  * be, and set again if another program has flushed it or the DNS servers of the host have changed.
  */
 import { readFile } from 'node:fs/promises'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { meansGone } from '../../lib/processes.ts'
 import { TransientError } from '../driver.ts'
 import { type EgressPolicy, egressScript, removalScript, resolversIn, tableOf } from './egress-rules.ts'
@@ -26,6 +27,8 @@ export type EgressOptions = Omit<EgressPolicy, 'first_uid' | 'resolvers'> & {
 }
 
 const NFT_MS = 10_000
+const ATTEMPTS = 3
+const RETRY_MS = 200
 
 /** No filter, and why. */
 export const unfiltered = (reason: string): Egress => ({ unfiltered_reason: reason, ensure: async () => false })
@@ -38,13 +41,17 @@ export async function openEgress(options: EgressOptions): Promise<Egress> {
   const { service_uid, nft = 'nft' } = options
   if (service_uid === null) return unfiltered('machines run as the user of the control plane')
   const egress = nftables({ ...options, first_uid: service_uid }, nft)
-  try {
-    await egress.ensure()
-    return egress
-  } catch (error) {
-    const reason = unusable((error as Error).cause as Error)
-    if (reason === null) throw error
-    return unfiltered(reason)
+  for (let attempt = 1; ; attempt++) {
+    try {
+      await egress.ensure()
+      return egress
+    } catch (error) {
+      const reason = unusable((error as Error).cause as Error)
+      if (reason === null) throw error
+      // Another program may be changing rules at this moment.
+      if (attempt === ATTEMPTS) return unfiltered(reason)
+      await sleep(RETRY_MS)
+    }
   }
 }
 

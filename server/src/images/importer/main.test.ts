@@ -58,7 +58,7 @@ test('resumes a download after each kill', async () => {
     [[undefined, undefined], ...offsets.map((part) => [`bytes=${part}-`, etag])],
   )
   for (const line of log.trim().split('\n')) assert.equal(typeof JSON.parse(line).msg, 'string')
-  assert.deepEqual(readdirSync(job).sort(), ['job.json', 'output', 'status.json'])
+  assert.deepEqual(readdirSync(job).sort(), ['grant.json', 'job.json', 'output', 'status.json'])
   assert.deepEqual(readdirSync(at(job).output).sort(), ['disk.qcow2', 'manifest.json'])
 
   // After a complete import, another start has no effect.

@@ -97,7 +97,7 @@ test('writes the status at each phase, and otherwise at most four times per seco
     lines.map((line) => JSON.parse(line).phase ?? JSON.parse(line).code),
     ['downloading', 'image_unsafe'],
   )
-  assert.deepEqual(readdirSync(path).sort(), ['job.json', 'status.json'])
+  assert.deepEqual(readdirSync(path).sort(), ['grant.json', 'job.json', 'status.json'])
 })
 
 const source = { host: 'example.org', file: 'x.img' }

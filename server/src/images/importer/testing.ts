@@ -8,6 +8,7 @@ import type { AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after } from 'node:test'
+import { writeGrant } from './grant.ts'
 import { runImport } from './import.ts'
 import type { Job, UrlJob } from './job.ts'
 import { jobPaths, readStatus, writeJob } from './job-files.ts'
@@ -92,10 +93,11 @@ export function urlJob(url: string, sum: string, more: Partial<UrlJob> = {}): Ur
 
 let count = 0
 
-/** Creates a job directory. */
+/** Creates a job directory. The import may occupy any space. */
 export function jobFolder(parent: string, job: Job): string {
   const folder = join(parent, `job-${++count}`)
   writeJob(folder, job)
+  writeGrant(folder, Number.MAX_SAFE_INTEGER)
   return folder
 }
 
