@@ -13,7 +13,6 @@ const START = {
   cpio: 'cpio',
   kmod: 'depmod',
   gpgv: 'gpgv',
-  nftables: 'nft',
   fakeroot: 'fakeroot',
   dpkg: 'dpkg-deb',
   'openssh-client': 'ssh-keygen',
@@ -27,9 +26,13 @@ const TEST = {
   mtools: 'mcopy',
   curl: 'curl',
   gnupg: 'gpg',
+  iproute2: 'ip',
+  procps: 'pgrep',
   python3: 'python3',
   systemd: 'systemd-analyze',
 }
+/** Only root can filter what guests send. */
+const ROOT = { nftables: 'nft' }
 /** `postgresql` also installs a server, which the benchmarks do not use: no smaller package has pgbench. */
 const BENCH = { ...TEST, wrk: 'wrk', postgresql: 'pgbench' }
 /** Useful; not every distribution has it by this name. */
@@ -40,14 +43,15 @@ const APT = ['-y', '-o', 'DPkg::Lock::Timeout=120', '-o', 'Acquire::Retries=2', 
 
 /** Installs what is missing if it runs as root; otherwise throws the command line that root has to run. */
 export async function installPackages(mode) {
-  const needed = { start: START, test: TEST, bench: BENCH }[mode]
+  const isRoot = process.getuid() === 0
+  const needed = { ...{ start: START, test: TEST, bench: BENCH }[mode], ...(isRoot && ROOT) }
   const missing = Object.keys(needed).filter((name) => !isInstalled(needed[name]))
   if (missing.length === 0) return
   if (!isThere('apt-get')) {
     const programs = missing.map((name) => needed[name])
     throw new SetupError(`Missing on this host: ${programs.join(', ')}. Install them and try again.`)
   }
-  if (process.getuid() !== 0) throw new SetupError(`sudo apt-get install -y ${missing.join(' ')}`)
+  if (!isRoot) throw new SetupError(`sudo apt-get install -y ${missing.join(' ')}`)
   for (const [name, file] of Object.entries(OPTIONAL)) if (!isThere(file)) missing.push(name)
   await step(`installing Debian packages: ${missing.join(' ')}`, () => install(missing))
   const still = Object.keys(needed).filter((name) => !isInstalled(needed[name]))

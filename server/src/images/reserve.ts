@@ -29,11 +29,18 @@ export async function reserveBytes(
 ): Promise<void> {
   const more = bytes - row.reserved_bytes
   if (more > 0) await requireSpace(tx, deps, more)
-  await settleBytes(tx, outbox, row, bytes)
+  await store(tx, outbox, row, bytes)
 }
 
-/** Sets what an image occupies, now that it is written or removed. It may be more than was reserved, by metadata. */
+/**
+ * Sets what an image occupies, now that it is written or removed. The usage of a project never rises here, so that a quota
+ * cannot keep a finished import from being recorded.
+ */
 export async function settleBytes(tx: Transaction, outbox: Outbox, row: Reserved, bytes: number): Promise<void> {
+  await store(tx, outbox, row, row.environment_id === null ? bytes : Math.min(bytes, row.reserved_bytes))
+}
+
+async function store(tx: Transaction, outbox: Outbox, row: Reserved, bytes: number): Promise<void> {
   if (row.environment_id !== null) outbox.use.image_bytes += bytes - row.reserved_bytes
   await tx`update images set reserved_bytes = ${bytes} where id = ${row.id}`
 }

@@ -76,6 +76,8 @@ function reservationOf(deps: Deps, owner: Principal, id: string) {
   const change = (more: number) =>
     withOutbox(deps, owner, async (tx, outbox) => {
       const row = await lockImage(tx, id)
+      // The deletion of an image releases all of its bytes.
+      if ((!row || row.wanted_gone) && more < 0) return
       if (!row || row.wanted_gone) throw notFound('image', id)
       await reserveBytes(tx, outbox, deps, row, Math.max(0, row.reserved_bytes + more))
     })

@@ -72,12 +72,15 @@ export function readFileOrNull(file: string): string | null {
   }
 }
 
-/** The bytes that the files of a folder occupy on disk; 0 if it does not exist. A file that vanishes meanwhile is left out. */
-export function usedBytes(folder: string): number {
+/**
+ * The bytes that the files of a folder occupy on disk; 0 if it does not exist. A file that vanishes meanwhile is left out.
+ * @param levels of folders that are read
+ */
+export function usedBytes(folder: string, levels = Number.POSITIVE_INFINITY): number {
   let used = 0
   for (const entry of readdirIfThere(folder)) {
     const path = join(folder, entry.name)
-    if (entry.isDirectory()) used += usedBytes(path)
+    if (entry.isDirectory()) used += levels > 1 ? usedBytes(path, levels - 1) : 0
     else used += (lstatSync(path, { throwIfNoEntry: false })?.blocks ?? 0) * BLOCK_BYTES
   }
   return used

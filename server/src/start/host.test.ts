@@ -18,6 +18,7 @@ test('counts the bytes that files occupy, not their sparse length, in all folder
   truncateSync(join(instance, 'disk.qcow2'), 1_000 * MIB)
   const used = usedBytes(join(folder, 'instances'))
   assert.ok(used >= 8 * MIB && used < 9 * MIB, `${used}`)
+  assert.deepEqual([usedBytes(folder, 2), usedBytes(folder, 3)], [0, used], 'only so many levels of folders')
 })
 
 test('the capacity for disks stays the same while instances fill their disks', () => {

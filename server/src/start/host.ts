@@ -8,6 +8,8 @@ import { freeBytes } from './data-dir.ts'
 import type { Installation } from './installation.ts'
 
 const GIB = 2 ** 30
+/** `imports/<image>/output/`. */
+const IMPORT_LEVELS = 3
 /** `disk_bytes`: what is free for instances, or used by them already. */
 export type HostFacts = { cores: number; memory_bytes: number; disk_bytes: number }
 export type Limits = { vcpus: number; memory_bytes: number; disk_bytes: number }
@@ -18,9 +20,12 @@ export function hostFacts(dataDir: string, free = freeBytes): HostFacts {
   return { cores: availableParallelism(), memory_bytes: totalmem(), disk_bytes }
 }
 
-/** Free bytes for images: what is free, and what uploads and imports in progress have written. */
+/**
+ * Free bytes for images: what is free, and what uploads and imports in progress have written. What a recipe builds is a tree
+ * of many files, which is not read: it counts as if it were still to be written.
+ */
 export function imageSpaceBytes(dataDir: string): number {
-  return freeBytes(dataDir) + usedBytes(join(dataDir, 'uploads')) + usedBytes(join(dataDir, 'imports'))
+  return freeBytes(dataDir) + usedBytes(join(dataDir, 'uploads')) + usedBytes(join(dataDir, 'imports'), IMPORT_LEVELS)
 }
 
 /** How many descriptors this process may have open. Node has raised the soft limit to the hard one. */
