@@ -139,8 +139,8 @@ function probes(addresses: string[]): string[] {
 
 /** The probes that got a response in the guest.  */
 async function reached({ driver, spec }: Guest, list: string[], first = 'true'): Promise<string[]> {
-  const tcp = 'echo | timeout 5 nc -w 3 $2 $3'
-  const udp = 'timeout 5 tftp -g -r hello -l - $2 $3'
+  const tcp = 'echo | timeout 12 nc -w 10 $2 $3'
+  const udp = 'timeout 12 tftp -g -r hello -l - $2 $3'
   const one = `[ -n "$(if [ $1 = tcp ]; then ${tcp}; else ${udp}; fi 2>/dev/null)" ] && echo "$1 $2 $3"`
   const script = `probe() { ${one}; }; ${first}; ${list.map((each) => `probe ${each} &`).join(' ')} wait; true`
   return (await inGuest({ driver, spec }, script)).trim().split('\n').filter(Boolean).sort()
