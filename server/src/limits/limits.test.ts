@@ -26,7 +26,8 @@ async function assertExact(): Promise<void> {
   const [sums] = await owner`
     select count(*)::int as instances, coalesce(sum(wanted_vcpus), 0)::int as vcpus,
       coalesce(sum(wanted_memory_bytes), 0)::bigint as memory_bytes,
-      coalesce(sum(wanted_disk_bytes), 0)::bigint as disk_bytes, count(wanted_public_ip)::int as public_ips
+      coalesce(sum(wanted_disk_bytes), 0)::bigint as disk_bytes, count(wanted_public_ip)::int as public_ips,
+      0 as images, 0 as image_bytes
     from instances where environment_id = ${environment} and status <> 'terminated'`
   const shown = await limits()
   assert.deepEqual(Object.fromEntries(QUOTA_NAMES.map((name) => [name, shown[name].used])), { ...sums })
@@ -100,6 +101,8 @@ test("a quota of the project overrides the operator's, also with null", () => {
     memory_bytes: null,
     disk_bytes: null,
     public_ips: 1,
+    images: null,
+    image_bytes: null,
   })
 })
 
