@@ -8,7 +8,7 @@ import { asImportError, ImportError } from './errors.ts'
 import { parseJob } from './job.ts'
 import { readJob, readStatus } from './job-files.ts'
 import { createReporter } from './reporter.ts'
-import { withRetries } from './retry.ts'
+import { type Watch, withRetries } from './retry.ts'
 import { signatureProblem } from './signature.ts'
 import { sourceName } from './source.ts'
 import { checksumOf } from './sums.ts'
@@ -132,6 +132,21 @@ test('progress resets the timeout and the backoff, but not the number of attempt
   await assert.rejects(work, { code: 'image_source_unreachable' })
   assert.equal(attempts, 200)
   assert.equal(time(), 200 * 50_000 + 199 * 500)
+})
+
+test('a pause is neither silence of the source nor progress', async () => {
+  const { clock, time } = virtualClock()
+  const attempts: number[] = []
+  const attempt = async ({ paused, signal }: Watch) => {
+    attempts.push(time())
+    if (attempts.length === 1) await paused(Promise.resolve().then(() => clock.sleep(100_000_000)))
+    signal.throwIfAborted()
+    throw new Error('broken')
+  }
+  await assert.rejects(withRetries(source, 60_000, attempt, clock), { code: 'image_source_unreachable' })
+  const begin = 100_000_000
+  assert.deepEqual(attempts.slice(0, 4), [0, begin + 500, begin + 1500, begin + 3500])
+  assert.equal(attempts.length, 11, 'as many as without the pause')
 })
 
 test('a slow download fails after a day', async () => {

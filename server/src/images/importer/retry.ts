@@ -35,6 +35,8 @@ export async function withRetries<T>(
   let start = clock.monotonic()
   let lastProgress = start
   let isPaused = false
+  /** How long the download was paused since the last progress. */
+  let pausedMs = 0
   let withoutProgress = 0
   for (let attempts = 1; ; attempts++) {
     const before = lastProgress
@@ -42,18 +44,20 @@ export async function withRetries<T>(
     const watchdog = startWatchdog(clock, controller, () => {
       if (isPaused) return stallMs
       const late = clock.monotonic() - start > MAX_TOTAL_MS
-      return late ? 0 : lastProgress + stallMs - clock.monotonic()
+      return late ? 0 : lastProgress + pausedMs + stallMs - clock.monotonic()
     })
     const progress = () => {
       lastProgress = clock.monotonic()
+      pausedMs = 0
     }
     const paused = async (work: Promise<void>) => {
       const begin = clock.monotonic()
       isPaused = true
       await work.finally(() => {
         isPaused = false
-        start += clock.monotonic() - begin
-        progress()
+        const ms = clock.monotonic() - begin
+        start += ms
+        pausedMs += ms
       })
     }
     try {
@@ -63,7 +67,7 @@ export async function withRetries<T>(
       if (!isRetryable(error)) throw publicError(source, error)
       withoutProgress = lastProgress > before ? 0 : withoutProgress + 1
       const backoff = Math.min(MAX_BACKOFF_MS, MIN_BACKOFF_MS * 2 ** Math.max(0, withoutProgress - 1))
-      const remaining = lastProgress + stallMs - clock.monotonic()
+      const remaining = lastProgress + pausedMs + stallMs - clock.monotonic()
       if (attempts === MAX_ATTEMPTS || backoff >= remaining) throw publicError(source, error)
       watchdog.cancel()
       await clock.sleep(backoff)
