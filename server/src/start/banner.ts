@@ -85,8 +85,8 @@ function sshLine({ ssh_key_file, ssh_port }: BannerFacts): string {
 
 /** What guests reach, and who can create them. */
 function guestRows({ config, isolation }: BannerFacts): [string, string][] {
-  const allowed = config.guest_allow.map((range) => ` and ${range}`).join('')
-  if (isolation.egress === 'filtered') return [['Guests', `reach the public internet, DNS${allowed}`]]
+  const reached = ['the public internet', 'DNS', ...config.guest_allow].join(', ')
+  if (isolation.egress === 'filtered') return [['Guests', `reach only: ${reached}`]]
   const who = config.allow_unfiltered_guests
     ? 'all projects can create live instances (allow_unfiltered_guests)'
     : 'only the first project can create live instances'
