@@ -12,21 +12,27 @@ const MAPPED_BITS = 96
  * becomes IPv4, as in `clientAddress`. An error is the end of a sentence that begins with the name of the field.
  */
 export function canonicalRange(text: string): { range: string } | { error: string } {
-  const invalid = { error: 'must be an IP address or a range, such as 203.0.113.7, 10.0.0.0/8 or 2001:db8::/32' }
+  const network = networkOf(text)
+  if (network === null)
+    return { error: 'must be an IP address or a range, such as 203.0.113.7, 10.0.0.0/8 or 2001:db8::/32' }
+  const { range, isFirst } = network
+  return isFirst ? { range } : { error: `must begin at the first IP address of the range: ${range}` }
+}
+
+/** The canonical range that contains an IP address or a range; whether the text names its first IP address. Null if invalid. */
+export function networkOf(text: string): { range: string; isFirst: boolean } | null {
   const [, given, length] = /^([^/%]+)(?:\/(\d{1,3}))?$/.exec(text) ?? []
-  if (given === undefined || isIP(given) === 0) return invalid
+  if (given === undefined || isIP(given) === 0) return null
   const original = ipaddr.parse(given)
   const address = ipaddr.process(given)
   const isMapped = original.kind() !== address.kind()
   const full = address.kind() === 'ipv6' ? 128 : 32
   const bits = length === undefined ? full : Number(length) - (isMapped ? MAPPED_BITS : 0)
-  if (bits < 0 || bits > full) return invalid
+  if (bits < 0 || bits > full) return null
   const network = address.kind() === 'ipv6' ? ipaddr.IPv6 : ipaddr.IPv4
   const first = network.networkAddressFromCIDR(`${address}/${bits}`).toString()
   const range = bits === full ? first : `${first}/${bits}`
-  return first === address.toString()
-    ? { range }
-    : { error: `must begin at the first IP address of the range: ${range}` }
+  return { range, isFirst: first === address.toString() }
 }
 
 /** The IP address of a client in canonical form: IPv4-mapped IPv6 becomes IPv4. Null if it is not an IP address. */

@@ -40,14 +40,14 @@ export type FileBounds = {
 export async function appendBounded(path: string, data: Buffer, bounds: FileBounds): Promise<void> {
   const flags = constants.O_RDWR | constants.O_APPEND | (data.length > 0 ? constants.O_CREAT : 0)
   await withFile(path, flags, async (file, size) => {
-    if (size + data.length <= bounds.max_bytes) return void (data.length > 0 && (await file.write(data)))
+    if (size + data.length <= bounds.max_bytes) return file.writeFile(data)
     const { head_bytes = 0, keep_bytes } = bounds
     const { buffer, bytesRead } = await file.read(Buffer.alloc(head_bytes), 0, head_bytes, 0)
     const start = buffer.subarray(0, bytesRead)
     const head = start.subarray(0, start.lastIndexOf(10) + 1)
     const end = Buffer.concat([await tail(file, size, keep_bytes), data]).subarray(-keep_bytes)
     await file.truncate(0)
-    await file.write(Buffer.concat([head, end.subarray(end.indexOf(10) + 1)]))
+    await file.writeFile(Buffer.concat([head, end.subarray(end.indexOf(10) + 1)]))
   })
 }
 

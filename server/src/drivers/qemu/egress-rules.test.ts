@@ -74,10 +74,10 @@ test('acts on the users of the machines only', () => {
 test('allows what the operator and the host configure, by family and without host bits', () => {
   const script = egressScript(policy)
   const elements = (set: string) => new RegExp(`^set ${set} .*\n.*\n(?:elements = { (.*) };)?`, 'm').exec(script)?.[1]
-  assert.equal(elements('allowed4'), '10.0.0.5/32, 10.1.0.0/16, 192.0.2.0/24, 10.0.0.9/32')
+  assert.equal(elements('allowed4'), '10.0.0.5, 10.1.0.0/16, 192.0.2.0/24, 10.0.0.9')
   assert.equal(elements('allowed6'), 'fd00::/64')
-  assert.equal(elements('resolvers4'), '127.0.0.53/32')
-  assert.equal(elements('resolvers6'), 'fd00::53/128')
+  assert.equal(elements('resolvers4'), '127.0.0.53')
+  assert.equal(elements('resolvers6'), 'fd00::53')
 })
 
 test('refuses the ports of the control plane before it allows anything of the operator', () => {

@@ -8,7 +8,7 @@
  * makes a guest a client of the API with an IP address of the host.
  */
 import { isIP } from 'node:net'
-import ipaddr from 'ipaddr.js'
+import { networkOf } from '../../lib/ip.ts'
 import { MACHINE_USERS } from './users.ts'
 
 /** IPv4 ranges that are not public unicast (IANA's registries of special-purpose and multicast addresses). */
@@ -115,14 +115,9 @@ function ofFamily(ranges: readonly string[], family: 4 | 6): string[] {
 }
 
 function canonical(text: string): string {
-  const [address = '', length] = text.split('/')
-  const given = ipaddr.parse(address)
-  const parsed = ipaddr.process(address)
-  const full = parsed.kind() === 'ipv4' ? 32 : 128
-  const bits = length === undefined ? full : Number(length) - (given.kind() === parsed.kind() ? 0 : 96)
-  if (bits < 0) throw new TypeError(`not an address range: ${JSON.stringify(text)}`)
-  const network = parsed.kind() === 'ipv4' ? ipaddr.IPv4 : ipaddr.IPv6
-  return `${network.networkAddressFromCIDR(`${parsed}/${bits}`)}/${bits}`
+  const network = networkOf(text)
+  if (network === null) throw new TypeError(`not an address range: ${JSON.stringify(text)}`)
+  return network.range
 }
 
 /** The IP addresses of the DNS servers in the text of a resolv.conf. */

@@ -1,7 +1,8 @@
 /**
  * Detects guests that hang. The agent in a guest writes the line `alive` to the ready port every ten seconds, and `bye`
  * when it is stopped, so that a guest that shuts down or reboots is not reported. The lines are in the ready file, whose
- * size is bounded (output.ts). A guest hangs if its last line is `alive` and no line follows for more than three intervals. A guest
+ * size is bounded (output.ts). A guest hangs if its last line is `alive` and no line follows for more than three intervals.
+ * A guest
  * without the agent is never reported.
  *
  * Only silence that the driver has observed counts: it starts at the first check, whatever the age of the file, and a

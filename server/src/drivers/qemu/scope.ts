@@ -48,6 +48,8 @@ const WEIGHT = {
   v2: { file: 'cpu.weight', value: weight },
 }
 
+const CONTROLLERS = [...LIMITS.map(({ controller }) => controller), WEIGHT.controller]
+
 /** A folder for machines, and the limits to write in the folder of each. */
 type Tree = { folder: string; limits: { file: string; value: (size: MachineSize) => number }[] }
 
@@ -65,15 +67,17 @@ export async function openScope(
     const limited = await succeeds(enableControllers(cgroups, folder))
     return cgroupScope([{ folder, limits: limited ? limitsOf('v2', null) : [] }], limited)
   }
-  const trees = ['pids', 'memory', 'cpu'].map((controller) => {
+  const trees = CONTROLLERS.map((controller) => {
     return { folder: join(cgroups, controller, name), limits: limitsOf('v1', controller) }
   })
-  return (await succeeds(openTrees(trees))) ? cgroupScope(trees, true) : sessionScope('no systemd, no writable cgroup')
+  return (await succeeds(openTrees(trees, join(cgroups, WEIGHT.controller, name))))
+    ? cgroupScope(trees, true)
+    : sessionScope('no systemd, no writable cgroup')
 }
 
 /** Removes the cgroups of an installation without machines. */
 export async function removeScope(installation: string, cgroups = CGROUPS): Promise<void> {
-  for (const parent of [cgroups, ...['pids', 'memory', 'cpu'].map((controller) => join(cgroups, controller))]) {
+  for (const parent of [cgroups, ...CONTROLLERS.map((controller) => join(cgroups, controller))]) {
     const folder = join(parent, `cloudnexus-${installation}`)
     const entries = await readdir(folder, { withFileTypes: true }).catch(() => [])
     const machines = entries.filter((entry) => entry.isDirectory()).map((entry) => join(folder, entry.name))
@@ -94,10 +98,9 @@ async function enableControllers(root: string, folder: string): Promise<void> {
   await writeFile(join(folder, WEIGHT.v2.file), `${WEIGHT.v2.value(availableParallelism())}`)
 }
 
-async function openTrees(trees: Tree[]): Promise<void> {
-  for (const { folder } of trees) await mkdir(folder, { recursive: false }).catch(unlessThere)
-  const cpu = trees.find(({ folder }) => folder.includes('/cpu/'))!
-  await writeFile(join(cpu.folder, WEIGHT.v1.file), `${WEIGHT.v1.value(availableParallelism())}`)
+async function openTrees(trees: Tree[], weighted: string): Promise<void> {
+  for (const { folder } of trees) await mkdir(folder).catch(unlessThere)
+  await writeFile(join(weighted, WEIGHT.v1.file), `${WEIGHT.v1.value(availableParallelism())}`)
 }
 
 function cgroupScope(trees: Tree[], limited: boolean): Scope {
