@@ -29,8 +29,11 @@ const ROOT = join(import.meta.dirname, '..')
 
 export type Credentials = { api_url: string; live_key: string; test_key: string }
 
-/** Runs a command in a mount namespace in which the host has another boot ID. */
-const WITH_BOOT_ID = 'mount --bind -- "$1" /proc/sys/kernel/random/boot_id && shift && exec "$@"'
+/** Runs a command in a mount namespace in which a file of the host is another one. */
+const WITH_FILE = 'mount --bind -- "$1" "$2" && shift 2 && exec "$@"'
+const BOOT_ID = '/proc/sys/kernel/random/boot_id'
+/** With it, users can connect a network namespace of their own. */
+export const NETWORK_DEVICE = '/dev/net/tun'
 
 type Options = {
   env?: Record<string, string>
@@ -38,12 +41,17 @@ type Options = {
   open?: boolean
   uid?: number
   boot_id_file?: string
+  network_device?: string
   umask?: string
   descriptors?: number
   folder?: string
   parent?: string
   mutant?: MutantName
   checkout?: string
+}
+
+function replacing(file: string | undefined, path: string): string[] {
+  return file === undefined ? [] : ['unshare', '--mount', 'sh', '-c', WITH_FILE, 'sh', file, path]
 }
 
 export class ControlPlane {
@@ -65,14 +73,15 @@ export class ControlPlane {
     this.data_dir = dataDir
     this.port = port
     this.env = env
-    const { uid, boot_id_file, mutant, umask, descriptors, checkout = ROOT } = options
+    const { uid, boot_id_file, network_device, mutant, umask, descriptors, checkout = ROOT } = options
     this.checkout = checkout
     this.mutant = mutant ? mutantArguments(mutant) : []
     const user = uid === undefined ? [] : ['setpriv', '--reuid', `${uid}`, '--regid', `${uid}`, '--clear-groups', '--']
-    const boot = boot_id_file === undefined ? [] : ['unshare', '--mount', 'sh', '-c', WITH_BOOT_ID, 'sh', boot_id_file]
+    const boot = replacing(boot_id_file, BOOT_ID)
+    const device = replacing(network_device, NETWORK_DEVICE)
     const mask = umask === undefined ? [] : ['sh', '-c', `umask ${umask} && exec "$@"`, 'sh']
     const limit = descriptors === undefined ? [] : ['prlimit', `--nofile=${descriptors}:${descriptors}`]
-    this.node = [...limit, ...mask, ...boot, ...user, process.execPath]
+    this.node = [...limit, ...mask, ...boot, ...device, ...user, process.execPath]
   }
 
   /**
@@ -80,6 +89,7 @@ export class ControlPlane {
    * @param config content of config.json
    * @param uid the user that runs the process and owns the data directory
    * @param boot_id_file replaces the host's boot ID for the control plane; requires root
+   * @param network_device replaces the host's device for network namespaces; requires root
    * @param mutant runs this mutant of the control plane
    * @param checkout runs the control plane of this folder instead, which has its dependencies
    * @param umask of the process

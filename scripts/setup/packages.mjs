@@ -30,8 +30,10 @@ const TEST = {
   procps: 'pgrep',
   python3: 'python3',
   systemd: 'systemd-analyze',
+  nftables: 'nft',
+  slirp4netns: 'slirp4netns',
 }
-/** Only root can filter what guests send. */
+/** Filters what guests send. Without root it is optional, and slirp4netns is also needed. */
 const ROOT = { nftables: 'nft' }
 /** `postgresql` also installs a server, which the benchmarks do not use: no smaller package has pgbench. */
 const BENCH = { ...TEST, wrk: 'wrk', postgresql: 'pgbench' }

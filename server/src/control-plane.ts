@@ -173,7 +173,14 @@ async function createLiveDriver(
     multicast_group: installation.multicast_group,
     multicast_port_base: installation.multicast_port_base,
   }
-  const filter = { ...network, refused_ports: ownPorts(config), allow: config.guest_allow }
+  const filter = {
+    ...network,
+    data_dir,
+    run_dir,
+    refused_ports: ownPorts(config),
+    allow: config.guest_allow,
+    public_addresses: config.public_addresses === null ? [] : [config.public_addresses],
+  }
   const egress = await openEgress(filter).catch((error: Error) => {
     throw new StartupError(`The packet filter for guests could not be set (${error.message}). Start again.`)
   })

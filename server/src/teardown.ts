@@ -8,6 +8,7 @@ import { createInterface } from 'node:readline/promises'
 import { parseArgs } from 'node:util'
 import { findServer } from './db/embedded.ts'
 import { removeEgress } from './drivers/qemu/egress.ts'
+import { removeGuestNetwork } from './drivers/qemu/guest-network.ts'
 import { removeScope } from './drivers/qemu/scope.ts'
 import { endAllMachines } from './drivers/qemu/teardown.ts'
 import { systemClock as clock } from './lib/clock.ts'
@@ -49,6 +50,7 @@ async function teardown(args: string[]): Promise<void> {
   const ended = await endAllMachines(folder, runDir ?? folder)
   if (process.getuid?.() === 0)
     await removeEgress(id).catch((error) => print(`the packet filter for guests was not removed: ${error.message}`))
+  if (runDir) await removeGuestNetwork({ run_dir: runDir })
   await removeScope(id)
   print(`${ended.length} virtual ${ended.length === 1 ? 'machine' : 'machines'} ended`)
   const database = findServer(join(folder, 'postgres'))

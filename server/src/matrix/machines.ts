@@ -1,6 +1,6 @@
 /** A driver that behaves like a real one to a worker that hangs or is killed in the middle of a call. */
 import type { Driver } from '../drivers/driver.ts'
-import { KeyedLock } from '../drivers/qemu/keyed-lock.ts'
+import { KeyedLock } from '../lib/keyed-lock.ts'
 import { type Around, aroundDriver, type DriverMethod } from '../testing/faulty-driver.ts'
 
 /** The calls that reconcilers make. */

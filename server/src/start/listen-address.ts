@@ -65,7 +65,7 @@ export function checkProxies(
   )
   if (proxy === undefined) return
   throw new StartupError(
-    `trusted_proxies contains ${proxy}, an IP address of this host, from which guests reach the API: ${unfilteredReason}. Remove it, or run as root with nftables.`,
+    `trusted_proxies contains ${proxy}, an IP address of this host, from which guests reach the API: ${unfilteredReason}. Remove it, or run where guests can be filtered (docs/running.md).`,
   )
 }
 

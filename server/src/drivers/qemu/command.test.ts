@@ -8,7 +8,7 @@ import { userNetwork } from './network/user.ts'
 import { folderOf } from './process.ts'
 
 const roots = { data_dir: '/srv/cloud', run_dir: '/run/cloudnexus-test' }
-const network = userNetwork({ multicast_group: '230.64.12.1', multicast_port_base: 20000 })
+const network = userNetwork({ multicast_group: '230.64.12.1', multicast_port_base: 20000 }, null)
 
 const spec: MachineSpec = {
   id: 'inst_0123456789',

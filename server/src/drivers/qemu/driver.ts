@@ -7,14 +7,15 @@
 import { mkdir, readdir, rename, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { isId } from '../../lib/id.ts'
+import { KeyedLock } from '../../lib/keyed-lock.ts'
 import { hostBootId } from '../../lib/processes.ts'
 import type { Capacity, Driver, Hypervisor, Isolation, MachineRef, MachineSpec, ObservedMachine } from '../driver.ts'
 import { DamagedDiskError, InvalidSpecError, NotFoundError, TransientError } from '../driver.ts'
 import { buildMachine, findDamage, growDisk } from './build.ts'
 import { readTail } from './console-log.ts'
 import { isNearlyFull } from './disk.ts'
+import type { Egress } from './egress.ts'
 import type { Host, QemuOptions } from './host.ts'
-import { KeyedLock } from './keyed-lock.ts'
 import { isReachable } from './launch.ts'
 import {
   CONTROL_MS,
@@ -23,6 +24,7 @@ import {
   findMachineToDelete,
   type Machine,
   observe,
+  runningForwards,
   withControl,
 } from './machine.ts'
 import {
@@ -37,6 +39,7 @@ import {
   writeJson,
 } from './machine-files.ts'
 import { Monitors } from './monitors.ts'
+import { openUplink } from './network/uplink.ts'
 import { userNetwork } from './network/user.ts'
 import { Output } from './output.ts'
 import { findMachineProcesses } from './process.ts'
@@ -63,7 +66,7 @@ export class QemuDriver implements Driver {
   constructor(options: QemuOptions) {
     checkRoots(options)
     if (!/^[a-z0-9][a-z0-9-]{0,31}$/.test(options.installation_id)) throw new Error('installation_id is malformed')
-    this.#host = { ...options, network: userNetwork(options), output: new Output(options.log) }
+    this.#host = { ...options, network: networkOf(options), output: new Output(options.log) }
     this.#monitors = new Monitors(this.#host, (id) => this.#changed(id))
   }
 
@@ -78,7 +81,7 @@ export class QemuDriver implements Driver {
     const { egress, scope } = this.#host
     const process_limits = scope.limits
     return egress.unfiltered_reason === null
-      ? { egress: 'filtered', process_limits, reason: 'nftables filters what guests send' }
+      ? { egress: 'filtered', process_limits, reason: filterReason(egress) }
       : {
           egress: 'unfiltered',
           process_limits,
@@ -127,6 +130,7 @@ export class QemuDriver implements Driver {
         const { child, identity, messages } = await startMachine(this.#host, spec, found.machine, now)
         child.once('exit', () => this.#childEnded(spec.id))
         this.#monitors.attach(spec.id, found.paths, identity, messages)
+        await this.#reconcileForwards()
       },
       true,
     )
@@ -189,9 +193,11 @@ export class QemuDriver implements Driver {
       const changed = await withControl(paths, clock, async (client) => {
         if (run.public_ip !== null) await network.remove(client, run.public_ip, run.ports)
         await writeJson(paths.run_file, { ...run, public_ip: null, ports: [] })
+        await this.#reconcileForwards()
         if (public_ip === null) return
         const added = await network.add(client, public_ip, ports)
         await writeJson(paths.run_file, { ...run, public_ip, ports: added })
+        await this.#reconcileForwards()
       })
       if (!changed) throw new TransientError('no_answer', 'The machine does not respond yet.', `no QMP: ${spec.id}`)
     })
@@ -209,6 +215,7 @@ export class QemuDriver implements Driver {
       await rm(directory, { recursive: true, force: true })
       await this.#sweep(id)
       await this.#host.scope.remove(id)
+      await this.#reconcileForwards()
     })
   }
 
@@ -255,6 +262,7 @@ export class QemuDriver implements Driver {
     this.#diskGuard?.cancel()
     this.#monitors.close()
     this.#changed = () => {}
+    await this.#host.egress.guest_network?.close()
   }
 
   /**
@@ -270,12 +278,21 @@ export class QemuDriver implements Driver {
     throw new DamagedDiskError('disk_damaged', message, damage)
   }
 
-  async #ensureEgress(): Promise<void> {
+  async #ensureNetwork(): Promise<void> {
     const { egress, log } = this.#host
     const wasSet = await egress.ensure().catch((error) => {
       log.error({ error: String(error) }, 'the packet filter for guests cannot be set')
     })
     if (wasSet) log.warn({}, 'the packet filter for guests was changed or removed; it is set again')
+    await this.#reconcileForwards()
+  }
+
+  /** A failure is repaired by the next call, which is periodic. */
+  async #reconcileForwards(): Promise<void> {
+    const { log, network } = this.#host
+    await network
+      .reconcile(() => runningForwards(this.#host))
+      .catch((error) => log.error({ error: String(error) }, 'the ports of guests cannot be forwarded'))
   }
 
   #locked<T>(id: string, work: (found: Machine | null) => Promise<T>, thorough = false): Promise<T> {
@@ -327,15 +344,24 @@ export class QemuDriver implements Driver {
     })
   }
 
-  /** Keeps the rules for what guests send in force. */
+  /** Keeps the rules for what guests send, and the forwards of their ports, in force. */
   #scheduleUpkeep(): void {
     if (this.#closed) return
     this.#upkeep = this.#host.clock.after(UPKEEP_MS, async () => {
-      if (this.#monitors.size > 0) await this.#ensureEgress()
+      if (this.#monitors.size > 0) await this.#ensureNetwork()
       this.#scheduleUpkeep()
     })
   }
 }
+
+/** Machines with a namespace of their own need an uplink. */
+function networkOf(options: QemuOptions) {
+  const { guest_network } = options.egress
+  return userNetwork(options, guest_network && openUplink(guest_network.api_socket, options.clock))
+}
+
+const filterReason = ({ guest_network }: Egress) =>
+  `nftables filters what guests send${guest_network === null ? '' : ', in a network namespace of all machines'}`
 
 const missing = (id: string) =>
   new NotFoundError('disk_missing', 'The machine has no disk.', `no machine folder: ${id}`)

@@ -6,6 +6,8 @@
  * of the host and what the operator allows. The order of the rules matters: replies of forwarded ports and frames of the
  * private networks pass first, then the API is refused, and only then the operator's ranges are allowed, so that no range
  * makes a guest a client of the API with an IP address of the host.
+ *
+ * Without root the same rules act on all that leaves the network namespace of the machines (guest-network.ts).
  */
 import { isIP } from 'node:net'
 import { networkOf } from '../../lib/ip.ts'
@@ -46,8 +48,10 @@ export const NOT_PUBLIC_IPV6 = [
 
 export type EgressPolicy = {
   installation_id: string
-  /** The first of MACHINE_USERS user IDs of machines. */
-  first_uid: number
+  /** The first of MACHINE_USERS user IDs of machines; null if the table is in the namespace of all machines. */
+  first_uid: number | null
+  /** IP addresses and ranges of the host, where the table is in a namespace that does not know them. */
+  host_addresses?: readonly string[]
   /** Private networks are UDP ports of this group, from the base on. */
   multicast_group: string
   multicast_port_base: number
@@ -59,13 +63,16 @@ export type EgressPolicy = {
   allow: readonly string[]
 }
 
+/** The IP addresses of the host: those that the kernel knows, and those of `host_addresses`. */
+const HOST_ADDRESSES = ['fib daddr type local', 'ip daddr @host4', 'ip6 daddr @host6']
+
 /** Name of the table of an installation. */
 export const tableOf = (installation_id: string) => `cloudnexus_${installation_id.replaceAll('-', '_')}`
 
 /** The script that replaces the table in one transaction, so that there is no moment without the rules. */
 export function egressScript(policy: EgressPolicy): string {
   const table = tableOf(policy.installation_id)
-  const { first_uid, multicast_group, multicast_port_base } = policy
+  const { first_uid, host_addresses = [], multicast_group, multicast_port_base } = policy
   const refuse = 'counter reject with icmpx type admin-prohibited'
   const ports = [...new Set(policy.refused_ports)]
   return [
@@ -77,19 +84,23 @@ export function egressScript(policy: EgressPolicy): string {
     ...rangeSet('allowed6', 'ipv6_addr', ofFamily(policy.allow, 6)),
     ...rangeSet('resolvers4', 'ipv4_addr', ofFamily(policy.resolvers, 4)),
     ...rangeSet('resolvers6', 'ipv6_addr', ofFamily(policy.resolvers, 6)),
+    ...rangeSet('host4', 'ipv4_addr', ofFamily(host_addresses, 4)),
+    ...rangeSet('host6', 'ipv6_addr', ofFamily(host_addresses, 6)),
     'chain output {',
     'type filter hook output priority filter; policy accept;',
-    `meta skuid ${first_uid}-${first_uid + MACHINE_USERS - 1} goto guests`,
+    first_uid === null ? 'goto guests' : `meta skuid ${first_uid}-${first_uid + MACHINE_USERS - 1} goto guests`,
     '}',
     'chain guests {',
     'ct state established,related accept',
     `oifname "lo" ip saddr 127.0.0.1 ip daddr ${multicast_group} udp dport ${multicast_port_base}-65535 accept`,
-    ...(ports.length > 0 ? [`fib daddr type local tcp dport { ${ports.join(', ')} } ${refuse}`] : []),
+    ...(ports.length > 0 ? HOST_ADDRESSES.map((its) => `${its} tcp dport { ${ports.join(', ')} } ${refuse}`) : []),
     'meta l4proto { tcp, udp } th dport 53 ip daddr @resolvers4 accept',
     'meta l4proto { tcp, udp } th dport 53 ip6 daddr @resolvers6 accept',
     'ip daddr @allowed4 accept',
     'ip6 daddr @allowed6 accept',
     `fib daddr type { local, broadcast, anycast, multicast } ${refuse}`,
+    `ip daddr @host4 ${refuse}`,
+    `ip6 daddr @host6 ${refuse}`,
     `ip daddr @not_public4 ${refuse}`,
     `ip6 daddr @not_public6 ${refuse}`,
     '}',

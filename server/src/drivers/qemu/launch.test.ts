@@ -11,7 +11,7 @@ import { confine, isReachable, spawnDetached } from './launch.ts'
 import { killProcess } from './process.ts'
 import { startError } from './start.ts'
 
-const none = { uid: null, group: null, binds: [], scope: [] }
+const none = { uid: null, group: null, binds: [], scope: [], enter: [] }
 
 test('returns the command unchanged without a confinement', () => {
   assert.deepEqual(confine(['qemu', '-x'], none), ['qemu', '-x'])
@@ -26,9 +26,22 @@ test('a separate user has one capability and cannot gain more', () => {
   assert.ok(confine(['qemu'], { ...none, uid: 70001 }).includes('--clear-groups'))
 })
 
+test('enters the namespace of the machines and gives up its capabilities there', () => {
+  const argv = confine(['qemu'], { ...none, scope: ['systemd-run', '--'], enter: ['nsenter', '--'] })
+  const order = ['systemd-run', 'nsenter', 'setpriv', 'qemu'].map((word) => argv.indexOf(word))
+  assert.ok(order.every((at, index) => at >= 0 && at > (order[index - 1] ?? -1)))
+  assert.ok(argv.includes('--bounding-set=-all') && argv.includes('--no-new-privs'))
+})
+
 test('nests scope, namespace and user in this order and passes paths as parameters', () => {
   const from = '/root/$(reboot)"\'; '
-  const argv = confine(['qemu'], { uid: 7, group: null, binds: [{ from, to: '/run/x' }], scope: ['systemd-run', '--'] })
+  const argv = confine(['qemu'], {
+    uid: 7,
+    group: null,
+    binds: [{ from, to: '/run/x' }],
+    scope: ['systemd-run', '--'],
+    enter: [],
+  })
   const order = ['systemd-run', 'unshare', 'sh', 'setpriv', 'qemu'].map((word) => argv.indexOf(word))
   assert.deepEqual(
     order,

@@ -5,6 +5,8 @@
  * folder (for example in a home directory with mode 0700), QEMU runs in a private mount namespace in which the two folders
  * it needs are bound below the run folder. Every program of the chain replaces itself by the next (exec), so the process
  * ID does not change and the command line names the machine from the start.
+ *
+ * Without root, QEMU runs in the network namespace of the machines if there is one, where it has no capability.
  */
 import { type ChildProcess, spawn } from 'node:child_process'
 import { stat } from 'node:fs/promises'
@@ -21,21 +23,26 @@ export type Confinement = {
   binds: { from: string; to: string }[]
   /** The start of the command, which puts the program in a systemd scope; or empty. */
   scope: string[]
+  /** The part of the command that enters the namespace of the machines; or empty. Only without root. */
+  enter: string[]
 }
 
 /** A constant script: all variable values are positional parameters, which a shell does not parse. */
 const BIND_AND_EXEC = 'while [ "$1" != -- ]; do mount --bind -- "$1" "$2" || exit 1; shift 2; done; shift; exec "$@"'
 
 /** The command that runs a command confined. Pure. */
-export function confine(argv: string[], { uid, group, binds, scope }: Confinement): string[] {
+export function confine(argv: string[], { uid, group, binds, scope, enter }: Confinement): string[] {
   const inner = uid === null ? argv : [...asUser(uid, group), ...argv]
+  const entered = enter.length === 0 ? inner : [...enter, ...WITHOUT_CAPABILITIES, ...inner]
   const pairs = binds.flatMap(({ from, to }) => [from, to])
   const bound =
     binds.length === 0
-      ? inner
-      : ['unshare', '--mount', '--propagation', 'private', 'sh', '-c', BIND_AND_EXEC, 'sh', ...pairs, '--', ...inner]
+      ? entered
+      : ['unshare', '--mount', '--propagation', 'private', 'sh', '-c', BIND_AND_EXEC, 'sh', ...pairs, '--', ...entered]
   return [...scope, ...bound]
 }
+
+const WITHOUT_CAPABILITIES = ['setpriv', '--inh-caps=-all', '--bounding-set=-all', '--no-new-privs', '--']
 
 function asUser(uid: number, group: number | null): string[] {
   const capabilities = '-all,+net_bind_service'

@@ -9,7 +9,8 @@ import { open, readFile, rename, rm } from 'node:fs/promises'
 import { basename, dirname, isAbsolute, join } from 'node:path'
 import { isId } from '../../lib/id.ts'
 import type { ProcessIdentity } from '../../lib/processes.ts'
-import { InvalidSpecError, type MachineImage, type PortForward, TransientError } from '../driver.ts'
+import { InvalidSpecError, type MachineImage, TransientError } from '../driver.ts'
+import type { Forward } from './network/network.ts'
 
 /** The folders of the machines and, because socket paths must be short, of their sockets. */
 export type Roots = { data_dir: string; run_dir: string }
@@ -35,7 +36,7 @@ export type StartFile = {
   vcpus: number
   memory_bytes: number
   public_ip: string | null
-  ports: PortForward[]
+  ports: Forward[]
   ended: null | 'off' | 'stopped'
 }
 

@@ -3,8 +3,9 @@
  * with `findMachine`, which also completes a start that a killed control plane began: a start writes `starting.json`
  * before the process exists; if the file is found later, the process is searched and recorded in `run.json`.
  */
-import { rm } from 'node:fs/promises'
+import { readdir, rm } from 'node:fs/promises'
 import type { Clock } from '../../lib/clock.ts'
+import { isId } from '../../lib/id.ts'
 import { hostBootId, isAlive, type ProcessIdentity } from '../../lib/processes.ts'
 import { type MachinePower, type ObservedMachine, TransientError, type Trouble } from '../driver.ts'
 import { hasFreeSpace } from './disk.ts'
@@ -23,6 +24,7 @@ import {
   writeJson,
 } from './machine-files.ts'
 import type { MonitorState } from './monitors.ts'
+import type { RunningForwards } from './network/network.ts'
 import { findByPidFile, findMachineProcesses, killProcess, waitForEnd } from './process.ts'
 import { QmpClient } from './qmp.ts'
 
@@ -52,6 +54,22 @@ export async function findMachine(roots: Roots, id: string, thorough = false): P
   await writeJson(paths.run_file, run)
   await rm(paths.start_file, { force: true })
   return { paths, machine, run, process }
+}
+
+/** The forwards of all machines that run. */
+export async function runningForwards(roots: Roots): Promise<RunningForwards> {
+  const running: RunningForwards['running'] = []
+  let complete = true
+  for (const id of (await readdir(instancesFolder(roots))).filter((name) => isId('inst', name))) {
+    const run = await readRun(machinePaths(roots, id)).catch((error: unknown) => {
+      if (!(error instanceof TransientError)) throw error
+      complete = false
+      return null
+    })
+    if (run?.public_ip && run.ended === null && isAlive(run.process))
+      running.push({ ip: run.public_ip, ports: run.ports })
+  }
+  return { running, complete }
 }
 
 /** Like `findMachine`, but for a deletion, which damaged files must not prevent. */
@@ -179,7 +197,7 @@ export async function observe(
     memory_bytes: size?.memory_bytes ?? 0,
     disk_bytes: machine?.disk_bytes ?? 0,
     public_ip: run?.public_ip ?? null,
-    ports: run?.ports ?? [],
+    ports: (run?.ports ?? []).map(({ guest_port, host_port }) => ({ guest_port, host_port })),
     trouble,
     down_since: down ? monitor.down_since : null,
     host_boot: hostBootId(),

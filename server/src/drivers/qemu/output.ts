@@ -6,10 +6,11 @@
  * Reading empties a buffer. A control plane that is killed in the middle loses at most one part of a console. It loses no
  * state: a guest that was ready writes heartbeats, and each of them means that it is ready.
  */
+
+import { KeyedLock } from '../../lib/keyed-lock.ts'
 import type { Log } from '../../lib/log.ts'
 import { BUFFER_BYTES } from './command.ts'
 import { appendBounded } from './console-log.ts'
-import { KeyedLock } from './keyed-lock.ts'
 import type { MachinePaths } from './machine-files.ts'
 import { type QmpClient, QmpCommandError } from './qmp.ts'
 

@@ -7,6 +7,7 @@ import { qemuCommand } from './command.ts'
 import { checkImageFile } from './disk.ts'
 import type { Host } from './host.ts'
 import { confine, spawnDetached } from './launch.ts'
+import { runningForwards } from './machine.ts'
 import { type MachineFile, machinePaths, type RunFile, type StartFile, writeJson } from './machine-files.ts'
 import { Messages } from './messages.ts'
 import { confinementOf, viewOf } from './view.ts'
@@ -21,6 +22,8 @@ export async function startMachine(host: Host, spec: MachineSpec, machine: Machi
   const paths = machinePaths(host, spec.id)
   await host.egress.ensure()
   await growDisk(host, machine, spec.disk_bytes)
+  // Ports of machines that have ended become free.
+  await host.network.reconcile(() => runningForwards(host))
   const ports = await host.network.plan(spec)
   const view = await viewOf(host, { ...machine, image: spec.image })
   await checkImageFile(paths.disk)
@@ -39,7 +42,8 @@ export async function startMachine(host: Host, spec: MachineSpec, machine: Machi
   await writeJson(paths.start_file, start)
   await host.scope.prepare(spec.id, spec)
   const scope = host.scope.command(spec.id, run, spec)
-  const confinement = confinementOf(host, machine, view, { group: await kvmGroup(host), scope })
+  const enter = host.egress.guest_network?.enter() ?? []
+  const confinement = confinementOf(host, machine, view, { group: await kvmGroup(host), scope, enter })
   const messages = await Messages.create(paths)
   try {
     const child = await spawnDetached(confine(command, confinement), messages.fd)

@@ -10,6 +10,7 @@ import { systemRandom } from '../../lib/random.ts'
 import type { Driver, MachineImage, MachineSpec, ObservedMachine } from '../driver.ts'
 import { QemuDriver } from './driver.ts'
 import { openEgress, removeEgress } from './egress.ts'
+import { removeGuestNetwork } from './guest-network.ts'
 import type { QemuOptions } from './host.ts'
 import { runProgram } from './run-program.ts'
 import { openScope, removeScope } from './scope.ts'
@@ -84,14 +85,15 @@ export async function makeWorld(changes: Changes = {}): Promise<World> {
     multicast_group: `230.${block}.${third}.1`,
     multicast_port_base: 20000,
   }
+  const folders = { data_dir, run_dir }
+  const filter = { ...network, ...folders, refused_ports, allow: guest_allow, public_addresses: [] }
   const options: QemuOptions = {
     ...network,
-    data_dir,
-    run_dir,
+    ...folders,
     images_dir,
     qemu_binary: 'qemu-system-x86_64',
     accelerator: { name: 'QEMU', accelerator: 'tcg', reason: 'test' },
-    egress: given.egress ?? (await openEgress({ ...network, refused_ports, allow: guest_allow })),
+    egress: given.egress ?? (await openEgress(filter)),
     scope: given.scope ?? (await openScope(network.installation_id)),
     limits: { vcpus: 16, memory_bytes: 8192 * MIB, disk_bytes: 1024 ** 4 },
     log: silentLog,
@@ -137,7 +139,7 @@ export async function makeWorld(changes: Changes = {}): Promise<World> {
   const remove = async () => {
     for (const driver of drivers) await driver.close()
     await endAllMachines(data_dir, run_dir)
-    if (isRoot) await removeEgress(options.installation_id)
+    await (isRoot ? removeEgress(options.installation_id) : removeGuestNetwork(options))
     await removeScope(options.installation_id)
     await rm(root, { recursive: true, force: true })
   }

@@ -44,7 +44,7 @@ export function confinementOf(
   host: Host,
   machine: Pick<MachineFile, 'uid_number'>,
   view: Pick<View, 'binds'>,
-  more: Partial<Pick<Confinement, 'group' | 'scope'>> = {},
+  more: Partial<Pick<Confinement, 'group' | 'scope' | 'enter'>> = {},
 ): Confinement {
-  return { uid: userOf(host, machine), group: null, scope: [], binds: view.binds, ...more }
+  return { uid: userOf(host, machine), group: null, scope: [], enter: [], binds: view.binds, ...more }
 }

@@ -3,6 +3,9 @@
  * internet, and the guest's ports are forwarded from a loopback address of the host that no other machine has. The second
  * device is the private network: guests of a segment exchange frames over a multicast port on the loopback interface.
  *
+ * Where machines run in a namespace of their own (guest-network.ts), QEMU forwards from a port of the namespace, and the
+ * uplink of the namespace from the port of the host to that port (uplink.ts).
+ *
  * Limits: the guest can reach what the host reaches, and the host's 127.0.0.1 through its gateway, unless egress.ts filters
  * that (QEMU has no option for it); any local process can join a multicast port.
  */
@@ -10,7 +13,8 @@ import { createHash } from 'node:crypto'
 import { createServer, isIPv4 } from 'node:net'
 import { AddressInUseError, InvalidSpecError, type MachineSpec, type PortForward } from '../../driver.ts'
 import type { QmpClient } from '../qmp.ts'
-import type { Network, NetworkDevices } from './network.ts'
+import type { Forward, Network, NetworkDevices } from './network.ts'
+import { UPLINK, type Uplink } from './uplink.ts'
 
 /** Carrier-grade NAT addresses (RFC 6598), which cannot collide with a tenant's subnet of RFC 1918 addresses. */
 const PUBLIC_SIDE = { net: '100.96.0.0/24', host: '100.96.0.2', dns: '100.96.0.3', dhcpstart: '100.96.0.15' }
@@ -24,18 +28,18 @@ export type MulticastOptions = { multicast_group: string; multicast_port_base: n
 
 const MAC = /^[0-9a-f]{2}(:[0-9a-f]{2}){5}$/
 
-/** A user-mode network with multicast segments. */
-export function userNetwork(options: MulticastOptions): Network {
+/** A user-mode network with multicast segments. @param uplink that of the namespace of the machines, if they have one */
+export function userNetwork(options: MulticastOptions, uplink: Uplink | null): Network {
+  const plan = async (ip: string | null, ports: number[]): Promise<Forward[]> => {
+    const planned = await planPorts(ip, ports)
+    return uplink ? uplink.assign(planned) : planned
+  }
   return {
-    plan: (spec) => planPorts(spec.network.public_ip, spec.network.ports),
+    plan: ({ network }) => plan(network.public_ip, network.ports),
     devices: (spec, ports) => userDevices(spec, ports, options),
-    add: (control, ip, ports) => addForwards(control, ip, ports),
-    remove: (control, ip, ports) =>
-      removeForwards(
-        control,
-        ip,
-        ports.map((port) => port.host_port),
-      ),
+    add: (control, ip, ports) => addForwards(control, ip, ports, plan),
+    remove: removeForwards,
+    reconcile: async (read) => uplink?.reconcile(read),
   }
 }
 
@@ -71,7 +75,7 @@ function check(condition: boolean, field: string, value: unknown): void {
   throw new InvalidSpecError('invalid_spec', `The machine cannot be created: network.${field} is not valid.`, internal)
 }
 
-function userDevices(spec: MachineSpec, ports: PortForward[], options: MulticastOptions): NetworkDevices {
+function userDevices(spec: MachineSpec, ports: Forward[], options: MulticastOptions): NetworkDevices {
   const { network } = spec
   checkNetwork(network)
   const port = options.multicast_port_base + network.segment
@@ -89,15 +93,16 @@ function userDevices(spec: MachineSpec, ports: PortForward[], options: Multicast
   }
 }
 
-function listener(ip: string, port: number): string {
+/** Where QEMU listens for connections to a forwarded port. */
+function listener(ip: string, { host_port, inner_port }: Pick<Forward, 'host_port' | 'inner_port'>): string {
   check(isIPv4(ip), 'public_ip', ip)
-  checkPort(port)
-  return `tcp:${ip}:${port}`
+  checkPort(inner_port ?? host_port)
+  return inner_port === undefined ? `tcp:${ip}:${host_port}` : `tcp:${UPLINK.address}:${inner_port}`
 }
 
-const forwardRule = (ip: string, port: PortForward) => {
+const forwardRule = (ip: string, port: Forward) => {
   checkPort(port.guest_port)
-  return `${listener(ip, port.host_port)}-:${port.guest_port}`
+  return `${listener(ip, port)}-:${port.guest_port}`
 }
 
 /** Chooses a host port for each guest port by binding it, with the privileges that QEMU will have. */
@@ -140,26 +145,36 @@ function tryBind(ip: string, port: number): Promise<string | null> {
   })
 }
 
-async function addForwards(control: QmpClient, ip: string, guestPorts: number[]): Promise<PortForward[]> {
+async function addForwards(
+  control: QmpClient,
+  ip: string,
+  guestPorts: number[],
+  plan: (ip: string, ports: number[]) => Promise<Forward[]>,
+): Promise<Forward[]> {
   // Forwards of an interrupted attempt are removed first: their ports would appear to be in use.
-  const ours = guestPorts.flatMap((port) => [port, FALLBACK_PORTS[port]]).filter((port) => port !== undefined)
-  const removeAll = () => removeForwards(control, ip, ours)
-  await removeAll()
+  const hostPorts = guestPorts.flatMap((port) => [port, FALLBACK_PORTS[port]]).filter((port) => port !== undefined)
+  const possible = hostPorts.map((host_port) => ({ host_port }))
+  await removeForwards(control, ip, possible)
+  const ports: Forward[] = []
   try {
-    const ports = await planPorts(ip, guestPorts)
-    for (const port of ports) {
+    for (const port of await plan(ip, guestPorts)) {
       const reply = await human(control, `hostfwd_add ${PUBLIC_NIC} ${forwardRule(ip, port)}`)
       if (reply !== '') throw addressInUse(ip, port.host_port, reply)
+      ports.push(port)
     }
     return ports
   } catch (error) {
-    await removeAll()
+    await removeForwards(control, ip, [...possible, ...ports])
     throw error
   }
 }
 
-async function removeForwards(control: QmpClient, ip: string, hostPorts: number[]): Promise<void> {
-  for (const port of hostPorts) await human(control, `hostfwd_remove ${PUBLIC_NIC} ${listener(ip, port)}`)
+async function removeForwards(
+  control: QmpClient,
+  ip: string,
+  ports: Pick<Forward, 'host_port' | 'inner_port'>[],
+): Promise<void> {
+  for (const port of ports) await human(control, `hostfwd_remove ${PUBLIC_NIC} ${listener(ip, port)}`)
 }
 
 async function human(control: QmpClient, line: string): Promise<string> {
