@@ -1,11 +1,13 @@
 import { Readable } from 'node:stream'
 import type { FastifyRequest } from 'fastify'
-import { ApiError } from '../lib/errors.ts'
+import { ApiError, validationFailed } from '../lib/errors.ts'
 import type { App } from './types.ts'
 
 /** Maximum size of a JSON body. */
 export const BODY_LIMIT_BYTES = 2 ** 20
 const MAX_DEPTH = 32
+/** Entries of all lists and objects together. More take the parser longer than all else, and no request needs them. */
+const MAX_ENTRIES = 20_000
 
 /** Accepts only JSON in UTF-8. An empty body counts as no body, whatever its Content-Type. */
 export function acceptJson(app: App): void {
@@ -23,10 +25,11 @@ export function acceptJson(app: App): void {
       } catch {
         return done(malformed('The request body is not valid UTF-8.'))
       }
+      const { depth, entries } = sizeOf(text)
+      if (depth > MAX_DEPTH) return done(malformed(`The request body is nested more than ${MAX_DEPTH} levels deep.`))
+      if (entries > MAX_ENTRIES) return done(tooManyEntries())
       parse(request, text, (error, value) => {
         if (error) return done(malformed(`The request body is not valid JSON${position(text)}.`))
-        if (isDeeper(value, MAX_DEPTH))
-          return done(malformed(`The request body is nested more than ${MAX_DEPTH} levels deep.`))
         done(null, value)
       })
     },
@@ -73,7 +76,36 @@ function position(text: string): string {
   }
 }
 
-function isDeeper(value: unknown, levels: number): boolean {
-  if (typeof value !== 'object' || value === null) return false
-  return levels === 0 || Object.values(value).some((child) => isDeeper(child, levels - 1))
+function tooManyEntries(): ApiError {
+  const message = `The request body must have at most ${MAX_ENTRIES} entries in all of its lists and objects`
+  return validationFailed([{ pointer: '', code: 'too_many', message }])
+}
+
+const [QUOTE, BACKSLASH, COMMA] = [...'"\\,'].map((character) => character.charCodeAt(0))
+const [OPEN_LIST, CLOSE_LIST, OPEN_OBJECT, CLOSE_OBJECT] = [...'[]{}'].map((character) => character.charCodeAt(0))
+
+/** The nesting of a JSON text and its entries, of which an empty list or object has one. Of other text, any numbers. */
+export function sizeOf(text: string): { depth: number; entries: number } {
+  const size = { depth: 0, entries: 0 }
+  let level = 0
+  for (let i = 0; i < text.length; i++) {
+    const code = text.charCodeAt(i)
+    if (code === QUOTE) i = endOfString(text, i)
+    else if (code === COMMA) size.entries++
+    else if (code === OPEN_LIST || code === OPEN_OBJECT) {
+      size.entries++
+      size.depth = Math.max(size.depth, ++level)
+    } else if (code === CLOSE_LIST || code === CLOSE_OBJECT) level--
+  }
+  return size
+}
+
+/** The index of the quote that ends the string which begins at `start`, or the length of the text. */
+function endOfString(text: string, start: number): number {
+  for (let i = start + 1; i < text.length; i++) {
+    const code = text.charCodeAt(i)
+    if (code === QUOTE) return i
+    if (code === BACKSLASH) i++
+  }
+  return text.length
 }

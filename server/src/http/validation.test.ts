@@ -3,6 +3,7 @@ import { test } from 'node:test'
 import { type TSchema, Type } from 'typebox'
 import type { ApiError } from '../lib/errors.ts'
 import { Id, Nullable, OneOf, Text } from './schemas.ts'
+import { counted } from './testing-reads.ts'
 import { buildValidator, schemaError } from './validation.ts'
 
 const compile = buildValidator({})
@@ -33,7 +34,7 @@ test('reports all errors, each with pointer, code and message', () => {
     count: '2',
     power: 'up',
     key: 'nonsense',
-    list: [1, 2, 2],
+    list: [2, 2, 1],
     inner: { flag: 1, 'a/b~c': true },
     maybe: 5,
     colour: 'red',
@@ -46,7 +47,7 @@ test('reports all errors, each with pointer, code and message', () => {
     ['/inner/a~1b~0c', 'unknown_field', 'inner/a/b~c is not a field of this request; remove it or check the spelling'],
     ['/inner/flag', 'wrong_type', 'inner/flag must be true or false, not a number'],
     ['/key', 'invalid', 'key must be an ID such as ssh_3x9y2z1a0b'],
-    ['/list', 'duplicate', 'list must not contain duplicates (entries 1 and 2)'],
+    ['/list', 'duplicate', 'list must not contain duplicates (entries 0 and 1)'],
     ['/list', 'too_many', 'list must have at most 2 entries'],
     ['/maybe', 'wrong_type', 'maybe must be a string or null, not a number'],
     ['/name', 'too_short', 'name must not be empty'],
@@ -133,4 +134,17 @@ test('limits the number and length of errors for a hostile body', () => {
   const error = check(Type.Object({}, closed), data)
   assert.equal(error?.errors?.length, 100)
   assert.ok(JSON.stringify(error?.errors).length < 100_000)
+})
+
+test('reads as much of a body with ten times the entries, and reports a hundred errors', () => {
+  const item = Type.Union([Type.Integer(), Type.Object({ port: Type.Integer() }, closed)])
+  const schema = Type.Object({ list: Type.Array(item, { maxItems: 50, uniqueItems: true }) }, closed)
+  const validate = compile({ schema, httpPart: 'body' })
+  const reads = (length: number) => {
+    const { value, count } = counted({ list: Array.from({ length }, (_, i) => ({ port: '', [`x${i}`]: i })) })
+    assert.equal(validate(value), false)
+    assert.equal(schemaError(validate.errors!, 'body').errors?.length, 51)
+    return count()
+  }
+  assert.equal(reads(20_000), reads(2_000))
 })

@@ -1,9 +1,11 @@
 /** Validates requests with Ajv and converts its errors to messages: what is wrong, where, and how to fix it. */
 import { Ajv, type ErrorObject, type ValidateFunction } from 'ajv'
 import { ApiError, type FieldError, validationFailed } from '../lib/errors.ts'
+import { escapePointer, unescapePointer } from '../lib/json-pointer.ts'
+import { type Bound, boundsOf } from './bounds.ts'
 
 type Part = 'body' | 'querystring' | 'params' | 'headers'
-/** Limits the response to a hostile body, which could have a million errors. */
+/** Errors of one response. */
 const MAX_ERRORS = 100
 
 /** Compiles route schemas. Query parameters are converted to the schema's types; bodies are not. */
@@ -21,13 +23,15 @@ export function buildValidator(sharedSchemas: unknown) {
   const strict = new Ajv({ ...options, coerceTypes: false })
   const converting = new Ajv({ ...options, coerceTypes: 'array' })
   for (const ajv of [strict, converting]) describeKeywords(ajv)
-  for (const schema of Object.values(sharedSchemas as Record<string, object>)) {
+  const shared = Object.values(sharedSchemas as Record<string, { $id: string }>)
+  for (const schema of shared) {
     strict.addSchema(schema)
     converting.addSchema(schema)
   }
+  const byId = new Map(shared.map((each) => [each.$id, each]))
   return ({ schema, httpPart }: { schema: unknown; httpPart?: string }): Validate => {
     const given = schema as object
-    if (httpPart === 'body') return strict.compile(given)
+    if (httpPart === 'body') return bounded(strict.compile(given), boundsOf(given, byId))
     const convert = converting.compile(given)
     // Ajv ignores the bounds of a value that it has converted to Infinity ("1e309"); the strict pass rejects it.
     return /"(integer|number)"/.test(JSON.stringify(schema)) ? both(convert, strict.compile(given)) : convert
@@ -35,6 +39,17 @@ export function buildValidator(sharedSchemas: unknown) {
 }
 
 export type Validate = { (data: unknown): boolean; errors?: ErrorObject[] | null }
+
+/** Validates what the schema can accept of a body; see bounds.ts. */
+function bounded(compiled: ValidateFunction, bound: Bound): Validate {
+  const validate: Validate = (data) => {
+    const { value, errors } = bound(data)
+    const isValid = compiled(value) && errors.length === 0
+    validate.errors = isValid ? null : [...errors, ...(compiled.errors ?? [])]
+    return isValid
+  }
+  return validate
+}
 
 function both(first: ValidateFunction, second: ValidateFunction): Validate {
   const validate: Validate = (data) => {
@@ -64,13 +79,13 @@ export function schemaError(found: ErrorObject[], part: Part): ApiError {
 
 /** Removes errors that repeat another one: branches of a failed anyOf, patterns of a failed property name, `if`. */
 function withoutRepeated(errors: ErrorObject[]): ErrorObject[] {
-  const unions = errors.filter((error) => error.keyword === 'anyOf' || error.keyword === 'oneOf')
-  return errors.filter(
-    (error) =>
-      error.propertyName === undefined &&
-      error.keyword !== 'if' &&
-      !unions.some((union) => error.schemaPath.startsWith(`${union.schemaPath}/`)),
-  )
+  // A schema has few unions, however many values have failed them.
+  const unions = new Set<string>()
+  for (const { keyword, schemaPath } of errors) {
+    if (keyword === 'anyOf' || keyword === 'oneOf') unions.add(`${schemaPath}/`)
+  }
+  const isBranch = ({ schemaPath }: ErrorObject) => [...unions].some((union) => schemaPath.startsWith(union))
+  return errors.filter((error) => error.propertyName === undefined && error.keyword !== 'if' && !isBranch(error))
 }
 
 function fieldError(error: ErrorObject, part: Part): FieldError {
@@ -158,14 +173,6 @@ function nameOf(data: unknown): string {
   if (typeof data === 'number' && !Number.isInteger(data))
     return Number.isFinite(data) ? 'a fractional number' : 'this value'
   return TYPE_NAMES[typeof data] ?? 'this value'
-}
-
-function escapePointer(name: string): string {
-  return name.replaceAll('~', '~0').replaceAll('/', '~1')
-}
-
-function unescapePointer(pointer: string): string {
-  return pointer.replaceAll('~1', '/').replaceAll('~0', '~')
 }
 
 /** Shortens a long name from the request. */
