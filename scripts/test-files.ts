@@ -8,6 +8,7 @@ import { globSync, readFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 
 export const LONG_UNIT_TESTS = [
+  'server/src/fuzz/revocation.test.ts',
   'server/src/drivers/qemu/driver.test.ts',
   'server/src/matrix/matrix.test.ts',
   'server/src/http/socket.test.ts',

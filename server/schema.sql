@@ -88,6 +88,8 @@ grant usage on sequence work_leases to cn_engine;
 
 grant execute on function belongs_to_operator(environment_id text) to cn_app;
 
+grant execute on function check_authority(caller_id text, granted text[], addresses text[]) to public;
+
 grant execute on function current_environment_id() to public;
 
 grant execute on function environment_now(environment environments) to public;
@@ -695,6 +697,21 @@ AS $function$
       select from public.environments e
       where e.id = environment_id and e.project_id = (select p.id from public.projects p order by p.ordinal limit 1))
   $function$;
+
+CREATE OR REPLACE FUNCTION public.check_authority(caller_id text, granted text[], addresses text[])
+ RETURNS void
+ LANGUAGE plpgsql
+AS $function$
+begin
+  if not exists (
+    select from api_keys k where k.id = caller_id and (
+      k.xmin = pg_current_xact_id()::xid
+      or (coalesce(least(k.expires_at, k.retires_at, k.revoked_at), 'infinity') > clock_timestamp()
+        and k.scopes = granted and k.allowed_addresses is not distinct from addresses))
+  ) then
+    raise exception using errcode = 'CN003', message = 'the key of the request has ended or has changed';
+  end if;
+end $function$;
 
 CREATE OR REPLACE FUNCTION public.current_environment_id()
  RETURNS text

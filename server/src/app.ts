@@ -18,6 +18,7 @@ import Fastify, {
   type RawServerDefault,
 } from 'fastify'
 import { auditRefusal } from './audit/refusal.ts'
+import { createKeyWatch } from './authority/watch.ts'
 import type { Deps } from './deps.ts'
 import { acceptJson, BODY_LIMIT_BYTES, dropContentTypeOfEmptyBody } from './http/body.ts'
 import { createResponseDeadline, limitBodyTime, TIMEOUTS, type Timeouts } from './http/deadlines.ts'
@@ -31,6 +32,7 @@ import type { App, Resource, TypeBoxProvider } from './http/types.ts'
 import { schemaError } from './http/validation.ts'
 import { createAuthentication } from './keys/authentication.ts'
 import { createKeyUsage } from './keys/usage.ts'
+import { clientAddressOf } from './lib/client-address.ts'
 import { ApiError } from './lib/errors.ts'
 import { newId } from './lib/id.ts'
 import { requestCounter } from './prometheus/http.ts'
@@ -68,6 +70,7 @@ export async function createApp(deps: Deps, options: AppOptions): Promise<App> {
   }).withTypeProvider<TypeBoxProvider>()
   app.decorateRequest('principal', null as never)
   app.decorateRequest('req_id', '')
+  app.decorateRequest('client_address', null)
   app.decorateRequest('rate_limits', null as never)
   handleExpectAndConnect(app, methods, newRequestId)
   handleRequests(app, deps, timeouts, newRequestId, options.recorded ?? true)
@@ -89,7 +92,6 @@ export async function createApp(deps: Deps, options: AppOptions): Promise<App> {
 }
 
 function serverOptions(deps: Deps, timeouts: Timeouts, newRequestId: NewId) {
-  const { trusted_proxies } = deps.config
   return {
     bodyLimit: BODY_LIMIT_BYTES,
     http: {
@@ -103,13 +105,11 @@ function serverOptions(deps: Deps, timeouts: Timeouts, newRequestId: NewId) {
     connectionTimeout: timeouts.idle_ms,
     keepAliveTimeout: timeouts.keep_alive_ms,
     return503OnClosing: false,
-    // Without trusted proxies the client is the peer of the socket.
-    trustProxy: trusted_proxies.length > 0 ? trusted_proxies : false,
     routerOptions: { maxParamLength: 100 },
     genReqId: (raw) => acceptedRequestId(raw.headers['x-request-id']) ?? newRequestId(),
     schemaErrorFormatter: (errors, part) => schemaError(errors as never, part as never),
     frameworkErrors: (error, request, reply) => {
-      identify(request, reply, newRequestId)
+      identify(deps, request, reply, newRequestId)
       recordWithoutHooks(deps, request, reply)
       sendProblem(deps.log)(error, request, reply)
     },
@@ -134,12 +134,13 @@ function handleExpectAndConnect(app: App, methods: Methods, newRequestId: NewId)
 function handleRequests(app: App, deps: Deps, timeouts: Timeouts, newRequestId: NewId, recorded: boolean): void {
   const responseDeadline = createResponseDeadline(deps, timeouts)
   const limits = createRateLimits(deps)
-  const authenticate = createAuthentication({ keys: deps.keys, limits, usage: createKeyUsage(deps) })
+  const watch = createKeyWatch(deps)
+  const authenticate = createAuthentication({ keys: deps.keys, limits, usage: createKeyUsage(deps), watch })
   const recorder = recorded ? requestRecorder(app, deps) : null
   const count = recorder && requestCounter(deps.metrics)
 
   app.addHook('onRequest', (request, reply, done) => {
-    identify(request, reply, newRequestId)
+    identify(deps, request, reply, newRequestId)
     checkUrl(request)
     dropContentTypeOfEmptyBody(request)
     limitBodyTime(request, reply, deps, timeouts)
@@ -158,6 +159,7 @@ function handleRequests(app: App, deps: Deps, timeouts: Timeouts, newRequestId: 
 
   app.addHook('onResponse', (request, reply, done) => {
     responseDeadline.onResponse(reply)
+    watch.onResponse(request)
     const { url: route } = request.routeOptions
     recorder?.sent(request, reply)
     count?.(request, reply, route)
@@ -203,8 +205,12 @@ function handleErrors(app: App, deps: Deps, methods: Methods): void {
   })
 }
 
-/** Sets the two IDs of the request, and the response's header to the one that the client may have chosen. */
-function identify(request: FastifyRequest, reply: FastifyReply, newRequestId: NewId): void {
+/** Sets the client and the two IDs of the request, and the response's header to the ID that the client may have chosen. */
+function identify({ config }: Deps, request: FastifyRequest, reply: FastifyReply, newRequestId: NewId): void {
+  const { socket, headers } = request.raw
+  const forwardedFor = headers['x-forwarded-for']
+  const list = Array.isArray(forwardedFor) ? forwardedFor.join() : forwardedFor
+  request.client_address = clientAddressOf(socket?.remoteAddress, list, config.trusted_proxies)
   request.req_id = request.id.startsWith('req_') ? request.id : newRequestId()
   reply.header('x-request-id', request.id)
 }

@@ -23,6 +23,7 @@ const LAYERS = [
   'matrix',
   'simulation',
   'testing',
+  'authority',
   'writes',
 ]
 

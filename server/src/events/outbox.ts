@@ -14,6 +14,7 @@
  * transactions that wait for an advisory lock wake up one by one.
  */
 import type { AuditEntry } from '../audit/entry.ts'
+import { AuthorityChangedError } from '../authority/authority.ts'
 import type { Query, Transaction } from '../db/database.ts'
 import type { Deps } from '../deps.ts'
 import type { Principal } from '../keys/principal.ts'
@@ -58,10 +59,14 @@ export type OutboxOptions = {
   dry_run?: boolean
   /** The claim whose pass is recorded: the transaction fails with SQLSTATE `LEASE_LOST` unless it is the newest of its key. */
   lease?: { kind: string; id: string; lease: number } | null
+  /** The key of the request: the transaction fails with AuthorityChangedError unless it is still as it was. */
+  authority?: Principal | null
 }
 
 /** SQLSTATE of refuse_over_quota(). */
 const OVER_QUOTA = 'CN001'
+/** SQLSTATE of check_authority(). */
+const AUTHORITY_CHANGED = 'CN003'
 /** SQLSTATE of flush_work() for a lost lease; `engine/record.ts` makes a LeaseLostError of it. */
 export const LEASE_LOST = 'CN002'
 
@@ -76,7 +81,7 @@ export async function withOutbox<T>(
   deps: OutboxDeps,
   owner: Owner,
   body: (tx: Transaction, outbox: Outbox) => Promise<T>,
-  { dry_run = false, lease = null }: OutboxOptions = {},
+  { dry_run = false, lease = null, authority = null }: OutboxOptions = {},
 ): Promise<T> {
   let preview: T | undefined
   let written: Outbox | undefined
@@ -85,7 +90,7 @@ export async function withOutbox<T>(
       const outbox: Outbox = { events: [], audit: null, use: nothingUsed(), wakes: [] }
       const result = await body(tx, outbox)
       written = outbox
-      const last = flush(tx, deps, owner, outbox, lease)
+      const last = flush(tx, deps, owner, outbox, { lease, authority })
       if (!dry_run) {
         if (last) tx.commitWith(last)
         return result
@@ -99,7 +104,10 @@ export async function withOutbox<T>(
     return result
   } catch (error) {
     if (error instanceof DryRunEnd) return preview as T
-    if ((error as { code?: string }).code !== OVER_QUOTA) throw error
+    const { code } = error as { code?: string }
+    if (code === AUTHORITY_CHANGED)
+      throw new AuthorityChangedError('the key has ended or has changed', { cause: error })
+    if (code !== OVER_QUOTA) throw error
     throw await quotaExceeded(deps.sql.as(owner.environment_id), deps, owner, written!.use)
   }
 }
@@ -110,12 +118,19 @@ export async function lockEnvironment(tx: Transaction, environmentId: string): P
 }
 
 /** The statement that writes the outbox; null when it is empty. */
-function flush(tx: Transaction, deps: OutboxDeps, owner: Owner, outbox: Outbox, lease: OutboxOptions['lease'] = null) {
+function flush(
+  tx: Transaction,
+  deps: OutboxDeps,
+  owner: Owner,
+  outbox: Outbox,
+  { lease = null, authority = null }: Pick<OutboxOptions, 'lease' | 'authority'>,
+) {
   const { environment_id } = owner
   const { events, audit, use, wakes } = outbox
   const changes = QUOTA_NAMES.some((name) => use[name] !== 0)
   if (events.length === 0 && audit === null && !changes) {
-    return wakes.length > 0 || lease ? tx`select ${flushWork(tx, wakes, lease)}` : null
+    if (wakes.length > 0 || lease) return tx`select ${flushWork(tx, wakes, lease)} ${checkAuthority(tx, authority)}`
+    return authority && tx`select null ${checkAuthority(tx, authority)}`
   }
   const quotas = deps.config.quotas[owner.mode]
   return tx`
@@ -130,7 +145,15 @@ function flush(tx: Transaction, deps: OutboxDeps, owner: Owner, outbox: Outbox, 
     ${events.length > 0 ? insertEvents(tx, deps.random, environment_id, events) : tx``}
     ${audit ? insertEntry(tx, environment_id, audit) : tx``}
     select case when not exists (select from head) then refuse_over_quota()
-      else ${events.length > 0 ? flushWithDeliveries(tx, environment_id, wakes, lease) : flushWork(tx, wakes, lease)} end`
+      else ${events.length > 0 ? flushWithDeliveries(tx, environment_id, wakes, lease) : flushWork(tx, wakes, lease)} end
+      ${checkAuthority(tx, authority)}`
+}
+
+/** A further column of the last statement. */
+function checkAuthority(tx: Query, authority: Principal | null) {
+  if (authority === null) return tx``
+  const { key_id, scopes, allowed_addresses } = authority
+  return tx`, check_authority(${key_id}, ${scopes}::text[], ${allowed_addresses}::text[])`
 }
 
 /** Wakes keys and checks a lease, in the order of all these keys. */

@@ -12,7 +12,7 @@ import { WORK_CHANNEL } from '../engine/work.ts'
 import { type Call, caller } from '../http/testing.ts'
 import type { App } from '../http/types.ts'
 import { createWorld, type World } from '../instances/testing-world.ts'
-import { createKeyLookup } from '../keys/store.ts'
+import { createKeyLookup } from '../keys/lookup.ts'
 import { until } from '../testing/until.ts'
 import { openTestStream, type TestStream } from './testing-stream.ts'
 

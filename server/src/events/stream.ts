@@ -115,7 +115,7 @@ async function currentPrincipal(deps: Deps, request: FastifyRequest): Promise<Pr
   const key = bearer(request.headers.authorization)!
   const principal = deps.keys.cached(key) ?? (await deps.keys.find(key))
   if (!principal?.scopes.includes('events:read')) return null
-  return isAllowedFrom(principal.allowed_addresses, request.ip) ? principal : null
+  return isAllowedFrom(principal.allowed_addresses, request.client_address) ? principal : null
 }
 
 type ClosableResponse = { once(event: 'close', listener: () => void): unknown }

@@ -60,6 +60,9 @@ export function limitBodyTime(
   reply.raw.once('close', done)
 }
 
+/** Event of a request whose key has ended while it runs. */
+export const KEY_ENDED = 'cloudnexus.key_ended'
+
 /** New requests are checked in batches: most have a response by then and need no timer of their own. */
 const BATCH_MS = 100
 
@@ -119,7 +122,7 @@ export function createResponseDeadline(
 }
 
 /**
- * A signal that aborts when the client disconnects or shutdown begins. Call `done` when it is no longer needed.
+ * A signal that aborts when the client disconnects, the key of the request ends, or shutdown begins. Call `done` when it is no longer needed.
  */
 export function detachAbort(request: FastifyRequest['raw'], stopping: AbortSignal) {
   const controller = new AbortController()
@@ -127,9 +130,11 @@ export function detachAbort(request: FastifyRequest['raw'], stopping: AbortSigna
   if (stopping.aborted) abort()
   stopping.addEventListener('abort', abort)
   request.once('close', abort)
+  request.once(KEY_ENDED, abort)
   const done = () => {
     stopping.removeEventListener('abort', abort)
     request.off('close', abort)
+    request.off(KEY_ENDED, abort)
   }
   return { signal: controller.signal, done }
 }

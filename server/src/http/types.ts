@@ -12,6 +12,8 @@ declare module 'fastify' {
   interface FastifyRequest {
     /** The authenticated API key; unset on routes whose scope is `none`. */
     principal: Principal
+    /** IP address of the client in canonical form; null if it is unknown. */
+    client_address: string | null
     /** Unique for this request, unlike `id`, which the client can choose and reuse. */
     req_id: string
     /** What the request has consumed of its key's rate limits; unset on routes whose scope is `none`. */

@@ -6,8 +6,8 @@ import { type Call, caller, createTestApp, createTestKey, createTestTenant, type
 import { systemClock } from '../lib/clock.ts'
 import { until } from '../testing/until.ts'
 import { isWellFormed } from './format.ts'
+import { createKeyLookup } from './lookup.ts'
 import { SCOPES, type Scope } from './scopes.ts'
-import { createKeyLookup } from './store.ts'
 
 const { app, deps, owner, call, live, test: testKey } = await createTestApp()
 const { pepper } = deps.secrets
@@ -388,7 +388,9 @@ describe('allowed IP addresses', () => {
     // A value that the client itself prepends is ignored, and so is a sender that is not a trusted proxy.
     assert.equal(await from(key, '127.0.0.1', { 'x-forwarded-for': '203.0.113.7, 198.51.100.1' }, behind), 403)
     assert.equal(await from(key, '198.51.100.1', forwarded, behind), 403)
-    for (const nonsense of ['unknown', '', '203.0.113.7:80', "';--", '::1%lo']) {
+    for (const written of ['203.0.113.7:80', '::ffff:203.0.113.7', '"[::ffff:203.0.113.7]:443"'])
+      assert.equal(await from(key, '127.0.0.1', { 'x-forwarded-for': written }, behind), 200, written)
+    for (const nonsense of ['unknown', '', '203.0.113.7:', "';--", '::1%lo']) {
       assert.equal(await from(key, '127.0.0.1', { 'x-forwarded-for': nonsense }, behind), 403, nonsense)
       assert.equal(await from(live.key, '127.0.0.1', { 'x-forwarded-for': nonsense }, behind), 200, nonsense)
     }

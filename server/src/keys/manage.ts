@@ -2,6 +2,7 @@
  * Creates, updates, rotates and revokes keys. Each transaction also locks the caller's own key: a key that was revoked
  * but is still cached for up to a second cannot create a key that outlives it.
  */
+import { invalidApiKey } from '../authority/refusals.ts'
 import { insertBudget } from '../budgets/store.ts'
 import type { Transaction } from '../db/database.ts'
 import type { Deps } from '../deps.ts'
@@ -12,7 +13,7 @@ import { timestamp } from '../lib/timestamp.ts'
 import { showKey } from './present.ts'
 import type { Principal } from './principal.ts'
 import { type ExceededField, exceeding, type Privileges, withinBudget } from './privileges.ts'
-import { invalidApiKey, privilegesExceeded } from './refusals.ts'
+import { privilegesExceeded } from './refusals.ts'
 import type { KeyRow } from './row.ts'
 import type { ApiKeyCreateBody, ApiKeyUpdateBody } from './schema.ts'
 import type { Scope } from './scopes.ts'

@@ -5,7 +5,8 @@ import { createTestDatabase } from '../db/testing.ts'
 import { systemClock } from '../lib/clock.ts'
 import { systemRandom } from '../lib/random.ts'
 import { newKey } from './format.ts'
-import { createKey, createKeyLookup } from './store.ts'
+import { createKeyLookup } from './lookup.ts'
+import { createKey } from './store.ts'
 
 const { sql, owner } = await createTestDatabase()
 const pepper = new Uint8Array(32)
@@ -43,7 +44,7 @@ test('a malformed key costs no query', async () => {
   assert.equal(queries, 0)
 })
 
-test('returns the principal of a key and caches it for a second', async () => {
+test('returns the principal of a key and caches it for half a second', async () => {
   const { id, key } = await create()
   const keys = lookup()
   assert.equal(keys.cached(key), undefined)
@@ -57,10 +58,20 @@ test('returns the principal of a key and caches it for a second', async () => {
     budget_id: null,
   }
   assert.deepEqual(await keys.find(key), principal)
-  now += 999
+  now += 499
   assert.deepEqual(keys.cached(key), principal)
   now += 1
   assert.equal(keys.cached(key), undefined)
+})
+
+test('looks up many unknown keys in few statements', async () => {
+  const { key } = await create()
+  const keys = lookup()
+  const before = queries
+  const unknown = Array.from({ length: 2_000 }, () => newKey('live', systemRandom))
+  const found = await Promise.all([...unknown.map((each) => keys.find(each)), keys.find(key)])
+  assert.equal(found.filter((principal) => principal !== null).length, 1)
+  assert.ok(queries - before <= 6, `${queries - before}`)
 })
 
 test('returns null for unknown, revoked and expired keys, and does not cache them', async () => {

@@ -1,65 +1,11 @@
 /** Every SQL statement on API keys. Expiry is in real time, which no client can freeze. */
 import type { Query, Sql, Transaction } from '../db/database.ts'
 import { type Window, windowSql } from '../http/list.ts'
-import type { Clock } from '../lib/clock.ts'
 import { newId } from '../lib/id.ts'
 import type { Random } from '../lib/random.ts'
-import { isWellFormed, keyDigest, keyPrefix, newKey } from './format.ts'
-import type { Principal } from './principal.ts'
+import { keyDigest, keyPrefix, newKey } from './format.ts'
 import type { KeyRow, KeyStatus } from './row.ts'
 import { SCOPES } from './scopes.ts'
-
-/** How long a valid key is cached, in real time; a revocation takes effect in every process within this time. */
-const CACHE_MS = 1_000
-const CACHE_SIZE = 10_000
-
-export type KeyLookup = {
-  /** The principal of a cached key; undefined if the key is not cached: use `find`. */
-  cached(key: string): Principal | undefined
-  /** Null for every invalid key, for any reason. A malformed key costs no query. */
-  find(key: string): Promise<Principal | null>
-  /** Removes a key from the cache; called after a commit that changed it. */
-  drop(keyId: string): void
-}
-
-/** Looks up keys by digest and caches the valid ones for a second, so that a busy key costs one query per second. */
-export function createKeyLookup(deps: { sql: Sql; clock: Clock; pepper: Uint8Array }): KeyLookup {
-  const cache = new Map<string, { principal: Principal; until: number }>()
-  let drops = 0
-
-  return {
-    cached(key) {
-      const entry = cache.get(key)
-      if (entry && entry.until > deps.clock.monotonic()) return entry.principal
-      if (entry) cache.delete(key)
-      return undefined
-    },
-    async find(key) {
-      if (!isWellFormed(key)) return null
-      const startedAt = deps.clock.monotonic()
-      const dropsBefore = drops
-      // Reads all tenants: the key determines the tenant.
-      const [row] = await deps.sql<(Principal & { remaining_ms: number | null })[]>`
-        select k.id as key_id, e.project_id, k.environment_id, e.mode, k.scopes, k.allowed_addresses, k.budget_id,
-          (extract(epoch from least(k.expires_at, k.retires_at, k.revoked_at) - now()) * 1000)::float8 as remaining_ms
-        from api_keys k join environments e on e.id = k.environment_id
-        where k.digest = ${keyDigest(key, deps.pepper)}
-          and coalesce(least(k.expires_at, k.retires_at, k.revoked_at), 'infinity') > now()`
-      if (!row) return null
-      const { remaining_ms, ...principal } = row
-      if (cache.size >= CACHE_SIZE) cache.clear()
-      // A row that was read before a drop can be outdated.
-      if (drops === dropsBefore) {
-        cache.set(key, { principal, until: startedAt + Math.min(CACHE_MS, remaining_ms ?? CACHE_MS) })
-      }
-      return principal
-    },
-    drop(keyId) {
-      drops++
-      for (const [key, { principal }] of cache) if (principal.key_id === keyId) cache.delete(key)
-    },
-  }
-}
 
 /** A key to store. */
 export type NewKey = {

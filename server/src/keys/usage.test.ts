@@ -46,10 +46,10 @@ test('writes the uses of one second in one statement', async () => {
   )
 })
 
-test('writes canonical IP addresses and omits invalid ones', async () => {
+test('writes the time and IP address of a use, at most once a minute', async () => {
   const { usage, written, pass } = world()
-  usage.record('key_a', '::ffff:10.0.0.1')
-  usage.record('key_b', 'unknown')
+  usage.record('key_a', '10.0.0.1')
+  usage.record('key_b', null)
   usage.record('key_a', '10.0.0.2')
   await pass(1_000)
   assert.deepEqual(written, [

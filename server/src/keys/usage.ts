@@ -1,6 +1,5 @@
 import type { Sql } from '../db/database.ts'
 import type { Clock } from '../lib/clock.ts'
-import { clientAddress } from '../lib/ip.ts'
 import type { Log } from '../lib/log.ts'
 import { recordUses } from './store.ts'
 
@@ -12,8 +11,8 @@ const COLLECT_MS = 1_000
 const MAX_KEYS = 10_000
 
 export type KeyUsage = {
-  /** Records that a request used this key from `request.ip`. Costs no statement and cannot fail. */
-  record(keyId: string, ip: string | undefined): void
+  /** Records that a request used this key from an IP address. Costs no statement and cannot fail. */
+  record(keyId: string, address: string | null): void
 }
 
 /** Writes the time and IP address of uses of keys, in batches. A use can be lost. */
@@ -30,14 +29,14 @@ export function createKeyUsage({ sql, clock, log }: { sql: Sql; clock: Clock; lo
   }
 
   return {
-    record(keyId, ip) {
+    record(keyId, address) {
       const now = clock.monotonic()
       if ((lastUses.get(keyId) ?? Number.NEGATIVE_INFINITY) > now - INTERVAL_MS) return
       lastUses.delete(keyId)
       if (lastUses.size >= MAX_KEYS) lastUses.delete(lastUses.keys().next().value!)
       lastUses.set(keyId, now)
       if (pending.size === 0) clock.after(COLLECT_MS, () => void write())
-      pending.set(keyId, clientAddress(ip))
+      pending.set(keyId, address)
     },
   }
 }

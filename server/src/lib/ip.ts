@@ -42,9 +42,9 @@ export function clientAddress(text: string | undefined): string | null {
 }
 
 /** Whether a canonical list of ranges (null: not restricted) contains the IP address of a client. */
-export function isAllowedFrom(list: readonly string[] | null, address: string | undefined): boolean {
+export function isAllowedFrom(list: readonly string[] | null, address: string | null | undefined): boolean {
   if (list === null) return true
-  const client = clientAddress(address)
+  const client = clientAddress(address ?? undefined)
   return client !== null && list.some((range) => contains(range, client))
 }
 

@@ -175,7 +175,7 @@ describe('a key', () => {
 describe('an IP address', () => {
   const anonymous = { authorization: '' }
 
-  test('returns 429 after too many invalid keys, before any query, but still accepts a known key', async () => {
+  test('returns 429 after too many invalid keys, but accepts every valid key, also one that was never used before', async () => {
     const { live } = await createTestTenant(deps)
     const app = await process()
     const call = caller(app, live.key)
@@ -193,6 +193,8 @@ describe('an IP address', () => {
     assert.deepEqual([body.code, body['violated-policies']], ['rate_limited', ['failed_authentication']])
     assert.ok(Number(headers['retry-after']) <= 3)
     assert.equal((await call('GET', '/read')).status, 200)
+    const { test: unused } = await createTestTenant(deps)
+    assert.equal((await caller(app, unused.key)('GET', '/read')).status, 200)
   })
 
   test('has a limit on public routes, except for probes', async () => {

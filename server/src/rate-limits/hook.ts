@@ -2,11 +2,10 @@
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import type { Config } from '../config.ts'
 import type { Sql } from '../db/database.ts'
-import type { Principal } from '../keys/principal.ts'
 import type { Clock } from '../lib/clock.ts'
 import { ApiError } from '../lib/errors.ts'
 import type { Log } from '../lib/log.ts'
-import { type AddressLimit, clientOf, createAddressLimit, createAttempts } from './address.ts'
+import { type AddressLimit, clientOf, createAddressLimit } from './address.ts'
 import type { Bucket } from './bucket.ts'
 import type { Decision } from './gcra.ts'
 import { type Limit, rateLimitHeaders } from './headers.ts'
@@ -33,14 +32,11 @@ export type RateLimitHook = {
   ): Promise<void> | undefined
   /** Limits a request that needs no key. Errors: 429. */
   unauthenticated(request: FastifyRequest, reply: FastifyReply): void
-  /** Limits a request that lacks a required key. Errors: 429. */
+  /** Limits a request without a valid key. Errors: 429. */
   failed(request: FastifyRequest, reply: FastifyReply): void
-  /** Looks up a key, unless the IP address has tried too many invalid keys. Errors: 429. */
-  lookUp(request: FastifyRequest, reply: FastifyReply, key: string, find: Find): Promise<Principal | null>
   close(): Promise<void>
 }
 
-type Find = (key: string) => Promise<Principal | null>
 type Deps = { config: Pick<Config, 'rate_limits'>; sql: Sql; clock: Clock; log: Log }
 
 /** The standard problem type (draft-ietf-httpapi-ratelimit-headers-11); `code` is still the stable name. */
@@ -53,7 +49,6 @@ export function createRateLimits({ config: { rate_limits: limits }, sql, clock, 
   const bucketsOf = createKeyBuckets(limits)
   const publicLimit = createAddressLimit('unauthenticated', limits.unauthenticated, clock)
   const failureLimit = createAddressLimit('failed_authentication', limits.failed_authentication, clock)
-  const attempt = createAttempts<Principal>(failureLimit)
 
   function conclude(reply: FastifyReply, buckets: readonly Bucket[], verdict: Verdict): void {
     setHeaders(reply, buckets, limiter.remaining(buckets), clock)
@@ -78,17 +73,10 @@ export function createRateLimits({ config: { rate_limits: limits }, sql, clock, 
       return undefined
     },
     unauthenticated(request, reply) {
-      limitAddress(reply, publicLimit, publicLimit.take(clientOf(request.ip)))
+      limitAddress(reply, publicLimit, publicLimit.take(clientOf(request.client_address)))
     },
     failed(request, reply) {
-      limitAddress(reply, failureLimit, failureLimit.take(clientOf(request.ip)))
-    },
-    async lookUp(request, reply, key, find) {
-      const address = clientOf(request.ip)
-      const found = await attempt(address, key, find)
-      if (found !== null && 'key_id' in found) return found
-      limitAddress(reply, failureLimit, found ?? { ...failureLimit.peek(address), allowed: true })
-      return null
+      limitAddress(reply, failureLimit, failureLimit.take(clientOf(request.client_address)))
     },
     close: () => limiter.close(),
   }
@@ -138,7 +126,6 @@ const UNLIMITED: RateLimitHook = {
   },
   unauthenticated() {},
   failed() {},
-  lookUp: (_request, _reply, key, find) => find(key),
   async close() {},
 }
 

@@ -64,7 +64,7 @@ function record(
     status,
     code: request.problem_code,
     duration_ms,
-    address: request.ip ?? '',
+    address: request.client_address ?? '',
     user_agent: request.headers['user-agent']?.slice(0, MAX_USER_AGENT).replace(/[^\x20-\x7e]/g, '?') ?? null,
     aborted,
     sample_rate,

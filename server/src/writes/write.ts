@@ -5,12 +5,17 @@
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import { auditEntry } from '../audit/entry.ts'
 import { actorOf } from '../audit/refusal.ts'
+import { AuthorityChangedError, reauthorize } from '../authority/authority.ts'
 import type { Transaction } from '../db/database.ts'
 import type { Deps } from '../deps.ts'
 import { type Outbox, withOutbox } from '../events/outbox.ts'
 import { etagOf, sendText } from '../http/etag.ts'
 import { idempotencyKeyOf, lockKey, type StoredResponse, storeResponse } from '../http/idempotency.ts'
+import { ApiError } from '../lib/errors.ts'
 import { newId } from '../lib/id.ts'
+
+/** Of a write whose key is changed while it runs. */
+const ATTEMPTS = 3
 
 /** The result of a write, and its response. */
 export type Outcome = {
@@ -52,22 +57,12 @@ export async function write(
   reply: FastifyReply,
   effect: (tx: Transaction, outbox: Outbox) => Promise<Outcome>,
 ): Promise<never> {
-  const { principal } = request
   if ((request.query as { dry_run?: boolean }).dry_run) {
-    const outcome = await withOutbox(deps, principal, effect, { dry_run: true })
+    const outcome = await withOutbox(deps, request.principal, effect, { dry_run: true })
     return send(reply, responseOf(outcome, false))
   }
-  const key = idempotencyKeyOf(request)
   const begin = deps.clock.monotonic()
-  const done = await withOutbox(deps, principal, async (tx, outbox) => {
-    const stored = key && (await lockKey(tx, principal.environment_id, key))
-    if (stored) return { stored }
-    const outcome = await effect(tx, outbox)
-    const changed = outcome.before !== outcome.after
-    if (changed) outbox.audit = auditEntryOf(deps, request, outcome)
-    if (key) await storeResponse(tx, principal.environment_id, key, responseOf(outcome, true))
-    return { outcome }
-  }).finally(() => {
+  const done = await commit(deps, request, effect).finally(() => {
     request.transaction = { begin, end: deps.clock.monotonic() }
   })
   if (done.stored) {
@@ -78,6 +73,36 @@ export async function write(
   done.outcome.committed?.()
   deps.notifier.changed(done.outcome.resource)
   return send(reply, responseOf(done.outcome, false))
+}
+
+type Effect = (tx: Transaction, outbox: Outbox) => Promise<Outcome>
+type Done = { stored: StoredResponse; outcome?: never } | { outcome: Outcome; stored?: never }
+
+/** Runs the transaction; once more with the current key if the key of the request was changed in the meantime. */
+async function commit(deps: Deps, request: FastifyRequest, effect: Effect): Promise<Done> {
+  for (let attempt = 1; ; attempt++) {
+    try {
+      return await commitOnce(deps, request, effect)
+    } catch (error) {
+      if (!(error instanceof AuthorityChangedError)) throw error
+      await reauthorize(deps.keys, request)
+      if (attempt === ATTEMPTS) throw new ApiError('conflict', 'The key of this request is being changed. Retry.')
+    }
+  }
+}
+
+function commitOnce(deps: Deps, request: FastifyRequest, effect: Effect): Promise<Done> {
+  const { principal } = request
+  const key = idempotencyKeyOf(request)
+  const body = async (tx: Transaction, outbox: Outbox): Promise<Done> => {
+    const stored = key && (await lockKey(tx, principal.environment_id, key))
+    if (stored) return { stored }
+    const outcome = await effect(tx, outbox)
+    if (outcome.before !== outcome.after) outbox.audit = auditEntryOf(deps, request, outcome)
+    if (key) await storeResponse(tx, principal.environment_id, key, responseOf(outcome, true))
+    return { outcome }
+  }
+  return withOutbox(deps, principal, body, { authority: principal })
 }
 
 function auditEntryOf(deps: Deps, request: FastifyRequest, { resource, before, after, status }: Outcome) {

@@ -1,0 +1,14 @@
+-- Ends a write whose key has been revoked, has expired or was changed since its request was authenticated. It is called in
+-- the last statement of the transaction, so that nothing is committed after the key has ended. A transaction that changes
+-- its own key passes.
+create function check_authority(caller_id text, granted text[], addresses text[]) returns void language plpgsql as $$
+begin
+  if not exists (
+    select from api_keys k where k.id = caller_id and (
+      k.xmin = pg_current_xact_id()::xid
+      or (coalesce(least(k.expires_at, k.retires_at, k.revoked_at), 'infinity') > clock_timestamp()
+        and k.scopes = granted and k.allowed_addresses is not distinct from addresses))
+  ) then
+    raise exception using errcode = 'CN003', message = 'the key of the request has ended or has changed';
+  end if;
+end $$;
