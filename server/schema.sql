@@ -86,6 +86,8 @@ grant usage on sequence request_ticks to cn_engine;
 
 grant usage on sequence work_leases to cn_engine;
 
+grant execute on function all_environments() to cn_app;
+
 grant execute on function belongs_to_operator(environment_id text) to cn_app;
 
 grant execute on function check_authority(caller_id text, granted text[], addresses text[]) to public;
@@ -182,6 +184,7 @@ create table api_keys (
   retires_at timestamp with time zone,
   last_used_at timestamp with time zone,
   last_used_address inet,
+  observed_ends_at timestamp with time zone,
   constraint api_keys_pkey PRIMARY KEY (id),
   constraint api_keys_digest_key UNIQUE (digest),
   constraint api_keys_budget_id_fkey FOREIGN KEY (budget_id) REFERENCES budgets(id),
@@ -627,6 +630,8 @@ create table work (
 
 CREATE INDEX addresses_instance ON public.addresses USING btree (instance_id);
 
+CREATE INDEX api_keys_expiring ON public.api_keys USING btree (LEAST(expires_at, retires_at)) WHERE ((revoked_at IS NULL) AND (LEAST(expires_at, retires_at) IS DISTINCT FROM observed_ends_at));
+
 CREATE INDEX api_keys_listed ON public.api_keys USING btree (environment_id, ordinal);
 
 CREATE INDEX api_keys_replaces ON public.api_keys USING btree (replaces) WHERE (replaces IS NOT NULL);
@@ -686,6 +691,16 @@ CREATE INDEX webhooks_listed ON public.webhooks USING btree (environment_id, ord
 CREATE INDEX work_due ON public.work USING btree (environment_id, due_at);
 
 -- Functions
+
+CREATE OR REPLACE FUNCTION public.all_environments()
+ RETURNS TABLE(id text, project_id text, mode text)
+ LANGUAGE sql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+    select e.id, e.project_id, e.mode from public.environments e
+    where e.project_id is not null and public.belongs_to_operator(public.current_environment_id())
+  $function$;
 
 CREATE OR REPLACE FUNCTION public.belongs_to_operator(environment_id text)
  RETURNS boolean
@@ -1217,6 +1232,8 @@ create policy tenant on recoveries as permissive for all to cn_app using ((envir
 alter table requests enable and force row level security;
 
 create policy installation on requests as permissive for all to current_user, cn_engine using (true);
+
+create policy operator on requests as permissive for select to cn_app using (( SELECT ((current_setting('cloudnexus.all_projects'::text, true) = 'on'::text) AND belongs_to_operator(current_environment_id()))));
 
 create policy tenant on requests as permissive for all to cn_app using ((environment_id = current_environment_id()));
 

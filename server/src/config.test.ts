@@ -34,6 +34,8 @@ describe('configuration', () => {
       ['micro-1x', 'standard-1x', 'standard-2x', 'standard-4x', 'standard-8x'],
     )
     assert.deepEqual(settings.image_allow, ['127.0.0.0/8'])
+    assert.equal(settings.key_rotation_days, 90)
+    assert.equal(read([], { CLOUDNEXUS_KEY_ROTATION_DAYS: '0' }).key_rotation_days, 0)
   })
 
   test('gives a flag precedence over a variable, a variable over the file, and the file over the default', () => {

@@ -19,7 +19,7 @@ export type Entry = {
   /** HTTP status of the response; `code` is the error code of a refused write. */
   status: number
   code: string | null
-  /** The changed fields before and after; null before a creation and after a deletion. */
+  /** The changed fields before and after; null before a creation and after a deletion. `after` of a search: its parameters. */
   before: object | null
   after: object | null
 }

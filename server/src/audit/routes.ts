@@ -20,7 +20,8 @@ export const auditLog: Resource = {
         schema: {
           operationId: 'listAuditEntries',
           summary: 'List the audit log',
-          description: 'Lists all writes of the environment, including refused ones.',
+          description:
+            'Lists all writes of the environment, including refused ones, and the searches of its keys in all projects.',
           tags,
           querystring: Type.Object(auditListParameters, { additionalProperties: false }),
           response: { 200: ref(AuditEntryPage) },

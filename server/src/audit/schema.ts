@@ -16,11 +16,11 @@ export const AuditEntry = Type.Object(
     req_id: Id('req', 'Unique ID of the request.'),
     action: Type.String({ description: 'Operation ID of the request.', examples: ['createInstance'] }),
     resource: Nullable(Type.String({ description: 'ID of the resource.' })),
-    outcome: OneOf(['done', 'refused'], 'Whether the write was done or refused.'),
+    outcome: OneOf(['done', 'refused'], 'Whether the request was done or refused.'),
     status: Type.Integer({ description: 'HTTP status of the response.', examples: [201] }),
-    code: Nullable(Type.String({ description: 'Error code of a refused write; null otherwise.' })),
-    before: fields('Changed fields before the write; null for a creation.'),
-    after: fields('Changed fields after the write; null for a deletion.'),
+    code: Nullable(Type.String({ description: 'Error code of a refused request; null otherwise.' })),
+    before: fields('Changed fields before the write; null for a creation and for a search.'),
+    after: fields('Changed fields after the write; null for a deletion. For a search, what was searched for.'),
     hash: Type.String({
       pattern: '^[0-9a-f]{64}$',
       examples: ['9c1185a5c5e9fc54612808977ee8f548b2258d31f2d2a5f1b1e6a1d2c3b4a596'],
@@ -31,7 +31,7 @@ export const AuditEntry = Type.Object(
   {
     $id: 'AuditEntry',
     description:
-      'A write that was done or refused. Entries are never changed, and each hash covers all previous entries.',
+      'A write that was done or refused, or a search of the operator in all projects (`project=any`). Entries are never changed, and each hash covers all previous entries.',
     additionalProperties: false,
   },
 )

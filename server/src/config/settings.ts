@@ -230,6 +230,12 @@ export const SETTINGS = {
     default: 30,
     description: 'Retention of events, measured by the clock of their environment',
   }),
+  key_rotation_days: setting({
+    type: integer(0, 3_650, 'DAYS'),
+    env: 'CLOUDNEXUS_KEY_ROTATION_DAYS',
+    default: 90,
+    description: 'Age above which API keys have `rotation_recommended`. 0: never',
+  }),
   recovery: {
     concurrency: setting({
       type: integer(1, 64),

@@ -16,6 +16,8 @@ export const EVENT_TYPES = {
   'instance.recovered':
     'The guest is ready after a failure. `details` has `cause`, `attempt`, `detected_at` and `downtime_seconds`.',
   'instance.failed': 'The desired state cannot be reached; `status_reason` gives the reason.',
+  'api_key.expiring':
+    'The key ends within seven days, because it expires or was rotated. Emitted once for each end: seven days before it, or within a minute if the end was set later than that.',
   'webhook.disabled': 'CloudNexus disabled the webhook. `details` has the `reason`.',
   'webhook.ping': 'A test event, sent by the `ping` action.',
 } as const
@@ -27,5 +29,6 @@ export type EventFamily = EventType extends `${infer F}.${string}` ? F : never
 /** The scope that a key needs to read the events of a family: the scope that reads the resource itself. */
 export const FAMILY_SCOPES: Record<EventFamily, Scope> = {
   instance: 'instances:read',
+  api_key: 'keys:read',
   webhook: 'webhooks:read',
 }

@@ -12,7 +12,7 @@ import { after, describe, test } from 'node:test'
 import type { OpenapiDocument } from '../http/openapi-document.ts'
 import { type Call, caller, createTestKey, type Response, testConfig } from '../http/testing.ts'
 import { createWorld } from '../instances/testing-world.ts'
-import { SCOPES } from '../keys/scopes.ts'
+import { SCOPES, type Scope } from '../keys/scopes.ts'
 import { ID_LENGTHS, type IdType } from '../lib/id.ts'
 import { listedType, type Operation, operationsOf, referencesIn, urlOf } from './document.ts'
 import { makeResource } from './resources.ts'
@@ -65,10 +65,11 @@ function shape({ status, body }: Response, ...ids: string[]): string {
   return ids.reduce((text, id) => text.replaceAll(id, '<id>'), JSON.stringify([status, rest]))
 }
 
-describe('scopes', () => {
-  const missing = (operation: Operation) =>
-    Object.fromEntries(operation.pathParameters.map(({ name, type }) => [name, missingId(type ?? 'none')]))
+/** Path parameters of resources that do not exist. */
+const missing = (operation: Operation) =>
+  Object.fromEntries(operation.pathParameters.map(({ name, type }) => [name, missingId(type ?? 'none')]))
 
+describe('scopes', () => {
   test('every operation requires an existing scope, any key, or no key', () => {
     assert.ok(operations.length > 20)
     for (const operation of operations) {
@@ -101,6 +102,65 @@ describe('scopes', () => {
       const { status, headers } = await asOwn(operation.method, url, undefined, { authorization: '' })
       if (operation.scope === 'none') assert.notEqual(status, 401, name(operation))
       else assert.deepEqual([status, headers['www-authenticate']], [401, 'Bearer'], name(operation))
+    }
+  })
+})
+
+describe('parameters with a scope of their own', () => {
+  const scoped = operations.flatMap((operation) =>
+    operation.query.flatMap(({ name, schema }) => {
+      const { 'x-scope': scope, enum: words = [] } = schema as { 'x-scope'?: Scope; enum?: string[] }
+      return scope ? [{ operation, parameter: `${name}=${words[0]}`, scope }] : []
+    }),
+  )
+  const urlOfOwn = async (operation: Operation) => {
+    const values = operation.pathParameters.map(async ({ name, type }) => [name, await make(type!)] as const)
+    return urlOf(operation, Object.fromEntries(await Promise.all(values)))
+  }
+  const withScopes = async ({ principal }: typeof own, ...scopes: string[]) =>
+    caller(
+      app,
+      (
+        await createTestKey(
+          deps,
+          principal,
+          SCOPES.filter((each) => scopes.includes(each)),
+        )
+      ).key,
+    )
+
+  test('are those that read across projects', () => {
+    assert.deepEqual(scoped.map(({ operation, parameter, scope }) => `${operation.id} ${parameter} ${scope}`).sort(), [
+      'getRequest project=any admin',
+      'listRequests project=any admin',
+    ])
+  })
+
+  for (const { operation, parameter, scope } of scoped) {
+    test(`${name(operation)}?${parameter}: requires both scopes and a key of the first project`, async () => {
+      const url = `${await urlOfOwn(operation)}?${parameter}`
+      for (const [missing, call] of [
+        [scope, await withScopes(own, ...SCOPES.filter((each) => each !== scope))],
+        [operation.scope, await withScopes(own, ...SCOPES.filter((each) => each !== operation.scope))],
+        [undefined, await withScopes(otherTenant.test, ...SCOPES)],
+        [undefined, await withScopes(otherTenant.live, operation.scope, scope)],
+      ] as const) {
+        const { status, body } = await call(operation.method, url)
+        assert.deepEqual([status, body.code, body.required_scope], [403, 'insufficient_scope', missing])
+      }
+      for (const key of [own, world.live]) {
+        const call = await withScopes(key, operation.scope, scope)
+        assert.equal((await call(operation.method, url)).status, 200)
+      }
+    })
+  }
+
+  test('no other operation accepts them', async () => {
+    const names = new Set(scoped.map(({ operation }) => operation.id))
+    const others = operations.filter(({ id, scope }) => !names.has(id) && scope !== 'none')
+    for (const operation of others.filter(({ method }) => method === 'GET')) {
+      const { status } = await asOwn('GET', `${urlOf(operation, missing(operation))}?project=any`)
+      assert.ok(status === 400 || status === 404, `${name(operation)}: ${status}`)
     }
   })
 })

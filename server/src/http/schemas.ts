@@ -1,4 +1,7 @@
-/** Schemas that all resources share. `x-rule` completes the error message "<field> must be …". Pure. */
+/**
+ * Schemas that all resources share. `x-rule` completes the error message "<field> must be …"; `x-scope` of a parameter is the
+ * scope that a key needs for it besides that of the operation. Pure.
+ */
 import { type Static, type TSchema, Type } from 'typebox'
 import { ID_LENGTHS, type IdType } from '../lib/id.ts'
 

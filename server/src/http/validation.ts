@@ -18,7 +18,7 @@ export function buildValidator(sharedSchemas: unknown) {
     strict: true,
     strictTypes: false,
     formats: { 'date-time': isMoment, uri: true } as const,
-    keywords: ['x-rule', 'x-names', 'example'],
+    keywords: ['x-rule', 'x-names', 'x-scope', 'example'],
   }
   const strict = new Ajv({ ...options, coerceTypes: false })
   const converting = new Ajv({ ...options, coerceTypes: 'array' })

@@ -7,6 +7,7 @@ import { purgeRecoveriesJob } from './purge-recoveries.ts'
 import { purgeResponsesJob } from './purge-responses.ts'
 import { recountBudgetsJob } from './recount-budgets.ts'
 import { releaseAddressesJob } from './release-addresses.ts'
+import { reportExpiringKeysJob } from './report-expiring-keys.ts'
 import { requeueMissingJob } from './requeue-missing.ts'
 import { rotateRequestLogJob } from './rotate-request-log.ts'
 
@@ -19,6 +20,7 @@ export function periodicJobs(deps: Deps): Record<string, PeriodicJob> {
     'purge-responses': purgeResponsesJob(deps),
     'recount-budgets': recountBudgetsJob(deps),
     'release-addresses': releaseAddressesJob(deps),
+    'report-expiring-keys': reportExpiringKeysJob(deps),
     'requeue-instances': requeueMissingJob(deps, { kind: 'instance', table: 'instances', interval_seconds: 600 }),
     'requeue-webhooks': requeueMissingJob(deps, {
       kind: 'webhook',

@@ -9,8 +9,8 @@ import type { Deps } from '../deps.ts'
 import { checkIfMatch } from '../http/etag.ts'
 import { ApiError, type FieldError, notFound, validationFailed } from '../lib/errors.ts'
 import { canonicalRange } from '../lib/ip.ts'
-import { timestamp } from '../lib/timestamp.ts'
-import { showKey } from './present.ts'
+import { timeOrNull, timestamp } from '../lib/timestamp.ts'
+import { showBudget, showKey } from './present.ts'
 import type { Principal } from './principal.ts'
 import { type ExceededField, exceeding, type Privileges, withinBudget } from './privileges.ts'
 import { privilegesExceeded } from './refusals.ts'
@@ -23,7 +23,8 @@ import { changeKey, createKey, findKey, lockKeys, markRevoked, realNow, retireKe
 const MAX_BUDGET_DEPTH = 8
 
 type Context = Pick<Deps, 'random' | 'secrets'>
-type Target = { principal: Principal; id: string; if_match: string | undefined }
+/** `rotation_days` is part of how the key is shown, with which `if_match` is compared. */
+type Target = { principal: Principal; id: string; if_match: string | undefined; rotation_days: number }
 
 /** Creates a key in the caller's environment. Throws `validation_failed`, or `insufficient_scope` if it exceeds the caller's. */
 export async function issueKey(
@@ -105,9 +106,8 @@ export async function updateKey(
   return change(tx, target, async ({ key, caller }) => {
     if (key.status !== 'active') throw notActive(key)
     rejectBudgetChange(key, body.budget)
-    const shown = showKey(key)
     const { expires_at, ...rest } = body
-    const given = parseFields(expires_at === shown.expires_at ? rest : body, await realNow(tx))
+    const given = parseFields(expires_at === timeOrNull(key.ends_at) ? rest : body, await realNow(tx))
     const columns = {
       ...(body.name !== undefined && { name: body.name }),
       ...(body.scopes !== undefined && { scopes: body.scopes }),
@@ -138,7 +138,7 @@ export async function revokeKey(tx: Transaction, target: Target): Promise<{ befo
 /** Locks both keys and rejects a key that exceeds the caller's. The caller of this runs `deps.keys.drop` after the commit. */
 async function change<T>(
   tx: Transaction,
-  { principal, id, if_match }: Target,
+  { principal, id, if_match, rotation_days }: Target,
   apply: (keys: { key: KeyRow; caller: KeyRow }) => Promise<T>,
 ): Promise<T> {
   const rows = await lockKeys(tx, principal.environment_id, [principal.key_id, id])
@@ -147,7 +147,7 @@ async function change<T>(
   if (!key) throw notFound('API key', id)
   if (key.id !== caller.id)
     rejectEscalation(privilegesOf(caller), { ...privilegesOf(key), expires_at: key.expires_at }, false)
-  checkIfMatch(if_match, showKey(key))
+  checkIfMatch(if_match, showKey(key, rotation_days))
   return apply({ key, caller })
 }
 
@@ -212,7 +212,7 @@ function rejectBudgetChange(key: KeyRow, given: unknown): void {
     const { max_instances = null, max_vcpus = null, ttl_seconds = null } = (budget ?? {}) as Record<string, unknown>
     return JSON.stringify([budget === null, max_instances, max_vcpus, ttl_seconds])
   }
-  if (limits(given) === limits(showKey(key).budget)) return
+  if (limits(given) === limits(showBudget(key))) return
   const message = 'The budget of a key cannot be changed. Omit budget, or create a new key.'
   throw new ApiError('immutable_field', message, {
     errors: [{ pointer: '/budget', code: 'immutable_field', message }],

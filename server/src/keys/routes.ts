@@ -2,7 +2,7 @@ import type { FastifyRequest } from 'fastify'
 import { Type } from 'typebox'
 import type { Deps } from '../deps.ts'
 import { sendObject } from '../http/etag.ts'
-import { commaList, sendPage } from '../http/list.ts'
+import { commaList, sendPage, type Window } from '../http/list.ts'
 import { Id, NoContent, Nullable, ref } from '../http/schemas.ts'
 import type { App, Resource } from '../http/types.ts'
 import { notFound } from '../lib/errors.ts'
@@ -44,7 +44,9 @@ function collectionRoutes(app: App, deps: Deps): void {
       const { environment_id } = request.principal
       const statuses = (commaList(request.query.status) ?? ['active']) as KeyStatus[]
       const sql = deps.sql.as(environment_id)
-      return sendPage(deps, request, reply, (window) => listKeys(sql, environment_id, statuses, window), showKey)
+      const select = (window: Window) => listKeys(sql, environment_id, statuses, window)
+      const show = (row: KeyRow) => shownBy(deps, row)
+      return sendPage(deps, request, reply, select, show)
     },
   )
 
@@ -81,7 +83,7 @@ function keyRoutes(app: App, deps: Deps): void {
       const { environment_id } = request.principal
       const row = await findKey(deps.sql.as(environment_id), environment_id, request.params.id)
       if (!row) throw notFound('API key', request.params.id)
-      return sendObject(request, reply, showKey(row))
+      return sendObject(request, reply, shownBy(deps, row))
     },
   )
 
@@ -101,8 +103,8 @@ function keyRoutes(app: App, deps: Deps): void {
       },
       handler: (request, reply) =>
         write(deps, request, reply, async (tx) => {
-          const { before, after } = await updateKey(tx, target(request, request.params.id), request.body)
-          return { ...changed(200, after.id, showKey(before), showKey(after)), ...drop(deps, after.id) }
+          const { before, after } = await updateKey(tx, target(deps, request, request.params.id), request.body)
+          return { ...changed(200, after.id, shownBy(deps, before), shownBy(deps, after)), ...drop(deps, after.id) }
         }),
     })
   }
@@ -123,9 +125,9 @@ function keyRoutes(app: App, deps: Deps): void {
     },
     (request, reply) =>
       write(deps, request, reply, async (tx) => {
-        const { before, after } = await revokeKey(tx, target(request, request.params.id))
-        const was = showKey(before)
-        const is = before === after ? was : showKey(after)
+        const { before, after } = await revokeKey(tx, target(deps, request, request.params.id))
+        const was = shownBy(deps, before)
+        const is = before === after ? was : shownBy(deps, after)
         return { status: 204, resource: after.id, before: was, after: is, body: null, ...drop(deps, after.id) }
       }),
   )
@@ -152,20 +154,23 @@ function rotationRoute(app: App, deps: Deps): void {
       write(deps, request, reply, async (tx) => {
         const overlap = request.body?.overlap_seconds ?? 86_400
         const { id } = request.params
-        return { ...issued(deps, await rotateKey(tx, deps, target(request, id), overlap)), ...drop(deps, id) }
+        return { ...issued(deps, await rotateKey(tx, deps, target(deps, request, id), overlap)), ...drop(deps, id) }
       }),
   )
 }
 
-const target = (request: Pick<FastifyRequest, 'principal' | 'headers'>, id: string) => ({
+const shownBy = ({ config }: Pick<Deps, 'config'>, row: KeyRow) => showKey(row, config.key_rotation_days)
+
+const target = (deps: Deps, request: Pick<FastifyRequest, 'principal' | 'headers'>, id: string) => ({
   principal: request.principal,
   id,
   if_match: request.headers['if-match'],
+  rotation_days: deps.config.key_rotation_days,
 })
 
 /** The only response that contains a key. */
 const issued = (deps: Deps, { row, key }: { row: KeyRow; key: string }): Outcome => {
-  const shown = showKey(row)
+  const shown = shownBy(deps, row)
   const { id, ...rest } = shown
   const made = created(shown, `${deps.config.public_url}/v2/api_keys/${id}`)
   return { ...made, body: { id, key, ...rest }, secrets: ['key'] }

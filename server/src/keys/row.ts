@@ -22,6 +22,8 @@ export type KeyRow = {
   ends_at: Date | null
   revoked_at: Date | null
   status: KeyStatus
+  /** The time of the query. */
+  now: Date
   allowed_addresses: string[] | null
   budget_id: string | null
   /** IDs of the budgets that count its instances, outermost first. */

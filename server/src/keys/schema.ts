@@ -69,6 +69,11 @@ const fields = {
   status: OneOf(KEY_STATUSES, 'Only active keys are valid.'),
   environment: OneOf(['live', 'test'], 'Environment of the key.'),
   created_at: Timestamp('When the key was created.'),
+  age_days: Type.Integer({ description: 'Whole days since `created_at`, in real time.', examples: [42] }),
+  rotation_recommended: Type.Boolean({
+    description:
+      'Whether the key is active and was created more than 90 days ago. The operator can set another number of days, or none.',
+  }),
   expires_at: Nullable(Timestamp('When the key expires; null: never. A rotation shortens the expiry of the old key.')),
   last_used_at: Nullable(Timestamp('When the key was last used, to the minute.')),
   last_used_address: Nullable(Type.String({ description: 'IP address of the last use.' })),
@@ -167,6 +172,8 @@ export const ApiKeyUpdate = Type.Object(
     status: ignored,
     environment: ignored,
     created_at: ignored,
+    age_days: ignored,
+    rotation_recommended: ignored,
     last_used_at: ignored,
     last_used_address: ignored,
     created_by: ignored,

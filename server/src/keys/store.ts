@@ -64,7 +64,8 @@ const status = (query: Query) => query`
 
 const selectKeys = (query: Query) => query`
   select k.id, k.environment_id, e.mode, k.ordinal, k.name, k.prefix, k.scopes, k.created_at, k.expires_at,
-    k.retires_at, ${ends(query)} as ends_at, k.revoked_at, ${status(query)} as status, k.allowed_addresses, k.budget_id,
+    k.retires_at, ${ends(query)} as ends_at, k.revoked_at, ${status(query)} as status, now() as now, k.allowed_addresses,
+    k.budget_id,
     coalesce(b.lineage, '{}') as lineage, b.max_instances, b.max_vcpus, b.ttl_seconds, b.used_instances, b.used_vcpus,
     k.created_by, k.replaces, k.last_used_at, host(k.last_used_address) as last_used_address,
     (select s.id from api_keys s where s.replaces = k.id
@@ -117,6 +118,28 @@ export async function changeKey(
 /** Marks a key as revoked, with immediate effect. */
 export async function markRevoked(tx: Transaction, id: string): Promise<void> {
   await tx`update api_keys set revoked_at = now() where id = ${id}`
+}
+
+/** A key to report, with its environment. */
+export type ExpiringKey = Pick<KeyRow, 'id' | 'environment_id' | 'mode'>
+
+/** An active key that ends within `days`, by an end that was not reported. The first two are conditions of an index. */
+const isExpiring = (query: Query, days: number) => query`
+  (k.revoked_at is null and ${ends(query)} is distinct from k.observed_ends_at
+    and ${ends(query)} > now() and ${ends(query)} <= now() + make_interval(days => ${days}))`
+
+/** Keys of all tenants that end within `days` and are to be reported, the next to end first. */
+export async function expiringKeys(sql: Sql, days: number, limit: number): Promise<ExpiringKey[]> {
+  return sql<ExpiringKey[]>`
+    select k.id, k.environment_id, e.mode from api_keys k join environments e on e.id = k.environment_id
+    where ${isExpiring(sql, days)} order by ${ends(sql)} limit ${limit}`
+}
+
+/** Stores the ends of those locked keys that are still to be reported. Returns the IDs of these keys. */
+export async function markReported(tx: Transaction, ids: string[], days: number): Promise<string[]> {
+  const marked = await tx<{ id: string }[]>`
+    update api_keys k set observed_ends_at = ${ends(tx)} where k.id = any(${ids}) and ${isExpiring(tx, days)} returning k.id`
+  return marked.map(({ id }) => id)
 }
 
 /** Limits the remaining lifetime of a key to `seconds`; never extends it. */

@@ -103,6 +103,17 @@ const REPAIRS: Record<string, Repair> = {
     isDamaged: (owner, { environment_id }) =>
       rows(owner`select from budgets where environment_id = ${environment_id} and used_instances <> 1`),
   },
+  'job report-expiring-keys': {
+    // Another end each time, so that each is to be reported once.
+    damage: (owner, { environment_id }) => owner`
+      update api_keys set expires_at = coalesce(expires_at, now() + interval '1 day') + interval '1 second'
+      where environment_id = ${environment_id} and name = 'ci'`,
+    isDamaged: (owner, { environment_id }) =>
+      rows(owner`
+      select from api_keys k where k.environment_id = ${environment_id} and k.name = 'ci' and 1 <> (
+        select count(*) from events e where e.resource_id = k.id and e.type = 'api_key.expiring'
+          and e.data #>> '{object,expires_at}' = to_char(k.expires_at at time zone 'utc', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'))`),
+  },
   'job requeue-instances': {
     damage: (owner, { instance }) => owner`delete from work where kind = 'instance' and id = ${instance}`,
     isDamaged: async (owner, { instance }) =>

@@ -1,4 +1,4 @@
-import type { RequestRow } from './row.ts'
+import type { AnyRequestRow, RequestRow } from './row.ts'
 import type { ShownRequest } from './schema.ts'
 
 /** A request as the API returns it. */
@@ -26,4 +26,14 @@ export function showRequest(row: RequestRow): ShownRequest {
 /** The fields that distinguish a request from others with the same X-Request-ID. */
 export function showOther({ id, time, method, route, status }: RequestRow) {
   return { id, created_at: time.toISOString(), method, route, status }
+}
+
+/** Whose request it is, for the operator. */
+export function showTenant({ project_id, mode }: AnyRequestRow) {
+  return { project_id, environment: mode }
+}
+
+/** A request of any project as the operator reads it. */
+export function showAnyRequest(row: AnyRequestRow): ShownRequest {
+  return { ...showRequest(row), ...showTenant(row) }
 }

@@ -31,6 +31,9 @@ export type NewRequest = {
 /** A row of `requests`. */
 export type RequestRow = Omit<NewRequest, 'at'> & { ordinal: number; time: Date }
 
+/** A row with the project and the environment of its key; null if the request had no valid key. */
+export type AnyRequestRow = RequestRow & { project_id: string | null; mode: 'live' | 'test' | null }
+
 /** What a resource waits for after a span, until its next span. */
 export const WAITS = ['queue', 'image', 'boot', 'shutdown', 'retry'] as const
 export type Wait = (typeof WAITS)[number]

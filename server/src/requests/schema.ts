@@ -45,12 +45,22 @@ const requestFields = {
   }),
 }
 
-export const Request = Type.Object(requestFields, {
-  $id: 'Request',
-  description:
-    'A request and its response. All writes and failures are recorded. Successful reads are sampled above 1,000 per second.',
-  additionalProperties: false,
-})
+const ONLY_ANY = 'Only with `project=any`; null if the request had no valid key.'
+/** Whose request it is, for the operator. */
+const tenantFields = {
+  project_id: Type.Optional(Nullable(Id('proj', `Project of the API key. ${ONLY_ANY}`))),
+  environment: Type.Optional(Nullable(OneOf(['live', 'test'], `Environment of the API key. ${ONLY_ANY}`))),
+}
+
+export const Request = Type.Object(
+  { ...requestFields, ...tenantFields },
+  {
+    $id: 'Request',
+    description:
+      'A request and its response. All writes and failures are recorded. Successful reads are sampled above 1,000 per second.',
+    additionalProperties: false,
+  },
+)
 export const RequestPage = PageOf(Request)
 
 const SPAN_KINDS = ['call', 'transaction', ...RECORDED_KINDS, ...WAITS, 'event'] as const
@@ -79,6 +89,7 @@ const OtherRequest = Type.Object(
     method: requestFields.method,
     route: requestFields.route,
     status: requestFields.status,
+    ...tenantFields,
   },
   { additionalProperties: false },
 )
@@ -86,6 +97,7 @@ const OtherRequest = Type.Object(
 export const RequestTrace = Type.Object(
   {
     ...requestFields,
+    ...tenantFields,
     spans: Type.Array(ref(Span), {
       description:
         'Spans in chronological order. From the end of the call on, the top-level spans of one resource, including waits, have no gaps: together with the call they add up to the time until `ready`.',
@@ -135,11 +147,25 @@ const filters = {
   to: Type.Optional(Moment('Only requests that started before this time.')),
 }
 
-export const requestFilters = { ...filters, ...listParameters }
+/** The parameter with which the operator reads the requests of all projects. */
+export const projectParameter = {
+  project: Type.Optional({
+    ...OneOf(
+      ['any'],
+      'With `any`: of all projects, and also requests without a valid key. Requires a key of the first project, that of the operator, with the scope `admin` too. Each use is recorded in the audit log of the key.',
+    ),
+    'x-scope': 'admin',
+  }),
+}
+
+export const requestFilters = { ...filters, ...projectParameter, ...listParameters }
 export type Filters = Static<ReturnType<typeof filterObject>>
 const filterObject = () => Type.Object(filters)
+export type ListQuery = Static<ReturnType<typeof queryObject>>
+const queryObject = () => Type.Object(requestFilters)
 
 export type ShownRequest = Static<typeof Request>
+export type ShownTrace = Static<typeof RequestTrace>
 export type ShownSpan = Static<typeof Span>
 
 function words(description: string, example: string) {

@@ -1,5 +1,5 @@
 /** Every SQL statement on the request log. */
-import type { Query, Sql } from '../db/database.ts'
+import type { Query, Sql, Transaction } from '../db/database.ts'
 import { commaList, type Window, windowSql } from '../http/list.ts'
 import { ApiError } from '../lib/errors.ts'
 import { isId } from '../lib/id.ts'
@@ -48,26 +48,42 @@ export async function listRequests(
   filters: Filters,
   window: Window,
 ): Promise<RequestRow[]> {
-  const any = (column: string, text: string | undefined) => {
-    const values = commaList(text)
-    return values ? sql`and ${sql(column)} = any(${values})` : sql``
-  }
+  return search(
+    sql,
+    (tx) => tx<RequestRow[]>`
+      select * from requests where environment_id = ${environmentId} ${conditions(tx, filters)} ${windowSql(tx, window)}`,
+  )
+}
+
+/** Runs a search in a transaction with a timeout. Throws `unavailable` when it exceeds the timeout. */
+export async function search<T>(sql: Sql, body: (tx: Transaction) => PromiseLike<T>): Promise<T> {
   const searched = sql.begin(async (tx) => {
     await tx.unsafe(`set local statement_timeout = ${SEARCH_TIMEOUT_MS}`)
-    return await tx<RequestRow[]>`
-      select * from requests where environment_id = ${environmentId}
-      ${statusFilter(sql, filters)}
-      ${any('resource', filters.resource)} ${any('key_id', filters.key)} ${any('method', filters.method)}
-      ${any('route', filters.route)} ${any('request_id', filters.request_id)} ${any('code', filters.code)}
-      ${filters.from === undefined ? sql`` : sql`and ordinal >= ${firstOrdinal(filters.from)}`}
-      ${filters.to === undefined ? sql`` : sql`and ordinal < ${firstOrdinal(filters.to)}`}
-      ${windowSql(sql, window)}`
+    return await body(tx)
   })
   return searched.catch((error: Error & { code?: string }) => {
     if (error.code !== QUERY_CANCELED) throw error
     const detail = 'The search exceeds its time limit. Narrow it with from and to, or filter by resource.'
     throw new ApiError('unavailable', detail, { headers: { 'retry-after': '1' }, cause: error })
   })
+}
+
+/** The filters as conditions on `requests`. */
+export function conditions(query: Query, filters: Filters) {
+  const any = (column: string, text: string | undefined) => {
+    const values = commaList(text)
+    if (values === null) return query``
+    // For one value, the indexes have the rows in the order of the list.
+    return values.length === 1
+      ? query`and ${query(column)} = ${values[0]}`
+      : query`and ${query(column)} = any(${values})`
+  }
+  return query`
+    ${statusFilter(query, filters)}
+    ${any('resource', filters.resource)} ${any('key_id', filters.key)} ${any('method', filters.method)}
+    ${any('route', filters.route)} ${any('request_id', filters.request_id)} ${any('code', filters.code)}
+    ${filters.from === undefined ? query`` : query`and ordinal >= ${firstOrdinal(filters.from)}`}
+    ${filters.to === undefined ? query`` : query`and ordinal < ${firstOrdinal(filters.to)}`}`
 }
 
 /** The lowest ordinal at a time. */
@@ -93,7 +109,7 @@ export async function findRequest(query: Query, environmentId: string, id: strin
 }
 
 /** Maximum number of other requests with the same X-Request-ID. */
-const MAX_OTHERS = 20
+export const MAX_OTHERS = 20
 /** Maximum number of writes with the same X-Request-ID that a trace distinguishes. */
 const MAX_WRITES = 100
 /** Maximum number of spans, and of events, in a trace. */
@@ -104,6 +120,9 @@ export type EventMark = { id: string; type: string; resource_id: string; sequenc
 
 /** Rows of a trace: requests with the same X-Request-ID, newest first, and its spans and events. */
 export type TraceRows = { others: RequestRow[]; writes: RequestRow[]; spans: SpanRow[]; events: EventMark[] }
+
+/** The trace of a request that caused nothing. */
+export const NO_TRACE: TraceRows = { others: [], writes: [], spans: [], events: [] }
 
 export async function traceOf(query: Query, environmentId: string, row: RequestRow): Promise<TraceRows> {
   const { request_id, id, time } = row

@@ -56,6 +56,12 @@ const one = async (id: string): Promise<any> => (await call('GET', `/v2/webhooks
 const deliveries = async (id: string, query = ''): Promise<any[]> =>
   (await call('GET', `/v2/webhooks/${id}/deliveries?limit=100${query}`)).body.data
 
+/** Runs a periodic job. */
+async function run(job: string): Promise<void> {
+  await wake(world.deps.sql, 'job', job, 'env_system')
+  world.engine.nudge()
+}
+
 function secondEngine(worker: string, others: Partial<World['deps']> = {}) {
   const { sql } = world.deps
   const options = { sql, clock: systemClock, log: silentLog, worker, poll_ms: 50 }
@@ -204,9 +210,15 @@ describe('permissions', { timeout: 120_000 }, () => {
 
   test('returns 403 when a key creates or redirects a webhook of events that it may not read', async () => {
     const narrow = await keyOf('webhooks:read', 'webhooks:write')
-    for (const events of [['instance.created'], ['instance.*'], ['*'], ['webhook.ping', 'instance.failed']]) {
+    for (const [events, missing] of [
+      [['instance.created'], ['instances:read']],
+      [['instance.*'], ['instances:read']],
+      [['webhook.ping', 'instance.failed'], ['instances:read']],
+      [['api_key.expiring'], ['keys:read']],
+      [['*'], ['instances:read', 'keys:read']],
+    ]) {
       const { status, body } = await narrow.call('POST', '/v2/webhooks', { ...EXAMPLE, events })
-      assert.deepEqual([status, body.code, body.missing_scopes], [403, 'insufficient_scope', ['instances:read']])
+      assert.deepEqual([status, body.code, body.missing_scopes], [403, 'insufficient_scope', missing])
     }
     const own = await narrow.call('POST', '/v2/webhooks', { ...EXAMPLE, events: ['webhook.*'] })
     assert.equal(own.status, 201)
@@ -225,7 +237,7 @@ describe('permissions', { timeout: 120_000 }, () => {
   test('a removed scope, a rotation and the revocation of the key apply to the next delivery', async () => {
     const receiver = await createReceiver()
     const maker = await keyOf('webhooks:read', 'webhooks:write', 'instances:read')
-    const { id } = await hook(receiver, { events: ['*'] }, maker.call)
+    const { id } = await hook(receiver, { events: ['instance.*', 'webhook.*'] }, maker.call)
     const statusOf = async () => (await deliveries(id, '&type=instance.created'))[0]
     await emit(1)
     await receiver.reach(1)
@@ -331,11 +343,6 @@ describe('the delivery log', { timeout: 120_000 }, () => {
     await end(id)
   })
 
-  const run = async (job: string) => {
-    await wake(world.deps.sql, 'job', job, 'env_system')
-    world.engine.nudge()
-  }
-
   test('the sweep wakes a webhook that has pending deliveries but no work row', async () => {
     const receiver = await createReceiver((response, n) => response.writeHead(n === 1 ? 500 : 200).end())
     const { id } = await hook(receiver)
@@ -347,6 +354,22 @@ describe('the delivery log', { timeout: 120_000 }, () => {
     await world.advance(7)
     await run('requeue-webhooks')
     await receiver.reach(2)
+    await end(id)
+  })
+
+  test('a webhook receives the event of a key that is about to end', async () => {
+    const receiver = await createReceiver()
+    const { id } = await hook(receiver, { events: ['api_key.expiring'] })
+    const { body: key } = await call('POST', '/v2/api_keys', { name: 'ci', scopes: ['keys:read'] })
+    await world.owner`update api_keys set expires_at = now() + interval '6 days' where id = ${key.id}`
+    await run('report-expiring-keys')
+    await receiver.reach(1)
+    const { event } = receiver.received[0]!
+    assert.deepEqual(
+      [event.type, event.data.object.object, event.data.object.id],
+      ['api_key.expiring', 'api_key', key.id],
+    )
+    assert.ok(!receiver.received[0]!.body.includes(key.key.slice(15, 43)))
     await end(id)
   })
 
