@@ -1,7 +1,7 @@
 /** Budgets of keys over HTTP, on simulated machines with a frozen clock. */
 import assert from 'node:assert/strict'
 import { after, before, describe, test } from 'node:test'
-import { type Call, caller } from '../http/testing.ts'
+import { type Call, caller, type Response } from '../http/testing.ts'
 import { createWorld, type World } from '../instances/testing-world.ts'
 import { recountBudgets } from './store.ts'
 
@@ -55,6 +55,40 @@ async function assertTrue(): Promise<void> {
 }
 
 describe('budgets', { timeout: 240_000 }, () => {
+  test('a key with a budget changes only instances that its budget has made', async () => {
+    const others = await create(world.callTest)
+    const ci = await key({ max_instances: 3 })
+    const inner = await key({ max_instances: 1 }, ci.call)
+    const [own, nested] = [await create(ci.call), await create(inner.call)]
+    const writes = (id: string): [string, string, object?][] => [
+      ['PUT', `/v2/instances/${id}`, { tags: { a: '1' } }],
+      ['PATCH', `/v2/instances/${id}`, { name: 'renamed' }],
+      ['PATCH', `/v2/instances/${id}?allow_reboot=true`, { plan: 'standard-4x' }],
+      ...['start', 'stop', 'reboot', 'rebuild'].map((action): [string, string, object?] => [
+        'POST',
+        `/v2/instances/${id}/actions/${action}`,
+      ]),
+      ['DELETE', `/v2/instances/${id}`],
+    ]
+    const codes = async (by: Call, id: string) => {
+      const answers: Response[] = []
+      for (const [method, url, body] of writes(id)) answers.push(await by(method, url, body))
+      return answers.map(({ status, body }) => [status, body?.code])
+    }
+    for (const [by, id] of [
+      [ci.call, others.id],
+      [inner.call, others.id],
+      [inner.call, own.id],
+    ] as const)
+      assert.deepEqual(new Set((await codes(by, id)).map(String)), new Set(['403,not_in_budget']))
+    for (const [by, id] of [
+      [ci.call, own.id],
+      [ci.call, nested.id],
+      [world.callTest, others.id],
+    ] as const)
+      assert.ok((await codes(by, id)).every(([, code]) => code !== 'not_in_budget'))
+  })
+
   test('100 concurrent creates with a budget of 10 create exactly 10', async () => {
     const ci = await key({ max_instances: 10 })
     const answers = await Promise.all(Array.from({ length: 100 }, () => launch(ci.call)))

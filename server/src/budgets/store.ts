@@ -5,6 +5,7 @@
  */
 import type { Config } from '../config.ts'
 import type { Query, Sql, Transaction } from '../db/database.ts'
+import { ApiError } from '../lib/errors.ts'
 import { newId } from '../lib/id.ts'
 import { BudgetExceeded } from '../lib/insufficient-capacity.ts'
 import type { Random } from '../lib/random.ts'
@@ -47,6 +48,20 @@ export async function reserveBudget(
   if (exceeded) throw budgetExceeded(config, chain, requested, exceeded)
   await addUse(tx, chain, requested)
   return { ttl_seconds: shortestTtl(chain) }
+}
+
+/**
+ * Throws `not_in_budget` unless an instance was made with the budget of a key, or with one inside it.
+ * @param budgetId null: a key without a budget, which is not restricted
+ * @param madeWith the budget of the key that created the instance
+ */
+export async function checkInBudget(tx: Transaction, budgetId: string | null, madeWith: string | null): Promise<void> {
+  if (budgetId === null) return
+  const { count } = await tx`select from budgets where id = ${madeWith} and ${budgetId} = any(lineage)`
+  if (count > 0) return
+  const detail =
+    'A key with a budget changes and terminates only instances that were created with its budget. Use another key.'
+  throw new ApiError('not_in_budget', detail)
 }
 
 /** Releases what a terminated instance used. */

@@ -18,7 +18,7 @@ export function actionRoutes(app: App, deps: Deps): void {
     app.post(
       `/v2/instances/:id/actions/${action}`,
       {
-        config: { scope: 'instances:write', problems: ['invalid_state', 'precondition_failed'] },
+        config: { scope: 'instances:write', problems: ['invalid_state', 'not_in_budget', 'precondition_failed'] },
         schema: {
           operationId: `${action}Instance`,
           summary: `${action[0]!.toUpperCase()}${action.slice(1)} an instance`,
@@ -41,7 +41,7 @@ export function actionRoutes(app: App, deps: Deps): void {
   app.post(
     '/v2/instances/:id/actions/rebuild',
     {
-      config: { scope: 'instances:write', problems: ['invalid_state', 'precondition_failed'] },
+      config: { scope: 'instances:write', problems: ['invalid_state', 'not_in_budget', 'precondition_failed'] },
       schema: {
         operationId: 'rebuildInstance',
         summary: 'Rebuild an instance',

@@ -1,6 +1,6 @@
 /** Desired changes of an instance: update, actions, termination. Each locks the row, checks it, and saves the change. */
 
-import { reserveBudget } from '../budgets/store.ts'
+import { checkInBudget, reserveBudget } from '../budgets/store.ts'
 import type { Transaction } from '../db/database.ts'
 import type { Deps } from '../deps.ts'
 import { ensureImport, findImage } from '../images/store.ts'
@@ -40,6 +40,7 @@ async function applyChange(
   const locked = await lock(tx, target.principal.environment_id, target.id)
   if (!locked || isPurged(locked.row, locked.now)) throw notFound('instance', target.id)
   const { row, now } = locked
+  await checkInBudget(tx, target.principal.budget_id, row.budget_id)
   target.checkVersion(row.version)
   const change = await decide(row)
   if (!change || Object.keys(change).length === 0) return { before: row, after: row }

@@ -95,6 +95,7 @@ function updateRoutes(app: App, deps: Deps): void {
       config: {
         scope: 'instances:write',
         problems: [
+          'not_in_budget',
           'capacity_exhausted',
           'invalid_state',
           'reboot_required',
@@ -137,7 +138,7 @@ function terminateRoute(app: App, deps: Deps): void {
   app.delete(
     '/v2/instances/:id',
     {
-      config: { scope: 'instances:write', problems: ['termination_protected', 'precondition_failed'] },
+      config: { scope: 'instances:write', problems: ['termination_protected', 'not_in_budget', 'precondition_failed'] },
       schema: {
         operationId: 'terminateInstance',
         summary: 'Terminate an instance',

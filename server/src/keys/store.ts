@@ -161,6 +161,23 @@ export async function currentScopes(query: Query, environmentId: string, id: str
   return row?.scopes ?? null
 }
 
+/** Whether a key is the other one or its successor by rotation, also of several rotations. */
+export async function succeeds(
+  query: Query,
+  environmentId: string,
+  id: string,
+  other: string | null,
+): Promise<boolean> {
+  const { count } = await query`
+    with recursive earlier as (
+      select id, replaces from api_keys where environment_id = ${environmentId} and id = ${id}
+      union
+      select k.id, k.replaces from api_keys k join earlier e on k.environment_id = ${environmentId} and k.id = e.replaces
+    )
+    select from earlier where id = ${other}`
+  return count > 0
+}
+
 /** One use of a key. */
 export type KeyUse = { key_id: string; address: string | null }
 

@@ -26,6 +26,7 @@ export const CATALOGUE = {
   invalid_api_key: [401, 'The API key is missing or invalid'],
   insufficient_scope: [403, 'The API key does not have the required permission'],
   address_not_allowed: [403, 'The API key cannot be used from this IP address'],
+  not_in_budget: [403, 'The budget of the API key has not made this resource'],
   not_found: [404, 'Not found'],
   method_not_allowed: [405, 'Method not allowed'],
   request_timeout: [408, 'The request timed out'],

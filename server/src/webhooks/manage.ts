@@ -9,6 +9,7 @@ import type { Outbox } from '../events/outbox.ts'
 import { matches, scopeOf } from '../events/patterns.ts'
 import { checkIfMatch } from '../http/etag.ts'
 import type { Principal } from '../keys/principal.ts'
+import { succeeds } from '../keys/store.ts'
 import { ApiError, validationFailed } from '../lib/errors.ts'
 import { newId } from '../lib/id.ts'
 import { checkDestination, OutboundError } from '../lib/outbound.ts'
@@ -113,6 +114,18 @@ export async function deleteWebhook(
   return row
 }
 
+/**
+ * A new secret is shown to the key whose webhook it is and to its successors. Other keys need `keys:write`: they could
+ * create a key that may see it.
+ */
+async function checkMaySeeSecret(tx: Transaction, principal: Principal, row: WebhookRow): Promise<void> {
+  if (principal.scopes.includes('keys:write')) return
+  if (await succeeds(tx, principal.environment_id, principal.key_id, row.key_id)) return
+  const detail =
+    'The webhook belongs to another key. Rotate its secret with that key, or with a key that has the scope keys:write.'
+  throw new ApiError('insufficient_scope', detail, { extensions: { required_scope: 'keys:write' } })
+}
+
 /** Replaces the secret. Requests are also signed with the previous one for `overlapSeconds` of real time. */
 export async function rotateSecret(
   tx: Transaction,
@@ -121,6 +134,7 @@ export async function rotateSecret(
   overlapSeconds: number,
 ): Promise<{ before: WebhookRow; after: WebhookRow; secret: string }> {
   const { row: before, now } = await lockWebhook(tx, principal.environment_id, id)
+  await checkMaySeeSecret(tx, principal, before)
   checkIfMatch(if_match, showWebhook(before))
   const secret = newSecret(deps.random)
   const change = {

@@ -183,7 +183,7 @@ function rotateRoute(app: App, deps: Deps): void {
         operationId: 'rotateWebhookSecret',
         summary: 'Rotate the secret of a webhook',
         description:
-          'During the overlap each request carries two signatures, the new one first, so a receiver can verify with either secret.',
+          'During the overlap each request carries two signatures, the new one first, so a receiver can verify with either secret. A key that neither created the webhook nor set its URL or events also needs the scope `keys:write`.',
         tags,
         params,
         body: Nullable(RotateSecret),

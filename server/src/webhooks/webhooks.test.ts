@@ -3,6 +3,7 @@ import assert from 'node:assert/strict'
 import { after, before, describe, test } from 'node:test'
 import { Webhook } from 'standardwebhooks'
 import { CANARY, secretsIn } from '../db/testing-canary.ts'
+import { type Call, caller } from '../http/testing.ts'
 import { createWorld, type World } from '../instances/testing-world.ts'
 import { systemClock } from '../lib/clock.ts'
 import { SCHEDULE_SECONDS } from './retry-schedule.ts'
@@ -363,6 +364,27 @@ describe('a webhook', { timeout: 240_000 }, () => {
     const rows = await world.owner`select secret, previous_secret from webhooks where id = ${id}`
     const bytes = Buffer.from(alone.body.secret.slice(6), 'base64')
     assert.ok(!Buffer.concat([rows[0]!.secret, rows[0]!.previous_secret]).includes(bytes), 'the secret is sealed')
+    await end(id)
+  })
+
+  test('shows a new secret to the key of the webhook, its successors and keys with keys:write', async () => {
+    const receiver = await createReceiver()
+    const { id } = await hook(receiver, created)
+    const make = async (scopes: string[], url = '/v2/api_keys') => {
+      const { body } = await call('POST', url, url.endsWith('rotate') ? {} : { name: 'k', scopes })
+      return { id: body.id, call: caller(world.app, body.key) }
+    }
+    const scopes = ['webhooks:read', 'webhooks:write', 'instances:read']
+    const [other, manager] = [await make(scopes), await make([...scopes, 'keys:write'])]
+    const rotate = (by: Call) => by('POST', `/v2/webhooks/${id}/rotate_secret`)
+    const refused = await rotate(other.call)
+    assert.deepEqual([refused.status, refused.body.required_scope, refused.body.secret], [403, 'keys:write', undefined])
+    assert.equal((await rotate(manager.call)).status, 200)
+    // Whoever sets the URL owns the webhook.
+    assert.equal((await other.call('PATCH', `/v2/webhooks/${id}`, { events: ['instance.updated'] })).status, 200)
+    assert.equal((await rotate(other.call)).status, 200)
+    const successor = await make(scopes, `/v2/api_keys/${other.id}/rotate`)
+    assert.equal((await rotate(successor.call)).status, 200)
     await end(id)
   })
 
