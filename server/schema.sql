@@ -128,6 +128,8 @@ grant execute on function refuse_over_quota() to public;
 
 grant execute on function reserved_image_bytes() to cn_app;
 
+grant execute on function running_imports(except_id text, OUT host integer, OUT project integer) to cn_app;
+
 grant execute on function set_project_quota(of_project text, of_mode text, new_quota jsonb) to cn_app;
 
 grant execute on function used_capacity(in_region text, except_id text, overhead_bytes bigint) to cn_app;
@@ -1072,6 +1074,19 @@ CREATE OR REPLACE FUNCTION public.reserved_image_bytes()
 AS $function$
     select coalesce(sum(i.reserved_bytes), 0)::bigint from public.images i
     where i.reserved_bytes > 0 and (i.observed_state <> 'present' or i.observed_import < i.wanted_import)
+  $function$;
+
+CREATE OR REPLACE FUNCTION public.running_imports(except_id text, OUT host integer, OUT project integer)
+ RETURNS record
+ LANGUAGE sql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+    select count(*)::integer, count(*) filter (where e.project_id = own.project_id)::integer
+    from public.images i left join public.environments e on e.id = i.environment_id
+      left join public.environments own on own.id = public.current_environment_id()
+    where i.id <> except_id and i.observed_state = 'importing' and i.observed_import = i.wanted_import
+      and not i.wanted_gone
   $function$;
 
 CREATE OR REPLACE FUNCTION public.set_project_quota(of_project text, of_mode text, new_quota jsonb)

@@ -11,6 +11,7 @@ import type { Deps } from '../deps.ts'
 import { bearer } from '../http/bearer.ts'
 import { following } from '../http/follow.ts'
 import { commaList } from '../http/list.ts'
+import { createStreamLimit } from '../http/stream-limit.ts'
 import type { Principal } from '../keys/principal.ts'
 import { ApiError, DatabaseUnavailableError } from '../lib/errors.ts'
 import { isAllowedFrom } from '../lib/ip.ts'
@@ -20,6 +21,11 @@ import { checkKept, type EventText, readBounds, readEvents } from './store.ts'
 
 /** Maximum number of streams per key and process. */
 export const STREAMS_PER_KEY = 100
+const LIMIT = {
+  per_key: STREAMS_PER_KEY,
+  per_process: 5_000,
+  hint: 'Close one, or read the events of several resources in one stream.',
+}
 
 /** Real milliseconds of silence before a heartbeat. */
 const HEARTBEAT_MS = 15_000
@@ -40,7 +46,7 @@ export type StreamFilters = { type?: string; resource?: string }
 /** Returns a function that opens a stream for a request; `after` is null to start with new events. */
 export function createStreams(deps: Deps) {
   const share = createSharedReads<ReadResult>(deps.notifier)
-  const countStream = createStreamLimit()
+  const countStream = createStreamLimit(LIMIT)
 
   /** Reads the events after a position that the key may read. Throws `events_expired`. */
   function read(principal: Principal, { type, resource = '' }: StreamFilters, after: number): Promise<ReadResult> {
@@ -98,7 +104,7 @@ export function createStreams(deps: Deps) {
 
   return async function openStream(
     request: FastifyRequest,
-    response: ClosableResponse,
+    response: { once(event: 'close', listener: () => void): unknown },
     filters: StreamFilters,
     after: number | null,
   ) {
@@ -116,26 +122,6 @@ async function currentPrincipal(deps: Deps, request: FastifyRequest): Promise<Pr
   const principal = deps.keys.cached(key) ?? (await deps.keys.find(key))
   if (!principal?.scopes.includes('events:read')) return null
   return isAllowedFrom(principal.allowed_addresses, request.client_address) ? principal : null
-}
-
-type ClosableResponse = { once(event: 'close', listener: () => void): unknown }
-
-/** Returns a function that counts a stream for its key until the connection is closed. It throws `rate_limited` at the maximum. */
-function createStreamLimit() {
-  const open = new Map<string, number>()
-  return function countStream({ key_id }: Principal, response: ClosableResponse): void {
-    const count = open.get(key_id) ?? 0
-    if (count >= STREAMS_PER_KEY) {
-      const detail = `The key already has ${STREAMS_PER_KEY} open streams, the maximum. Close one, or read the events of several resources in one stream.`
-      throw new ApiError('rate_limited', detail, { headers: { 'retry-after': '5' } })
-    }
-    open.set(key_id, count + 1)
-    response.once('close', () => {
-      const left = open.get(key_id)! - 1
-      if (left > 0) open.set(key_id, left)
-      else open.delete(key_id)
-    })
-  }
 }
 
 const blockOf = ({ ordinal, type, text }: EventText): string => `id: ${ordinal}\nevent: ${type}\ndata: ${text}\n\n`

@@ -15,6 +15,7 @@ import type { Outbox } from '../events/outbox.ts'
 import { usedBytes } from '../lib/files.ts'
 import { InsufficientCapacity, QuotaExceeded } from '../lib/insufficient-capacity.ts'
 import { signal } from '../lib/processes.ts'
+import { startInSlot } from './import-slots.ts'
 import { killLeftovers } from './importer/children.ts'
 import { readGrant, writeGrant } from './importer/grant.ts'
 import { readStatus, writeJob } from './importer/job-files.ts'
@@ -26,6 +27,8 @@ import { loadImage, lockImage, purgeImage, recordImport } from './store.ts'
 
 /** Poll interval of a running import, and therefore the age of `progress`. */
 const POLL_INTERVAL_SECONDS = 1
+/** Interval at which an import that waits for a slot tries again. */
+const WAIT_SECONDS = 2
 /** Interval at which the purge of a deleted image is retried while terminated instances refer to it. */
 const PURGE_INTERVAL_SECONDS = 3600
 /** What a recipe writes, at most: a system with its packages, and a disk made of it. */
@@ -58,7 +61,11 @@ export function imageReconciler(
       return { after_seconds: null }
     }
     if (row.observed_import === row.wanted_import && row.observed_state === 'failed') return { after_seconds: null }
-    return await followImport(deps, importer, claimed, row, folders)
+    if (row.observed_state === 'importing' && row.observed_import === row.wanted_import)
+      return await followImport(deps, importer, claimed, row, folders)
+    const started = await startInSlot(deps.sql, row, () => startImport(deps, importer, claimed, row, folders))
+    if (started === 'wait') return { after_seconds: WAIT_SECONDS }
+    return { after_seconds: started === 'started' ? POLL_INTERVAL_SECONDS : null }
   }
 }
 
@@ -70,18 +77,25 @@ function foldersOf(config: Pick<Config, 'data_dir'>, id: string): Folders {
   return { job: at('imports', id), final: at('images', id), upload: at('uploads', `${id}.part`) }
 }
 
+/** Starts an import. False if its bytes cannot be reserved: then it has failed. */
+async function startImport(
+  deps: ImageDeps,
+  importer: Importer,
+  claimed: Claim,
+  row: ImageRow,
+  folders: Folders,
+): Promise<boolean> {
+  // A retry keeps only the partial download, which may be resumed.
+  rmSync(join(folders.job, 'status.json'), { force: true })
+  writeJob(folders.job, jobOf(deps.config, row, folders.upload))
+  const needed = row.source.kind === 'recipe' ? RECIPE_BYTES : row.reserved_bytes
+  if (!(await reserveFor(deps, importer, claimed, row, folders, needed))) return false
+  await recordObserved(deps, claimed, row, { state: 'importing', progress: null, error: null, manifest: null })
+  importer.start(folders.job)
+  return true
+}
+
 async function followImport(deps: ImageDeps, importer: Importer, claimed: Claim, row: ImageRow, folders: Folders) {
-  const importing = row.observed_state === 'importing' && row.observed_import === row.wanted_import
-  if (!importing) {
-    // A retry keeps only the partial download, which may be resumed.
-    rmSync(join(folders.job, 'status.json'), { force: true })
-    writeJob(folders.job, jobOf(deps.config, row, folders.upload))
-    const needed = row.source.kind === 'recipe' ? RECIPE_BYTES : row.reserved_bytes
-    if (!(await reserveFor(deps, importer, claimed, row, folders, needed))) return { after_seconds: null }
-    await recordObserved(deps, claimed, row, { state: 'importing', progress: null, error: null, manifest: null })
-    importer.start(folders.job)
-    return { after_seconds: POLL_INTERVAL_SECONDS }
-  }
   const status = readStatus(folders.job)
   if (status?.state === 'done') {
     mkdirSync(join(deps.config.data_dir, 'images'), { recursive: true })

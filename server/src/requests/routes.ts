@@ -20,6 +20,7 @@ import {
   type ShownTrace,
   Span,
 } from './schema.ts'
+import { createSearchSlots } from './search-slots.ts'
 import { findRequest, listRequests, NO_TRACE, traceOf } from './store.ts'
 import { timeline } from './trace.ts'
 
@@ -30,12 +31,15 @@ export const requests: Resource = {
   tag: { name: 'Requests', description: 'Log of API requests, with their responses and effects.' },
   schemas: [Request, RequestPage, Span, RequestTrace],
   routes(app, deps) {
-    listRoute(app, deps)
-    requestRoute(app, deps)
+    const search = createSearchSlots()
+    listRoute(app, deps, search)
+    requestRoute(app, deps, search)
   },
 }
 
-function listRoute(app: App, deps: Deps): void {
+type Search = ReturnType<typeof createSearchSlots>
+
+function listRoute(app: App, deps: Deps, search: Search): void {
   app.get(
     '/v2/requests',
     {
@@ -49,18 +53,19 @@ function listRoute(app: App, deps: Deps): void {
         response: { 200: ref(RequestPage) },
       },
     },
-    async (request, reply) => {
-      if (request.query.project) return sendAnyPage(deps, request, reply, request.query)
-      await deps.requests.flush()
-      const { environment_id } = request.principal
-      const sql = deps.sql.as(environment_id)
-      const select = (window: Window) => listRequests(sql, environment_id, request.query, window)
-      return sendPage(deps, request, reply, select, showRequest)
-    },
+    (request, reply) =>
+      search(request.principal.project_id, async () => {
+        if (request.query.project) return sendAnyPage(deps, request, reply, request.query)
+        await deps.requests.flush()
+        const { environment_id } = request.principal
+        const sql = deps.sql.as(environment_id)
+        const select = (window: Window) => listRequests(sql, environment_id, request.query, window)
+        return sendPage(deps, request, reply, select, showRequest)
+      }),
   )
 }
 
-function requestRoute(app: App, deps: Deps): void {
+function requestRoute(app: App, deps: Deps, search: Search): void {
   app.get(
     '/v2/requests/:id',
     {
@@ -84,17 +89,20 @@ function requestRoute(app: App, deps: Deps): void {
     },
     async (request, reply) => {
       const { id } = request.params
-      if (request.query.project) return sendObject(request, reply, await anyTrace(deps, request, id))
-      await deps.requests.flush()
-      const { environment_id } = request.principal
-      const sql = deps.sql.as(environment_id)
-      const row = await findRequest(sql, environment_id, id)
-      if (!row) throw notFound('request', id)
-      const { others, writes, spans, events } = await traceOf(sql, environment_id, row)
-      const trace = timeline(row, writes, spans, events)
-      return sendObject(request, reply, { ...showRequest(row), spans: trace, others: others.map(showOther) })
+      const { project_id, environment_id } = request.principal
+      const trace = request.query.project ? () => anyTrace(deps, request, id) : () => ownTrace(deps, environment_id, id)
+      return sendObject(request, reply, await search(project_id, trace))
     },
   )
+}
+
+async function ownTrace(deps: Deps, environmentId: string, id: string): Promise<ShownTrace> {
+  await deps.requests.flush()
+  const sql = deps.sql.as(environmentId)
+  const row = await findRequest(sql, environmentId, id)
+  if (!row) throw notFound('request', id)
+  const { others, writes, spans, events } = await traceOf(sql, environmentId, row)
+  return { ...showRequest(row), spans: timeline(row, writes, spans, events), others: others.map(showOther) }
 }
 
 /** Sends a page of the requests of all projects, and records the search. */
