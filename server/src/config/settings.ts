@@ -185,6 +185,13 @@ export const SETTINGS = {
     description:
       'Whether all projects can run live instances where what guests send cannot be filtered; otherwise only the first project can. In config.json: true or false',
   }),
+  allow_tenant_loopback: setting({
+    type: onOff,
+    env: 'CLOUDNEXUS_ALLOW_TENANT_LOOPBACK',
+    default: false,
+    description:
+      'Whether loopback addresses in webhook_allow and image_allow apply to all projects; otherwise to the first project only. In config.json: true or false',
+  }),
   webhook_allow: setting({
     type: ranges,
     env: 'CLOUDNEXUS_WEBHOOK_ALLOW',

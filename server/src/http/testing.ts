@@ -56,6 +56,7 @@ export const testConfig: Config = {
     { id: 'standard-8x', vcpus: 8, memory_bytes: 16 * 2 ** 30, disk_bytes: 80 * 2 ** 30 },
   ],
   image_allow: [],
+  allow_tenant_loopback: true,
   image_max_bytes: 2 ** 20,
   mirrors: {},
   rate_limits: HIGH_LIMITS,

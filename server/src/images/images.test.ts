@@ -6,12 +6,19 @@ import { after, describe, test } from 'node:test'
 import { withOutbox } from '../events/outbox.ts'
 import { caller, createTestApp, createTestTenant, testConfig } from '../http/testing.ts'
 import { CATALOGUE } from './catalog.ts'
+import { jobOf } from './job.ts'
 import type { ImageRow } from './row.ts'
 import { ensureImport, findImage, loadImage, purgeImage, recordImport, syncCatalogue } from './store.ts'
 import { removeIncomplete } from './upload.ts'
 
 const data_dir = mkdtempSync(join(tmpdir(), 'cloudnexus-images-'))
-const config = { ...testConfig, data_dir, image_max_bytes: 100_000, image_allow: ['127.0.0.0/8'] }
+const config = {
+  ...testConfig,
+  data_dir,
+  image_max_bytes: 100_000,
+  image_allow: ['127.0.0.0/8'],
+  allow_tenant_loopback: false,
+}
 const { app, deps, owner, call, live, test: sandbox } = await createTestApp(() => ({ config }))
 after(async () => {
   await app.close()
@@ -22,6 +29,7 @@ const sql = deps.sql.as(environment_id)
 await owner`insert into environments (id, mode) values ('env_system', 'system')`
 await syncCatalogue(owner, CATALOGUE)
 
+type Download = { allowed_addresses: string[] }
 const sha256 = 'A'.repeat(64)
 const fromUrl = (name: string, more: object = {}) => ({
   name,
@@ -169,6 +177,19 @@ describe('an image from a URL', () => {
 
   test('accepts an address in a range that the operator allows', async () => {
     assert.equal((await call('POST', '/v2/images', fromUrl('local', { url: 'http://127.0.0.1:9000/a' }))).status, 201)
+  })
+
+  test('of another project than that of the operator comes from no loopback address', async () => {
+    const { live: other } = await createTestTenant(deps)
+    const literal = fromUrl('loopback', { url: 'http://127.0.0.1:9000/a.qcow2' })
+    const { status, body } = await caller(app, other.key)('POST', '/v2/images', literal)
+    assert.deepEqual([status, body.errors[0].pointer], [422, '/url'])
+    const named = fromUrl('named', { url: 'http://localhost:9000/a.qcow2' })
+    const { id } = (await caller(app, other.key)('POST', '/v2/images', named)).body
+    const made = (await loadImage(deps.sql.as(other.principal.environment_id), id))!
+    const ranges = (isOperators: boolean) => jobOf(config, made, '', isOperators)
+    assert.deepEqual((ranges(false) as Download).allowed_addresses, [])
+    assert.deepEqual((ranges(true) as Download).allowed_addresses, ['127.0.0.0/8'])
   })
 
   test('is available immediately in a test environment, without an import', async () => {

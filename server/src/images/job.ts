@@ -1,12 +1,13 @@
 import { join } from 'node:path'
 import type { Config } from '../config.ts'
+import { rangesFor } from '../lib/tenant-ranges.ts'
 import type { Job } from './importer/job.ts'
 import type { ImageRow } from './row.ts'
 
 const RECIPES = join(import.meta.dirname, '../../../images')
 
-/** The importer's job for an image. Pure. */
-export function jobOf(config: Config, row: ImageRow, uploadPath: string): Job {
+/** The importer's job for an image, of the operator's project or of the catalogue (`isOperators`) or of another project. Pure. */
+export function jobOf(config: Config, row: ImageRow, uploadPath: string, isOperators: boolean): Job {
   const { source } = row
   const disk = {
     max_virtual_size_bytes: Math.max(...config.plans.map((plan) => plan.disk_bytes)),
@@ -16,7 +17,7 @@ export function jobOf(config: Config, row: ImageRow, uploadPath: string): Job {
   const download = {
     ...disk,
     max_bytes: config.image_max_bytes,
-    allowed_addresses: config.image_allow,
+    allowed_addresses: [...rangesFor(config, config.image_allow, isOperators)],
     stall_timeout_seconds: config.image_stall_timeout_seconds,
   }
   switch (source.kind) {

@@ -15,6 +15,7 @@ import type { Outbox } from '../events/outbox.ts'
 import { usedBytes } from '../lib/files.ts'
 import { InsufficientCapacity, QuotaExceeded } from '../lib/insufficient-capacity.ts'
 import { signal } from '../lib/processes.ts'
+import { belongsToOperator } from '../projects/store.ts'
 import { startInSlot } from './import-slots.ts'
 import { killLeftovers } from './importer/children.ts'
 import { readGrant, writeGrant } from './importer/grant.ts'
@@ -87,7 +88,8 @@ async function startImport(
 ): Promise<boolean> {
   // A retry keeps only the partial download, which may be resumed.
   rmSync(join(folders.job, 'status.json'), { force: true })
-  writeJob(folders.job, jobOf(deps.config, row, folders.upload))
+  const isOperators = row.environment_id === null || (await belongsToOperator(deps.sql, row.environment_id))
+  writeJob(folders.job, jobOf(deps.config, row, folders.upload, isOperators))
   const needed = row.source.kind === 'recipe' ? RECIPE_BYTES : row.reserved_bytes
   if (!(await reserveFor(deps, importer, claimed, row, folders, needed))) return false
   await recordObserved(deps, claimed, row, { state: 'importing', progress: null, error: null, manifest: null })

@@ -8,6 +8,8 @@ import { type Window, windowSql } from '../http/list.ts'
 import type { Principal } from '../keys/principal.ts'
 import { ApiError, notFound } from '../lib/errors.ts'
 import { isId, newId } from '../lib/id.ts'
+import { rangesFor } from '../lib/tenant-ranges.ts'
+import { belongsToOperator } from '../projects/store.ts'
 import type { CatalogImage } from './catalog.ts'
 import { checkSource } from './check-source.ts'
 import { reserveBytes } from './reserve.ts'
@@ -94,7 +96,8 @@ export async function createImage(
   body: Static<typeof ImageCreate>,
 ): Promise<ImageRow> {
   const { environment_id, mode } = principal
-  const source = checkSource(body, deps.config.image_allow)
+  const isOperators = await belongsToOperator(tx, environment_id)
+  const source = checkSource(body, rangesFor(deps.config, deps.config.image_allow, isOperators))
   const [row] = await tx<ImageRow[]>`
     insert into images (id, environment_id, name, description, source, ready_signal, ssh_user, created_at)
     select ${newId('img', deps.random)}, ${environment_id}, ${body.name}, ${body.description ?? ''},

@@ -13,7 +13,7 @@ import type { InstanceRow } from './row.ts'
 const LOG_BYTES = 1024 * 1024
 
 /** Streams of console logs. */
-export const CONSOLE_STREAMS = { per_key: 20, per_process: 500, hint: 'Close one first.' }
+const CONSOLE_STREAMS = { per_key: 20, per_process: 500, hint: 'Close one first.' }
 
 type Client = { principal: Principal; raw: IncomingMessage; response: { once(event: 'close', f: () => void): unknown } }
 

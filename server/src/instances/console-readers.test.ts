@@ -37,7 +37,7 @@ test('300 streams of a log cost one read per interval, and each gets the log and
   await Promise.all(streams.map((stream) => stream.return()))
   await pass()
   await pass()
-  assert.equal(state.reads <= 4, true, 'nobody reads on')
+  assert.equal(state.reads <= 4, true, 'no read without a stream')
 })
 
 test('a stream that joins later begins with the log of that moment', async () => {

@@ -100,7 +100,7 @@ export function createConsoleReaders(clock: Clock) {
 }
 
 /** The new part of the log. The log is a sliding window, so the new part begins after the end of the old window. */
-export function addition(before: Buffer, now: Buffer): Buffer {
+function addition(before: Buffer, now: Buffer): Buffer {
   if (now.subarray(0, before.length).equals(before)) return now.subarray(before.length)
   const mark = before.subarray(-4096)
   const at = mark.length > 0 ? now.lastIndexOf(mark) : -1

@@ -57,7 +57,7 @@ export async function isOpenTo(
 
 /** What `isOpenTo` means for a user, and what to do. */
 export const unfilteredMessage = (region: string) =>
-  `${region} does not filter what guests send, so only the project of its operator can run live instances there. The operator can install nftables and run the control plane as root, or set allow_unfiltered_guests.`
+  `${region} does not filter what guests send, so only the project of its operator can run live instances there. The operator can make the host filter what guests send (see docs/running.md), or set allow_unfiltered_guests.`
 
 /**
  * Checks that instances of these plans fit, and that they still fit when the transaction commits: transactions that

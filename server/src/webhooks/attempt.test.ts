@@ -20,15 +20,21 @@ const nowhere: Resolve = () => Promise.reject(new Error('unknown'))
 /** One attempt in a new connection slot. */
 async function attempt(
   url: string,
-  options: { resolve?: Resolve; config?: Partial<Config>; budget?: Partial<Budget> } = {},
+  options: { resolve?: Resolve; config?: Partial<Config>; budget?: Partial<Budget>; isOperators?: boolean } = {},
 ) {
   const slot = slotOf(options)
   after(() => slot.close())
   return (await slot.attempt({ url, secrets: [SECRET] }, MESSAGE)).attempt
 }
-const slotOf = ({ resolve = nowhere, config = {}, budget = {} }: Parameters<typeof attempt>[1] = {}) =>
+const slotOf = ({
+  resolve = nowhere,
+  config = {},
+  budget = {},
+  isOperators = true,
+}: Parameters<typeof attempt>[1] = {}) =>
   createConnectionSlot(
     { clock: systemClock, config: { ...testConfig, ...config }, resolve, openConnection },
+    isOperators,
     { ...BUDGET, ...budget },
   )
 
@@ -39,6 +45,15 @@ const receiver = async (respond?: Receiver['respond']) => {
 }
 
 describe('an attempt', { timeout: 60_000 }, () => {
+  test('sends nothing to loopback addresses for other projects than that of the operator', async () => {
+    const { url, received } = await receiver()
+    const isOperators = false
+    const config = { allow_tenant_loopback: false }
+    assert.equal((await attempt(url, { isOperators, config })).error, 'destination_not_allowed')
+    assert.equal(received.length, 0)
+    assert.equal((await attempt(url, { isOperators })).error, null)
+  })
+
   test('times out when a receiver sends nothing, or one byte at a time', async () => {
     const silent = await receiver(() => {})
     const drip = await receiver((response) => {

@@ -8,6 +8,7 @@ import type { Readable } from 'node:stream'
 import type { Deps } from '../deps.ts'
 import { checkDestination, type Destination, OutboundError, type OutboundPolicy } from '../lib/outbound.ts'
 import { isProtocolError, type OutboundConnection } from '../lib/outbound-connection.ts'
+import { rangesFor } from '../lib/tenant-ranges.ts'
 import type { Attempt, AttemptError } from './row.ts'
 import { headersOf, type Message, sign } from './signature.ts'
 
@@ -36,12 +37,14 @@ export type ConnectionSlot = {
   close(): void
 }
 
-/** The destinations that webhooks may have. */
+/** The destinations that webhooks of the operator's project (`isOperators`) or of another project may have. */
 export function policyOf(
   { config, resolve }: Pick<SlotDeps, 'config' | 'resolve'>,
+  isOperators: boolean,
   dnsTimeoutMs: number,
 ): OutboundPolicy {
-  return { allowHttp: 'allowed_addresses', allowedAddresses: config.webhook_allow, dnsTimeoutMs, resolve }
+  const allowedAddresses = rangesFor(config, config.webhook_allow, isOperators)
+  return { allowHttp: 'allowed_addresses', allowedAddresses, dnsTimeoutMs, resolve }
 }
 
 /** The attempt has exceeded its time budget. */
@@ -50,8 +53,8 @@ class BudgetExceeded extends Error {}
 type Phase = 'connecting' | 'reached' | 'ready'
 
 /** A connection slot whose attempts stay within the budget. */
-export function createConnectionSlot(deps: SlotDeps, budget: Budget): ConnectionSlot {
-  return new Slot(deps, budget)
+export function createConnectionSlot(deps: SlotDeps, isOperators: boolean, budget: Budget): ConnectionSlot {
+  return new Slot(deps, isOperators, budget)
 }
 
 class Slot implements ConnectionSlot {
@@ -66,10 +69,10 @@ class Slot implements ConnectionSlot {
   #connectMs: number | null = null
   #running: AbortController | null = null
 
-  constructor(deps: SlotDeps, budget: Budget) {
+  constructor(deps: SlotDeps, isOperators: boolean, budget: Budget) {
     this.#deps = deps
     this.#budget = budget
-    this.#policy = policyOf(deps, budget.dns_ms)
+    this.#policy = policyOf(deps, isOperators, budget.dns_ms)
     this.#proxy = proxyOf(deps.config.webhook_proxy)
   }
 

@@ -64,7 +64,7 @@ class DeliveryLoop {
     this.#claimed = claimed
     this.#first = first
     this.#view = createEndpointView(deps, first)
-    this.#slots = Array.from({ length: CONNECTION_SLOTS }, () => createConnectionSlot(deps, budget))
+    this.#slots = Array.from({ length: CONNECTION_SLOTS }, () => createConnectionSlot(deps, first.is_operators, budget))
     this.#freeSlots = [...this.#slots]
     this.#health = healthOf(first)
     this.#isFailing = this.#health.failing_since !== null

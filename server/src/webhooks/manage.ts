@@ -14,6 +14,7 @@ import { ApiError, validationFailed } from '../lib/errors.ts'
 import { newId } from '../lib/id.ts'
 import { checkDestination, OutboundError } from '../lib/outbound.ts'
 import { seal } from '../lib/secret-box.ts'
+import { belongsToOperator } from '../projects/store.ts'
 import { BUDGET, policyOf } from './attempt.ts'
 import { showWebhook } from './present.ts'
 import { isEnabled, type WebhookRow } from './row.ts'
@@ -33,10 +34,17 @@ export function typesOf(patterns: readonly string[]): string[] {
  * Throws `validation_failed` for a URL that is not allowed, with the same text for every reason. Accepts a host name that
  * does not resolve: the destination is checked again for each attempt.
  */
-export async function checkUrl(deps: Pick<Deps, 'config' | 'resolve'>, url: string | undefined): Promise<void> {
+export async function checkUrl(
+  deps: Pick<Deps, 'config' | 'resolve' | 'sql'>,
+  { environment_id }: Pick<Principal, 'environment_id'>,
+  url: string | undefined,
+): Promise<void> {
   if (url === undefined) return
   try {
-    await checkDestination(url, policyOf(deps, BUDGET.dns_ms))
+    await checkDestination(
+      url,
+      policyOf(deps, await belongsToOperator(deps.sql.as(environment_id), environment_id), BUDGET.dns_ms),
+    )
   } catch (error) {
     if (!(error instanceof OutboundError)) throw error
     if (error.code === 'name_not_resolved') return

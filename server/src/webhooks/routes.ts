@@ -112,7 +112,7 @@ function createRoute(app: App, deps: Deps): void {
       },
     },
     async (request, reply) => {
-      await checkUrl(deps, request.body.url)
+      await checkUrl(deps, request.principal, request.body.url)
       return write(deps, request, reply, async (tx) => {
         const { row, secret } = await createWebhook(tx, deps, request.principal, request.body)
         const shown = showWebhook(row)
@@ -142,7 +142,7 @@ function updateRoutes(app: App, deps: Deps): void {
         response: { 200: ref(Webhook) },
       },
       handler: async (request, reply) => {
-        await checkUrl(deps, request.body.url)
+        await checkUrl(deps, request.principal, request.body.url)
         return write(deps, request, reply, async (tx, outbox) => {
           const { before, after } = await updateWebhook(tx, outbox, target(request, request.params.id), request.body)
           const was = showWebhook(before)

@@ -17,17 +17,20 @@ import { findEndpoint } from './store.ts'
 /** Real milliseconds for which an endpoint is cached. */
 const CACHE_MS = 1_000
 
-/** A webhook with its opened secrets, and the scopes of its key; `scopes` is null when the key is revoked or expired. */
-export type Endpoint = { row: WebhookRow; secrets: Uint8Array[]; scopes: string[] | null }
+/**
+ * A webhook with its opened secrets, the scopes of its key (null when the key is revoked or expired), and whether it
+ * belongs to the operator's project.
+ */
+export type Endpoint = { row: WebhookRow; secrets: Uint8Array[]; scopes: string[] | null; is_operators: boolean }
 
 /** Reads an endpoint; null if it does not exist. */
 export async function readEndpoint(deps: Pick<Deps, 'secrets'> & { sql: Sql }, id: string): Promise<Endpoint | null> {
   const found = await findEndpoint(deps.sql, id)
   if (!found) return null
-  const { previous_counts, ...row } = found
+  const { previous_counts, is_operators, ...row } = found
   const sealed = previous_counts && row.previous_secret ? [row.secret, row.previous_secret] : [row.secret]
   const secrets = sealed.map((each) => open(deps.secrets.seal_key, each))
-  return { row, secrets, scopes: await currentScopes(deps.sql, row.environment_id, row.key_id) }
+  return { row, secrets, scopes: await currentScopes(deps.sql, row.environment_id, row.key_id), is_operators }
 }
 
 /** Whether events are sent to the endpoint. */

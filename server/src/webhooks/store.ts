@@ -115,12 +115,14 @@ export function wakeWebhook(outbox: Outbox, { environment_id, id }: WebhookRow):
 }
 
 /** `previous_counts`: the previous secret is still valid. */
-export type FoundEndpoint = WebhookRow & { previous_counts: boolean }
+export type FoundEndpoint = WebhookRow & { previous_counts: boolean; is_operators: boolean }
 
 /** A webhook as its deliveries need it; null if it does not exist. */
 export async function findEndpoint(query: Query, id: string): Promise<FoundEndpoint | null> {
   const [row] = await query<FoundEndpoint[]>`
-    select *, coalesce(previous_secret_until > now(), false) as previous_counts from webhooks where id = ${id}`
+    select *, coalesce(previous_secret_until > now(), false) as previous_counts,
+      belongs_to_operator(environment_id) as is_operators
+    from webhooks where id = ${id}`
   return row ?? null
 }
 

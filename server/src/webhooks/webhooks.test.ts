@@ -380,7 +380,7 @@ describe('a webhook', { timeout: 240_000 }, () => {
     const refused = await rotate(other.call)
     assert.deepEqual([refused.status, refused.body.required_scope, refused.body.secret], [403, 'keys:write', undefined])
     assert.equal((await rotate(manager.call)).status, 200)
-    // Whoever sets the URL owns the webhook.
+    // The key that sets the URL or the events owns the webhook.
     assert.equal((await other.call('PATCH', `/v2/webhooks/${id}`, { events: ['instance.updated'] })).status, 200)
     assert.equal((await rotate(other.call)).status, 200)
     const successor = await make(scopes, `/v2/api_keys/${other.id}/rotate`)
