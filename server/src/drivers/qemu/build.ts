@@ -26,7 +26,7 @@ import {
 import { checkNetwork } from './network/user.ts'
 import { runProgram } from './run-program.ts'
 import { writeSeed } from './seed.ts'
-import { MACHINE_USERS } from './users.ts'
+import { MACHINE_NUMBERS } from './users.ts'
 import { confinementOf, viewOf } from './view.ts'
 
 /**
@@ -77,7 +77,7 @@ async function freeNumber(host: Host): Promise<number> {
   const ids = (await readdir(instancesFolder(host))).filter((name) => isId('inst', name))
   const machines = await Promise.all(ids.map((id) => readMachine(machinePaths(host, id))))
   const used = new Set(machines.map((machine) => machine?.uid_number))
-  for (let number = 0; number < MACHINE_USERS; number++) if (!used.has(number)) return number
+  for (let number = 0; number < MACHINE_NUMBERS; number++) if (!used.has(number)) return number
   throw new Error('no user ID is free')
 }
 

@@ -11,18 +11,18 @@ import { confine, isReachable, spawnDetached } from './launch.ts'
 import { killProcess } from './process.ts'
 import { startError } from './start.ts'
 
-const none = { uid: null, group: null, binds: [], scope: [], enter: [] }
+const none = { uid: null, groups: [], binds: [], scope: [], enter: [] }
 
 test('returns the command unchanged without a confinement', () => {
   assert.deepEqual(confine(['qemu', '-x'], none), ['qemu', '-x'])
 })
 
 test('a separate user has one capability and cannot gain more', () => {
-  const argv = confine(['qemu'], { ...none, uid: 70001, group: 105 })
+  const argv = confine(['qemu'], { ...none, uid: 70001, groups: [70099, 105] })
   assert.deepEqual(argv.slice(-1), ['qemu'])
   for (const word of ['--no-new-privs', '--bounding-set=-all,+net_bind_service', '--inh-caps=-all,+net_bind_service'])
     assert.ok(argv.includes(word))
-  assert.equal(argv[argv.indexOf('--groups') + 1], '105')
+  assert.equal(argv[argv.indexOf('--groups') + 1], '70099,105')
   assert.ok(confine(['qemu'], { ...none, uid: 70001 }).includes('--clear-groups'))
 })
 
@@ -37,7 +37,7 @@ test('nests scope, namespace and user in this order and passes paths as paramete
   const from = '/root/$(reboot)"\'; '
   const argv = confine(['qemu'], {
     uid: 7,
-    group: null,
+    groups: [],
     binds: [{ from, to: '/run/x' }],
     scope: ['systemd-run', '--'],
     enter: [],

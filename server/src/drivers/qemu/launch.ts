@@ -17,8 +17,8 @@ import { PROGRAM_ENVIRONMENT } from './run-program.ts'
 /** How a program is confined. `uid: null`: it runs as the user of the control plane. */
 export type Confinement = {
   uid: number | null
-  /** Group with access to /dev/kvm, if QEMU needs it. */
-  group: number | null
+  /** The only groups of the user: that of the image, and that of /dev/kvm if QEMU needs it. */
+  groups: number[]
   /** Folders to bind in a private mount namespace; without any, there is no namespace. */
   binds: { from: string; to: string }[]
   /** The start of the command, which puts the program in a systemd scope; or empty. */
@@ -31,8 +31,8 @@ export type Confinement = {
 const BIND_AND_EXEC = 'while [ "$1" != -- ]; do mount --bind -- "$1" "$2" || exit 1; shift 2; done; shift; exec "$@"'
 
 /** The command that runs a command confined. Pure. */
-export function confine(argv: string[], { uid, group, binds, scope, enter }: Confinement): string[] {
-  const inner = uid === null ? argv : [...asUser(uid, group), ...argv]
+export function confine(argv: string[], { uid, groups, binds, scope, enter }: Confinement): string[] {
+  const inner = uid === null ? argv : [...asUser(uid, groups), ...argv]
   const entered = enter.length === 0 ? inner : [...enter, ...WITHOUT_CAPABILITIES, ...inner]
   const pairs = binds.flatMap(({ from, to }) => [from, to])
   const bound =
@@ -44,12 +44,12 @@ export function confine(argv: string[], { uid, group, binds, scope, enter }: Con
 
 const WITHOUT_CAPABILITIES = ['setpriv', '--inh-caps=-all', '--bounding-set=-all', '--no-new-privs', '--']
 
-function asUser(uid: number, group: number | null): string[] {
+function asUser(uid: number, groups: number[]): string[] {
   const capabilities = '-all,+net_bind_service'
   return [
     'setpriv',
     ...['--reuid', `${uid}`, '--regid', `${uid}`],
-    ...(group === null ? ['--clear-groups'] : ['--groups', `${group}`]),
+    ...(groups.length === 0 ? ['--clear-groups'] : ['--groups', groups.join()]),
     ...[`--inh-caps=${capabilities}`, `--ambient-caps=${capabilities}`, `--bounding-set=${capabilities}`],
     '--no-new-privs',
     '--',

@@ -111,7 +111,10 @@ describe('real machines', () => {
     const field = (name: string) => new RegExp(`^${name}:[ \t]*(.*)$`, 'm').exec(status)?.[1]
     const uid = world.options.service_uid! + mine!.machine!.uid_number
     assert.equal(field('Uid'), [uid, uid, uid, uid].join('\t'))
-    assert.equal(field('Groups')?.trim(), '')
+    const image = join(world.options.images_dir, one!.image.folder)
+    const { gid, mode } = await stat(image)
+    assert.equal(field('Groups')?.trim(), `${gid}`, 'the group of the image')
+    assert.equal(mode & 0o777, 0o750)
     assert.equal(field('CapEff'), '0000000000000400', 'only CAP_NET_BIND_SERVICE')
     assert.equal(field('CapBnd'), '0000000000000400')
     assert.equal(field('NoNewPrivs'), '1')
@@ -123,7 +126,13 @@ describe('real machines', () => {
         () => false,
       )
     assert.ok(await can('-w', mine!.paths.disk))
-    for (const path of [theirs!.paths.disk, theirs!.paths.console, theirs!.paths.control, mine!.paths.run_file])
+    for (const path of [
+      theirs!.paths.disk,
+      theirs!.paths.console,
+      theirs!.paths.control,
+      mine!.paths.run_file,
+      join(image, 'disk.qcow2'),
+    ])
       assert.ok(!(await can('-r', path)), path)
     assert.ok(!(await can('-w', mine!.paths.directory)), 'it cannot create files in the folder')
     assert.ok(!(await can('-w', join(world.options.images_dir, one!.image.folder, 'disk.qcow2'))))

@@ -43,7 +43,7 @@ export async function startMachine(host: Host, spec: MachineSpec, machine: Machi
   await host.scope.prepare(spec.id, spec)
   const scope = host.scope.command(spec.id, run, spec)
   const enter = host.egress.guest_network?.enter() ?? []
-  const confinement = confinementOf(host, machine, view, { group: await kvmGroup(host), scope, enter })
+  const confinement = confinementOf(host, machine, view, { kvm_group: await kvmGroup(host), scope, enter })
   const messages = await Messages.create(paths)
   try {
     const child = await spawnDetached(confine(command, confinement), messages.fd)
@@ -59,7 +59,7 @@ export async function startMachine(host: Host, spec: MachineSpec, machine: Machi
   }
 }
 
-/** The group of /dev/kvm, which becomes the only supplementary group of the machine's user. */
+/** The group of /dev/kvm, which becomes a supplementary group of the machine's user. */
 async function kvmGroup(host: Host): Promise<number | null> {
   if (host.accelerator.accelerator !== 'kvm' || host.service_uid === null) return null
   return (await stat('/dev/kvm')).gid || null

@@ -1,6 +1,6 @@
 /** Shared by the tests with real guests: an image, and a world of separate folders and IP addresses with its removal. */
 import { createHash, randomBytes, randomInt } from 'node:crypto'
-import { chmod, mkdir, mkdtemp, readFile, rm, stat } from 'node:fs/promises'
+import { chmod, cp, mkdir, mkdtemp, readFile, rm, stat } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { systemClock } from '../../lib/clock.ts'
@@ -72,11 +72,15 @@ type Changes = Partial<QemuOptions> & { closed?: boolean; refused_ports?: number
  */
 export async function makeWorld(changes: Changes = {}): Promise<World> {
   const { closed = false, refused_ports = [], guest_allow = [], ...given } = changes
-  const { images_dir, image } = await testImage()
+  const source = await testImage()
+  const { image } = source
   const root = await mkdtemp(join(tmpdir(), 'cn-'))
   const data_dir = join(root, 'data')
   const run_dir = join(root, 'run')
   await chmod(root, 0o711)
+  // A copy, because the driver restricts who can read an image.
+  const images_dir = join(root, 'images')
+  await cp(source.images_dir, images_dir, { recursive: true })
   await mkdir(data_dir, { mode: closed ? 0o700 : 0o711 })
   const [block, third] = [randomInt(64, 128), randomInt(256)]
   const network = {

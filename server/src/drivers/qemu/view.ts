@@ -1,6 +1,7 @@
 import { chown, mkdir, rm } from 'node:fs/promises'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import type { Host } from './host.ts'
+import { imageGroup } from './image-group.ts'
 import { type Confinement, isReachable } from './launch.ts'
 import { instancesFolder, type MachineFile, type MachinePaths, machinePaths } from './machine-files.ts'
 
@@ -9,6 +10,8 @@ export type View = {
   paths: MachinePaths
   image_folder: string
   binds: Confinement['binds']
+  /** The group that can read the image; null if all can. */
+  image_group: number | null
   /** Recreates the folder of the sockets and the mount points of the binds. */
   prepare(): Promise<void>
 }
@@ -17,7 +20,9 @@ export type View = {
 export async function viewOf(host: Host, machine: Pick<MachineFile, 'id' | 'image' | 'uid_number'>): Promise<View> {
   const real = machinePaths(host, machine.id)
   const image = join(host.images_dir, machine.image.folder)
-  const direct = host.service_uid === null || ((await isReachable(instancesFolder(host))) && (await isReachable(image)))
+  const image_group = await imageGroup(host, machine.image.folder)
+  const direct =
+    host.service_uid === null || ((await isReachable(instancesFolder(host))) && (await isReachable(dirname(image))))
   const visible = direct ? real : machinePaths(host, machine.id, join(real.sockets, 'instance'))
   const image_folder = direct ? image : join(real.sockets, 'image')
   const binds = direct
@@ -33,7 +38,7 @@ export async function viewOf(host: Host, machine: Pick<MachineFile, 'id' | 'imag
     const uid = userOf(host, machine)
     if (uid !== null) await chown(real.sockets, uid, uid)
   }
-  return { paths: visible, image_folder, binds, prepare }
+  return { paths: visible, image_folder, image_group, binds, prepare }
 }
 
 const userOf = (host: Host, machine: Pick<MachineFile, 'uid_number'>) =>
@@ -43,8 +48,9 @@ const userOf = (host: Host, machine: Pick<MachineFile, 'uid_number'>) =>
 export function confinementOf(
   host: Host,
   machine: Pick<MachineFile, 'uid_number'>,
-  view: Pick<View, 'binds'>,
-  more: Partial<Pick<Confinement, 'group' | 'scope' | 'enter'>> = {},
+  view: Pick<View, 'binds' | 'image_group'>,
+  { kvm_group = null, ...more }: Partial<Pick<Confinement, 'scope' | 'enter'>> & { kvm_group?: number | null } = {},
 ): Confinement {
-  return { uid: userOf(host, machine), group: null, scope: [], enter: [], binds: view.binds, ...more }
+  const groups = [view.image_group, kvm_group].filter((each) => each !== null)
+  return { uid: userOf(host, machine), groups, scope: [], enter: [], binds: view.binds, ...more }
 }
