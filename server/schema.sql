@@ -241,6 +241,7 @@ create table environment_heads (
   webhooks integer default 0 not null,
   used_images bigint default 0 not null,
   used_image_bytes bigint default 0 not null,
+  of_operator boolean default false not null,
   constraint environment_heads_pkey PRIMARY KEY (environment_id),
   constraint environment_heads_environment_id_fkey FOREIGN KEY (environment_id) REFERENCES environments(id)
 );
@@ -625,6 +626,8 @@ create table work (
 
 CREATE INDEX addresses_instance ON public.addresses USING btree (instance_id);
 
+CREATE INDEX api_keys_counted ON public.api_keys USING btree (environment_id, COALESCE(LEAST(expires_at, revoked_at), 'infinity'::timestamp with time zone)) WHERE (retires_at IS NULL);
+
 CREATE INDEX api_keys_listed ON public.api_keys USING btree (environment_id, ordinal);
 
 CREATE INDEX api_keys_replaces ON public.api_keys USING btree (replaces) WHERE (replaces IS NOT NULL);
@@ -955,7 +958,11 @@ end $function$;
 CREATE OR REPLACE FUNCTION public.open_environment_head()
  RETURNS trigger
  LANGUAGE plpgsql
-AS $function$ begin insert into environment_heads (environment_id) values (new.id); return null; end $function$;
+AS $function$
+begin
+  insert into environment_heads (environment_id, of_operator) values (new.id, belongs_to_operator(new.id));
+  return null;
+end $function$;
 
 CREATE OR REPLACE FUNCTION public.project_quotas(of_project text)
  RETURNS jsonb

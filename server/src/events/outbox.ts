@@ -20,12 +20,17 @@ import type { Principal } from '../keys/principal.ts'
 import { newId } from '../lib/id.ts'
 import { QuotaExceeded } from '../lib/insufficient-capacity.ts'
 import {
+  COUNTED_QUOTAS,
+  type CountedQuota,
   effectiveQuotas,
   fittingPlans,
   lackingQuota,
   nothingUsed,
   QUOTA_NAMES,
+  type QuotaName,
   type Quotas,
+  remedyOf,
+  STORED_QUOTAS,
   type Use,
 } from '../lib/quota.ts'
 import type { Random } from '../lib/random.ts'
@@ -85,6 +90,8 @@ export async function withOutbox<T>(
       const outbox: Outbox = { events: [], audit: null, use: nothingUsed(), wakes: [] }
       const result = await body(tx, outbox)
       written = outbox
+      // The last statement counts what concurrent transactions have added: they must have ended before it begins.
+      if (COUNTED_QUOTAS.some((name) => outbox.use[name] > 0)) await lockEnvironment(tx, owner.environment_id)
       const last = flush(tx, deps, owner, outbox, lease)
       if (!dry_run) {
         if (last) tx.commitWith(last)
@@ -113,18 +120,18 @@ export async function lockEnvironment(tx: Transaction, environmentId: string): P
 function flush(tx: Transaction, deps: OutboxDeps, owner: Owner, outbox: Outbox, lease: OutboxOptions['lease'] = null) {
   const { environment_id } = owner
   const { events, audit, use, wakes } = outbox
-  const changes = QUOTA_NAMES.some((name) => use[name] !== 0)
-  if (events.length === 0 && audit === null && !changes) {
+  const changes = STORED_QUOTAS.some((name) => use[name] !== 0)
+  const adds = QUOTA_NAMES.some((name) => use[name] > 0)
+  if (events.length === 0 && audit === null && !changes && !adds) {
     return wakes.length > 0 || lease ? tx`select ${flushWork(tx, wakes, lease)}` : null
   }
-  const quotas = deps.config.quotas[owner.mode]
   return tx`
     with head as (
       update environment_heads h set sequence = h.sequence + ${events.length}::bigint
         ${changes ? addUse(tx, use) : tx``}
         ${audit ? tx`, audit_sequence = h.audit_sequence + 1, audit_hash = sha256(h.audit_hash || ${audit.digest}::bytea)` : tx``}
       from (select pg_advisory_xact_lock(hashtextextended(${environment_id}, 0))) as locked
-      where h.environment_id = ${environment_id} ${changes ? withinQuota(tx, quotas, use) : tx``}
+      where h.environment_id = ${environment_id} ${adds ? withinQuota(tx, deps.config.quotas[owner.mode], use) : tx``}
       returning h.sequence, h.audit_sequence, h.audit_hash, h.webhooks, environment_now(${environment_id}) as now
     )
     ${events.length > 0 ? insertEvents(tx, deps.random, environment_id, events) : tx``}
@@ -166,13 +173,37 @@ function addUse(tx: Query, use: Use) {
 
 /** What `lackingQuota` says, as a condition. The names are ours. */
 function withinQuota(tx: Query, configured: Partial<Quotas>, use: Use) {
+  const [operators, others] = [effectiveQuotas(configured, {}, true), effectiveQuotas(configured, {}, false)]
   const conditions = QUOTA_NAMES.filter((name) => use[name] > 0).map(
     (name) => tx`
-      and h.${tx(`used_${name}`)} + ${use[name]}::bigint <= coalesce(
-        case when h.quota ? ${name} then (h.quota ->> ${name})::bigint else ${configured[name] ?? null}::bigint end,
+      and ${usedAfter(tx, name, use)} <= coalesce(
+        case when h.quota ? ${name} then (h.quota ->> ${name})::bigint
+          when h.of_operator then ${operators[name]}::bigint else ${others[name]}::bigint end,
         9223372036854775807)`,
   )
   return conditions.reduce((all, condition) => tx`${all}${condition}`, tx``)
+}
+
+/** The usage of the environment `h` after the transaction, which has already added the rows that are counted. */
+function usedAfter(tx: Query, name: QuotaName, use: Use) {
+  return isCounted(name) ? tx`(${countOf(tx, name)})` : tx`h.${tx(`used_${name}`)} + ${use[name]}::bigint`
+}
+
+const isCounted = (name: QuotaName): name is CountedQuota => (COUNTED_QUOTAS as readonly string[]).includes(name)
+
+/** How many rows of the environment `h` count. */
+function countOf(query: Query, name: CountedQuota) {
+  switch (name) {
+    case 'subnets':
+      return query`select count(*) from subnets s where s.environment_id = h.environment_id`
+    case 'webhooks':
+      return query`select count(*) from webhooks w where w.environment_id = h.environment_id and not w.wanted_gone`
+    case 'api_keys':
+      // A key that a rotation has replaced does not count, so that rotation is possible at the quota.
+      return query`
+        select count(*) from api_keys k where k.environment_id = h.environment_id and k.retires_at is null
+          and coalesce(least(k.expires_at, k.revoked_at), 'infinity') > now()`
+  }
 }
 
 function insertEvents(tx: Query, random: Random, environmentId: string, events: NewEvent[]) {
@@ -203,14 +234,14 @@ async function quotaExceeded(tx: Query, deps: OutboxDeps, owner: Owner, use: Use
   const { used, quotas } = await readUse(tx, deps, owner)
   const name = lackingQuota(quotas, used, use) ?? QUOTA_NAMES.find((each) => use[each] > 0)!
   const limit = quotas[name]
-  const detail = `The quota of the project is ${limit} ${name}. It uses ${used[name]}, and this request needs ${use[name]} more. ${/^image/.test(name) ? 'Delete an image' : 'Terminate an instance'}, or ask the operator for a larger quota.`
+  const detail = `The quota of the project is ${limit} ${name}. It uses ${used[name]}, and this request needs ${use[name]} more. ${remedyOf(name)}, or ask the operator for a larger quota.`
   return new QuotaExceeded(detail, {
     scope: 'quota',
     resource: name,
     limit,
     used: used[name],
     retryable: true,
-    alternatives: fittingPlans(deps.config.plans, quotas, used),
+    alternatives: isCounted(name) ? [] : fittingPlans(deps.config.plans, quotas, used),
   })
 }
 
@@ -220,11 +251,12 @@ export async function readUse(
   deps: Pick<Deps, 'config'>,
   { environment_id, mode }: Owner,
 ): Promise<{ used: Use; quotas: Quotas }> {
-  const [head] = await query<(Use & { quota: Partial<Quotas> })[]>`
+  const [head] = await query<(Use & { quota: Partial<Quotas>; of_operator: boolean })[]>`
     select used_instances as instances, used_vcpus as vcpus, used_memory_bytes as memory_bytes,
       used_disk_bytes as disk_bytes, used_public_ips as public_ips, used_images as images,
-      used_image_bytes as image_bytes, quota
-    from environment_heads where environment_id = ${environment_id}`
-  const { quota, ...used } = head!
-  return { used, quotas: effectiveQuotas(deps.config.quotas[mode], quota) }
+      used_image_bytes as image_bytes, (${countOf(query, 'subnets')}) as subnets,
+      (${countOf(query, 'webhooks')}) as webhooks, (${countOf(query, 'api_keys')}) as api_keys, quota, of_operator
+    from environment_heads h where environment_id = ${environment_id}`
+  const { quota, of_operator, ...used } = head!
+  return { used, quotas: effectiveQuotas(deps.config.quotas[mode], quota, of_operator) }
 }

@@ -10,7 +10,8 @@ const name = Text({
   examples: ['payments'],
 })
 const amount = Type.Union([Type.Integer({ minimum: 0, maximum: 2 ** 52 }), Type.Null()], {
-  description: 'Maximum; null if only the capacity of the host limits it.',
+  description:
+    'Maximum; null if only the capacity of the host limits it. An environment never has more than 50 webhooks.',
 })
 const Quota = (description: string) =>
   Type.Partial(
@@ -26,7 +27,8 @@ const fields = {
     { live, test },
     {
       additionalProperties: false,
-      description: "Quotas that replace those of the operator's configuration.",
+      description:
+        "Quotas that replace the defaults and those of the operator's configuration. `GET /v2/limits` shows those that apply.",
     },
   ),
   created_at: Timestamp('When the project was created.'),
@@ -35,7 +37,7 @@ const quotas = Type.Optional(
   Type.Partial(Type.Object({ live, test }), {
     additionalProperties: false,
     description:
-      "Quotas that replace those of the operator's configuration. All quotas of a given environment are replaced.",
+      "Quotas that replace the defaults and those of the operator's configuration; null is no limit. All quotas of a given environment are replaced.",
   }),
 )
 

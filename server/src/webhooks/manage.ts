@@ -47,13 +47,14 @@ export async function checkUrl(deps: Pick<Deps, 'config' | 'resolve'>, url: stri
 /** Creates a webhook. Returns it with its secret, which is returned only once. */
 export async function createWebhook(
   tx: Transaction,
+  outbox: Outbox,
   deps: ManageDeps,
   principal: Principal,
   body: WebhookCreateBody,
 ): Promise<{ row: WebhookRow; secret: string }> {
   checkEvents(principal, body.events, true)
   const secret = newSecret(deps.random)
-  const row = await insertWebhook(tx, {
+  const row = await insertWebhook(tx, outbox, {
     environment_id: principal.environment_id,
     id: newId('whk', deps.random),
     key_id: principal.key_id,

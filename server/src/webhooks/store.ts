@@ -6,7 +6,7 @@ import { ApiError, notFound } from '../lib/errors.ts'
 import type { Health } from './retry-schedule.ts'
 import type { DisabledReason, WebhookRow } from './row.ts'
 
-/** Maximum number of webhooks per environment. */
+/** Maximum number of webhooks per environment, whatever its quota is: each event is compared with all of them. */
 const MAX_WEBHOOKS = 50
 
 export async function listWebhooks(sql: Sql, environmentId: string, window: Window): Promise<WebhookRow[]> {
@@ -47,7 +47,7 @@ export type NewWebhook = Pick<
 > & { secret: Uint8Array }
 
 /** Throws `conflict` when the environment has the maximum number of webhooks. */
-export async function insertWebhook(tx: Transaction, fields: NewWebhook): Promise<WebhookRow> {
+export async function insertWebhook(tx: Transaction, outbox: Outbox, fields: NewWebhook): Promise<WebhookRow> {
   const { environment_id } = fields
   // Concurrent transactions must not exceed the limit together.
   await lockEnvironment(tx, environment_id)
@@ -60,6 +60,7 @@ export async function insertWebhook(tx: Transaction, fields: NewWebhook): Promis
     returning *`
   if (row) {
     await countWebhooks(tx, environment_id, 1)
+    outbox.use.webhooks += 1
     return row
   }
   const detail = `An environment can have at most ${MAX_WEBHOOKS} webhooks. Delete one, or add event types to an existing one.`
