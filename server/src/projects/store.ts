@@ -41,12 +41,6 @@ export async function listProjects(sql: Sql, window: Window): Promise<ProjectRow
   return sql<ProjectRow[]>`select *, project_quotas(id) as quotas from projects where true ${windowSql(sql, window)}`
 }
 
-/** Whether an environment belongs to the first project, that of the operator. */
-export async function belongsToOperator(query: Query, environment_id: string): Promise<boolean> {
-  const [row] = await query<{ belongs: boolean }[]>`select belongs_to_operator(${environment_id}) as belongs`
-  return row!.belongs
-}
-
 /** Throws `not_found`. */
 export async function getProject(query: Query, id: string): Promise<ProjectRow> {
   const [row] = await query<ProjectRow[]>`select *, project_quotas(id) as quotas from projects where id = ${id}`
