@@ -21,12 +21,13 @@ export function actorOf(request: FastifyRequest, now: Date): Actor {
 }
 
 /**
- * Records a refused write. Omitted are requests without a valid key (401), requests that were not processed (timeout,
+ * Records a refused write. Omitted are requests without a valid key (401, also of a project that is being deleted), requests that were not processed (timeout,
  * rate limit, Idempotency-Key in flight), and server errors (5xx).
  */
 export async function auditRefusal(deps: Deps, request: FastifyRequest, error: ApiError): Promise<void> {
   const isRead = request.method === 'GET' || request.method === 'HEAD'
-  const unprocessed = error.status >= 500 || [408, 429].includes(error.status) || error.code === 'idempotency_in_flight'
+  const unprocessed =
+    error.status >= 500 || [401, 408, 429].includes(error.status) || error.code === 'idempotency_in_flight'
   if (isRead || !request.principal || request.is404 || unprocessed) return
   const { id: resource = null } = (request.params ?? {}) as { id?: string }
   const entry = auditEntry({

@@ -14,9 +14,11 @@
  * transactions that wait for an advisory lock wake up one by one.
  */
 import type { AuditEntry } from '../audit/entry.ts'
+import { bindTo } from '../db/bound-query.ts'
 import type { Query, Transaction } from '../db/database.ts'
 import type { Deps } from '../deps.ts'
 import type { Principal } from '../keys/principal.ts'
+import { ApiError } from '../lib/errors.ts'
 import { newId } from '../lib/id.ts'
 import { QuotaExceeded } from '../lib/insufficient-capacity.ts'
 import {
@@ -65,8 +67,9 @@ export type OutboxOptions = {
   lease?: { kind: string; id: string; lease: number } | null
 }
 
-/** SQLSTATE of refuse_over_quota(). */
+/** SQLSTATEs of refuse_outbox(). */
 const OVER_QUOTA = 'CN001'
+const CLOSED = 'CN003'
 /** SQLSTATE of flush_work() for a lost lease; `engine/record.ts` makes a LeaseLostError of it. */
 export const LEASE_LOST = 'CN002'
 
@@ -74,8 +77,8 @@ export const LEASE_LOST = 'CN002'
 class DryRunEnd extends Error {}
 
 /**
- * Runs a transaction of one environment and writes its outbox last. Throws QuotaExceeded when
- * the project would exceed a quota. After the commit it notifies engines of the wakes and readers of the events.
+ * Runs a transaction of one environment and writes its outbox last. Throws QuotaExceeded when the project would exceed a
+ * quota, and `invalid_api_key` for a request of a project that is being deleted, whose keys are revoked. After the commit it notifies engines of the wakes and readers of the events.
  */
 export async function withOutbox<T>(
   deps: OutboxDeps,
@@ -87,7 +90,7 @@ export async function withOutbox<T>(
   let written: Outbox | undefined
   try {
     const result = await deps.sql.as(owner.environment_id).begin(async (tx): Promise<T> => {
-      const outbox: Outbox = { events: [], audit: null, use: nothingUsed(), wakes: [] }
+      const outbox = emptyOutbox()
       const result = await body(tx, outbox)
       written = outbox
       // The last statement counts what concurrent transactions have added: they must have ended before it begins.
@@ -106,9 +109,54 @@ export async function withOutbox<T>(
     return result
   } catch (error) {
     if (error instanceof DryRunEnd) return preview as T
-    if ((error as { code?: string }).code !== OVER_QUOTA) throw error
+    const { code } = error as { code?: string }
+    if (code === CLOSED) throw closed()
+    if (code !== OVER_QUOTA) throw error
     throw await quotaExceeded(deps.sql.as(owner.environment_id), deps, owner, written!.use)
   }
+}
+
+const emptyOutbox = (): Outbox => ({ events: [], audit: null, use: nothingUsed(), wakes: [] })
+
+function closed(): ApiError {
+  const detail = 'The project of this key is being deleted, and its keys are revoked.'
+  return new ApiError('invalid_api_key', detail, { headers: { 'www-authenticate': 'Bearer' } })
+}
+
+/** A part of a transaction that changes another environment. */
+export type OtherPart = {
+  owner: Owner
+  /** Locks and changes resource rows. */
+  rows(outbox: Outbox): Promise<void>
+  /** Changes the row of the environment, after its lock. */
+  environment(outbox: Outbox): Promise<void>
+}
+
+/**
+ * Changes other environments in a transaction, all of them in the order of locks: first resource rows, then environments.
+ * Their wakes go into the transaction's own outbox, because work rows are locked last. Afterwards the transaction is bound
+ * to its own environment again.
+ */
+export async function changeOthers(
+  tx: Transaction,
+  deps: OutboxDeps,
+  own: { environment_id: string; outbox: Outbox },
+  parts: OtherPart[],
+): Promise<void> {
+  const outboxes = parts.map(emptyOutbox)
+  for (const [i, { owner, rows }] of parts.entries()) {
+    await bindTo(tx, owner.environment_id)
+    await rows(outboxes[i]!)
+  }
+  for (const [i, { owner, environment }] of parts.entries()) {
+    await bindTo(tx, owner.environment_id)
+    await lockEnvironment(tx, owner.environment_id)
+    await environment(outboxes[i]!)
+    const { wakes, ...rest } = outboxes[i]!
+    await flush(tx, deps, owner, { ...rest, wakes: [] })
+    own.outbox.wakes.push(...wakes)
+  }
+  await bindTo(tx, own.environment_id)
 }
 
 /** Locks the environment before the last statement does, to read or count what the environment has. */
@@ -122,6 +170,8 @@ function flush(tx: Transaction, deps: OutboxDeps, owner: Owner, outbox: Outbox, 
   const { events, audit, use, wakes } = outbox
   const changes = STORED_QUOTAS.some((name) => use[name] !== 0)
   const adds = QUOTA_NAMES.some((name) => use[name] > 0)
+  // Reconcilers continue in an environment that is closed to requests.
+  const isRequest = audit !== null && lease === null
   if (events.length === 0 && audit === null && !changes && !adds) {
     return wakes.length > 0 || lease ? tx`select ${flushWork(tx, wakes, lease)}` : null
   }
@@ -132,11 +182,12 @@ function flush(tx: Transaction, deps: OutboxDeps, owner: Owner, outbox: Outbox, 
         ${audit ? tx`, audit_sequence = h.audit_sequence + 1, audit_hash = sha256(h.audit_hash || ${audit.digest}::bytea)` : tx``}
       from (select pg_advisory_xact_lock(hashtextextended(${environment_id}, 0))) as locked
       where h.environment_id = ${environment_id} ${adds ? withinQuota(tx, deps.config.quotas[owner.mode], use) : tx``}
+        ${isRequest ? tx`and not h.closed` : tx``}
       returning h.sequence, h.audit_sequence, h.audit_hash, h.webhooks, environment_now(${environment_id}) as now
     )
     ${events.length > 0 ? insertEvents(tx, deps.random, environment_id, events) : tx``}
     ${audit ? insertEntry(tx, environment_id, audit) : tx``}
-    select case when not exists (select from head) then refuse_over_quota()
+    select case when not exists (select from head) then refuse_outbox(${environment_id}, ${isRequest})
       else ${events.length > 0 ? flushWithDeliveries(tx, environment_id, wakes, lease) : flushWork(tx, wakes, lease)} end`
 }
 

@@ -20,6 +20,13 @@ export function periodicJobs(deps: Deps): Record<string, PeriodicJob> {
     'recount-budgets': recountBudgetsJob(deps),
     'release-addresses': releaseAddressesJob(deps),
     'requeue-instances': requeueMissingJob(deps, { kind: 'instance', table: 'instances', interval_seconds: 600 }),
+    'requeue-projects': requeueMissingJob(deps, {
+      kind: 'project',
+      table: 'projects',
+      interval_seconds: 600,
+      needsWork: deps.sql`r.wanted_gone_at is not null`,
+      environment_id: 'env_system',
+    }),
     'requeue-webhooks': requeueMissingJob(deps, {
       kind: 'webhook',
       table: 'webhooks',

@@ -1,5 +1,6 @@
 /** Every SQL statement on `webhooks`; those on deliveries are in deliveries.ts. */
 import type { Query, Sql, Transaction } from '../db/database.ts'
+import { isIdle } from '../engine/work.ts'
 import { lockEnvironment, type Outbox } from '../events/outbox.ts'
 import { type Window, windowSql } from '../http/list.ts'
 import { ApiError, notFound } from '../lib/errors.ts'
@@ -77,6 +78,23 @@ export async function markDeleted(tx: Transaction, outbox: Outbox, row: WebhookR
   await changeWebhook(tx, row, { wanted_gone: true }, now)
   wakeWebhook(outbox, row)
   await countWebhooks(tx, row.environment_id, -1)
+}
+
+/** Locks all webhooks of an environment, before `deleteAllWebhooks` locks the environment. */
+export async function lockAllWebhooks(tx: Transaction, environmentId: string): Promise<void> {
+  await tx`select from webhooks where environment_id = ${environmentId} order by id for no key update`
+}
+
+/** Deletes all webhooks of an environment, because its project is being deleted, and wakes idle keys. */
+export async function deleteAllWebhooks(tx: Transaction, outbox: Outbox, environmentId: string): Promise<void> {
+  const { count } = await tx`
+    update webhooks set wanted_gone = true, version = version + 1, updated_at = environment_now(environment_id)
+    where environment_id = ${environmentId} and not wanted_gone`
+  await lockEnvironment(tx, environmentId)
+  await tx`update environment_heads set webhooks = webhooks - ${count}::integer where environment_id = ${environmentId}`
+  const idle = await tx<{ id: string }[]>`
+    select id from webhooks r where environment_id = ${environmentId} and ${isIdle(tx, 'webhook')}`
+  for (const { id } of idle) outbox.wakes.push({ kind: 'webhook', id, environment_id: environmentId })
 }
 
 /** The columns whose change increases `version`; the API shows them. */
