@@ -38,7 +38,9 @@ grant delete, insert, select, update on instances to cn_app;
 
 grant select (budget_id, environment_id, id, mode, observed_public_ip, private_ip, region, status, wanted_public_ip, wanted_vcpus) on instances to cn_engine;
 
-grant insert, select, update (name) on projects to cn_app;
+grant insert, select, update (name, wanted_gone_at) on projects to cn_app;
+
+grant select (id, wanted_gone_at) on projects to cn_engine;
 
 grant delete, insert, select, update on rate_limits to cn_engine;
 
@@ -100,6 +102,8 @@ grant execute on function environment_now(environment_id text) to public;
 
 grant execute on function exchange_rate_limits(asked jsonb, at double precision) to cn_engine;
 
+grant execute on function finish_project_deletion(of_project text) to cn_engine;
+
 grant execute on function flush_work(kinds text[], ids text[], environment_ids text[], leased_kind text, leased_id text, expected_lease bigint) to public;
 
 grant execute on function free_address(of_pool text, first_offset bigint) to cn_app;
@@ -114,9 +118,15 @@ grant execute on function instances_waiting_to_recover(of_instance text) to cn_a
 
 grant execute on function keep_request_days(keep_days integer) to cn_engine;
 
+grant execute on function lock_environments(ids text[]) to cn_engine;
+
 grant execute on function open_environment_head() to public;
 
+grant execute on function project_environments(of_project text) to cn_app;
+
 grant execute on function project_quotas(of_project text) to cn_app;
+
+grant execute on function purge_project(of_project text, batch integer) to cn_engine;
 
 grant execute on function queue_deliveries(in_environment text, event_ids text[], sequences bigint[], types text[], resource_ids text[], at timestamp with time zone) to public;
 
@@ -124,7 +134,7 @@ grant execute on function recovery_turn(of_instance text, boot text, at_once int
 
 grant execute on function refuse_change() to public;
 
-grant execute on function refuse_over_quota() to public;
+grant execute on function refuse_outbox(of_environment text, is_request boolean) to public;
 
 grant execute on function reserved_image_bytes() to cn_app;
 
@@ -248,6 +258,8 @@ create table environment_heads (
   webhooks integer default 0 not null,
   used_images bigint default 0 not null,
   used_image_bytes bigint default 0 not null,
+  of_operator boolean default false not null,
+  closed boolean default false not null,
   constraint environment_heads_pkey PRIMARY KEY (environment_id),
   constraint environment_heads_environment_id_fkey FOREIGN KEY (environment_id) REFERENCES environments(id)
 );
@@ -429,6 +441,7 @@ create table projects (
   name text not null,
   created_at timestamp with time zone not null,
   ordinal bigint generated always as identity not null,
+  wanted_gone_at timestamp with time zone,
   constraint projects_pkey PRIMARY KEY (id)
 );
 
@@ -632,6 +645,8 @@ create table work (
 
 CREATE INDEX addresses_instance ON public.addresses USING btree (instance_id);
 
+CREATE INDEX api_keys_counted ON public.api_keys USING btree (environment_id, COALESCE(LEAST(expires_at, revoked_at), 'infinity'::timestamp with time zone)) WHERE (retires_at IS NULL);
+
 CREATE INDEX api_keys_expiring ON public.api_keys USING btree (LEAST(expires_at, retires_at)) WHERE ((revoked_at IS NULL) AND (LEAST(expires_at, retires_at) IS DISTINCT FROM observed_ends_at));
 
 CREATE INDEX api_keys_listed ON public.api_keys USING btree (environment_id, ordinal);
@@ -736,6 +751,19 @@ CREATE OR REPLACE FUNCTION public.current_environment_id()
  STABLE PARALLEL SAFE
 AS $function$ select current_setting('cloudnexus.environment_id', true) $function$;
 
+CREATE OR REPLACE FUNCTION public.deletable_environments(of_project text)
+ RETURNS text[]
+ LANGUAGE sql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+    select array_agg(e.id) from public.environments e join public.projects p on p.id = e.project_id
+    where p.id = of_project and p.wanted_gone_at is not null
+      and not exists (
+        select from public.instances i join public.environments o on o.id = i.environment_id
+        where o.project_id = p.id and i.status <> 'terminated')
+  $function$;
+
 CREATE OR REPLACE FUNCTION public.environment_now(environment environments)
  RETURNS timestamp with time zone
  LANGUAGE sql
@@ -811,6 +839,37 @@ begin
     bucket := ask.bucket;
     return next;
   end loop;
+end $function$;
+
+CREATE OR REPLACE FUNCTION public.finish_project_deletion(of_project text)
+ RETURNS text
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  owned text[];
+  target record;
+  remains boolean;
+begin
+  perform from public.environments e where e.project_id = of_project order by e.id for update;
+  owned := public.deletable_environments(of_project);
+  if owned is null then return 'instances'; end if;
+  for target in
+    select c.relname, a.attname from pg_class c join pg_attribute a on a.attrelid = c.oid
+    where c.relnamespace = 'public'::regnamespace and c.relkind in ('r', 'p') and c.relrowsecurity
+      and not c.relispartition and a.attname in ('environment_id', 'project_id') and not a.attisdropped
+      and c.relname not in ('environments', 'environment_heads', 'work')
+  loop
+    execute format('select exists (select from public.%I where %I = any($1))', target.relname, target.attname)
+    into remains using owned || of_project;
+    if remains then return target.relname; end if;
+  end loop;
+  delete from public.work w where w.environment_id = any(owned);
+  delete from public.environment_heads h where h.environment_id = any(owned);
+  delete from public.environments e where e.id = any(owned);
+  delete from public.projects p where p.id = of_project;
+  return null;
 end $function$;
 
 CREATE OR REPLACE FUNCTION public.flush_work(kinds text[], ids text[], environment_ids text[], leased_kind text, leased_id text, expected_lease bigint)
@@ -986,10 +1045,32 @@ begin
   return changes;
 end $function$;
 
+CREATE OR REPLACE FUNCTION public.lock_environments(ids text[])
+ RETURNS SETOF text
+ LANGUAGE sql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$ select e.id from public.environments e where e.id = any(ids) order by e.id for key share $function$;
+
 CREATE OR REPLACE FUNCTION public.open_environment_head()
  RETURNS trigger
  LANGUAGE plpgsql
-AS $function$ begin insert into environment_heads (environment_id) values (new.id); return null; end $function$;
+AS $function$
+begin
+  insert into environment_heads (environment_id, of_operator) values (new.id, belongs_to_operator(new.id));
+  return null;
+end $function$;
+
+CREATE OR REPLACE FUNCTION public.project_environments(of_project text)
+ RETURNS TABLE(live text, test text)
+ LANGUAGE sql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+    select max(e.id) filter (where e.mode = 'live'), max(e.id) filter (where e.mode = 'test')
+    from public.environments e
+    where e.project_id = of_project and public.belongs_to_operator(public.current_environment_id())
+  $function$;
 
 CREATE OR REPLACE FUNCTION public.project_quotas(of_project text)
  RETURNS jsonb
@@ -1001,6 +1082,44 @@ AS $function$
     from public.environments e join public.environment_heads h on h.environment_id = e.id
     where e.project_id = of_project and public.belongs_to_operator(public.current_environment_id())
   $function$;
+
+CREATE OR REPLACE FUNCTION public.purge_project(of_project text, batch integer)
+ RETURNS integer
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  owned text[] := public.deletable_environments(of_project);
+  targets text[] := array['recoveries', 'addresses', 'simulated_machines', 'instances'];
+  target text;
+  deleted integer;
+  total integer := 0;
+begin
+  if owned is null then return 0; end if;
+  if not exists (select from public.images i where i.environment_id = any(owned))
+    and not exists (select from public.webhooks w where w.environment_id = any(owned)) then
+    targets := targets || array['webhook_attempts', 'webhook_deliveries', 'ssh_keys', 'subnets', 'address_pools', 'events',
+      'idempotency_keys', 'audit_log', 'api_keys', 'budgets', 'rate_limits'];
+  end if;
+  -- Each partition is a table of its own, because a row number belongs to one table.
+  targets := targets || array(
+    select c.relname from pg_inherits i join pg_class c on c.oid = i.inhrelid
+    where i.inhparent in ('public.requests'::regclass, 'public.spans'::regclass))::text[];
+  foreach target in array targets loop
+    -- A key refers only to older ones.
+    execute format(
+      'delete from public.%1$I where ctid = any(array(
+        select ctid from public.%1$I where environment_id = any($1) %2$s limit $2))',
+      target, case target when 'api_keys' then 'order by ordinal desc' else '' end)
+    using owned, batch;
+    get diagnostics deleted = row_count;
+    total := total + deleted;
+    -- The next tables are referred to by this one.
+    if deleted = batch then return total; end if;
+  end loop;
+  return total;
+end $function$;
 
 CREATE OR REPLACE FUNCTION public.queue_deliveries(in_environment text, event_ids text[], sequences bigint[], types text[], resource_ids text[], at timestamp with time zone)
  RETURNS text[]
@@ -1059,12 +1178,25 @@ end $function$;
 CREATE OR REPLACE FUNCTION public.refuse_change()
  RETURNS trigger
  LANGUAGE plpgsql
-AS $function$ begin raise exception 'entries of % are never changed', tg_table_name; end $function$;
+AS $function$
+begin
+  if tg_op = 'DELETE' then
+    perform from public.environments e join public.projects p on p.id = e.project_id
+    where e.id = old.environment_id and p.wanted_gone_at is not null;
+    if found then return old; end if;
+  end if;
+  raise exception 'entries of % are never changed', tg_table_name;
+end $function$;
 
-CREATE OR REPLACE FUNCTION public.refuse_over_quota()
+CREATE OR REPLACE FUNCTION public.refuse_outbox(of_environment text, is_request boolean)
  RETURNS integer
  LANGUAGE plpgsql
-AS $function$ begin raise exception 'the project would use more than it may' using errcode = 'CN001'; end $function$;
+AS $function$
+begin
+  perform from environment_heads h where h.environment_id = of_environment and not (h.closed and is_request);
+  if not found then raise exception 'the project is being deleted' using errcode = 'CN004'; end if;
+  raise exception 'the project would use more than it may' using errcode = 'CN001';
+end $function$;
 
 CREATE OR REPLACE FUNCTION public.reserved_image_bytes()
  RETURNS bigint

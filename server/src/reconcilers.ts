@@ -11,6 +11,7 @@ import { instanceOrphanSweep } from './instances/orphans.ts'
 import { instanceReconciler } from './instances/reconcile.ts'
 import { wakeInstancesWaitingForImage } from './instances/store.ts'
 import { periodicJobs } from './jobs/all.ts'
+import { projectReconciler } from './projects/reconcile.ts'
 import { webhookReconciler } from './webhooks/reconcile.ts'
 
 /** Worker slots for webhook endpoints; each spends most of its time waiting for the receiver. */
@@ -29,7 +30,8 @@ function reconcilers(deps: Deps): Reconcilers {
   return {
     instance: bound(deps, instanceReconciler),
     image: bound(deps, (own) => imageReconciler({ ...own, onImportEnd: wakeInstancesWaitingForImage })),
-    // These two access all tenants.
+    // These three access several tenants.
+    project: projectReconciler(deps),
     sweep: orphanSweepReconciler(deps.sql, deps.log, orphanSweeps(deps)),
     job: periodicJobReconciler(deps.log, periodicJobs(deps)),
   }

@@ -21,7 +21,8 @@ export function actorOf(request: FastifyRequest, now: Date): Actor {
 }
 
 /**
- * Records a refused write. Omitted are requests without a valid key (401, also if it ended while the request ran), requests that were not processed (timeout,
+ * Records a refused write. Omitted are requests without a valid key (401, also if it or its project ended while the
+ * request ran), requests that were not processed (timeout,
  * rate limit, Idempotency-Key in flight), and server errors (5xx).
  */
 export async function auditRefusal(deps: Deps, request: FastifyRequest, error: ApiError): Promise<void> {

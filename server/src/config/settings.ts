@@ -4,6 +4,7 @@
  */
 import { existsSync } from 'node:fs'
 import { Type } from 'typebox'
+import { DEFAULT_QUOTAS, QUOTA_NAMES, showQuotas } from '../lib/quota.ts'
 import { type Group, listSettings, setting } from './setting.ts'
 import { Mirrors, Plan, Quota, RateLimit, Region } from './shapes.ts'
 import {
@@ -33,7 +34,7 @@ const UBUNTU_KEYRING = '/usr/share/keyrings/ubuntu-cloudimage-keyring.gpg'
 const UBUNTU_KEY_URL = `https://keyserver.ubuntu.com/pks/lookup?op=get&options=mr&search=0x${UBUNTU_FINGERPRINT}`
 
 const plans = json(Type.Array(Plan, { minItems: 1 }), (list) => list.map(({ id }) => id).join(', '))
-const quota = json(Quota, () => 'no limits except the capacity of the host')
+const quota = json(Quota, () => showQuotas(DEFAULT_QUOTAS))
 const rateLimit = json(RateLimit, ({ rate_per_second, burst }) => {
   const rate = rate_per_second < 1 ? `${rate_per_second * 60}/min` : `${rate_per_second}/s`
   return `${rate}, burst ${burst.toLocaleString('en')}`
@@ -141,8 +142,7 @@ export const SETTINGS = {
     live: setting({
       type: quota,
       default: {},
-      description:
-        'Quota of a project in its live environment: instances, vcpus, memory_bytes, disk_bytes, public_ips, images, image_bytes. A quota that is absent or null has no limit',
+      description: `Quotas of a project in its live environment: ${QUOTA_NAMES.join(', ')}. They replace the defaults, which do not apply to the first project. A quota that is absent keeps its default; null is no limit except the capacity of the host`,
     }),
     test: setting({
       type: quota,

@@ -21,8 +21,9 @@ test('an upgrade from 0.1.0 assigns pools and addresses to their environments, a
     number integer primary key, name text not null, digest text not null, applied_at timestamptz not null default now());
     ${first!.text}; insert into migrations (number, name, digest) values (1, '${first!.name}', '${EARLIER_DIGESTS[0]}')`)
   await old.unsafe(`
-    insert into projects (id, name, created_at) values ('proj_1', 'p', now());
-    insert into environments (id, project_id, mode) values ('env_l', 'proj_1', 'live'), ('env_t', 'proj_1', 'test');
+    insert into projects (id, name, created_at) values ('proj_1', 'p', now()), ('proj_2', 'q', now());
+    insert into environments (id, project_id, mode)
+      values ('env_l', 'proj_1', 'live'), ('env_t', 'proj_1', 'test'), ('env_o', 'proj_2', 'test');
     insert into address_pools (id, range) values ('public:live:us-east-1', '127.90.1.0/24'),
       ('public:env_t', '198.18.0.0/15'), ('subnet:env_l:sub_1', '10.77.0.0/16');
     insert into subnets (environment_id, id, region, name, range, pool_id, created_at)
@@ -56,6 +57,11 @@ test('an upgrade from 0.1.0 assigns pools and addresses to their environments, a
       ['10.77.0.2', 'env_l'],
       ['127.90.1.2', 'env_l'],
     ],
+  )
+  const withoutDefaultQuotas = await old`select environment_id from environment_heads where of_operator order by 1`
+  assert.deepEqual(
+    withoutDefaultQuotas.map(({ environment_id }) => environment_id),
+    ['env_l', 'env_t'],
   )
 
   assert.equal(await migrate(old), 0)

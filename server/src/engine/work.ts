@@ -46,6 +46,13 @@ export async function wakeExisting(query: Query, kind: string, id: string): Prom
     where kind = ${kind} and id = ${id}`
 }
 
+/** Condition for a row `r`: its key is neither due nor claimed. Waking the key of another row would end its backoff. */
+export function isIdle(query: Query, kind: string) {
+  return query`not exists (
+    select from work w where w.kind = ${kind} and w.id = r.id
+      and (w.due_at <= environment_now(w.environment_id) or w.leased_until is not null))`
+}
+
 /** Claims at most `limit` due keys of these kinds for this worker. */
 export async function claim(sql: Sql, worker: string, kinds: string[], limit: number): Promise<Claim[]> {
   const rows = await sql<Claim[]>`

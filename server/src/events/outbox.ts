@@ -15,18 +15,25 @@
  */
 import type { AuditEntry } from '../audit/entry.ts'
 import { AuthorityChangedError } from '../authority/authority.ts'
+import { bindTo } from '../db/bound-query.ts'
 import type { Query, Transaction } from '../db/database.ts'
 import type { Deps } from '../deps.ts'
 import type { Principal } from '../keys/principal.ts'
+import { ApiError } from '../lib/errors.ts'
 import { newId } from '../lib/id.ts'
 import { QuotaExceeded } from '../lib/insufficient-capacity.ts'
 import {
+  COUNTED_QUOTAS,
+  type CountedQuota,
   effectiveQuotas,
   fittingPlans,
   lackingQuota,
   nothingUsed,
   QUOTA_NAMES,
+  type QuotaName,
   type Quotas,
+  remedyOf,
+  STORED_QUOTAS,
   type Use,
 } from '../lib/quota.ts'
 import type { Random } from '../lib/random.ts'
@@ -63,8 +70,9 @@ export type OutboxOptions = {
   authority?: Principal | null
 }
 
-/** SQLSTATE of refuse_over_quota(). */
+/** SQLSTATEs of refuse_outbox(). */
 const OVER_QUOTA = 'CN001'
+const CLOSED = 'CN004'
 /** SQLSTATE of check_authority(). */
 const AUTHORITY_CHANGED = 'CN003'
 /** SQLSTATE of flush_work() for a lost lease; `engine/record.ts` makes a LeaseLostError of it. */
@@ -74,8 +82,9 @@ export const LEASE_LOST = 'CN002'
 class DryRunEnd extends Error {}
 
 /**
- * Runs a transaction of one environment and writes its outbox last. Throws QuotaExceeded when
- * the project would exceed a quota. After the commit it notifies engines of the wakes and readers of the events.
+ * Runs a transaction of one environment and writes its outbox last. Throws QuotaExceeded when the project would exceed a
+ * quota, and `invalid_api_key` for a request of a project that is being deleted, whose keys are revoked. After the commit
+ * it notifies engines of the wakes and readers of the events.
  */
 export async function withOutbox<T>(
   deps: OutboxDeps,
@@ -87,9 +96,11 @@ export async function withOutbox<T>(
   let written: Outbox | undefined
   try {
     const result = await deps.sql.as(owner.environment_id).begin(async (tx): Promise<T> => {
-      const outbox: Outbox = { events: [], audit: null, use: nothingUsed(), wakes: [] }
+      const outbox = emptyOutbox()
       const result = await body(tx, outbox)
       written = outbox
+      // The last statement counts what concurrent transactions have added: they must have ended before it begins.
+      if (COUNTED_QUOTAS.some((name) => outbox.use[name] > 0)) await lockEnvironment(tx, owner.environment_id)
       const last = flush(tx, deps, owner, outbox, { lease, authority })
       if (!dry_run) {
         if (last) tx.commitWith(last)
@@ -107,9 +118,53 @@ export async function withOutbox<T>(
     const { code } = error as { code?: string }
     if (code === AUTHORITY_CHANGED)
       throw new AuthorityChangedError('the key has ended or has changed', { cause: error })
+    if (code === CLOSED) throw closed()
     if (code !== OVER_QUOTA) throw error
     throw await quotaExceeded(deps.sql.as(owner.environment_id), deps, owner, written!.use)
   }
+}
+
+const emptyOutbox = (): Outbox => ({ events: [], audit: null, use: nothingUsed(), wakes: [] })
+
+function closed(): ApiError {
+  const detail = 'The project of this key is being deleted, and its keys are revoked.'
+  return new ApiError('invalid_api_key', detail, { headers: { 'www-authenticate': 'Bearer' } })
+}
+
+/** A part of a transaction that changes another environment. */
+export type OtherPart = {
+  owner: Owner
+  /** Locks and changes resource rows. */
+  rows(outbox: Outbox): Promise<void>
+  /** Changes the row of the environment, after its lock. */
+  environment(outbox: Outbox): Promise<void>
+}
+
+/**
+ * Changes other environments in a transaction, all of them in the order of locks: first resource rows, then environments.
+ * Their wakes go into the transaction's own outbox, because work rows are locked last. Afterwards the transaction is bound
+ * to its own environment again.
+ */
+export async function changeOthers(
+  tx: Transaction,
+  deps: OutboxDeps,
+  own: { environment_id: string; outbox: Outbox },
+  parts: OtherPart[],
+): Promise<void> {
+  const outboxes = parts.map(emptyOutbox)
+  for (const [i, { owner, rows }] of parts.entries()) {
+    await bindTo(tx, owner.environment_id)
+    await rows(outboxes[i]!)
+  }
+  for (const [i, { owner, environment }] of parts.entries()) {
+    await bindTo(tx, owner.environment_id)
+    await lockEnvironment(tx, owner.environment_id)
+    await environment(outboxes[i]!)
+    const { wakes, ...rest } = outboxes[i]!
+    await flush(tx, deps, owner, { ...rest, wakes: [] }, {})
+    own.outbox.wakes.push(...wakes)
+  }
+  await bindTo(tx, own.environment_id)
 }
 
 /** Locks the environment before the last statement does, to read or count what the environment has. */
@@ -127,24 +182,27 @@ function flush(
 ) {
   const { environment_id } = owner
   const { events, audit, use, wakes } = outbox
-  const changes = QUOTA_NAMES.some((name) => use[name] !== 0)
-  if (events.length === 0 && audit === null && !changes) {
+  const changes = STORED_QUOTAS.some((name) => use[name] !== 0)
+  const adds = QUOTA_NAMES.some((name) => use[name] > 0)
+  // Reconcilers continue in an environment that is closed to requests.
+  const isRequest = audit !== null && lease === null
+  if (events.length === 0 && audit === null && !changes && !adds) {
     if (wakes.length > 0 || lease) return tx`select ${flushWork(tx, wakes, lease)} ${checkAuthority(tx, authority)}`
     return authority && tx`select null ${checkAuthority(tx, authority)}`
   }
-  const quotas = deps.config.quotas[owner.mode]
   return tx`
     with head as (
       update environment_heads h set sequence = h.sequence + ${events.length}::bigint
         ${changes ? addUse(tx, use) : tx``}
         ${audit ? tx`, audit_sequence = h.audit_sequence + 1, audit_hash = sha256(h.audit_hash || ${audit.digest}::bytea)` : tx``}
       from (select pg_advisory_xact_lock(hashtextextended(${environment_id}, 0))) as locked
-      where h.environment_id = ${environment_id} ${changes ? withinQuota(tx, quotas, use) : tx``}
+      where h.environment_id = ${environment_id} ${adds ? withinQuota(tx, deps.config.quotas[owner.mode], use) : tx``}
+        ${isRequest ? tx`and not h.closed` : tx``}
       returning h.sequence, h.audit_sequence, h.audit_hash, h.webhooks, environment_now(${environment_id}) as now
     )
     ${events.length > 0 ? insertEvents(tx, deps.random, environment_id, events) : tx``}
     ${audit ? insertEntry(tx, environment_id, audit) : tx``}
-    select case when not exists (select from head) then refuse_over_quota()
+    select case when not exists (select from head) then refuse_outbox(${environment_id}, ${isRequest})
       else ${events.length > 0 ? flushWithDeliveries(tx, environment_id, wakes, lease) : flushWork(tx, wakes, lease)} end
       ${checkAuthority(tx, authority)}`
 }
@@ -189,13 +247,37 @@ function addUse(tx: Query, use: Use) {
 
 /** What `lackingQuota` says, as a condition. The names are ours. */
 function withinQuota(tx: Query, configured: Partial<Quotas>, use: Use) {
+  const [operators, others] = [effectiveQuotas(configured, {}, true), effectiveQuotas(configured, {}, false)]
   const conditions = QUOTA_NAMES.filter((name) => use[name] > 0).map(
     (name) => tx`
-      and h.${tx(`used_${name}`)} + ${use[name]}::bigint <= coalesce(
-        case when h.quota ? ${name} then (h.quota ->> ${name})::bigint else ${configured[name] ?? null}::bigint end,
+      and ${usedAfter(tx, name, use)} <= coalesce(
+        case when h.quota ? ${name} then (h.quota ->> ${name})::bigint
+          when h.of_operator then ${operators[name]}::bigint else ${others[name]}::bigint end,
         9223372036854775807)`,
   )
   return conditions.reduce((all, condition) => tx`${all}${condition}`, tx``)
+}
+
+/** The usage of the environment `h` after the transaction, which has already added the rows that are counted. */
+function usedAfter(tx: Query, name: QuotaName, use: Use) {
+  return isCounted(name) ? tx`(${countOf(tx, name)})` : tx`h.${tx(`used_${name}`)} + ${use[name]}::bigint`
+}
+
+const isCounted = (name: QuotaName): name is CountedQuota => (COUNTED_QUOTAS as readonly string[]).includes(name)
+
+/** How many rows of the environment `h` count. */
+function countOf(query: Query, name: CountedQuota) {
+  switch (name) {
+    case 'subnets':
+      return query`select count(*) from subnets s where s.environment_id = h.environment_id`
+    case 'webhooks':
+      return query`select count(*) from webhooks w where w.environment_id = h.environment_id and not w.wanted_gone`
+    case 'api_keys':
+      // A key that a rotation has replaced does not count, so that rotation is possible at the quota.
+      return query`
+        select count(*) from api_keys k where k.environment_id = h.environment_id and k.retires_at is null
+          and coalesce(least(k.expires_at, k.revoked_at), 'infinity') > now()`
+  }
 }
 
 function insertEvents(tx: Query, random: Random, environmentId: string, events: NewEvent[]) {
@@ -226,14 +308,14 @@ async function quotaExceeded(tx: Query, deps: OutboxDeps, owner: Owner, use: Use
   const { used, quotas } = await readUse(tx, deps, owner)
   const name = lackingQuota(quotas, used, use) ?? QUOTA_NAMES.find((each) => use[each] > 0)!
   const limit = quotas[name]
-  const detail = `The quota of the project is ${limit} ${name}. It uses ${used[name]}, and this request needs ${use[name]} more. ${/^image/.test(name) ? 'Delete an image' : 'Terminate an instance'}, or ask the operator for a larger quota.`
+  const detail = `The quota of the project is ${limit} ${name}. It uses ${used[name]}, and this request needs ${use[name]} more. ${remedyOf(name)}, or ask the operator for a larger quota.`
   return new QuotaExceeded(detail, {
     scope: 'quota',
     resource: name,
     limit,
     used: used[name],
     retryable: true,
-    alternatives: fittingPlans(deps.config.plans, quotas, used),
+    alternatives: isCounted(name) ? [] : fittingPlans(deps.config.plans, quotas, used),
   })
 }
 
@@ -243,11 +325,12 @@ export async function readUse(
   deps: Pick<Deps, 'config'>,
   { environment_id, mode }: Owner,
 ): Promise<{ used: Use; quotas: Quotas }> {
-  const [head] = await query<(Use & { quota: Partial<Quotas> })[]>`
+  const [head] = await query<(Use & { quota: Partial<Quotas>; of_operator: boolean })[]>`
     select used_instances as instances, used_vcpus as vcpus, used_memory_bytes as memory_bytes,
       used_disk_bytes as disk_bytes, used_public_ips as public_ips, used_images as images,
-      used_image_bytes as image_bytes, quota
-    from environment_heads where environment_id = ${environment_id}`
-  const { quota, ...used } = head!
-  return { used, quotas: effectiveQuotas(deps.config.quotas[mode], quota) }
+      used_image_bytes as image_bytes, (${countOf(query, 'subnets')}) as subnets,
+      (${countOf(query, 'webhooks')}) as webhooks, (${countOf(query, 'api_keys')}) as api_keys, quota, of_operator
+    from environment_heads h where environment_id = ${environment_id}`
+  const { quota, of_operator, ...used } = head!
+  return { used, quotas: effectiveQuotas(deps.config.quotas[mode], quota, of_operator) }
 }

@@ -68,6 +68,13 @@ export function NoContent(description: string) {
   return Type.Unsafe<unknown>({ type: 'null', description })
 }
 
+/** Query parameter of writes that support a dry run. */
+export const dryRun = {
+  dry_run: Type.Optional(
+    Type.Boolean({ default: false, description: 'Change nothing and return 200 with a preview of the request.' }),
+  ),
+}
+
 const Size = Type.Object(
   {
     vcpus: Type.Integer({ description: 'Virtual CPUs.' }),

@@ -18,6 +18,7 @@ import { newId } from '../lib/id.ts'
 import { createLog, type Log } from '../lib/log.ts'
 import { createMetrics } from '../lib/metrics.ts'
 import { openConnection } from '../lib/outbound-connection.ts'
+import { QUOTA_NAMES } from '../lib/quota.ts'
 import { systemRandom } from '../lib/random.ts'
 import type { RateLimits } from '../rate-limits/policies.ts'
 import { createRequestLog } from '../requests/recorder.ts'
@@ -153,6 +154,14 @@ export async function createTestTenant(deps: Deps): Promise<TestTenant> {
     return createTestKey(deps, { project_id, environment_id, mode }, isFirst ? SCOPES : PROJECT_SCOPES)
   }
   return { live: await environment('live'), test: await environment('test') }
+}
+
+/** Removes the default quotas of a project, for tests that create many resources. */
+export async function removeQuotas(sql: Sql, projectId: string): Promise<void> {
+  const quotas = Object.fromEntries(QUOTA_NAMES.map((name) => [name, null]))
+  await sql`
+    update environment_heads set quota = ${quotas}
+    where environment_id in (select id from environments where project_id = ${projectId})`
 }
 
 /** Creates a key with these scopes in an environment. */

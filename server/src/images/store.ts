@@ -1,7 +1,9 @@
 import type { Static } from 'typebox'
 import type { Query, Sql, Transaction } from '../db/database.ts'
+import { belongsToOperator } from '../db/operator.ts'
 import type { Deps } from '../deps.ts'
 import type { MachineImage } from '../drivers/driver.ts'
+import { isIdle } from '../engine/work.ts'
 import type { Outbox } from '../events/outbox.ts'
 import { checkIfMatch } from '../http/etag.ts'
 import { type Window, windowSql } from '../http/list.ts'
@@ -9,7 +11,6 @@ import type { Principal } from '../keys/principal.ts'
 import { ApiError, notFound } from '../lib/errors.ts'
 import { isId, newId } from '../lib/id.ts'
 import { rangesFor } from '../lib/tenant-ranges.ts'
-import { belongsToOperator } from '../projects/store.ts'
 import type { CatalogImage } from './catalog.ts'
 import { checkSource } from './check-source.ts'
 import { reserveBytes } from './reserve.ts'
@@ -185,6 +186,16 @@ export async function deleteImage(
   outbox.use.images -= 1
   outbox.wakes.push({ kind: 'image', id: row.id, environment_id })
   return row
+}
+
+/** Deletes all images of an environment that no instance uses, because its project is being deleted, and wakes idle keys. */
+export async function deleteAllImages(tx: Transaction, outbox: Outbox, environmentId: string): Promise<void> {
+  const deleted = await tx`
+    update images set wanted_gone = true, name = id where environment_id = ${environmentId} and not wanted_gone`
+  outbox.use.images -= deleted.count
+  const idle = await tx<{ id: string }[]>`
+    select id from images r where environment_id = ${environmentId} and ${isIdle(tx, 'image')}`
+  for (const { id } of idle) outbox.wakes.push({ kind: 'image', id, environment_id: environmentId })
 }
 
 /** Purges the row of a deleted image; returns false while an instance refers to it. */

@@ -1,7 +1,7 @@
 import { Type } from 'typebox'
 import type { Deps } from '../deps.ts'
 import { sendPage } from '../http/list.ts'
-import { ref } from '../http/schemas.ts'
+import { dryRun, ref } from '../http/schemas.ts'
 import type { App, Resource } from '../http/types.ts'
 import { created, write } from '../writes/write.ts'
 import { actionRoutes } from './action-routes.ts'
@@ -12,7 +12,6 @@ import { listInstances } from './list.ts'
 import { present } from './present.ts'
 import { preview, tags } from './route-writes.ts'
 import {
-  dryRun,
   Instance,
   InstanceCreate,
   InstanceOrPlan,

@@ -212,13 +212,6 @@ export const InstanceOrPlan = Type.Union([ref(Instance), ref(InstancePlan)], {
   description: 'The instance, or with `dry_run` the preview.',
 })
 
-/** Query parameter of writes that support a dry run. */
-export const dryRun = {
-  dry_run: Type.Optional(
-    Type.Boolean({ default: false, description: 'Change nothing and return 200 with a preview of the request.' }),
-  ),
-}
-
 const { name: newName, tags: newTags, ...otherNewFields } = createFields
 
 export const InstanceCreate = Type.Object(

@@ -127,6 +127,26 @@ export async function save(
 const shown = (row: InstanceRow, { config }: InstanceContext): string => JSON.stringify(present(row, config))
 const equal = (a: unknown, b: unknown): boolean => a === b || JSON.stringify(a) === JSON.stringify(b)
 
+/**
+ * Terminates all instances of an environment, also protected ones, because its project is being deleted.
+ * @param requestId null when no request caused it
+ */
+export async function terminateAll(
+  tx: Transaction,
+  context: InstanceContext,
+  environmentId: string,
+  requestId: string | null,
+): Promise<void> {
+  const rows = await tx<(InstanceRow & { now: Date })[]>`
+    select *, environment_now(environment_id) as now from instances
+    where environment_id = ${environmentId} and not wanted_gone and status <> 'terminated' order by id for update`
+  for (const { now, ...row } of rows) {
+    wakeInstance(context.outbox, row)
+    const change = { wanted_gone: true, wanted_at: now, wanted_request_id: requestId }
+    await save(tx, context, row, change, now, requestId)
+  }
+}
+
 /** Adds the events of a change and the change of quota usage to the outbox. */
 function emitDifference(
   { config, outbox }: InstanceContext,

@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict'
 import { after, before, describe, test } from 'node:test'
 import type { Sql } from '../db/database.ts'
+import { removeQuotas } from '../http/testing.ts'
 import { seededRandom } from '../lib/random.ts'
 import { createWorld, type World } from './testing-world.ts'
 
@@ -17,6 +18,7 @@ before(async () => {
   world = await createWorld()
   origin = await world.app.listen({ port: 0, host: '127.0.0.1' })
   const other = await world.tenant()
+  await removeQuotas(world.owner, other.test.principal.project_id)
   const of = (name: string, { key, principal }: World['test']): Tenant => {
     const { environment_id } = principal
     return { name, key, environment_id, sql: world.deps.sql.as(environment_id), ids: new Set() }

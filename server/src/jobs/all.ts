@@ -22,6 +22,13 @@ export function periodicJobs(deps: Deps): Record<string, PeriodicJob> {
     'release-addresses': releaseAddressesJob(deps),
     'report-expiring-keys': reportExpiringKeysJob(deps),
     'requeue-instances': requeueMissingJob(deps, { kind: 'instance', table: 'instances', interval_seconds: 600 }),
+    'requeue-projects': requeueMissingJob(deps, {
+      kind: 'project',
+      table: 'projects',
+      interval_seconds: 600,
+      needsWork: deps.sql`r.wanted_gone_at is not null`,
+      environment_id: 'env_system',
+    }),
     'requeue-webhooks': requeueMissingJob(deps, {
       kind: 'webhook',
       table: 'webhooks',

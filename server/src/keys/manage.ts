@@ -6,6 +6,7 @@ import { invalidApiKey } from '../authority/refusals.ts'
 import { insertBudget } from '../budgets/store.ts'
 import type { Transaction } from '../db/database.ts'
 import type { Deps } from '../deps.ts'
+import type { Outbox } from '../events/outbox.ts'
 import { checkIfMatch } from '../http/etag.ts'
 import { ApiError, type FieldError, notFound, validationFailed } from '../lib/errors.ts'
 import { canonicalRange } from '../lib/ip.ts'
@@ -29,6 +30,7 @@ type Target = { principal: Principal; id: string; if_match: string | undefined; 
 /** Creates a key in the caller's environment. Throws `validation_failed`, or `insufficient_scope` if it exceeds the caller's. */
 export async function issueKey(
   tx: Transaction,
+  outbox: Outbox,
   deps: Context,
   principal: Principal,
   body: ApiKeyCreateBody,
@@ -56,6 +58,7 @@ export async function issueKey(
     budget_id,
     created_by: caller.id,
   })
+  outbox.use.api_keys += 1
   return { row: (await findKey(tx, environment_id, made.id))!, key: made.key }
 }
 
@@ -65,6 +68,7 @@ export async function issueKey(
  */
 export async function rotateKey(
   tx: Transaction,
+  outbox: Outbox,
   deps: Context,
   target: Target,
   overlapSeconds: number,
@@ -93,6 +97,8 @@ export async function rotateKey(
       created_by: caller.id,
       replaces: key.id,
     })
+    // The successor counts in place of this key, unless this key has retired before.
+    if (key.retires_at !== null) outbox.use.api_keys += 1
     return { row: (await findKey(tx, environment_id, made.id))!, key: made.key }
   })
 }

@@ -53,7 +53,7 @@ function collectionRoutes(app: App, deps: Deps): void {
   app.post(
     '/v2/api_keys',
     {
-      config: { scope: 'keys:write' },
+      config: { scope: 'keys:write', problems: ['capacity_exhausted'] },
       schema: {
         operationId: 'createApiKey',
         summary: 'Create an API key',
@@ -65,8 +65,8 @@ function collectionRoutes(app: App, deps: Deps): void {
       },
     },
     (request, reply) =>
-      write(deps, request, reply, async (tx) =>
-        issued(deps, await issueKey(tx, deps, request.principal, request.body)),
+      write(deps, request, reply, async (tx, outbox) =>
+        issued(deps, await issueKey(tx, outbox, deps, request.principal, request.body)),
       ),
   )
 }
@@ -138,7 +138,10 @@ function rotationRoute(app: App, deps: Deps): void {
   app.post(
     '/v2/api_keys/:id/rotate',
     {
-      config: { scope: 'keys:write', problems: ['conflict', 'invalid_state', 'precondition_failed'] },
+      config: {
+        scope: 'keys:write',
+        problems: ['capacity_exhausted', 'conflict', 'invalid_state', 'precondition_failed'],
+      },
       schema: {
         operationId: 'rotateApiKey',
         summary: 'Rotate an API key',
@@ -151,10 +154,13 @@ function rotationRoute(app: App, deps: Deps): void {
       },
     },
     (request, reply) =>
-      write(deps, request, reply, async (tx) => {
+      write(deps, request, reply, async (tx, outbox) => {
         const overlap = request.body?.overlap_seconds ?? 86_400
         const { id } = request.params
-        return { ...issued(deps, await rotateKey(tx, deps, target(deps, request, id), overlap)), ...drop(deps, id) }
+        return {
+          ...issued(deps, await rotateKey(tx, outbox, deps, target(deps, request, id), overlap)),
+          ...drop(deps, id),
+        }
       }),
   )
 }

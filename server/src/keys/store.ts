@@ -142,6 +142,16 @@ export async function markReported(tx: Transaction, ids: string[], days: number)
   return marked.map(({ id }) => id)
 }
 
+/** Revokes all keys of an environment, because its project is being deleted. Returns the IDs of those that were not. */
+export async function revokeAllKeys(tx: Transaction, environmentId: string): Promise<string[]> {
+  const rows = await tx<{ id: string }[]>`
+    update api_keys set revoked_at = now()
+    where id in (
+      select id from api_keys where environment_id = ${environmentId} and revoked_at is null order by id for no key update)
+    returning id`
+  return rows.map(({ id }) => id)
+}
+
 /** Limits the remaining lifetime of a key to `seconds`; never extends it. */
 export async function retireKey(tx: Transaction, id: string, seconds: number): Promise<void> {
   await tx`

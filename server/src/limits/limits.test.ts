@@ -3,7 +3,15 @@ import assert from 'node:assert/strict'
 import { after, test } from 'node:test'
 import fc from 'fast-check'
 import { createWorld } from '../instances/testing-world.ts'
-import { effectiveQuotas, lackingQuota, nothingUsed, QUOTA_NAMES, type Quotas, type Use } from '../lib/quota.ts'
+import {
+  DEFAULT_QUOTAS,
+  effectiveQuotas,
+  lackingQuota,
+  nothingUsed,
+  QUOTA_NAMES,
+  type Quotas,
+  type Use,
+} from '../lib/quota.ts'
 
 const world = await createWorld()
 after(() => world.stop())
@@ -27,7 +35,10 @@ async function assertExact(): Promise<void> {
     select count(*)::int as instances, coalesce(sum(wanted_vcpus), 0)::int as vcpus,
       coalesce(sum(wanted_memory_bytes), 0)::bigint as memory_bytes,
       coalesce(sum(wanted_disk_bytes), 0)::bigint as disk_bytes, count(wanted_public_ip)::int as public_ips,
-      0 as images, 0 as image_bytes
+      0 as images, 0 as image_bytes,
+      (select count(*)::int from subnets where environment_id = ${environment}) as subnets,
+      (select count(*)::int from webhooks where environment_id = ${environment}) as webhooks,
+      (select count(*)::int from api_keys where environment_id = ${environment} and revoked_at is null) as api_keys
     from instances where environment_id = ${environment} and status <> 'terminated'`
   const shown = await limits()
   assert.deepEqual(Object.fromEntries(QUOTA_NAMES.map((name) => [name, shown[name].used])), { ...sums })
@@ -94,16 +105,14 @@ test('counts a resize and a public IP address when they are requested, and never
   await empty()
 })
 
-test("a quota of the project overrides the operator's, also with null", () => {
-  assert.deepEqual(effectiveQuotas({ instances: 5, vcpus: 8 }, { instances: null, public_ips: 1 }), {
-    instances: null,
-    vcpus: 8,
-    memory_bytes: null,
-    disk_bytes: null,
-    public_ips: 1,
-    images: null,
-    image_bytes: null,
-  })
+test("a quota is the project's own, otherwise the configured one, otherwise the default; null is no limit", () => {
+  const configured = { instances: 5, vcpus: 8, webhooks: null }
+  const of = effectiveQuotas(configured, { instances: null, public_ips: 1 }, false)
+  const expected = { instances: null, vcpus: 8, public_ips: 1, webhooks: null, images: null }
+  assert.deepEqual(of, { ...DEFAULT_QUOTAS, ...expected })
+  const ofOperator = effectiveQuotas(configured, { public_ips: 1 }, true)
+  const none = Object.fromEntries(QUOTA_NAMES.map((name) => [name, null]))
+  assert.deepEqual(ofOperator, { ...none, instances: 5, vcpus: 8, public_ips: 1 })
 })
 
 test('rejects a request exactly when it would exceed a quota', () => {

@@ -11,7 +11,7 @@ export const Limits = Type.Object(
         {
           name: OneOf(
             QUOTA_NAMES,
-            'What the quota limits: instances that are not terminated, or images that were added. `image_bytes`: what images occupy on the disk of the host, or have reserved there for their upload and import.',
+            'What the quota limits: instances that are not terminated, with their sizes and public IP addresses; images that were added; subnets, including the default one; webhooks; active API keys, without those that a rotation has replaced. `image_bytes`: what images occupy on the disk of the host, or have reserved there for their upload and import.',
           ),
           limit: amount('Limit of the project in this environment; null if only the capacity of the host limits it.'),
           used: Type.Integer({ description: 'Current usage.' }),
@@ -19,7 +19,10 @@ export const Limits = Type.Object(
         },
         { additionalProperties: false },
       ),
-      { description: 'Quotas. A request that exceeds a quota returns `capacity_exhausted`.' },
+      {
+        description:
+          'Quotas. A request that exceeds a quota returns `capacity_exhausted`. All projects except the first have default quotas, which the operator can change.',
+      },
     ),
     rate_limits: Type.Array(
       Type.Object(

@@ -1,5 +1,5 @@
 /**
- * The matrix of the keys that span tenants: the orphan sweeps and the periodic jobs. Each key that a start wakes runs three
+ * The matrix of the keys that span tenants: the orphan sweeps, the periodic jobs and the deletion of a project. Each runs three
  * passes (an orphan is removed in the second one), with each fault at each of its points. Before them, a test creates the
  * fault that the key repairs; afterwards the audit must find nothing.
  */
@@ -15,6 +15,7 @@ import type { MatrixWorld, Worker } from './world.ts'
 
 const SYSTEM = 'env_system'
 const PASSES = 3
+const DELETED_PROJECT = 'proj_deleted'
 /** Partitions of the request log: from yesterday to three days ahead. */
 const DAYS = 5
 
@@ -23,6 +24,7 @@ export async function systemKeys(world: MatrixWorld): Promise<string[]> {
   await wakeAtStart(world.deps)
   const keys = await world.owner<{ name: string }[]>`
     select kind || ' ' || id as name from work where environment_id = ${SYSTEM} and kind <> 'image' order by name`
+  keys.push({ name: `project ${DELETED_PROJECT}` })
   // Each one runs alone.
   await world.owner`update work set due_at = 'infinity' where environment_id = ${SYSTEM}`
   return keys.map(({ name }) => name)
@@ -39,7 +41,7 @@ export async function runSystemKey(world: MatrixWorld, name: string): Promise<Re
     await owner`update work set due_at = 'infinity' where kind || ' ' || id = ${name} and leased_until is null`
   }
   const scene = await createScene(world, name.startsWith('sweep live') ? 'live' : 'test')
-  const repair = REPAIRS[name.startsWith('sweep') ? 'sweep' : name]
+  const repair = REPAIRS[/^(sweep|project)/.exec(name)?.[0] ?? name]
   if (!repair) throw new Error(`REPAIRS has no entry for ${name}`)
   const damage = () => repair.damage(world.owner, scene)
   const findingsAfter = async () => {
@@ -96,6 +98,21 @@ const REPAIRS: Record<string, Repair> = {
     damage: (owner, scene) => owner`insert into simulated_machines (id, environment_id, machine)
       values (${orphanOf(scene)}, ${scene.environment_id}, '{"power":"stopped","run":0,"ports":[]}')`,
     isDamaged: (owner, scene) => rows(owner`select from simulated_machines where id = ${orphanOf(scene)}`),
+  },
+  project: {
+    damage: insertDeletedProject,
+    isDamaged: (owner) =>
+      rows(owner`
+      select from projects where id = ${DELETED_PROJECT} union all
+      select from environments where project_id = ${DELETED_PROJECT} union all
+      select from simulated_machines where id = 'inst_deleted'`),
+  },
+  'job requeue-projects': {
+    damage: async (owner) => {
+      await insertDeletedProject(owner)
+      await owner`delete from work where kind = 'project'`
+    },
+    isDamaged: async (owner) => !(await rows(owner`select from work where kind = 'project'`)),
   },
   'job recount-budgets': {
     damage: (owner, { environment_id }) =>
@@ -160,6 +177,37 @@ const REPAIRS: Record<string, Repair> = {
     isDamaged: (owner) => rows(owner`select from webhook_deliveries where id = 'old'`),
   },
   'job rotate-request-log': { damage: dropLastDay, isDamaged: async (owner) => (await daysOf(owner)) !== 2 * DAYS },
+}
+
+/** A project whose deletion was requested, with a machine of a terminated instance. */
+async function insertDeletedProject(owner: Sql): Promise<void> {
+  await owner`
+    with project as (
+      insert into projects (id, name, created_at, wanted_gone_at) values (${DELETED_PROJECT}, 'p', now(), '2000-01-01')
+      on conflict do nothing returning id)
+    insert into environments (id, project_id, mode)
+    select 'env_deleted_' || mode, id, mode from project, unnest(array['live', 'test']) as mode`
+  await owner`
+    insert into address_pools (id, environment_id, range) values ('deleted', 'env_deleted_test', '10.0.0.0/24')
+    on conflict do nothing`
+  await owner`
+    insert into subnets (environment_id, id, region, name, range, pool_id, created_at)
+    values ('env_deleted_test', 'sub_deleted', 'us-east-1', 's', '10.0.0.0/24', 'deleted', now()) on conflict do nothing`
+  await owner`
+    insert into instances (id, environment_id, mode, region, name, hostname, image, image_id, subnet_id, private_ip, mac,
+      ports, ssh_public_keys, ssh_user, tags, auto_recovery, termination_protection, ready_timeout_seconds, created_at,
+      updated_at, wanted_power, wanted_run, wanted_disk, wanted_plan, wanted_vcpus, wanted_memory_bytes, wanted_disk_bytes,
+      wanted_activity, wanted_at, status, wanted_gone, terminated_at)
+    select 'inst_deleted', 'env_deleted_test', 'test', 'us-east-1', 'x', 'x', 'x', i.id, 'sub_deleted', '10.0.0.2',
+      '02:00:00:00:00:01', '{22}', '{}', 'root', '{}', true, false, 300, now(), now(), 'running', 1, 1, 'x', 1, 1, 1,
+      'provisioning', now(), 'terminated', true, now()
+    from images i where i.environment_id is null limit 1 on conflict do nothing`
+  await owner`
+    insert into simulated_machines (id, environment_id, machine)
+    values ('inst_deleted', 'env_deleted_test', '{"power":"stopped","run":0,"ports":[]}') on conflict do nothing`
+  await owner`
+    insert into work (kind, id, environment_id, due_at) values ('project', ${DELETED_PROJECT}, ${SYSTEM}, 'infinity')
+    on conflict do nothing`
 }
 
 const daysOf = async (owner: Sql): Promise<number> =>

@@ -17,7 +17,7 @@ import type { Driver, ObservedMachine } from '../drivers/driver.ts'
 import { createSimulatedDriver } from '../drivers/simulated/driver.ts'
 import { createEngine, type Engine, type Reconcilers } from '../engine/loop.ts'
 import type { Claim } from '../engine/work.ts'
-import { createTestApp, createTestTenant, type TestApp, testConfig } from '../http/testing.ts'
+import { createTestApp, createTestTenant, removeQuotas, type TestApp, testConfig } from '../http/testing.ts'
 import { CATALOGUE } from '../images/catalog.ts'
 import { jobPaths } from '../images/importer/job-files.ts'
 import { type Importer, imageReconciler } from '../images/reconcile.ts'
@@ -174,9 +174,9 @@ export async function createMatrixWorld(mutant: Mutant = {}): Promise<MatrixWorl
     },
     async tenant() {
       const made = await createTestTenant(deps)
-      await openNetworks(owner, made)
-      const ids = [made.live.principal.environment_id, made.test.principal.environment_id]
-      await owner`update environments set clock_frozen_at = ${START} where id = any(${ids})`
+      const { project_id } = made.live.principal
+      await Promise.all([openNetworks(owner, made), removeQuotas(owner, project_id)])
+      await owner`update environments set clock_frozen_at = ${START} where project_id = ${project_id}`
       return made
     },
     async close() {

@@ -73,7 +73,7 @@ describe('projects', { timeout: 120_000 }, () => {
     assert.deepEqual((await world.call('GET', url)).body, larger.body)
     assert.equal((await call('POST', '/v2/instances', BODY)).status, 201)
     assert.deepEqual([await limit(), (await world.call('PUT', url, { quotas: { test: {} } })).status], [2, 200])
-    assert.equal(await limit(), null)
+    assert.equal(await limit(), 20)
     for (const quotas of [{ test: { instances: -1 } }, { test: { cars: 1 } }, { system: {} }]) {
       assert.equal((await world.call('PUT', url, { quotas })).status, 422)
     }

@@ -1,10 +1,20 @@
 import { Type } from 'typebox'
+import type { Deps } from '../deps.ts'
 import { sendObject } from '../http/etag.ts'
 import { listParameters, sendPage } from '../http/list.ts'
 import { Id, ref } from '../http/schemas.ts'
-import type { Resource } from '../http/types.ts'
+import type { App, Resource } from '../http/types.ts'
 import { changed, created, write } from '../writes/write.ts'
-import { Project, ProjectCreate, ProjectCreated, ProjectPage, ProjectUpdate } from './schema.ts'
+import { previewDeletion, requestDeletion } from './delete.ts'
+import {
+  deletionQuery,
+  Project,
+  ProjectCreate,
+  ProjectCreated,
+  ProjectDeletion,
+  ProjectPage,
+  ProjectUpdate,
+} from './schema.ts'
 import { createProject, getProject, listProjects, showProject, updateProject } from './store.ts'
 
 const tags = ['Projects']
@@ -12,7 +22,7 @@ const params = Type.Object({ id: Id('proj', 'ID of the project.') })
 
 export const projects: Resource = {
   tag: { name: 'Projects', description: 'Tenants, each with its own environments, keys and networks.' },
-  schemas: [Project, ProjectCreated, ProjectPage, ProjectCreate, ProjectUpdate],
+  schemas: [Project, ProjectCreated, ProjectPage, ProjectCreate, ProjectUpdate, ProjectDeletion],
   routes(app, deps) {
     app.get(
       '/v2/projects',
@@ -72,7 +82,7 @@ export const projects: Resource = {
       app.route({
         method,
         url: '/v2/projects/:id',
-        config: { scope: 'admin', problems: ['precondition_failed'] },
+        config: { scope: 'admin', problems: ['invalid_state', 'precondition_failed'] },
         schema: {
           operationId: method === 'PUT' ? 'updateProject' : 'patchProject',
           summary: method === 'PUT' ? 'Update a project' : 'Update a project (merge patch)',
@@ -89,5 +99,41 @@ export const projects: Resource = {
           }),
       })
     }
+    deleteRoute(app, deps)
   },
+}
+
+function deleteRoute(app: App, deps: Deps): void {
+  app.delete(
+    '/v2/projects/:id',
+    {
+      config: { scope: 'admin', problems: ['invalid_state', 'termination_protected', 'precondition_failed'] },
+      schema: {
+        operationId: 'deleteProject',
+        summary: 'Delete a project',
+        description:
+          'Deletes a project with everything in both environments: machines, images, events, webhooks, logs and its audit log. `name` must repeat its name. Its keys are revoked immediately, and its instances are terminated; the project has the status `deleting` until nothing is left, and is not found afterwards. The first project cannot be deleted.',
+        tags,
+        params,
+        querystring: deletionQuery,
+        response: { 200: ref(ProjectDeletion), 202: ref(Project) },
+      },
+    },
+    (request, reply) =>
+      write(deps, request, reply, async (tx, outbox) => {
+        const { params, query, principal, headers } = request
+        const { environment_id } = principal
+        const deletion = { id: params.id, environment_id, request_id: request.id, if_match: headers['if-match'], query }
+        if (query.dry_run) {
+          const body = await previewDeletion(tx, deletion)
+          return { status: 200, resource: params.id, before: null, after: null, body }
+        }
+        const { before, after, revoked } = await requestDeletion(tx, outbox, deps, deletion)
+        const shown = showProject(after)
+        return {
+          ...changed(202, params.id, before === after ? shown : showProject(before), shown),
+          committed: () => revoked.forEach((id) => void deps.keys.drop(id)),
+        }
+      }),
+  )
 }

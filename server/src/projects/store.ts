@@ -11,7 +11,7 @@ import { type Window, windowSql } from '../http/list.ts'
 import type { Principal } from '../keys/principal.ts'
 import type { Scope } from '../keys/scopes.ts'
 import { newProjectKeys, PROJECT_SCOPES, storeKey } from '../keys/store.ts'
-import { notFound } from '../lib/errors.ts'
+import { ApiError, notFound } from '../lib/errors.ts'
 import { newId } from '../lib/id.ts'
 import type { Quotas } from '../lib/quota.ts'
 import type { Random } from '../lib/random.ts'
@@ -19,8 +19,8 @@ import { timestamp } from '../lib/timestamp.ts'
 import { ensureDefaultSubnet } from '../subnets/store.ts'
 import type { Project, ProjectCreate, ProjectUpdateBody } from './schema.ts'
 
-const MODES = ['live', 'test'] as const
-type Mode = (typeof MODES)[number]
+export const MODES = ['live', 'test'] as const
+export type Mode = (typeof MODES)[number]
 /** Reserved for benchmarks (RFC 2544) and not routed; each test environment has all of it. */
 const TEST_PUBLIC_RANGE = '198.18.0.0/15'
 
@@ -29,22 +29,25 @@ export type ProjectRow = {
   name: string
   ordinal: number
   created_at: Date
+  /** When its deletion was requested; null: it is active. */
+  wanted_gone_at: Date | null
   quotas: Record<Mode, Partial<Quotas>> | null
 }
 
 /** A row as the API returns it. */
-export function showProject({ id, name, quotas, created_at }: ProjectRow): Static<typeof Project> {
-  return { id, name, quotas: { live: {}, test: {}, ...quotas }, created_at: timestamp(created_at) }
+export function showProject({ id, name, wanted_gone_at, quotas, created_at }: ProjectRow): Static<typeof Project> {
+  const status = wanted_gone_at === null ? 'active' : 'deleting'
+  return { id, name, status, quotas: { live: {}, test: {}, ...quotas }, created_at: timestamp(created_at) }
 }
 
 export async function listProjects(sql: Sql, window: Window): Promise<ProjectRow[]> {
   return sql<ProjectRow[]>`select *, project_quotas(id) as quotas from projects where true ${windowSql(sql, window)}`
 }
 
-/** Whether an environment belongs to the first project, that of the operator. */
-export async function belongsToOperator(query: Query, environment_id: string): Promise<boolean> {
-  const [row] = await query<{ belongs: boolean }[]>`select belongs_to_operator(${environment_id}) as belongs`
-  return row!.belongs
+/** Locks and reads a project. Throws `not_found`. */
+export async function lockProject(tx: Transaction, id: string): Promise<ProjectRow> {
+  await tx`select from projects where id = ${id} for no key update`
+  return getProject(tx, id)
 }
 
 /** Throws `not_found`. */
@@ -118,19 +121,24 @@ export async function createProject(
   return { row: await getProject(tx, row.id), keys }
 }
 
-/** Throws `not_found` and `precondition_failed`. */
+/** Throws `not_found`, `precondition_failed`, and `invalid_state` for a project that is being deleted. */
 export async function updateProject(
   tx: Transaction,
   id: string,
   { name, quotas = {} }: ProjectUpdateBody,
   ifMatch: string | undefined,
 ): Promise<{ before: ProjectRow; after: ProjectRow }> {
-  await tx`select from projects where id = ${id} for no key update`
-  const before = await getProject(tx, id)
+  const before = await lockProject(tx, id)
   checkIfMatch(ifMatch, showProject(before))
+  if (before.wanted_gone_at !== null) throw invalidState('deleting', 'The project is being deleted.')
   await tx`update projects set name = ${name ?? before.name} where id = ${id}`
   await setQuotas(tx, id, quotas)
   return { before, after: await getProject(tx, id) }
+}
+
+/** 409 for a project whose status does not allow a request. */
+export function invalidState(current_status: string, detail: string): ApiError {
+  return new ApiError('invalid_state', detail, { extensions: { current_status, allowed_actions: [] } })
 }
 
 async function setQuotas(tx: Transaction, id: string, quotas: Partial<Record<Mode, Partial<Quotas>>>): Promise<void> {

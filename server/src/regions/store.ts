@@ -1,6 +1,7 @@
 import type { Static } from 'typebox'
 import type { Config, Plan } from '../config.ts'
 import type { Query, Transaction } from '../db/database.ts'
+import { belongsToOperator } from '../db/operator.ts'
 import type { Region as ServedRegion } from '../deps.ts'
 import type { Principal } from '../keys/principal.ts'
 import {
@@ -13,7 +14,6 @@ import {
   sumOf,
 } from '../lib/capacity.ts'
 import { CapacityExhausted } from '../lib/insufficient-capacity.ts'
-import { belongsToOperator } from '../projects/store.ts'
 import type { Region } from './schema.ts'
 
 /** What the live instances of a region have reserved, those of all tenants, except one of them. */

@@ -3,11 +3,11 @@
  * first project and in a transaction that asks for it, so a statement without that reads no row of another tenant.
  */
 import type { Sql, Transaction } from '../db/database.ts'
+import { belongsToOperator } from '../db/operator.ts'
 import { type Window, windowSql } from '../http/list.ts'
 import type { Principal } from '../keys/principal.ts'
 import { ApiError } from '../lib/errors.ts'
 import { isId } from '../lib/id.ts'
-import { belongsToOperator } from '../projects/store.ts'
 import type { AnyRequestRow } from './row.ts'
 import type { Filters } from './schema.ts'
 import { conditions, MAX_OTHERS, search } from './store.ts'

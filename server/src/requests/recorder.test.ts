@@ -13,6 +13,8 @@ import type { NewRequest, NewSpan } from './row.ts'
 import { rotateDays } from './store.ts'
 
 const { sql, owner } = await createTestDatabase()
+await owner`insert into projects (id, name, created_at) values ('proj_1', 'p', now())`
+await owner`insert into environments (id, project_id, mode) values ('env_1', 'proj_1', 'live')`
 beforeEach(() => owner`truncate requests, spans`)
 
 /** A connection that can be lost before a statement reaches the server, or before its result returns. */
@@ -162,6 +164,16 @@ describe('the recorder', { timeout: 240_000 }, () => {
     log.request(request(), true)
     await log.flush()
     assert.equal(await rows(), 2_500)
+  })
+
+  test('leaves out rows of an environment that was deleted, and writes the others', async () => {
+    const log = recorder()
+    log.request(request({ environment_id: 'env_gone' }), true)
+    log.span(span({ environment_id: 'env_gone' }))
+    log.request(request(), true)
+    log.request(request({ environment_id: null }), true)
+    await log.stop(1_000)
+    assert.deepEqual([await rows(), await rows('spans')], [2, 0])
   })
 
   test('records a repeated step as one span', async () => {

@@ -9,16 +9,20 @@ import type { Filters } from './schema.ts'
 export type Batch = { requests: NewRequest[]; spans: NewSpan[] }
 
 /**
- * Writes requests and spans of all environments in one statement, so all of them or none. `isRetry`: the outcome of an
+ * Writes requests and spans of all environments in one statement, so all of them or none. Rows of environments that were
+ * deleted with their project are left out; a deletion waits for the statement. `isRetry`: the outcome of an
  * earlier attempt is unknown, so rows that it wrote are not inserted twice.
  */
 export async function insertBatch(sql: Sql, { requests, spans }: Batch, isRetry: boolean): Promise<void> {
+  const environments = [...new Set([...requests, ...spans].flatMap(({ environment_id }) => environment_id ?? []))]
   await sql`
-    with span as (
+    with existing as materialized (select id from lock_environments(${environments}) as id),
+    span as (
       insert into spans
         (environment_id, request_id, resource, started_at, name, kind, duration_ms, status, waits_for, detail)
       select * from json_to_recordset(${sql.json(spans)}::json) as s(environment_id text, request_id text, resource text,
         started_at timestamptz, name text, kind text, duration_ms float8, status text, waits_for text, detail jsonb)
+      where environment_id in (select id from existing)
       on conflict do nothing
     )
     insert into requests (ordinal, time, id, environment_id, request_id, key_id, method, route, resource, status, code,
@@ -28,7 +32,8 @@ export async function insertBatch(sql: Sql, { requests, spans }: Batch, isRetry:
     from json_to_recordset(${sql.json(requests)}::json) as r(at bigint, id text, environment_id text, request_id text,
       key_id text, method text, route text, resource text, status smallint, code text, duration_ms float8, address text,
       user_agent text, aborted boolean, sample_rate real, transactions jsonb)
-    where not ${isRetry}::boolean or not exists (select from requests known where known.id = r.id)`
+    where (environment_id is null or environment_id in (select id from existing))
+      and (not ${isRetry}::boolean or not exists (select from requests known where known.id = r.id))`
 }
 
 /** Creates the partitions of the next days and drops old ones; returns the number of changes. */

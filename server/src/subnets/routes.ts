@@ -53,8 +53,8 @@ export const subnets: Resource = {
         },
       },
       (request, reply) =>
-        write(deps, request, reply, async (tx) => {
-          const row = await createSubnet(tx, deps, request.principal, request.body)
+        write(deps, request, reply, async (tx, outbox) => {
+          const row = await createSubnet(tx, outbox, deps, request.principal, request.body)
           return created(showSubnet(row), `${deps.config.public_url}/v2/subnets/${row.id}`)
         }),
     )

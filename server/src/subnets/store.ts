@@ -1,6 +1,7 @@
 import type { Static } from 'typebox'
 import type { Query, Sql, Transaction } from '../db/database.ts'
 import type { Deps } from '../deps.ts'
+import type { Outbox } from '../events/outbox.ts'
 import { checkIfMatch } from '../http/etag.ts'
 import { type Window, windowSql } from '../http/list.ts'
 import type { Principal } from '../keys/principal.ts'
@@ -60,6 +61,7 @@ export async function findSubnet(query: Query, environmentId: string, id: string
 /** Throws `validation_failed`, or `conflict` for a range that overlaps another subnet of the environment. */
 export async function createSubnet(
   tx: Transaction,
+  outbox: Outbox,
   deps: Deps,
   principal: Principal,
   body: Static<typeof SubnetCreate>,
@@ -82,6 +84,7 @@ export async function createSubnet(
     values (${environment_id}, ${id}, ${body.region}, ${body.name}, ${body.cidr}, ${pool}, ${segment},
             environment_now(${environment_id}))
     returning *`
+  outbox.use.subnets += 1
   return row!
 }
 

@@ -3,6 +3,7 @@
  * otherwise a key that may only write webhooks could receive events that it may not read.
  */
 import type { Transaction } from '../db/database.ts'
+import { belongsToOperator } from '../db/operator.ts'
 import type { Deps } from '../deps.ts'
 import { EVENT_TYPES } from '../events/catalog.ts'
 import type { Outbox } from '../events/outbox.ts'
@@ -14,7 +15,6 @@ import { ApiError, validationFailed } from '../lib/errors.ts'
 import { newId } from '../lib/id.ts'
 import { checkDestination, OutboundError } from '../lib/outbound.ts'
 import { seal } from '../lib/secret-box.ts'
-import { belongsToOperator } from '../projects/store.ts'
 import { BUDGET, policyOf } from './attempt.ts'
 import { showWebhook } from './present.ts'
 import { isEnabled, type WebhookRow } from './row.ts'
@@ -56,13 +56,14 @@ export async function checkUrl(
 /** Creates a webhook. Returns it with its secret, which is returned only once. */
 export async function createWebhook(
   tx: Transaction,
+  outbox: Outbox,
   deps: ManageDeps,
   principal: Principal,
   body: WebhookCreateBody,
 ): Promise<{ row: WebhookRow; secret: string }> {
   checkEvents(principal, body.events, true)
   const secret = newSecret(deps.random)
-  const row = await insertWebhook(tx, {
+  const row = await insertWebhook(tx, outbox, {
     environment_id: principal.environment_id,
     id: newId('whk', deps.random),
     key_id: principal.key_id,

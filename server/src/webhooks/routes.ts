@@ -100,7 +100,7 @@ function createRoute(app: App, deps: Deps): void {
   app.post(
     '/v2/webhooks',
     {
-      config: { scope: 'webhooks:write', problems: ['conflict'] },
+      config: { scope: 'webhooks:write', problems: ['conflict', 'capacity_exhausted'] },
       schema: {
         operationId: 'createWebhook',
         summary: 'Create a webhook',
@@ -113,8 +113,8 @@ function createRoute(app: App, deps: Deps): void {
     },
     async (request, reply) => {
       await checkUrl(deps, request.principal, request.body.url)
-      return write(deps, request, reply, async (tx) => {
-        const { row, secret } = await createWebhook(tx, deps, request.principal, request.body)
+      return write(deps, request, reply, async (tx, outbox) => {
+        const { row, secret } = await createWebhook(tx, outbox, deps, request.principal, request.body)
         const shown = showWebhook(row)
         const { id, ...rest } = shown
         return {

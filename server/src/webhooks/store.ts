@@ -1,12 +1,13 @@
 /** Every SQL statement on `webhooks`; those on deliveries are in deliveries.ts. */
 import type { Query, Sql, Transaction } from '../db/database.ts'
+import { isIdle } from '../engine/work.ts'
 import { lockEnvironment, type Outbox } from '../events/outbox.ts'
 import { type Window, windowSql } from '../http/list.ts'
 import { ApiError, notFound } from '../lib/errors.ts'
 import type { Health } from './retry-schedule.ts'
 import type { DisabledReason, WebhookRow } from './row.ts'
 
-/** Maximum number of webhooks per environment. */
+/** Maximum number of webhooks per environment, whatever its quota is: each event is compared with all of them. */
 const MAX_WEBHOOKS = 50
 
 export async function listWebhooks(sql: Sql, environmentId: string, window: Window): Promise<WebhookRow[]> {
@@ -47,7 +48,7 @@ export type NewWebhook = Pick<
 > & { secret: Uint8Array }
 
 /** Throws `conflict` when the environment has the maximum number of webhooks. */
-export async function insertWebhook(tx: Transaction, fields: NewWebhook): Promise<WebhookRow> {
+export async function insertWebhook(tx: Transaction, outbox: Outbox, fields: NewWebhook): Promise<WebhookRow> {
   const { environment_id } = fields
   // Concurrent transactions must not exceed the limit together.
   await lockEnvironment(tx, environment_id)
@@ -60,6 +61,7 @@ export async function insertWebhook(tx: Transaction, fields: NewWebhook): Promis
     returning *`
   if (row) {
     await countWebhooks(tx, environment_id, 1)
+    outbox.use.webhooks += 1
     return row
   }
   const detail = `An environment can have at most ${MAX_WEBHOOKS} webhooks. Delete one, or add event types to an existing one.`
@@ -76,6 +78,23 @@ export async function markDeleted(tx: Transaction, outbox: Outbox, row: WebhookR
   await changeWebhook(tx, row, { wanted_gone: true }, now)
   wakeWebhook(outbox, row)
   await countWebhooks(tx, row.environment_id, -1)
+}
+
+/** Locks all webhooks of an environment, before `deleteAllWebhooks` locks the environment. */
+export async function lockAllWebhooks(tx: Transaction, environmentId: string): Promise<void> {
+  await tx`select from webhooks where environment_id = ${environmentId} order by id for no key update`
+}
+
+/** Deletes all webhooks of an environment, because its project is being deleted, and wakes idle keys. */
+export async function deleteAllWebhooks(tx: Transaction, outbox: Outbox, environmentId: string): Promise<void> {
+  const { count } = await tx`
+    update webhooks set wanted_gone = true, version = version + 1, updated_at = environment_now(environment_id)
+    where environment_id = ${environmentId} and not wanted_gone`
+  await lockEnvironment(tx, environmentId)
+  await tx`update environment_heads set webhooks = webhooks - ${count}::integer where environment_id = ${environmentId}`
+  const idle = await tx<{ id: string }[]>`
+    select id from webhooks r where environment_id = ${environmentId} and ${isIdle(tx, 'webhook')}`
+  for (const { id } of idle) outbox.wakes.push({ kind: 'webhook', id, environment_id: environmentId })
 }
 
 /** The columns whose change increases `version`; the API shows them. */
