@@ -44,7 +44,7 @@ test('returns 409 for live instances of other projects, and creates nothing', as
   isolation = UNFILTERED
   const refused = await tenant('POST', '/v2/instances', BODY)
   assert.deepEqual([refused.status, refused.body.code], [409, 'invalid_state'])
-  assert.match(refused.body.detail, /us-east-1 does not filter what guests send.*nftables.*allow_unfiltered_guests/)
+  assert.match(refused.body.detail, /us-east-1 does not filter what guests send.*running\.md.*allow_unfiltered_guests/)
   assert.equal((await tenant('POST', '/v2/instances?dry_run=true', BODY)).status, 409)
   assert.deepEqual((await tenant('GET', '/v2/instances')).body.data, [])
   assert.equal((await operator('POST', '/v2/instances', BODY)).status, 201)
