@@ -5,10 +5,10 @@ import type { OpenapiDocument } from '../http/openapi-document.ts'
 import { type Call, createTestApp, type Response } from '../http/testing.ts'
 import type { SeenResponse } from '../http/testing-responses.ts'
 import { operationsOf } from './document.ts'
-import { createOracle, type Presence } from './oracle.ts'
+import { type Budgeted, createOracle, type Presence } from './oracle.ts'
 import type { SentRequest } from './request.ts'
 import { makeResource } from './resources.ts'
-import type { Attack } from './steps.ts'
+import type { Attack, By } from './steps.ts'
 
 const { app, call } = await createTestApp()
 after(() => app.close())
@@ -22,9 +22,9 @@ const refused = await call('POST', '/v2/ssh_keys', { name: 5 })
 
 function judge(
   response: SeenResponse,
-  given: { attack?: Attack; json?: unknown; presence?: Presence; id?: string } = {},
+  given: { attack?: Attack; json?: unknown; presence?: Presence; id?: string; by?: By; budgeted?: Budgeted } = {},
 ) {
-  const { attack = { kind: 'none' }, presence = 'present', json = operation.body!.example } = given
+  const { attack = { kind: 'none' }, presence = 'present', json = operation.body!.example, by = 'tenant' } = given
   const headers: SentRequest['headers'] = given.id === undefined ? {} : { 'x-request-id': given.id }
   const sent: SentRequest = {
     method: 'POST',
@@ -36,10 +36,11 @@ function judge(
     json,
   }
   oracle.judge(
-    { step: 'call', tenant: 0, operation, path: [], query: {}, body: json, attack },
+    { step: 'call', tenant: 0, by, operation, path: [], query: {}, body: json, attack },
     sent,
     response,
     presence,
+    given.budgeted,
   )
 }
 const header = (response: SeenResponse, headers: Record<string, string | undefined>) => ({
@@ -101,3 +102,14 @@ for (const failing of ['PUT /v2/webhooks', 'POST /v2/webhooks']) {
     )
   })
 }
+
+test('finds a key with a budget that changes what its budget has not made, and one that is refused what it has', () => {
+  const problem = {
+    ...refused,
+    status: 403,
+    body: { ...refused.body, status: 403, code: 'not_in_budget', errors: undefined },
+  }
+  assert.throws(() => judge(right, { budgeted: 'outside', by: 'budget' }), /changed an instance of another key/)
+  assert.throws(() => judge(problem, { budgeted: 'inside', by: 'budget' }))
+  assert.throws(() => judge(problem, { by: 'tenant' }))
+})

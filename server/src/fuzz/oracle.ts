@@ -14,6 +14,9 @@ export class Finding extends Error {}
 /** Whether the resource of the URL exists for the tenant; `unknown` while it is being deleted. */
 export type Presence = 'present' | 'absent' | 'unknown'
 
+/** A write of an instance by a key with a budget: whether that budget has made the instance. */
+export type Budgeted = 'inside' | 'outside' | 'not_applicable'
+
 /** Error codes of schema validation: never a response to a request that matches the schema. */
 const OF_SCHEMA =
   /^(required|unknown_field|wrong_type|too_long|too_short|too_many|too_few|too_small|too_large|duplicate)$/
@@ -29,9 +32,15 @@ export function createOracle(document: OpenapiDocument) {
   const faultsOf = createRequestCheck(document)
 
   /** Throws `Finding` unless the response is acceptable for the request. */
-  function judge(step: CallStep, sent: SentRequest, response: SeenResponse, presence: Presence): void {
+  function judge(
+    step: CallStep,
+    sent: SentRequest,
+    response: SeenResponse,
+    presence: Presence,
+    budgeted: Budgeted = 'not_applicable',
+  ): void {
     general(sent, response)
-    const wrong = step.attack.kind === 'method' ? null : verdict(step, sent, response, presence)
+    const wrong = step.attack.kind === 'method' ? null : verdict(step, sent, response, presence, budgeted)
     if (wrong !== null) throw new Finding(wrong)
   }
 
@@ -41,6 +50,7 @@ export function createOracle(document: OpenapiDocument) {
     sent: SentRequest,
     { status, body }: SeenResponse,
     presence: Presence,
+    budgeted: Budgeted,
   ): string | null {
     const { operation, attack } = step
     const code = (body as { code?: string } | null)?.code
@@ -48,6 +58,10 @@ export function createOracle(document: OpenapiDocument) {
     if (attack.kind === 'key' && sent.url.length < 8_000) {
       return unless(status === 401, 'an invalid key must return 401')
     }
+    // The revocation may come before the request, or while it runs.
+    if (step.by === 'revoked' && status === 401) return null
+    if (code === 'not_in_budget')
+      return unless(budgeted === 'outside', 'not_in_budget for an instance that the budget of the key has made')
     const faults = faultsOf(step, sent)
     if (faults.length > 0) {
       // The server may check first whether the resource exists.
@@ -57,6 +71,7 @@ export function createOracle(document: OpenapiDocument) {
         `the request is not valid and must return ${[...new Set(faults)].join(' or ')}`,
       )
     }
+    if (status < 300 && budgeted === 'outside') return 'a key with a budget changed an instance of another key'
     if (status < 300)
       return unless(presence !== 'absent', 'the resource does not exist for this tenant: the status must be 404')
     if (status === 304) return unless('if-none-match' in sent.headers, '304 without If-None-Match')

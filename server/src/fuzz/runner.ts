@@ -1,11 +1,13 @@
 /** Runs sequences of steps and judges every response. */
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { OpenapiDocument } from '../http/openapi-document.ts'
-import { textOf } from '../http/testing.ts'
+import { createTestKey, textOf } from '../http/testing.ts'
 import type { SeenResponse } from '../http/testing-responses.ts'
 import type { World } from '../instances/testing-world.ts'
+import type { Scope } from '../keys/scopes.ts'
 import { listedType, type Operation } from './document.ts'
-import { createOracle, Finding, type Oracle, type Presence } from './oracle.ts'
+import { checkLimits, createBudgetKey } from './limits.ts'
+import { type Budgeted, createOracle, Finding, type Oracle, type Presence } from './oracle.ts'
 import type { Report } from './report.ts'
 import { curlOf, requestOf, type SentRequest } from './request.ts'
 import { makeResource, PARENT_TYPE, READABLE_AFTER_DELETE } from './resources.ts'
@@ -62,7 +64,10 @@ export class Runner {
     }
     const ends = await Promise.allSettled([runTenant(0), runTenant(1)])
     for (const end of ends) if (end.status === 'rejected') throw end.reason
-    for (const tenant of tenants) await this.#checkLeaks(tenant)
+    for (const tenant of tenants) {
+      await this.#checkLeaks(tenant)
+      await checkLimits(this.#world, tenant)
+    }
   }
 
   #listedTypeAt(path: string): string | null {
@@ -116,7 +121,10 @@ export class Runner {
       if (url !== undefined) await this.#follow(url, self, other, 'the next page')
       return
     }
-    await this.#call(step, await requestOf(step, self.key, (value) => this.#resolve(value, self, other)), self, other)
+    const { key, revoke } = await this.#keyOf(step, self)
+    const sent = await requestOf(step, key, (value) => this.#resolve(value, self, other))
+    await Promise.all([this.#call(step, sent, self, other), revoke()])
+    if (step.by === 'revoked') await this.#checkEnded(key)
   }
 
   async #resolve(placeholder: Pick | Canary, self: Tenant, other: Tenant): Promise<string> {
@@ -132,6 +140,37 @@ export class Runner {
     const id = await makeResource(type, owner.call, this.#operations, this.#document, parents)
     owner.add(id)
     return id
+  }
+
+  /** The key of a step, and what happens to it while the request runs. */
+  async #keyOf({ by }: CallStep, self: Tenant): Promise<{ key: string; revoke: () => Promise<unknown> }> {
+    if (by === 'tenant') return { key: self.key, revoke: async () => {} }
+    if (by === 'budget') {
+      self.budgetKey ??= await createBudgetKey(this.#world, self)
+      this.#common.add(self.budgetKey.id)
+      return { key: self.budgetKey.key, revoke: async () => {} }
+    }
+    const { key, principal } = await createTestKey(this.#world.deps, self.principal, self.principal.scopes as Scope[])
+    this.#common.add(principal.key_id)
+    return {
+      key,
+      revoke: async () => this.#world.owner`update api_keys set revoked_at = now() where id = ${principal.key_id}`,
+    }
+  }
+
+  /** A key whose revocation was committed is refused as soon as no process caches it. */
+  async #checkEnded(key: string): Promise<void> {
+    const { deps, app } = this.#world
+    if ((await deps.keys.find(key)) !== null) throw new Finding('a revoked key was found')
+    const { statusCode } = await app.inject({ url: '/v2/plans', headers: { authorization: `Bearer ${key}` } })
+    if (statusCode !== 401) throw new Finding(`a revoked key got ${statusCode}`)
+  }
+
+  /** Whether a request is one of a key with a budget that changes an instance. */
+  #budgetedOf({ by, operation }: CallStep, { path }: SentRequest, self: Tenant): Budgeted {
+    const writes = operation.method !== 'GET' && operation.path.startsWith('/v2/instances/{id}')
+    if (by !== 'budget' || !writes) return 'not_applicable'
+    return self.madeWithBudget.has(path[0] ?? '') ? 'inside' : 'outside'
   }
 
   /** Waits until no work of the tenant is due, but not for work that keeps failing. */
@@ -159,12 +198,13 @@ export class Runner {
     if (attack.kind === 'none' && presence === 'present') counts.valid++
     if (response === 'aborted') return void counts.aborted++
     withExplanation(sent, response, () => {
-      this.#oracle.judge(step, sent, response, presence)
+      this.#oracle.judge(step, sent, response, presence, this.#budgetedOf(step, sent, self))
       checkIsolation(sent, response, self, other)
     })
     if (attack.kind === 'none' && response.status < 300) counts.accepted++
     else if (response.status === 404) counts.notFound++
     else if (response.status >= 400) counts.rejected++
+    if (step.by === 'budget' && response.status === 201) recordBudget(self, response)
     await this.#recordEffects(operation, sent, response, self, other)
   }
 
@@ -256,6 +296,11 @@ export class Runner {
       checkIsolation(sent, response, self, other)
     })
   }
+}
+
+function recordBudget(self: Tenant, { body }: SeenResponse): void {
+  const id = (body as { id?: string } | null)?.id
+  if (id?.startsWith('inst_')) self.madeWithBudget.add(id)
 }
 
 /** RESTler's user-namespace rule: a response contains nothing of the other tenant, except what this tenant has sent. */

@@ -22,9 +22,16 @@ export type Attack =
   | { kind: 'query'; name: string; values: string[] }
   | { kind: 'json'; mutations: Mutation[] }
 
+/**
+ * The key of a request: that of the tenant, one of the same scopes with a budget, or one that is revoked while the request
+ * runs.
+ */
+export type By = 'tenant' | 'budget' | 'revoked'
+
 export type CallStep = {
   step: 'call'
   tenant: 0 | 1
+  by: By
   operation: Operation
   path: (Pick | string)[]
   query: Record<string, unknown>
@@ -42,6 +49,7 @@ export type Step =
 export function sequences(operations: Operation[], named: NamedSchemas): fc.Arbitrary<Step[]> {
   const valueFor = createValues(named)
   const tenant = fc.constantFrom<0 | 1>(0, 1)
+  const by = fc.constantFrom<By>(...Array<By>(10).fill('tenant'), 'budget', 'budget', 'revoked')
   const types = operations.flatMap((one) => one.pathParameters.flatMap(({ type }) => type ?? []))
   const mutation = mutationWith([...new Set(types)])
   const calls = operations.map((operation): fc.Arbitrary<Step> => {
@@ -51,6 +59,7 @@ export function sequences(operations: Operation[], named: NamedSchemas): fc.Arbi
     return fc.record({
       step: fc.constant('call' as const),
       tenant,
+      by,
       operation: fc.constant(operation),
       path: fc.tuple(...operation.pathParameters.map(parameter)),
       query: fc.oneof(

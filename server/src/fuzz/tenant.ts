@@ -9,6 +9,7 @@ type Owned = { id: string; state: State }
 export class Tenant {
   readonly key: string
   readonly environment_id: string
+  readonly principal: TestKey['principal']
   readonly call: Call
   /** A text that only this tenant writes. */
   readonly canary: string
@@ -16,11 +17,15 @@ export class Tenant {
   readonly pageUrls: string[] = []
   /** Secrets of the other tenant that the fuzzer put into requests of this one. */
   readonly sentSecrets = new Set<string>()
+  /** A key of the same scopes with a budget, and what it has created. */
+  budgetKey: { id: string; key: string; budget_id: string } | null = null
+  readonly madeWithBudget = new Set<string>()
   private readonly owned = new Map<string, Owned[]>()
 
   constructor(app: App, { key, principal }: TestKey) {
     this.key = key
     this.environment_id = principal.environment_id
+    this.principal = principal
     const call = caller(app, key)
     // Resources that are created as a prerequisite of others count, too.
     this.call = async (...request) => {

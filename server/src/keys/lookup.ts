@@ -60,6 +60,7 @@ export function createKeyLookup(deps: { sql: Sql; clock: Clock; pepper: Uint8Arr
       where k.digest = any(${[...digests.keys()].map((hex) => Buffer.from(hex, 'hex'))}::bytea[])
         and coalesce(least(k.expires_at, k.retires_at, k.revoked_at), 'infinity') > now()`
     const found = new Map<string, Principal>()
+    for (const key of keys) cache.delete(key)
     for (const { digest, remaining_ms, ...principal } of rows) {
       const key = digests.get(hexOf(digest))!
       found.set(key, principal)
