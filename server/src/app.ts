@@ -20,7 +20,7 @@ import Fastify, {
 import { auditRefusal } from './audit/refusal.ts'
 import { createKeyWatch } from './authority/watch.ts'
 import type { Deps } from './deps.ts'
-import { acceptJson, BODY_LIMIT_BYTES, dropContentTypeOfEmptyBody } from './http/body.ts'
+import { acceptJson, BODY_LIMIT_BYTES, dropContentTypeOfEmptyBody, refuseContentEncoding } from './http/body.ts'
 import { createResponseDeadline, limitBodyTime, TIMEOUTS, type Timeouts } from './http/deadlines.ts'
 import { createRouteSchemas, type RouteSchemas } from './http/lazy-schemas.ts'
 import { Pagination } from './http/list.ts'
@@ -142,6 +142,7 @@ function handleRequests(app: App, deps: Deps, timeouts: Timeouts, newRequestId: 
   app.addHook('onRequest', (request, reply, done) => {
     identify(deps, request, reply, newRequestId)
     checkUrl(request)
+    refuseContentEncoding(request)
     dropContentTypeOfEmptyBody(request)
     limitBodyTime(request, reply, deps, timeouts)
     responseDeadline.onRequest(reply)

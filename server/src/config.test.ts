@@ -33,7 +33,7 @@ describe('configuration', () => {
       settings.plans.map((plan) => plan.id),
       ['micro-1x', 'standard-1x', 'standard-2x', 'standard-4x', 'standard-8x'],
     )
-    assert.deepEqual(settings.image_allow, ['127.0.0.0/8'])
+    assert.deepEqual(settings.image_allow, ['127.0.0.0/8', '::1'])
     assert.equal(settings.key_rotation_days, 90)
     assert.equal(read([], { CLOUDNEXUS_KEY_ROTATION_DAYS: '0' }).key_rotation_days, 0)
   })
@@ -115,13 +115,13 @@ describe('configuration', () => {
 
   test('allows images and webhooks at loopback addresses by default only when the API listens on one', () => {
     assert.deepEqual(read(['--host', '0.0.0.0']).image_allow, [])
-    assert.deepEqual(read(['--host', '::1']).image_allow, ['127.0.0.0/8'])
+    assert.deepEqual(read(['--host', '::1']).image_allow, ['127.0.0.0/8', '::1'])
     assert.deepEqual(read([], { CLOUDNEXUS_IMAGE_ALLOW: '10.0.0.0/8, fd00::/8' }).image_allow, [
       '10.0.0.0/8',
       'fd00::/8',
     ])
     assert.deepEqual(read([], {}, { image_allow: [] }).image_allow, [])
-    assert.deepEqual(read([]).webhook_allow, ['127.0.0.0/8'])
+    assert.deepEqual(read([]).webhook_allow, ['127.0.0.0/8', '::1'])
     assert.deepEqual(read(['--host', '0.0.0.0']).webhook_allow, [])
     assert.deepEqual(read([], { CLOUDNEXUS_WEBHOOK_ALLOW: '10.0.0.0/8' }).webhook_allow, ['10.0.0.0/8'])
     // For this setting an empty variable is a value.

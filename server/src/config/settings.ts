@@ -40,8 +40,8 @@ const rateLimit = json(RateLimit, ({ rate_per_second, burst }) => {
   return `${rate}, burst ${burst.toLocaleString('en')}`
 })
 
-const loopbackOnly = (address: string) => (isLoopback(address) ? ['127.0.0.0/8'] : [])
-const LOOPBACK_ONLY = '127.0.0.0/8 if `host` is a loopback address, otherwise none'
+const loopbackOnly = (address: string) => (isLoopback(address) ? ['127.0.0.0/8', '::1'] : [])
+const LOOPBACK_ONLY = '127.0.0.0/8 and ::1 if `host` is a loopback address, otherwise none'
 
 export const SETTINGS = {
   port: setting({
@@ -163,6 +163,18 @@ export const SETTINGS = {
     default: [],
     description:
       "IP addresses of your proxies. Their X-Forwarded-For sets the client's IP address in logs and for the allowed addresses of API keys",
+  }),
+  imports_per_host: setting({
+    type: integer(1, 1_000),
+    env: 'CLOUDNEXUS_IMPORTS_PER_HOST',
+    default: 4,
+    description: 'How many images are imported at once. The others wait',
+  }),
+  imports_per_project: setting({
+    type: integer(1, 1_000),
+    env: 'CLOUDNEXUS_IMPORTS_PER_PROJECT',
+    default: 2,
+    description: 'How many images of one project are imported at once',
   }),
   image_allow: setting({
     type: ranges,

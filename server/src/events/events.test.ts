@@ -76,12 +76,14 @@ describe('GET /v2/events', () => {
     }
     assert.deepEqual(byAfter, all)
 
-    const beyond = await call('GET', `/v2/events?after=${end + 1_000_000}`)
-    assert.deepEqual(beyond.body, {
-      data: [],
-      pagination: { next_cursor: null, has_more: false },
-      next_after: end + 1_000_000,
-    })
+    assert.deepEqual((await call('GET', `/v2/events?after=${end}`)).body.next_after, end)
+    for (const url of [`/v2/events?after=${end + 1}`, `/v2/events/stream?after=${end + 1_000_000}`]) {
+      const beyond = await call('GET', url)
+      assert.deepEqual([beyond.status, beyond.body.code], [409, 'events_ahead'])
+      assert.equal(beyond.body.newest_sequence, end)
+    }
+    const resumed = await call('GET', '/v2/events/stream', undefined, { 'last-event-id': '999999999' })
+    assert.equal(resumed.body.code, 'events_ahead')
   })
 
   test('filters by type and resource; next_after passes over filtered events', async () => {

@@ -2,6 +2,7 @@ import { Type } from 'typebox'
 import { sendCachedText } from '../http/etag.ts'
 import { Id, ref } from '../http/schemas.ts'
 import type { Resource } from '../http/types.ts'
+import type { ErrorCode } from '../lib/errors.ts'
 import { notFound } from '../lib/errors.ts'
 import { RESUME, sendEvents } from './list.ts'
 import { visibleTypes } from './patterns.ts'
@@ -11,7 +12,7 @@ import { createStreams } from './stream.ts'
 
 const tags = ['Events']
 const scope = 'events:read'
-const problems = ['events_expired' as const]
+const problems: ErrorCode[] = ['events_expired', 'events_ahead']
 
 const querystring = Type.Object(eventParameters, { additionalProperties: false })
 

@@ -66,7 +66,7 @@ const after = (more: string) =>
     Type.Integer({
       minimum: 0,
       maximum: Number.MAX_SAFE_INTEGER,
-      description: `Only events with a greater sequence number. ${more} If later events were already deleted: 410 \`events_expired\`.`,
+      description: `Only events with a greater sequence number. ${more} If later events were already deleted: 410 \`events_expired\`; if it is greater than the number of the newest event: 409 \`events_ahead\`.`,
     }),
   )
 

@@ -76,8 +76,15 @@ export async function findEvent(query: Query, { environment_id, mode }: Owner, i
   return row ? { ordinal: row.sequence, type: row.type, text: envelopeOf(row) } : null
 }
 
-/** Throws `events_expired` if the event that follows a sequence number was deleted. */
-export function checkKept(after: number, { oldest }: Bounds): void {
+/**
+ * Throws `events_expired` if the event that follows a sequence number was deleted, and `events_ahead` if the number is
+ * greater than that of the newest event: the consumer knows a log that this database has not reached.
+ */
+export function checkKept(after: number, { oldest, last }: Bounds): void {
+  if (after > last) {
+    const detail = `The newest event is ${last}, so ${after} is a position of another log, for instance of one before a restore from a backup. Read the current state of your resources, then continue with after=${last}.`
+    throw new ApiError('events_ahead', detail, { extensions: { newest_sequence: last } })
+  }
   if (after + 1 >= oldest) return
   const detail = `Events after ${after} have been deleted. Read the current state of your resources, then continue with after=${oldest - 1}.`
   throw new ApiError('events_expired', detail, { extensions: { oldest_sequence: oldest } })

@@ -36,7 +36,7 @@ export function acceptJson(app: App): void {
   )
   app.addContentTypeParser('*', (request, payload, done) => {
     const { raw_body } = request.routeOptions.config
-    if (raw_body && request.headers['content-type'] === 'application/octet-stream') return done(null, payload)
+    if (raw_body && mediaTypeOf(request) === 'application/octet-stream') return done(null, payload)
     done(raw_body ? requireBinaryBody() : new ApiError('unsupported_media_type', JSON_REQUIRED))
   })
 }
@@ -47,6 +47,19 @@ export function dropContentTypeOfEmptyBody(request: FastifyRequest): void {
   const { 'content-length': length = '0', 'transfer-encoding': encoding } = request.headers
   if (encoding !== undefined || length !== '0' || request.routeOptions.config.raw_body) return
   delete request.headers['content-type']
+}
+
+/** Media types are case-insensitive and may have parameters (RFC 9110, 8.3.1). */
+function mediaTypeOf({ headers }: FastifyRequest): string {
+  return (headers['content-type'] ?? '').split(';', 1)[0]!.trim().toLowerCase()
+}
+
+/** Throws 415 for a body with a content encoding: it would be read or stored as if it had none. */
+export function refuseContentEncoding({ method, headers }: FastifyRequest): void {
+  const encoding = headers['content-encoding']?.trim().toLowerCase() ?? ''
+  if (method === 'GET' || method === 'HEAD' || encoding === '' || encoding === 'identity') return
+  const detail = 'A Content-Encoding is not supported. Send the body without compression and without this header.'
+  throw new ApiError('unsupported_media_type', detail, { headers: { 'accept-encoding': 'identity' } })
 }
 
 /** The request body as a stream, for the handler of a route with `raw_body`. */

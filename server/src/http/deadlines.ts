@@ -41,9 +41,11 @@ export function limitBodyTime(
   const end = (error: ApiError) => {
     // The body has arrived but is not read to its end, as that of a request without one: the deadline of the response applies.
     if (raw.complete) return
-    // The reader of the body gets the error and sends the response. Without a reader the response has been sent already.
-    if (raw.listenerCount('error') === 0) raw.destroy()
-    else raw.emit('error', error)
+    // The reader of the body gets the error and sends the response.
+    if (raw.listenerCount('error') > 0) raw.emit('error', error)
+    else if (reply.sent || reply.raw.headersSent) raw.destroy()
+    // The key of the request is still being looked up, and nothing reads the body yet.
+    else void reply.send(error)
   }
   const onTimeout = () => end(new ApiError('request_timeout', BODY_TIMEOUT, { headers: { connection: 'close' } }))
   const timers = [clock.after(request.routeOptions.config.body_deadline_ms ?? timeouts.body_ms, onTimeout)]

@@ -35,10 +35,13 @@ const unserialized = (text: unknown) => text as string
 function matchesIfNoneMatch(request: FastifyRequest, etag: string): boolean {
   const known = request.headers['if-none-match']
   if (known === undefined || (request.method !== 'GET' && request.method !== 'HEAD')) return false
-  return listsTag(known.replaceAll('W/', ''), etag)
+  return listsTag(known, etag)
 }
 
-/** Throws 412 when `If-Match` does not list the object's current ETag. Call it on the locked row. */
+/**
+ * Throws 412 when `If-Match` does not list the object's current ETag. Call it on the locked row. The weak form counts too:
+ * proxies that compress a response make a strong ETag weak, and the version that it names is the same.
+ */
 export function checkIfMatch(ifMatch: string | undefined, object: object): void {
   if (ifMatch === undefined || listsTag(ifMatch, etagOf(object))) return
   throw new ApiError(
@@ -49,7 +52,7 @@ export function checkIfMatch(ifMatch: string | undefined, object: object): void 
 
 function listsTag(header: string, etag: string): boolean {
   return header.split(',').some((entry) => {
-    const tag = entry.trim()
+    const tag = entry.trim().replace(/^W\//, '')
     return tag === '*' || tag === etag
   })
 }

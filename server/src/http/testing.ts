@@ -58,6 +58,8 @@ export const testConfig: Config = {
   ],
   image_allow: [],
   allow_tenant_loopback: true,
+  imports_per_host: 1_000,
+  imports_per_project: 1_000,
   image_max_bytes: 2 ** 20,
   mirrors: {},
   rate_limits: HIGH_LIMITS,

@@ -246,6 +246,19 @@ describe('an upload', () => {
     assert.equal((await row(image.id)).wanted_import, 2)
   })
 
+  test('compares its media type by the grammar, and returns 415 for a content encoding', async () => {
+    for (const type of ['Application/Octet-Stream', 'application/octet-stream; charset=binary']) {
+      const { id } = (await call('POST', '/v2/images', { name: `type-${type.length}`, source: 'upload' })).body
+      assert.equal((await upload(id, 'x', { 'content-type': type })).status, 202, type)
+    }
+    const { id } = (await call('POST', '/v2/images', { name: 'encoded', source: 'upload' })).body
+    const refused = await upload(id, 'x', { 'content-encoding': 'gzip' })
+    assert.deepEqual([refused.status, refused.headers['accept-encoding']], [415, 'identity'])
+    assert.equal((await upload(id, 'x', { 'content-encoding': 'Identity' })).status, 202)
+    const json = await call('POST', '/v2/images', { name: 'x', source: 'upload' }, { 'content-encoding': 'br' })
+    assert.equal(json.status, 415)
+  })
+
   test('accepts one of several concurrent uploads', async () => {
     const image = await waiting('twice')
     const responses = await Promise.all(['a', 'b', 'c'].map((text) => upload(image.id, text.repeat(1000))))

@@ -1,28 +1,23 @@
 /**
  * How many imports run at once. An import that finds no slot stays `waiting`, and its reconciler tries again. What runs is
- * read from the table, so a restart changes nothing.
+ * read from the table, so a crash changes nothing.
  */
-import type { Sql } from '../db/database.ts'
-import { KeyedLock } from '../lib/keyed-lock.ts'
-import type { ImageRow } from './row.ts'
+import type { Config } from '../config.ts'
+import type { Query, Transaction } from '../db/database.ts'
 
-export const IMPORT_SLOTS = { per_host: 4, per_project: 2 }
-
-/** Imports start one after the other in this process, the only one that starts imports on this host. */
-const lock = new KeyedLock()
+type Limits = Pick<Config, 'imports_per_host' | 'imports_per_project'>
 
 /**
- * Starts an import if a slot is free. `start` records that the import runs; false if it has failed.
- * @param sql bound to the environment of the image
+ * Whether the import of an image may begin.
+ * @param query bound to the environment of the image
  */
-export function startInSlot(
-  sql: Sql,
-  { id }: Pick<ImageRow, 'id'>,
-  start: () => Promise<boolean>,
-): Promise<'started' | 'refused' | 'wait'> {
-  return lock.run('', async () => {
-    const [running] = await sql<{ host: number; project: number }[]>`select * from running_imports(${id})`
-    if (running!.host >= IMPORT_SLOTS.per_host || running!.project >= IMPORT_SLOTS.per_project) return 'wait'
-    return (await start()) ? 'started' : 'refused'
-  })
+export async function hasImportSlot(query: Query, limits: Limits, id: string): Promise<boolean> {
+  const [running] = await query<{ host: number; project: number }[]>`select * from running_imports(${id})`
+  return running!.host < limits.imports_per_host && running!.project < limits.imports_per_project
+}
+
+/** The same for a transaction that records the beginning: transactions that begin an import wait for each other. */
+export async function takeImportSlot(tx: Transaction, limits: Limits, id: string): Promise<boolean> {
+  await tx`select pg_advisory_xact_lock(hashtextextended('imports', 0))`
+  return hasImportSlot(tx, limits, id)
 }

@@ -16,7 +16,7 @@ import type { Outbox } from '../events/outbox.ts'
 import { usedBytes } from '../lib/files.ts'
 import { InsufficientCapacity, QuotaExceeded } from '../lib/insufficient-capacity.ts'
 import { signal } from '../lib/processes.ts'
-import { startInSlot } from './import-slots.ts'
+import { hasImportSlot, takeImportSlot } from './import-slots.ts'
 import { killLeftovers } from './importer/children.ts'
 import { readGrant, writeGrant } from './importer/grant.ts'
 import { readStatus, writeJob } from './importer/job-files.ts'
@@ -64,9 +64,7 @@ export function imageReconciler(
     if (row.observed_import === row.wanted_import && row.observed_state === 'failed') return { after_seconds: null }
     if (row.observed_state === 'importing' && row.observed_import === row.wanted_import)
       return await followImport(deps, importer, claimed, row, folders)
-    const started = await startInSlot(deps.sql, row, () => startImport(deps, importer, claimed, row, folders))
-    if (started === 'wait') return { after_seconds: WAIT_SECONDS }
-    return { after_seconds: started === 'started' ? POLL_INTERVAL_SECONDS : null }
+    return await startImport(deps, importer, claimed, row, folders)
   }
 }
 
@@ -78,23 +76,24 @@ function foldersOf(config: Pick<Config, 'data_dir'>, id: string): Folders {
   return { job: at('imports', id), final: at('images', id), upload: at('uploads', `${id}.part`) }
 }
 
-/** Starts an import. False if its bytes cannot be reserved: then it has failed. */
-async function startImport(
-  deps: ImageDeps,
-  importer: Importer,
-  claimed: Claim,
-  row: ImageRow,
-  folders: Folders,
-): Promise<boolean> {
+/** Starts an import if a slot is free. If its bytes cannot be reserved, it has failed. */
+async function startImport(deps: ImageDeps, importer: Importer, claimed: Claim, row: ImageRow, folders: Folders) {
+  if (!(await hasImportSlot(deps.sql, deps.config, row.id))) return { after_seconds: WAIT_SECONDS }
   // A retry keeps only the partial download, which may be resumed.
   rmSync(join(folders.job, 'status.json'), { force: true })
   const isOperators = row.environment_id === null || (await belongsToOperator(deps.sql, row.environment_id))
   writeJob(folders.job, jobOf(deps.config, row, folders.upload, isOperators))
   const needed = row.source.kind === 'recipe' ? RECIPE_BYTES : row.reserved_bytes
-  if (!(await reserveFor(deps, importer, claimed, row, folders, needed))) return false
-  await recordObserved(deps, claimed, row, { state: 'importing', progress: null, error: null, manifest: null })
+  if (!(await reserveFor(deps, importer, claimed, row, folders, needed))) return { after_seconds: null }
+  const lock = (tx: Transaction) => lockImage(tx, row.id)
+  const begins = await record(deps, claimed, lock, async (tx) => {
+    if (!(await takeImportSlot(tx, deps.config, row.id))) return false
+    await recordImport(tx, row, { state: 'importing', progress: null, error: null, manifest: null })
+    return true
+  })
+  if (!begins) return { after_seconds: WAIT_SECONDS }
   importer.start(folders.job)
-  return true
+  return { after_seconds: POLL_INTERVAL_SECONDS }
 }
 
 async function followImport(deps: ImageDeps, importer: Importer, claimed: Claim, row: ImageRow, folders: Folders) {

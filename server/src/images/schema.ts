@@ -24,7 +24,7 @@ const Progress = Type.Object(
   {
     phase: Type.String({
       description:
-        'Current phase: `waiting_for_upload`, `waiting` (for one of the imports that run at once: 4 per host, 2 per project), `downloading`, `verifying`, `converting` or `building`.',
+        'Current phase: `waiting_for_upload`, `waiting` (for one of the imports that run at once; by default 4 per host, 2 per project), `downloading`, `verifying`, `converting` or `building`.',
       examples: ['downloading'],
     }),
     percent: Nullable(

@@ -5,6 +5,7 @@ import type { Transaction } from '../db/database.ts'
 import type { Deps } from '../deps.ts'
 import { ensureImport, findImage } from '../images/store.ts'
 import type { Principal } from '../keys/principal.ts'
+import { isSameJson } from '../lib/canonical-json.ts'
 import { ApiError, type FieldError, notFound, validationFailed } from '../lib/errors.ts'
 import { seal } from '../lib/secret-box.ts'
 import { reserveCapacity } from '../regions/store.ts'
@@ -97,9 +98,7 @@ export function updateInstance(
     if (body.desired_status === 'stopped') Object.assign(change, desired.stop(row, 60))
     if (body.desired_status === 'running') Object.assign(change, desired.start(row))
     return Object.fromEntries(
-      Object.entries(change).filter(
-        ([key, value]) => JSON.stringify(row[key as keyof InstanceRow]) !== JSON.stringify(value),
-      ),
+      Object.entries(change).filter(([key, value]) => !isSameJson(row[key as keyof InstanceRow], value)),
     )
   })
 }

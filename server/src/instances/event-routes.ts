@@ -12,7 +12,7 @@ export const instanceEvents: Resource = {
     app.get(
       '/v2/instances/:id/events',
       {
-        config: { scope: 'instances:read', problems: ['events_expired'] },
+        config: { scope: 'instances:read', problems: ['events_expired', 'events_ahead'] },
         schema: {
           operationId: 'listInstanceEvents',
           summary: 'List the events of an instance',

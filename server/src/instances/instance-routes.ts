@@ -51,8 +51,9 @@ function readRoute(app: App, deps: Deps): void {
               Type.Integer({
                 minimum: 1,
                 maximum: 60,
-                default: 60,
-                description: 'Maximum number of seconds to wait.',
+                default: 50,
+                description:
+                  'Maximum number of seconds to wait. The default is shorter than the timeout of most proxies.',
               }),
             ),
           },
@@ -64,7 +65,7 @@ function readRoute(app: App, deps: Deps): void {
     (request, reply) => {
       const { environment_id } = request.principal
       const { id } = request.params
-      const { wait_for, timeout = 60 } = request.query
+      const { wait_for, timeout = 50 } = request.query
       const known = wait_for === undefined ? cache.get(environment_id, id) : null
       // A cache hit, the most frequent case, creates no promise.
       if (known) return void sendCachedText(request, reply, known)

@@ -206,6 +206,20 @@ describe('instances', { timeout: 240_000 }, () => {
     assert.equal(again.status, 'running')
   })
 
+  test('the same values in another order are no change, and If-Match accepts the weak form', async () => {
+    const { body } = await call('POST', '/v2/instances', { ...BODY, tags: { role: 'web', env: 'prod' } })
+    const url = `/v2/instances/${body.id}`
+    for (const tags of [
+      { env: 'prod', role: 'web' },
+      { role: 'web', env: 'prod' },
+    ]) {
+      const same = await call('PUT', url, { tags })
+      assert.deepEqual([same.status, same.body.version, same.headers.etag], [200, body.version, `"${body.version}"`])
+    }
+    const weak = await call('PATCH', url, { name: 'renamed' }, { 'if-match': `"0", W/"${body.version}"` })
+    assert.deepEqual([weak.status, weak.body.version], [200, body.version + 1])
+  })
+
   test('DELETE respects termination protection and If-Match', async () => {
     const { id, version } = await create({ termination_protection: true })
     const kept = await call('DELETE', `/v2/instances/${id}`)

@@ -1,4 +1,5 @@
 /** All SQL statements on instances. Each write is one transaction: row, events, wake. */
+
 import { releaseAddresses } from '../addresses/store.ts'
 import { releaseBudget } from '../budgets/store.ts'
 import type { Query, Transaction } from '../db/database.ts'
@@ -7,6 +8,7 @@ import type { ObservedMachine } from '../drivers/driver.ts'
 import { record } from '../engine/record.ts'
 import type { Claim } from '../engine/work.ts'
 import type { Outbox } from '../events/outbox.ts'
+import { isSameJson } from '../lib/canonical-json.ts'
 import { difference } from '../lib/difference.ts'
 import { addDifference, nothingUsed, useOf } from '../lib/quota.ts'
 import { detailsOf } from './event-details.ts'
@@ -110,10 +112,10 @@ export async function save(
   const after = { ...changed, ...statusOf(changed) }
   after.recovery = recoveryAfter(before, after, now)
   after.wanted_size_before = sizeUnderWay(after)
-  const differs = shown(before, context) !== shown(after, context)
+  const differs = !isSameJson(present(before, context.config), present(after, context.config))
   if (differs) Object.assign(after, { version: before.version + 1, updated_at: now })
   const columns: Record<string, unknown> = Object.fromEntries(
-    Object.entries(after).filter(([name, value]) => !equal(before[name as keyof InstanceRow], value)),
+    Object.entries(after).filter(([name, value]) => !isSameJson(before[name as keyof InstanceRow], value)),
   )
   if (Object.keys(columns).length === 0) return before
   if ('observed_ports' in columns) columns.observed_ports = tx.json(after.observed_ports)
@@ -123,9 +125,6 @@ export async function save(
   emitDifference(context, before, after, requestId)
   return after
 }
-
-const shown = (row: InstanceRow, { config }: InstanceContext): string => JSON.stringify(present(row, config))
-const equal = (a: unknown, b: unknown): boolean => a === b || JSON.stringify(a) === JSON.stringify(b)
 
 /**
  * Terminates all instances of an environment, also protected ones, because its project is being deleted.
@@ -191,7 +190,7 @@ export async function observe<T>(
   const known = await load(deps.sql, claimed.id)
   if (!known) return null
   const first = await evaluate(deps.sql, known)
-  if (!first.terminated && equal(known, first.next)) return first.result
+  if (!first.terminated && isSameJson(known, first.next)) return first.result
   const lockRow = async (tx: Transaction) => (await lock(tx, claimed.environment_id, claimed.id))?.row ?? null
   return record(deps, claimed, lockRow, async (tx, outbox, row) => {
     const { next, terminated, result } = await evaluate(tx, row)

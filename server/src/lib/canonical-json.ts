@@ -12,6 +12,14 @@ export function canonicalJson(value: unknown): string {
   return `{${members.map(([name, member]) => `${JSON.stringify(name)}:${canonicalJson(member)}`).join(',')}}`
 }
 
+/** Whether two values are the same JSON value, in whatever order their members are. */
+export function isSameJson(a: unknown, b: unknown): boolean {
+  return a === b || JSON.stringify(a) === JSON.stringify(b) || canonicalJson(asJson(a)) === canonicalJson(asJson(b))
+}
+
+/** With dates as texts, as JSON has them. */
+const asJson = (value: unknown): unknown => (value === undefined ? null : JSON.parse(JSON.stringify(value)))
+
 /** SHA-256 of the canonical text. */
 export function digestOf(value: unknown): Buffer {
   return createHash('sha256').update(canonicalJson(value)).digest()

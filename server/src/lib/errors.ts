@@ -39,6 +39,7 @@ export const CATALOGUE = {
   in_use: [409, 'The resource is in use'],
   idempotency_in_flight: [409, 'A request with this Idempotency-Key is in progress'],
   events_expired: [410, 'The events have expired'],
+  events_ahead: [409, 'The position is beyond the newest event'],
   precondition_failed: [412, 'The resource has changed since you read it'],
   payload_too_large: [413, 'The request body is too large'],
   uri_too_long: [414, 'The request URL is too long'],

@@ -108,17 +108,23 @@ export async function checkDestination(
 ): Promise<Destination> {
   const url = parseDestination(input, policy.allowHttp)
   const literal = url.hostname.replace(/^\[(.*)\]$/, '$1')
-  const addresses = isIP(literal) ? [literal] : await resolveName(url.hostname, policy, signal)
+  const isLocalhost = LOCALHOST.test(url.hostname)
+  const found = isIP(literal) ? [literal] : isLocalhost ? LOOPBACKS : await resolveName(url.hostname, policy, signal)
   const needsOperator = url.protocol === 'http:' && policy.allowHttp === 'allowed_addresses'
   const passes = needsOperator ? isWithin : isAddressAllowed
+  // Each service listens on one of the two, and the operator may allow one only.
+  const allowed = found.filter((address) => passes(address, policy.allowedAddresses))
+  const addresses = isLocalhost && allowed.length > 0 ? allowed : found
   const bad = addresses.find((address) => !passes(address, policy.allowedAddresses))
   if (bad !== undefined) throw refuse(`${url.hostname} is ${bad}`)
   return { url, addresses }
 }
 
+/** RFC 6761, 6.3: these names are loopback; some resolvers query a name server for them nevertheless. */
+const LOCALHOST = /(^|\.)localhost\.?$/
+const LOOPBACKS = ['127.0.0.1', '::1']
+
 async function resolveName(hostname: string, policy: OutboundPolicy, signal?: AbortSignal): Promise<string[]> {
-  // RFC 6761, 6.3: these names are loopback; some resolvers query a name server for them nevertheless.
-  if (/(^|\.)localhost\.?$/.test(hostname)) return ['127.0.0.1']
   const deadline = AbortSignal.timeout(policy.dnsTimeoutMs)
   try {
     const either = signal === undefined ? deadline : AbortSignal.any([deadline, signal])

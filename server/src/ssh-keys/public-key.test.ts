@@ -71,6 +71,24 @@ describe('keys of ssh-keygen', () => {
   })
 })
 
+test('accepts tabs between the parts, and any words in the comment', () => {
+  const key = line('ssh-ed25519', Buffer.alloc(32, 7))
+  for (const text of [key.replaceAll(' ', '\t'), `${key}\t the PRIVATE KEY owner`, ` ${key}  PRIVATE KEY`]) {
+    const parsed = parsePublicKey(text)
+    assert.ok('line' in parsed && parsed.line.startsWith(key), JSON.stringify(parsed))
+  }
+})
+
+test('names the command that converts a key of another format', () => {
+  for (const text of [
+    '---- BEGIN SSH2 PUBLIC KEY ----\nAAAA\n---- END SSH2 PUBLIC KEY ----',
+    '-----BEGIN PUBLIC KEY-----\nAAAA',
+  ]) {
+    const parsed = parsePublicKey(text)
+    assert.ok('message' in parsed && /OpenSSH.*ssh-keygen -i/.test(parsed.message))
+  }
+})
+
 test('accepts security keys', () => {
   for (const key of [
     line('sk-ssh-ed25519@openssh.com', Buffer.alloc(32, 7), 'ssh:'),

@@ -18,15 +18,17 @@ const RSA_MAX_BITS = 16_384
 const CURVES: Record<string, number> = { nistp256: 65, nistp384: 97, nistp521: 133 }
 
 export function parsePublicKey(text: string): PublicKey | KeyError {
-  if (/PRIVATE KEY|Private-Lines/.test(text)) {
+  if (/-{4,5} ?BEGIN [A-Z0-9 ]*PRIVATE KEY|^Private-Lines:/m.test(text)) {
     return invalid(
       'private_key',
       'is a private key. Send the .pub file instead. The private key is now compromised: create a new key pair',
     )
   }
   const line = text.replace(/\r?\n$/, '').trim()
-  if (/[\p{Cc}\p{Cs}]/u.test(line)) return invalid('invalid', 'must be a single line without control characters')
-  const [type = '', base64 = '', ...comment] = line.split(/ +/)
+  if (/^(---- BEGIN SSH2 PUBLIC KEY|-----BEGIN PUBLIC)/.test(line))
+    return invalid('unknown_type', 'must be in the OpenSSH format. Convert it with ssh-keygen -i, or with -i -m PKCS8')
+  if (/[^\P{Cc}\t]|\p{Cs}/u.test(line)) return invalid('invalid', 'must be a single line without control characters')
+  const [type = '', base64 = '', ...comment] = line.split(/[ \t]+/)
   const checkFields = FIELD_CHECKS[type]
   if (!checkFields) {
     const known = Object.keys(FIELD_CHECKS).some((name) => line.includes(`${name} `))

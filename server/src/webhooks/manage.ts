@@ -11,6 +11,7 @@ import { matches, scopeOf } from '../events/patterns.ts'
 import { checkIfMatch } from '../http/etag.ts'
 import type { Principal } from '../keys/principal.ts'
 import { succeeds } from '../keys/store.ts'
+import { isSameJson } from '../lib/canonical-json.ts'
 import { ApiError, validationFailed } from '../lib/errors.ts'
 import { newId } from '../lib/id.ts'
 import { checkDestination, OutboundError } from '../lib/outbound.ts'
@@ -87,7 +88,7 @@ export async function updateWebhook(
   checkIfMatch(if_match, showWebhook(before))
   const enabling = enabled === true && !isEnabled(before)
   const redirected = url !== undefined && url !== before.url
-  const newEvents = events !== undefined && JSON.stringify(events) !== JSON.stringify(before.events)
+  const newEvents = events !== undefined && !isSameJson(events, before.events)
   if (enabling || redirected || newEvents) checkEvents(principal, events ?? before.events, events !== undefined)
   const change = {
     ...(redirected && { url }),

@@ -59,7 +59,7 @@ describe('secondsUntilRetry and retryAfterSeconds', () => {
         [undefined, null],
         ['', null],
         ['-1', null],
-        ['1.5', null],
+        ['1.5', 1.5],
       ] as const),
       ...([
         ['1e9', null],
@@ -71,6 +71,18 @@ describe('secondsUntilRetry and retryAfterSeconds', () => {
     ] as const) {
       assert.equal(retryAfterSeconds(text, now), seconds, String(text))
     }
+    const forms = [
+      'Tue, 01 Jan 2030 00:10:00 GMT',
+      'Tuesday, 01-Jan-30 00:10:00 GMT',
+      'Tue Jan  1 00:10:00 2030',
+      '600',
+      ' 600.0 ',
+      '300, 600',
+    ]
+    for (const text of forms) assert.equal(retryAfterSeconds(text, new Date('2030-01-01T00:00:00Z')), 600, text)
+    assert.equal(retryAfterSeconds('600.5', now), 600.5)
+    // Two digits of a year more than 50 years ahead are of the past.
+    assert.equal(retryAfterSeconds('Sunday, 06-Nov-94 08:49:37 GMT', new Date('2030-01-01T00:00:00Z')), 0)
     fc.assert(fc.property(fc.string(), (text) => (retryAfterSeconds(text, now) ?? 0) >= 0))
   })
 })

@@ -32,13 +32,45 @@ export function secondsUntilRetry(made: number, retryAfter: number | null, chanc
   return Math.max(scheduled * (1 + JITTER * chance), Math.min(retryAfter ?? 0, MAX_RETRY_AFTER_SECONDS))
 }
 
-/** `Retry-After` (RFC 9110, 10.2.3) as seconds from now: a number of seconds or a date; null for anything else. */
+/**
+ * `Retry-After` (RFC 9110, 10.2.3) as seconds from now: a number of seconds or a date in one of the three forms of HTTP; null
+ * for anything else. Of several numbers, which proxies have added, the largest counts.
+ */
 export function retryAfterSeconds(header: string | undefined, now: Date): number | null {
   const text = header?.trim() ?? ''
-  if (/^\d{1,10}$/.test(text)) return Number(text)
-  if (!/^[A-Z][a-z]{2}, \d\d [A-Z][a-z]{2} \d{4} \d\d:\d\d:\d\d GMT$/.test(text)) return null
-  const time = Date.parse(text)
-  return Number.isNaN(time) ? null : Math.max(0, (time - now.getTime()) / 1000)
+  if (/^\d{1,10}(\.\d{1,9})?(\s*,\s*\d{1,10}(\.\d{1,9})?){0,9}$/.test(text)) {
+    return Math.max(...text.split(',').map(Number))
+  }
+  const time = httpDate(text, now)
+  return time === null ? null : Math.max(0, (time - now.getTime()) / 1000)
+}
+
+const MONTHS = ['Jan', 'Feb', 'Mar', 'Apr', 'May', 'Jun', 'Jul', 'Aug', 'Sep', 'Oct', 'Nov', 'Dec']
+const TIME = '(?<time>\\d\\d:\\d\\d:\\d\\d)'
+/** IMF-fixdate, and the two obsolete forms that a recipient must accept (RFC 9110, 5.6.7). */
+const DATES = [
+  `[A-Z][a-z]{2}, (?<day>\\d\\d) (?<month>[A-Z][a-z]{2}) (?<year>\\d{4}) ${TIME} GMT`,
+  `[A-Z][a-z]{5,8}, (?<day>\\d\\d)-(?<month>[A-Z][a-z]{2})-(?<year>\\d\\d) ${TIME} GMT`,
+  `[A-Z][a-z]{2} (?<month>[A-Z][a-z]{2}) (?<day>[ \\d]\\d) ${TIME} (?<year>\\d{4})`,
+].map((form) => new RegExp(`^${form}$`))
+
+/** Milliseconds since 1970; null if the text is no date. */
+function httpDate(text: string, now: Date): number | null {
+  const found = DATES.map((form) => form.exec(text)?.groups).find((groups) => groups !== undefined)
+  if (found === undefined) return null
+  const month = MONTHS.indexOf(found.month!) + 1
+  const day = found.day!.trim().padStart(2, '0')
+  const iso = `${fullYear(found.year!, now)}-${String(month).padStart(2, '0')}-${day}T${found.time}Z`
+  const time = Date.parse(iso)
+  return Number.isNaN(time) ? null : time
+}
+
+/** Two digits that would be more than 50 years ahead are of the past (RFC 9110, 5.6.7). */
+function fullYear(digits: string, now: Date): number {
+  if (digits.length === 4) return Number(digits)
+  const century = Math.floor(now.getUTCFullYear() / 100) * 100
+  const year = century + Number(digits)
+  return year > now.getUTCFullYear() + 50 ? year - 100 : year
 }
 
 /** The health of an endpoint, in the environment's time. */
