@@ -46,7 +46,7 @@ for (const [path, methods] of Object.entries(document.paths as Record<string, Re
   for (const [method, operation] of Object.entries(methods)) {
     const schema = operation.requestBody?.content['application/json']?.schema
     if (!schema) continue
-    const url = base + path.replaceAll(/\{\w+\}/g, idFor(path))
+    const url = base + path.replaceAll(/\{\w+\}/g, () => idFor(path))
     for (const { name, body } of worstBodies(schema, components, BYTES - 1_000)) {
       const text = JSON.stringify(body)
       figures.push(await measure(`${operation.operationId} ${name}`, method.toUpperCase(), url, text))
@@ -103,15 +103,18 @@ async function pollHealth(): Promise<void> {
   }
 }
 
+/** A missing resource: the body is validated before it is searched. */
 function idFor(path: string): string {
   const kinds: Record<string, string> = {
     instances: 'inst',
     images: 'img',
     ssh_keys: 'ssh',
-    webhooks: 'wh',
+    webhooks: 'whk',
     api_keys: 'key',
     projects: 'proj',
     subnets: 'sub',
   }
-  return `${kinds[path.split('/')[2]!] ?? 'x'}_0000000000`
+  const kind = kinds[path.split('/')[2]!]
+  if (kind === undefined) throw new Error(`no kind of ID is known for ${path}`)
+  return `${kind}_0000000000`
 }

@@ -18,6 +18,12 @@ export function refusalOf(principal: Principal | null, request: FastifyRequest):
   return scope === 'any' || principal.scopes.includes(scope as string) ? null : insufficientScope(scope as string)
 }
 
+/** The key of a request as it is now, or was half a second ago; null for an invalid key. */
+export async function currentKey(keys: KeyLookup, request: FastifyRequest): Promise<Principal | null> {
+  const key = bearer(request.headers.authorization) ?? ''
+  return keys.cached(key) ?? keys.find(key)
+}
+
 /** Reads the key of a request again and sets its principal. Throws 401 or 403 if the key no longer permits the request. */
 export async function reauthorize(keys: KeyLookup, request: FastifyRequest): Promise<void> {
   const principal = await keys.find(bearer(request.headers.authorization) ?? '')

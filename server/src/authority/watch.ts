@@ -3,15 +3,13 @@
  * keys are read again several times a second, one statement for all of them, so that nothing is served later than a
  * second after a revocation. What a write commits is checked in its transaction (check_authority, in migration 0017).
  */
-import type { IncomingMessage } from 'node:http'
 import { Readable } from 'node:stream'
 import type { FastifyReply, FastifyRequest } from 'fastify'
-import { bearer } from '../http/bearer.ts'
-import { KEY_ENDED } from '../http/deadlines.ts'
+import { disconnect, KEY_ENDED } from '../http/deadlines.ts'
 import type { KeyLookup } from '../keys/lookup.ts'
 import type { Clock } from '../lib/clock.ts'
 import type { ApiError } from '../lib/errors.ts'
-import { refusalOf } from './authority.ts'
+import { currentKey, refusalOf } from './authority.ts'
 
 /** Real time between two checks. A request is first checked after one to two of them: most have ended by then. */
 const CHECK_MS = 200
@@ -41,7 +39,7 @@ export function createKeyWatch({ clock, keys }: { clock: Clock; keys: KeyLookup 
     const requests = [...older]
     for (const [request, reply] of recent) older.set(request, reply)
     recent = new Map()
-    // While the database is unavailable nothing is known, and no key can be revoked.
+    // While the database is unavailable nothing is known. The next check finds what has changed.
     await Promise.all(requests.map(([request, reply]) => checkOne(request, reply).catch(() => {})))
     isScheduled = false
     schedule()
@@ -49,8 +47,7 @@ export function createKeyWatch({ clock, keys }: { clock: Clock; keys: KeyLookup 
 
   async function checkOne(request: FastifyRequest, reply: FastifyReply): Promise<void> {
     if (reply.raw.destroyed || reply.raw.writableEnded) return void older.delete(request)
-    const key = bearer(request.headers.authorization)!
-    const refusal = refusalOf(keys.cached(key) ?? (await keys.find(key)), request)
+    const refusal = refusalOf(await currentKey(keys, request), request)
     if (refusal === null || !older.delete(request)) return
     end(clock, request, reply, refusal)
   }
@@ -86,10 +83,4 @@ function end(clock: Clock, request: FastifyRequest, reply: FastifyReply, refusal
 function isReceiving({ method, raw, body }: FastifyRequest): boolean {
   if (method === 'GET' || method === 'HEAD' || raw.complete || raw.readableEnded) return false
   return (body === undefined || body instanceof Readable) && raw.listenerCount('error') > 0
-}
-
-/** A request that a test injects has a socket without `destroy`. */
-function disconnect(request: IncomingMessage): void {
-  request.socket.destroy?.()
-  request.destroy()
 }

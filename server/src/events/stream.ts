@@ -7,14 +7,13 @@
  * resumes at the right position even if it received no event.
  */
 import type { FastifyRequest } from 'fastify'
+import { currentKey, refusalOf } from '../authority/authority.ts'
 import type { Deps } from '../deps.ts'
-import { bearer } from '../http/bearer.ts'
 import { following } from '../http/follow.ts'
 import { commaList } from '../http/list.ts'
-import { createStreamLimit } from '../http/stream-limit.ts'
+import { type ClosableResponse, createStreamLimit } from '../http/stream-limit.ts'
 import type { Principal } from '../keys/principal.ts'
 import { ApiError, DatabaseUnavailableError } from '../lib/errors.ts'
-import { isAllowedFrom } from '../lib/ip.ts'
 import { visibleTypes } from './patterns.ts'
 import { createSharedReads } from './shared-reads.ts'
 import { checkKept, type EventText, readBounds, readEvents } from './store.ts'
@@ -104,7 +103,7 @@ export function createStreams(deps: Deps) {
 
   return async function openStream(
     request: FastifyRequest,
-    response: { once(event: 'close', listener: () => void): unknown },
+    response: ClosableResponse,
     filters: StreamFilters,
     after: number | null,
   ) {
@@ -118,10 +117,8 @@ export function createStreams(deps: Deps) {
 
 /** The key in its current state; null if it is revoked, expired or no longer allowed to stream. */
 async function currentPrincipal(deps: Deps, request: FastifyRequest): Promise<Principal | null> {
-  const key = bearer(request.headers.authorization)!
-  const principal = deps.keys.cached(key) ?? (await deps.keys.find(key))
-  if (!principal?.scopes.includes('events:read')) return null
-  return isAllowedFrom(principal.allowed_addresses, request.client_address) ? principal : null
+  const principal = await currentKey(deps.keys, request)
+  return refusalOf(principal, request) === null ? principal : null
 }
 
 const blockOf = ({ ordinal, type, text }: EventText): string => `id: ${ordinal}\nevent: ${type}\ndata: ${text}\n\n`

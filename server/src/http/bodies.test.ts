@@ -14,7 +14,9 @@ const shared: Record<string, object> = JSON.parse(JSON.stringify(components).rep
 const named = Object.entries(shared).map(([$id, schema]) => [$id, { $id, ...schema }])
 const compile = buildValidator(Object.fromEntries(named))
 
-const operations = Object.values(document.paths).flatMap((path) => Object.values(path as object)) as any[]
+type Operation = { requestBody?: { content: Record<string, { schema: { $ref: string } }> } }
+const paths: Record<string, Operation>[] = Object.values(document.paths)
+const operations = paths.flatMap((path) => Object.values(path))
 const schemas = new Set<string>(
   operations.flatMap(
     ({ requestBody }) => requestBody?.content['application/json']?.schema.$ref.split('/').at(-1) ?? [],

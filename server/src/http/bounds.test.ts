@@ -44,6 +44,12 @@ test('keeps all known fields and a hundred unknown ones', () => {
   assert.deepEqual(errors, [])
 })
 
+test('keeps a hundred fields where the schema allows none', () => {
+  const fields = Object.fromEntries(Array.from({ length: 5_000 }, (_, i) => [`u${i}`, i]))
+  const { kept } = bound(Type.Unsafe({ type: 'object', additionalProperties: false }), fields)
+  assert.equal(Object.keys(kept as object).length, 100)
+})
+
 test('cuts an object with free names to maxProperties', () => {
   const schema = Type.Object({ 'a/b': Type.Record(Type.String(), Type.String(), { maxProperties: 2 }) })
   const { kept, errors } = bound(schema, { 'a/b': { x: '1', y: '2', z: '3' } })

@@ -55,7 +55,10 @@ function nodeOf(given: readonly Schema[], shared: ReadonlyMap<string, Schema>): 
   if (schemas.length === 0) return null
   const fields = new Map<string, Node | null>()
   const names = new Set(schemas.flatMap((each) => Object.keys(each.properties ?? {})))
-  const objects = schemas.filter((each) => each.properties ?? each.additionalProperties ?? each.patternProperties)
+  const objects = schemas.filter(
+    ({ properties, additionalProperties, patternProperties }) =>
+      properties !== undefined || additionalProperties !== undefined || patternProperties !== undefined,
+  )
   const isClosed =
     objects.length > 0 && objects.every((each) => each.additionalProperties === false && !each.patternProperties)
   let items: Node | null | undefined

@@ -123,8 +123,15 @@ export function createResponseDeadline(
   }
 }
 
+/** Closes the connection. A request that a test injects has a socket without `destroy`. */
+export function disconnect(request: FastifyRequest['raw']): void {
+  request.socket.destroy?.()
+  request.destroy()
+}
+
 /**
- * A signal that aborts when the client disconnects, the key of the request ends, or shutdown begins. Call `done` when it is no longer needed.
+ * A signal that aborts when the client disconnects, the key of the request ends, or shutdown begins. Call `done` when it is
+ * no longer needed.
  */
 export function detachAbort(request: FastifyRequest['raw'], stopping: AbortSignal) {
   const controller = new AbortController()

@@ -2,7 +2,7 @@ import type { IncomingMessage } from 'node:http'
 import { Readable } from 'node:stream'
 import type { Deps } from '../deps.ts'
 import type { Clock } from '../lib/clock.ts'
-import { detachAbort } from './deadlines.ts'
+import { detachAbort, disconnect } from './deadlines.ts'
 
 /** Maximum duration of a stream. */
 const FOLLOW_LIMIT_MS = 3_600_000
@@ -44,12 +44,6 @@ async function* watched(
     timer.cancel()
     done()
   }
-}
-
-/** Closes the connection. A request that a test injects has a socket without `destroy`. */
-function disconnect(request: IncomingMessage): void {
-  request.socket.destroy?.()
-  request.destroy()
 }
 
 /** Calls `onTimeout` unless `stop` is called within `ms` of `expect`. */

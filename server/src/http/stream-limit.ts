@@ -1,7 +1,8 @@
 import type { Principal } from '../keys/principal.ts'
 import { ApiError } from '../lib/errors.ts'
 
-type ClosableResponse = { once(event: 'close', listener: () => void): unknown }
+/** A response, as far as its end is concerned. */
+export type ClosableResponse = { once(event: 'close', listener: () => void): unknown }
 
 /** How many streams may be open. `hint`: what a client can do instead of opening more. */
 export type StreamLimit = { per_key: number; per_process: number; hint: string }

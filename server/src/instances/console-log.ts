@@ -3,7 +3,7 @@ import type { Readable } from 'node:stream'
 import { environmentNow } from '../db/environment-now.ts'
 import type { Deps } from '../deps.ts'
 import { following } from '../http/follow.ts'
-import { createStreamLimit } from '../http/stream-limit.ts'
+import { type ClosableResponse, createStreamLimit } from '../http/stream-limit.ts'
 import type { Principal } from '../keys/principal.ts'
 import { createConsoleReaders, lastLines } from './console-readers.ts'
 import { driverOf } from './driver-of.ts'
@@ -15,7 +15,7 @@ const LOG_BYTES = 1024 * 1024
 /** Streams of console logs. */
 const CONSOLE_STREAMS = { per_key: 20, per_process: 500, hint: 'Close one first.' }
 
-type Client = { principal: Principal; raw: IncomingMessage; response: { once(event: 'close', f: () => void): unknown } }
+type Client = { principal: Principal; raw: IncomingMessage; response: ClosableResponse }
 
 /** The console logs of the instances of a process. */
 export function createConsoleLogs(deps: Deps) {

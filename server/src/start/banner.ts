@@ -3,6 +3,7 @@ import { isLoopback } from '../config/types.ts'
 import type { Config, Plan } from '../config.ts'
 import type { Hypervisor, Isolation } from '../drivers/driver.ts'
 import { MACHINE_OVERHEAD_BYTES } from '../lib/capacity.ts'
+import { rangesFor } from '../lib/tenant-ranges.ts'
 import type { Limits } from './host.ts'
 
 export type BannerFacts = {
@@ -43,6 +44,7 @@ export function banner(facts: BannerFacts): string {
     ...guestRows(facts),
     ['Webhooks', `to the public internet by HTTPS${config.webhook_allow.map((range) => ` and to ${range}`).join('')}`],
     ['Images', `from the public internet${config.image_allow.map((range) => ` and ${range}`).join('')}`],
+    ...loopbackNote(config),
   ]
   const width = Math.max(...rows.map(([name]) => name.length))
   return [
@@ -76,6 +78,13 @@ function firstInstance({ config, credentials_file }: BannerFacts): string {
     `    -H 'Content-Type: application/json' \\`,
     `    -d ${quote(JSON.stringify(body))}`,
   ].join('\n')
+}
+
+/** Services on the loopback interface of the host are the operator's. */
+function loopbackNote({ webhook_allow, image_allow, allow_tenant_loopback }: Config): [string, string][] {
+  const lists = [webhook_allow, image_allow]
+  const isLimited = lists.some((list) => rangesFor({ allow_tenant_loopback }, list, false).length < list.length)
+  return isLimited ? [['', 'loopback addresses: for the first project only']] : []
 }
 
 function sshLine({ ssh_key_file, ssh_port }: BannerFacts): string {

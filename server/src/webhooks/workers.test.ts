@@ -289,7 +289,13 @@ describe('permissions', { timeout: 120_000 }, () => {
     const texts = new Set<string>()
     const { body: kept } = await call('POST', '/v2/webhooks', EXAMPLE)
     for (const url of [
-      ...['http://10.0.0.1/', 'http://169.254.169.254/', 'https://[fd00::1]/', 'http://8.8.8.8/', 'https://hooks.test:22/'],
+      ...[
+        'http://10.0.0.1/',
+        'http://169.254.169.254/',
+        'https://[fd00::1]/',
+        'http://8.8.8.8/',
+        'https://hooks.test:22/',
+      ],
       ...['ftp://hooks.test/', 'https://user:pw@hooks.test/', 'https://hooks.test/#x', 'x', 'https://localhost:22/'],
     ]) {
       const made = await call('POST', '/v2/webhooks', { ...EXAMPLE, url })
